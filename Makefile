@@ -1,0 +1,109 @@
+# Icebox. `make help` lists the targets; README.md explains the variables.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/python
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+
+# Every variable is the command-line option of the same name; empty means the option's default.
+FEATURES_DIR ?= features
+REPORTS_DIR ?= reports
+
+option = $(if $($(1)),$(2)='$($(1))')
+each = $(foreach value,$($(1)),$(2)='$(value)')
+
+EXTRACT_OPTIONS = $(strip \
+  $(call option,DATASET,--dataset) $(call option,DATA_DIR,--data-dir) \
+  $(call option,DATA_URL,--data-url) $(call option,DATA_SHA256,--data-sha256) \
+  $(call option,TEST_FRACTION,--test-fraction) $(if $(SKIP_BAD_IMAGES),--skip-bad-images) \
+  $(call option,MODEL,--model) $(call option,WEIGHTS,--weights) $(call each,MODEL_ARGS,--model-arg) \
+  $(call option,MEAN,--mean) $(call option,STD,--std) $(call option,IMAGE_SIZE,--image-size) \
+  $(call option,POOL,--pool) $(call option,DEVICE,--device) $(call option,PRECISION,--precision) \
+  $(call option,BATCH_SIZE,--batch-size) $(call option,STORE_DTYPE,--store-dtype) \
+  $(call option,LIMIT,--limit) $(call option,JOBS,--jobs) $(call option,SEED,--seed) \
+  --features-dir='$(FEATURES_DIR)')
+
+FIT_OPTIONS = $(strip \
+  $(call each,STRATEGIES,--strategy) $(call option,C,--c) $(call option,JOBS,--jobs) \
+  $(call option,SEED,--seed) --reports-dir='$(REPORTS_DIR)')
+
+DEMO_OPTIONS = --dataset=digits --model=test_efficientnet --weights=random --image-size=64 \
+  --features-dir='$(FEATURES_DIR)'
+
+HEAD ?= $(shell ls -t '$(REPORTS_DIR)'/*/*/heads/multinomial.safetensors 2>/dev/null | head -n 1)
+
+.PHONY: help install install-dev demo features classify compare predict test lint format bench clean distclean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "  variables, e.g. make features MODEL=resnet50.a1_in1k IMAGE_SIZE=224: see README.md"
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "error: Icebox needs Python 3.10 or newer, found $$($(PYTHON) --version 2>&1); give another with PYTHON=python3.11" >&2; exit 2; }
+	@echo "installing into $(VENV) (several GB with torch; a few minutes, once)" >&2
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(INSTALLED_DEV): pyproject.toml $(INSTALLED)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+install: $(INSTALLED)  ## create .venv and install Icebox
+install-dev: $(INSTALLED_DEV)
+
+demo: $(INSTALLED)  ## the whole pipeline, offline, on bundled digits: features, classifiers, report
+	@set -e; store="$$($(RUN) -m extract $(DEMO_OPTIONS))"; \
+	run="$$($(RUN) -m classify fit "$$store" --reports-dir='$(REPORTS_DIR)')"; \
+	$(RUN) -m classify compare --reports-dir='$(REPORTS_DIR)' >/dev/null; \
+	echo; \
+	echo "This was a demonstration: the backbone's weights are random, so the accuracy says what"; \
+	echo "untrained convolutions are worth on 8x8 digits, and nothing about a real backbone."; \
+	echo "For the real thing (CIFAR-10, a pre-trained network from the hub):"; \
+	echo "    make features && make classify && make compare"; \
+	echo "On your own images: make features classify DATASET=path/to/folder"; \
+	echo "Open the report in a browser:"; \
+	echo "$$run"
+
+features: $(INSTALLED)  ## stage one: embed the data set once (found again at once afterwards)
+	@$(RUN) -m extract $(EXTRACT_OPTIONS)
+
+classify: $(INSTALLED)  ## stage two: train multinomial, OvR and OvO on the features, write a report
+ifdef FEATURES
+	@$(RUN) -m classify fit $(FEATURES) $(FIT_OPTIONS)
+else
+	@set -e; store="$$($(RUN) -m extract $(EXTRACT_OPTIONS))"; \
+	$(RUN) -m classify fit "$$store" $(FIT_OPTIONS)
+endif
+
+compare: $(INSTALLED)  ## one report over every run under REPORTS_DIR
+	@$(RUN) -m classify compare --reports-dir='$(REPORTS_DIR)'
+
+predict: $(INSTALLED)  ## label new images: make predict IMAGES="a.png b.jpg" [HEAD=head.safetensors]
+	@test -n "$(strip $(IMAGES))" || { echo 'error: name the images: make predict IMAGES="a.png b.jpg"' >&2; exit 2; }
+	@test -n "$(HEAD)" || { echo "error: no trained head under $(REPORTS_DIR); run make classify first, or give HEAD=FILE.safetensors" >&2; exit 2; }
+	@$(RUN) -m classify predict '$(HEAD)' $(IMAGES) $(if $(filter-out hub random,$(WEIGHTS)),--weights='$(WEIGHTS)')
+
+test: $(INSTALLED_DEV)  ## run the tests, with coverage
+	@$(RUN) -m pytest --cov
+
+lint: $(INSTALLED_DEV)  ## style, types and the one-way imports
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED_DEV)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:  ## remove caches; downloads, features and reports stay
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov build *.egg-info
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean  ## the same, and the virtual environment
+	rm -rf $(VENV)

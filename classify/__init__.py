@@ -1,0 +1,1 @@
+"""Stage two: classifiers trained on cached embeddings, evaluated and compared."""

@@ -1,0 +1,1 @@
+"""Images and features at rest: datasets, and the store of embeddings."""

@@ -1,0 +1,39 @@
+"""Errors whose cause is the user's input: they are shown as one message, never as a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """The input, an option or the environment is at fault; the message says what to do.
+
+    A message names the file or the option, what was found, what was expected and
+    what to do next. Command lines turn it into exit code 2.
+    """
+
+
+def nearest(name: str, options: Iterable[str], n: int = 3) -> str:
+    """Suggest the known names that look most like an unknown one.
+
+    Parameters
+    ----------
+    name : str
+        What the user typed.
+    options : iterable of str
+        The names that exist.
+    n : int
+        How many suggestions at most.
+
+    Returns
+    -------
+    str
+        ``"did you mean a, b?"``, or an empty string when nothing is near.
+    """
+    known = list(options)
+    lowered = {option.lower(): option for option in known}
+    close = difflib.get_close_matches(name.lower(), lowered, n=n, cutoff=0.5)
+    if not close and name:
+        close = [low for low in lowered if name.lower() in low][:n]
+    return f"did you mean {', '.join(lowered[low] for low in close)}?" if close else ""

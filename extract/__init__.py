@@ -1,0 +1,1 @@
+"""Stage one: a frozen backbone turns images into embeddings, once."""

@@ -1,0 +1,100 @@
+"""Make variables reach the command lines as the options of the same name."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def dry_run(*args: str) -> str:
+    """Return what make would run, taking the installation for done."""
+    done = ["-o", ".venv/.installed", "-o", ".venv/.installed-dev"]
+    completed = subprocess.run(
+        ["make", "-n", *done, *args], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return completed.stdout
+
+
+@pytest.mark.parametrize(
+    ("variable", "option"),
+    [
+        ("DATASET=my images", "--dataset='my images'"),
+        ("DATA_DIR=d", "--data-dir='d'"),
+        ("DATA_URL=http://h/x", "--data-url='http://h/x'"),
+        ("DATA_SHA256=ab", "--data-sha256='ab'"),
+        ("TEST_FRACTION=0.2", "--test-fraction='0.2'"),
+        ("SKIP_BAD_IMAGES=1", "--skip-bad-images"),
+        ("MODEL=resnet18", "--model='resnet18'"),
+        ("WEIGHTS=w.safetensors", "--weights='w.safetensors'"),
+        ("MODEL_ARGS=a=1 b=2", "--model-arg='a=1' --model-arg='b=2'"),
+        ("MEAN=0.5,0.5,0.5", "--mean='0.5,0.5,0.5'"),
+        ("STD=0.5,0.5,0.5", "--std='0.5,0.5,0.5'"),
+        ("IMAGE_SIZE=128", "--image-size='128'"),
+        ("POOL=avg", "--pool='avg'"),
+        ("DEVICE=cpu", "--device='cpu'"),
+        ("PRECISION=bf16", "--precision='bf16'"),
+        ("BATCH_SIZE=32", "--batch-size='32'"),
+        ("STORE_DTYPE=float16", "--store-dtype='float16'"),
+        ("LIMIT=100", "--limit='100'"),
+        ("JOBS=2", "--jobs='2'"),
+        ("SEED=3", "--seed='3'"),
+        ("FEATURES_DIR=f", "--features-dir='f'"),
+    ],
+)
+def test_stage_one_variables(variable, option):
+    for target in ("features", "classify"):
+        assert option in dry_run(target, variable)
+
+
+@pytest.mark.parametrize(
+    ("variable", "option"),
+    [
+        ("STRATEGIES=ovr ovo", "--strategy='ovr' --strategy='ovo'"),
+        ("C=0.01", "--c='0.01'"),
+        ("JOBS=2", "--jobs='2'"),
+        ("SEED=3", "--seed='3'"),
+        ("REPORTS_DIR=r", "--reports-dir='r'"),
+    ],
+)
+def test_stage_two_variables(variable, option):
+    assert option in dry_run("classify", variable, "FEATURES=a.h5")
+
+
+def test_an_unset_variable_leaves_its_option_out():
+    assert "--model" not in dry_run("features")
+    assert "--c=" not in dry_run("classify")
+
+
+def test_given_features_are_used_as_they_are():
+    printed = dry_run("classify", "FEATURES=a.h5 b.h5")
+    assert "classify fit a.h5 b.h5" in printed
+    assert "extract" not in printed
+
+
+def test_predict_needs_images():
+    failed = subprocess.run(
+        ["make", "-o", ".venv/.installed", "predict"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert failed.returncode == 2
+    assert 'make predict IMAGES="a.png b.jpg"' in failed.stderr
+
+
+def test_every_option_that_make_passes_exists():
+    help_text = subprocess.run(
+        [sys.executable, "-m", "extract", "-h"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    ).stdout
+    passed = set(
+        re.findall(r"(--[a-z0-9-]+)", (ROOT / "Makefile").read_text().split("FIT_OPTIONS")[0])
+    )
+    known = set(re.findall(r"(--[a-z0-9-]+)", help_text))
+    assert passed - known - {"--version"} == set()
