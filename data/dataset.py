@@ -1,0 +1,283 @@
+"""From what the user calls a dataset to its images, and to cheap facts about it.
+
+The sources (`data.cifar`, `data.digits`, `data.folder`) are imported only when one is used: the
+fast path of stage one asks for names and fingerprints, and pays for nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from data.decode import BadImage, decode_image
+from data.errors import UserError, nearest
+from data.files import stat_stamp
+from data.images import ArrayImages, FileImages, ImageDataset, Source, Split, digest_rows
+from data.subset import stratified_subset
+
+__all__ = [
+    "ArrayImages",
+    "BadImage",
+    "FileImages",
+    "ImageDataset",
+    "Source",
+    "Split",
+    "dataset_name",
+    "decode_image",
+    "load_dataset",
+    "source_fingerprint",
+    "source_sha256",
+    "stratified_subset",
+]
+
+BUILT_IN = ("cifar10", "cifar100", "digits")
+
+
+def load_dataset(
+    dataset: str,
+    *,
+    data_dir: Path,
+    limit: int | None = None,
+    data_url: str | None = None,
+    data_sha256: str | None = None,
+    test_fraction: float | None = None,
+    seed: int = 0,
+) -> ImageDataset:
+    """Read a dataset, downloading it if need be.
+
+    Parameters
+    ----------
+    dataset : str
+        ``cifar10``, ``cifar100``, ``digits``, or a folder with one sub-folder per class.
+    data_dir : pathlib.Path
+        Where archives lie, or are downloaded to.
+    limit : int, optional
+        Use a stratified subset of so many training rows, at least one of each class, and of the
+        test split the same share, rounded up, with at least one row of each of its classes.
+        The choice depends on nothing but the data's labels and the limit.
+    data_url, data_sha256 : str, optional
+        A mirror of a CIFAR archive and its checksum.
+    test_fraction : float, optional
+        Share of a folder ``ROOT/CLASS/*`` to hold out for testing.
+    seed : int
+        Of that choice.
+
+    Returns
+    -------
+    ImageDataset
+        The rows in use, with their digest.
+
+    Raises
+    ------
+    UserError
+        If the name is unknown, the options do not fit it, or the data is not as it should be.
+    """
+    kind = _kind(dataset)
+    _check_options(kind, dataset, limit, data_url, data_sha256, test_fraction)
+    if kind == "digits":
+        from data.digits import read_digits
+
+        source = read_digits()
+    elif kind == "folder":
+        from data.folder import read_folder
+
+        source = read_folder(
+            _folder(dataset), dataset_name(dataset), test_fraction=test_fraction, seed=seed
+        )
+    else:
+        from data.cifar import LAYOUTS, read_cifar
+
+        source = read_cifar(LAYOUTS[kind], Path(data_dir), data_url, data_sha256)
+    return _finish(source, limit)
+
+
+def dataset_name(dataset: str) -> str:
+    """Turn what the user typed into a short name for files and tables.
+
+    Parameters
+    ----------
+    dataset : str
+        As for `load_dataset`.
+
+    Returns
+    -------
+    str
+        The name of a built-in dataset; of a folder its own name, where anything but letters,
+        digits, dots, dashes and underscores became a dash.
+
+    Raises
+    ------
+    UserError
+        If it is neither.
+    """
+    kind = _kind(dataset)
+    if kind != "folder":
+        return kind
+    name = re.sub(r"[^\w.-]+", "-", _folder(dataset).name).strip("-.") or "folder"
+    # So that ./cifar10 is not taken for the dataset of that name in a list of stores.
+    return f"{name}-folder" if name in BUILT_IN else name
+
+
+def source_fingerprint(
+    dataset: str, *, data_dir: Path, data_url: str | None = None, data_sha256: str | None = None
+) -> dict[str, str] | None:
+    """Tell cheaply what lies on the disk now, so that a later run can see that it is the same.
+
+    Parameters
+    ----------
+    dataset, data_dir, data_url, data_sha256
+        As for `load_dataset`.
+
+    Returns
+    -------
+    dict or None
+        ``path`` of the archive or folder that would be read, and ``stat``, a digest of the
+        names, sizes, times and inodes of its files (of the digits: the version of
+        scikit-learn). None if there is nothing yet and it would be downloaded.
+
+    Raises
+    ------
+    UserError
+        If the name is unknown, the options do not fit it, or a folder has no usable layout.
+    """
+    kind = _kind(dataset)
+    _check_options(kind, dataset, None, data_url, data_sha256, None)
+    if kind == "digits":
+        from data.digits import version
+
+        return {"path": "scikit-learn", "stat": version()}
+    if kind == "folder":
+        from data.folder import scan
+
+        root = _folder(dataset)
+        return {"path": str(root), "stat": stat_stamp(root, scan(root).files())}
+    from data.cifar import LAYOUTS, locate
+
+    layout = LAYOUTS[kind]
+    place = locate(layout, Path(data_dir), data_url, data_sha256)
+    if not place.exists:
+        return None
+    members = layout.members if place.kind == "folder" else None
+    return {"path": os.path.abspath(place.path), "stat": stat_stamp(place.path, members)}
+
+
+def source_sha256(
+    dataset: str, *, data_dir: Path, data_url: str | None = None, data_sha256: str | None = None
+) -> str | None:
+    """Digest what would be read, for the case that its fingerprint has changed.
+
+    Parameters
+    ----------
+    dataset, data_dir, data_url, data_sha256
+        As for `load_dataset`.
+
+    Returns
+    -------
+    str or None
+        What `load_dataset` puts in ``origin["sha256"]``: the digest of the archive (if it is not
+        there yet, the one that the download must have), of the unpacked members, or of
+        scikit-learn's file. None for a folder of images, of which only `load_dataset` can tell
+        whether the rows in use are the same.
+
+    Raises
+    ------
+    UserError
+        If the name is unknown, the options do not fit it, or a file is missing.
+    """
+    kind = _kind(dataset)
+    _check_options(kind, dataset, None, data_url, data_sha256, None)
+    if kind == "folder":
+        return None
+    if kind == "digits":
+        from data.digits import digits_sha256
+
+        return digits_sha256()
+    from data.cifar import LAYOUTS, cifar_sha256, locate
+
+    layout = LAYOUTS[kind]
+    return cifar_sha256(layout, locate(layout, Path(data_dir), data_url, data_sha256))
+
+
+def _folder(dataset: str) -> Path:
+    return Path(os.path.abspath(os.path.expanduser(dataset)))
+
+
+def _kind(dataset: str) -> str:
+    """Give the name of a built-in dataset, or ``"folder"``."""
+    if dataset in BUILT_IN:
+        return dataset
+    if dataset and _folder(dataset).is_dir():
+        return "folder"
+    if dataset and _folder(dataset).exists():
+        raise UserError(
+            f"--dataset {dataset} is a file; give {', '.join(BUILT_IN)}, or a folder of images "
+            "(an archive goes to --data-dir)"
+        )
+    hint = nearest(dataset, BUILT_IN)
+    raise UserError(
+        f"unknown dataset {dataset!r}: it is not {', '.join(BUILT_IN[:-1])} or {BUILT_IN[-1]}, "
+        f"and there is no folder of that name" + (f"; {hint}" if hint else "")
+    )
+
+
+def _check_options(
+    kind: str,
+    dataset: str,
+    limit: int | None,
+    data_url: str | None,
+    data_sha256: str | None,
+    test_fraction: float | None,
+) -> None:
+    if limit is not None and limit < 1:
+        raise UserError(f"--limit {limit} is not possible; give a positive number of images")
+    if kind in ("digits", "folder"):
+        for option, value in (("--data-url", data_url), ("--data-sha256", data_sha256)):
+            if value is not None:
+                raise UserError(
+                    f"{option} is for cifar10 and cifar100, not for --dataset {dataset}; "
+                    "leave it out"
+                )
+    if test_fraction is not None:
+        if kind != "folder":
+            raise UserError(
+                f"--test-fraction is for folders of images; {kind} comes with its own test "
+                "split, so leave the option out"
+            )
+        if not 0 < test_fraction < 1:
+            raise UserError(
+                f"--test-fraction {test_fraction} is not possible; give a number between 0 and 1, "
+                "such as 0.2"
+            )
+
+
+def _finish(source: Source, limit: int | None) -> ImageDataset:
+    """Check that there is something to learn, apply the limit, and digest what is left."""
+    from data.folder import hash_files
+
+    where, n_classes = source.origin["path"], len(source.class_names)
+    if n_classes < 2:
+        raise UserError(
+            f"{where} holds {n_classes} class ({', '.join(source.class_names)}); a classifier "
+            "needs at least 2, each in a sub-folder of its own"
+        )
+    train, test = source.train, source.test
+    for split, name in ((train, "training"), (test, "test")):
+        if not len(split):
+            raise UserError(f"the {name} split of {where} is empty; add images to it")
+    if limit is not None and limit >= len(train):
+        limit = None  # everything is in use, as without a limit: the same data, the same digest
+    if limit is not None:
+        if limit < n_classes:
+            raise UserError(
+                f"--limit {limit} is less than one image for each of the {n_classes} classes of "
+                f"{source.name}; give at least {n_classes}"
+            )
+        share = -(-limit * len(test) // len(train))
+        n_test = max(share, len(np.unique(test.labels)))
+        train = train.take(stratified_subset(train.labels, limit))
+        test = test.take(stratified_subset(test.labels, n_test))
+    digest = digest_rows(source.class_names, train, test, hash_files)
+    return ImageDataset(source.name, source.class_names, train, test, source.origin, digest, limit)

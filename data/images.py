@@ -1,0 +1,254 @@
+"""Images in memory or in files, splits, datasets: what every source hands over."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.decode import decode_image
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayImages:
+    """Images of one size, all in memory.
+
+    Parameters
+    ----------
+    array : ndarray of uint8, shape (n, height, width, 3)
+        RGB.
+    """
+
+    array: npt.NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        if self.array.dtype != np.uint8 or self.array.ndim != 4 or self.array.shape[3] != 3:
+            raise TypeError(
+                f"images must be uint8 (n, h, w, 3), not {self.array.dtype} {self.array.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def rows(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Give the images ``start`` to ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop : int
+            As in a slice.
+
+        Returns
+        -------
+        ndarray of uint8, shape (stop - start, height, width, 3)
+            A view, not a copy.
+        """
+        return self.array[start:stop]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> ArrayImages:
+        """Choose images.
+
+        Parameters
+        ----------
+        rows : ndarray of int64
+            Their indices.
+
+        Returns
+        -------
+        ArrayImages
+            A copy of those.
+        """
+        return ArrayImages(self.array[rows])
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Images in files, decoded when asked for; sizes may differ. Cheap to send to a process.
+
+    Parameters
+    ----------
+    root : pathlib.Path
+        The folder that the names count from; absolute.
+    names : tuple of str
+        Relative POSIX paths.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def decode(self, i: int) -> npt.NDArray[np.uint8]:
+        """Decode one image.
+
+        Parameters
+        ----------
+        i : int
+            Its index.
+
+        Returns
+        -------
+        ndarray of uint8, shape (height, width, 3)
+            RGB; see `data.decode.decode_image`.
+
+        Raises
+        ------
+        BadImage
+            Naming the file, if it cannot be decoded.
+        """
+        return decode_image(self.root / self.names[i])
+
+    def take(self, rows: npt.NDArray[np.int64]) -> FileImages:
+        """Choose images.
+
+        Parameters
+        ----------
+        rows : ndarray of int64
+            Their indices.
+
+        Returns
+        -------
+        FileImages
+            Those alone.
+        """
+        return FileImages(self.root, tuple(self.names[row] for row in rows))
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The training or the test part of a dataset.
+
+    Parameters
+    ----------
+    images : ArrayImages or FileImages
+        The images.
+    labels : ndarray of int64, shape (n,)
+        Indices into the dataset's class names.
+    ids : tuple of str
+        Which image a row is; unique within the split.
+    """
+
+    images: ArrayImages | FileImages
+    labels: npt.NDArray[np.int64]
+    ids: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.images) == len(self.labels) == len(self.ids):
+            raise ValueError(
+                f"{len(self.images)} images, {len(self.labels)} labels and {len(self.ids)} ids"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Split:
+        """Choose rows.
+
+        Parameters
+        ----------
+        rows : ndarray of int64
+            Their indices.
+
+        Returns
+        -------
+        Split
+            Those rows, in that order.
+        """
+        ids = tuple(self.ids[row] for row in rows)
+        return Split(self.images.take(rows), self.labels[rows], ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A dataset as its source read it: all rows, not yet digested.
+
+    Parameters
+    ----------
+    name : str
+        Short name, good for file names.
+    class_names : tuple of str
+        The classes.
+    train, test : Split
+        The rows.
+    origin : dict
+        Where the data came from, JSON: ``kind``, ``path``, ``sha256`` (None where there is no
+        such thing), ``verified`` (whether against a checksum known beforehand), and more.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    test: Split
+    origin: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageDataset(Source):
+    """A dataset ready to be embedded.
+
+    Parameters
+    ----------
+    digest : str
+        SHA-256 over the class names and, for each split, ids, labels and pixels (of images in
+        files: the bytes of the files), of the rows in use.
+    limit : int or None
+        The number of training rows asked for; None if all are in use.
+    """
+
+    digest: str
+    limit: int | None
+
+
+def digest_rows(
+    class_names: tuple[str, ...],
+    train: Split,
+    test: Split,
+    hash_files: Callable[[Path, tuple[str, ...]], bytes],
+) -> str:
+    """Digest everything that a row can mean; each field goes in with its name and length.
+
+    Parameters
+    ----------
+    class_names : tuple of str
+        The classes.
+    train, test : Split
+        The rows.
+    hash_files : callable
+        Takes a folder and names in it, returns the digests of those files, one after another.
+
+    Returns
+    -------
+    str
+        SHA-256, 64 hexadecimal digits.
+    """
+    digest = hashlib.sha256(b"icebox dataset, version 1\0")
+
+    def add(field: str, content: bytes | memoryview) -> None:
+        name = field.encode()
+        size = content.nbytes if isinstance(content, memoryview) else len(content)
+        digest.update(struct.pack("<QQ", len(name), size) + name)
+        digest.update(content)
+
+    add("class_names", _strings(class_names))
+    for name, split in (("train", train), ("test", test)):
+        add(f"{name}/ids", _strings(split.ids))
+        add(f"{name}/labels", split.labels.astype("<i8").tobytes())
+        if isinstance(split.images, ArrayImages):
+            array = split.images.array
+            add(f"{name}/shape", struct.pack("<4Q", *array.shape))
+            add(f"{name}/pixels", array.reshape(-1).data)  # in C order
+        else:
+            add(f"{name}/files", hash_files(split.images.root, split.images.names))
+    return digest.hexdigest()
+
+
+def _strings(strings: tuple[str, ...]) -> bytes:
+    encoded = [string.encode("utf-8") for string in strings]
+    return b"".join(struct.pack("<Q", len(raw)) + raw for raw in encoded)
