@@ -1,0 +1,320 @@
+"""Stage two: train classifiers on cached features, compare them, and label new images."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data.cli import Parser, result, run, say
+from data.errors import UserError, nearest
+
+STRATEGIES = ("multinomial", "ovr", "ovo")
+_EPILOG = "Exit codes: 0 done, 2 something in the input is wrong, 130 interrupted, 1 a bug."
+
+
+def parse_strategy(text: str) -> str:
+    """Check the name of a strategy.
+
+    Parameters
+    ----------
+    text : str
+        As typed.
+
+    Returns
+    -------
+    str
+        The same.
+
+    Raises
+    ------
+    UserError
+        With the nearest names.
+    """
+    if text not in STRATEGIES:
+        hint = nearest(text, STRATEGIES)
+        raise UserError(
+            f"--strategy {text} is unknown; "
+            + (f"{hint} The strategies are: " if hint else "it must be one of ")
+            + ", ".join(STRATEGIES)
+        )
+    return text
+
+
+def parse_c(text: str, option: str = "--c") -> float:
+    """Parse a positive finite number.
+
+    Parameters
+    ----------
+    text : str
+        As typed.
+    option : str
+        Its option, for the message.
+
+    Returns
+    -------
+    float
+        The number.
+
+    Raises
+    ------
+    UserError
+        For anything else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        wanted = "auto or a positive number" if option == "--c" else "positive numbers"
+        raise UserError(f"{option} is {text!r}, expected {wanted}, such as 0.1")
+    return value
+
+
+def parse_c_or_auto(text: str) -> float | None:
+    """Parse ``auto`` (None) or a positive number.
+
+    Parameters
+    ----------
+    text : str
+        As typed.
+
+    Returns
+    -------
+    float or None
+        None for ``auto``.
+    """
+    return None if text == "auto" else parse_c(text)
+
+
+def parse_grid(text: str) -> tuple[float, ...]:
+    """Parse a comma-separated list of positive numbers into rising order, without repetition.
+
+    Parameters
+    ----------
+    text : str
+        As typed.
+
+    Returns
+    -------
+    tuple of float
+        At least one value.
+    """
+    return tuple(sorted({parse_c(part.strip(), "--c-grid") for part in text.split(",")}))
+
+
+def parse_count(option: str, low: int = 1) -> Callable[[str], int]:
+    """Make a parser of whole numbers.
+
+    Parameters
+    ----------
+    option : str
+        Its option, for the message.
+    low : int
+        The smallest allowed.
+
+    Returns
+    -------
+    callable
+        For argparse's ``type``.
+    """
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low:
+            raise UserError(f"{option} is {text!r}, expected a whole number of {low} or more")
+        return value
+
+    return parse
+
+
+def parsers() -> tuple[Parser, dict[str, Parser]]:
+    """Build the parser of the program, and of each of its commands.
+
+    Returns
+    -------
+    tuple
+        The program's parser, and the commands' by name; their errors are `UserError`.
+    """
+    top = Parser(prog="python -m classify", description=__doc__, epilog=_EPILOG)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    fit = commands.add_parser("fit", help="train, evaluate and compare the strategies on a store")
+    fit.add_argument("stores", nargs="+", type=Path, metavar="FILE.h5", help="feature stores")
+    fit.add_argument(
+        "--strategy",
+        action="append",
+        type=parse_strategy,
+        metavar="NAME",
+        help="multinomial, ovr or ovo; may be repeated (all three)",
+    )
+    fit.add_argument(
+        "--c", type=parse_c_or_auto, default=None, metavar="auto|FLOAT",
+        help="inverse strength of the regularisation, as in scikit-learn; auto chooses it on a "
+        "stratified tenth of the training rows (auto)",
+    )  # fmt: skip
+    fit.add_argument(
+        "--c-grid", type=parse_grid, metavar="0.01,0.1,1", help="the values for --c auto"
+    )
+    fit.add_argument("--full-path", action="store_true", help="visit every value of the grid")
+    fit.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    fit.add_argument("--jobs", type=parse_count("--jobs"), metavar="N", help="threads (all)")
+    fit.add_argument("--reports-dir", type=Path, default=Path("reports"), metavar="DIR")
+    fit.add_argument("--seed", type=parse_count("--seed", 0), default=0, metavar="N")
+    fit.add_argument(
+        "--max-iter", type=parse_count("--max-iter"), metavar="N", help="iterations of a fit"
+    )
+
+    compare = commands.add_parser("compare", help="one report over many runs")
+    compare.add_argument(
+        "runs", nargs="*", type=Path, metavar="REPORT_DIR",
+        help="folders of runs, or folders above them (all under --reports-dir)",
+    )  # fmt: skip
+    compare.add_argument("--reports-dir", type=Path, default=Path("reports"), metavar="DIR")
+
+    predict = commands.add_parser("predict", help="label images with a trained head")
+    predict.add_argument("head", type=Path, metavar="HEAD.safetensors")
+    predict.add_argument("images", nargs="+", metavar="IMAGE")
+    predict.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+    predict.add_argument("--top", type=parse_count("--top"), default=3, metavar="N")
+    predict.add_argument("--weights", metavar="FILE", help="the backbone's weights, if moved")
+    predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+
+    report = commands.add_parser("report", help="draw a run's report again from its results.json")
+    report.add_argument("run", type=Path, metavar="RUN_DIR")
+    return top, {"fit": fit, "compare": compare, "predict": predict, "report": report}
+
+
+def parse(argv: Sequence[str]) -> tuple[str, Namespace]:
+    """Parse a command line; options and files may be mixed.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The arguments after ``python -m classify``.
+
+    Returns
+    -------
+    tuple
+        The command and its options.
+
+    Raises
+    ------
+    UserError
+        If it makes no sense.
+    """
+    top, commands = parsers()
+    if argv and argv[0] in commands:
+        return argv[0], commands[argv[0]].parse_intermixed_args(list(argv[1:]))
+    top.parse_args(argv)  # prints the help, or raises
+    raise AssertionError("a command that is not in the list was parsed")
+
+
+def fit_command(options: Namespace, command: str) -> None:
+    """Run ``fit``: a table and the verdict on stderr, the reports' paths on stdout."""
+    if options.device == "cuda":
+        raise UserError(
+            "--device cuda: stage two runs on the CPU in this version; leave --device out. "
+            "(Stage one, python -m extract, does use the GPU)"
+        )
+    if options.c is not None and (options.c_grid or options.full_path):
+        given = "--c-grid" if options.c_grid else "--full-path"
+        raise UserError(
+            f"{given} is for --c auto, but --c {options.c:g} was given; use one of them"
+        )
+    from classify.run import FitOptions, fit_store
+    from classify.terminal import emphasise, printable, results_table
+    from data.store import read_header
+
+    stores = list(dict.fromkeys(options.stores))
+    for store in stores:  # before the first fit, not after it
+        read_header(store)
+
+    settings = FitOptions(
+        strategies=tuple(dict.fromkeys(options.strategy or STRATEGIES)),
+        c=options.c,
+        c_grid=options.c_grid,
+        full_path=options.full_path,
+        jobs=options.jobs,
+        reports_dir=options.reports_dir,
+        seed=options.seed,
+        max_iter=options.max_iter,
+        command=command,
+    )
+    finished: list[Path] = []
+    for store in stores:
+        try:
+            folder, results = fit_store(store, settings)
+        except KeyboardInterrupt:
+            kept = f"{len(finished)} finished reports are kept, " if finished else ""
+            raise KeyboardInterrupt(
+                f"{kept}nothing was written for {store}; run the same command again to fit it"
+            ) from None
+        say(results_table(results))
+        for text in results["warnings"]:
+            say(printable(f"mind: {text}"))
+        say(emphasise(printable(results["verdict"])))
+        finished.append(folder / "report.html")
+        result(finished[-1])
+
+
+def compare_command(options: Namespace) -> None:
+    """Run ``compare``: the leaderboard and what it says on stderr, the report's path on stdout."""
+    from classify.compare import compare
+    from classify.terminal import emphasise, printable
+
+    page, comparison, leaderboard = compare(options.runs, options.reports_dir)
+    say(leaderboard)
+    say(emphasise(printable(comparison["verdict"])))
+    result(page)
+
+
+def predict_command(options: Namespace) -> None:
+    """Run ``predict``: answers on stdout."""
+    from classify.predict import note, predict, show
+
+    head, found = predict(
+        options.head,
+        options.images,
+        top=options.top,
+        weights=options.weights,
+        device=options.device,
+    )
+    note(head)
+    result(show(head, found, as_json=options.json))
+
+
+def report_command(options: Namespace) -> None:
+    """Run ``report``: its path on stdout."""
+    from classify.report import write_report
+
+    result(write_report(options.run))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The arguments after ``python -m classify``.
+    """
+    command, options = parse(argv)
+    if command == "fit":
+        fit_command(options, shlex.join(["python", "-m", "classify", *argv]))
+    elif command == "compare":
+        compare_command(options)
+    elif command == "predict":
+        predict_command(options)
+    else:
+        report_command(options)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

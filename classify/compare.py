@@ -1,0 +1,373 @@
+"""One report over many runs: OvR against OvO, and backbone against backbone on shared images."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from classify.figures import backbones as draw_backbones
+from classify.pages import percent, render_html, render_markdown, seconds, span, write_pages
+from classify.results import FILE_NAME, SCHEMA_VERSION, has_random_weights, json_ready, load_json
+from classify.runs import Answers, Run, find_runs, read_answers
+from classify.significance import ALPHA, compare_answers, holm
+from classify.terminal import printable, table, wants_colour
+from classify.wording import display_name, verdict
+from data.cli import say
+from data.errors import UserError
+from data.files import check_writable, write_json, write_text
+
+OUTPUT = "comparison"
+METRICS = (
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "top2_accuracy",
+    "log_loss",
+    "brier",
+    "ece",
+)
+
+
+def compare(given: Sequence[Path], reports_dir: Path) -> tuple[Path, dict[str, Any], str]:
+    """Compare runs and write REPORTS_DIR/comparison/.
+
+    Parameters
+    ----------
+    given : sequence of Path
+        Folders of runs, or above them; empty for all below `reports_dir`.
+    reports_dir : Path
+        Where runs lie, and where the comparison goes.
+
+    Returns
+    -------
+    tuple
+        Path of report.html, the content of the comparison's results.json, and the leaderboard as
+        text for a terminal.
+
+    Raises
+    ------
+    UserError
+        If there are no runs, one that was named is damaged, or the folder cannot be written.
+    """
+    notes: list[str] = []
+    runs = find_runs(given, reports_dir, notes.append)
+    check_writable(reports_dir)
+    target = reports_dir / OUTPUT
+    _check_ours(target)
+    comparison = json_ready(summarise(runs, notes, target))
+    for note in comparison["notes"]:
+        say(printable(note))
+    _write(target, comparison)
+    return target / "report.html", comparison, terminal_leaderboard(comparison)
+
+
+def summarise(runs: Sequence[Run], notes: list[str], target: Path) -> dict[str, Any]:
+    """Collect what the comparison says.
+
+    Parameters
+    ----------
+    runs : sequence of Run
+        From `find_runs`.
+    notes : list of str
+        What was left out so far; more is added.
+    target : Path
+        Where the comparison goes; links to the runs' own reports are relative to it.
+
+    Returns
+    -------
+    dict
+        The content of the comparison's results.json.
+    """
+    answers: dict[str, Answers] = {}
+    for run in runs:
+        try:
+            answers[run.label] = read_answers(run)
+        except UserError as error:
+            notes.append(f"not tested against others: {error}")
+    test_sets = _test_sets(runs, answers)
+    pairs = [pair for group in test_sets for pair in _backbone_pairs(group, runs, answers)]
+    if len(test_sets) > 1:
+        told = "; ".join(
+            f"{group['n']} images of {group['dataset']} ({', '.join(group['runs'])})"
+            for group in test_sets
+        )
+        notes.append(
+            f"runs on different test images are not tested against each other. The sets: {told}"
+        )
+    question = [
+        {"label": run.label, **entry}
+        for run in runs
+        for entry in run.results["comparisons"]
+        if (entry["a"], entry["b"]) == ("ovr", "ovo")
+    ]
+    rows = sorted(
+        (row for run in runs for row in _rows(run)),
+        key=lambda row: (row["dataset"], -row["accuracy"]),
+    )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "comparison",
+        "verdict": headline(rows, question, pairs, test_sets),
+        "runs": [_describe(run, target) for run in runs],
+        "leaderboard": rows,
+        "ovr_ovo": question,
+        "test_sets": test_sets,
+        "backbones": pairs,
+        "notes": notes,
+    }
+
+
+def _describe(run: Run, target: Path) -> dict[str, Any]:
+    provenance = run.results["store"]["provenance"]
+    speed = provenance.get("images_per_second")
+    return {
+        "label": run.label,
+        "dataset": run.dataset,
+        "folder": str(run.folder),
+        "report": quote(Path(os.path.relpath(run.folder / "report.html", target)).as_posix()),
+        "store_key": run.results["store"]["key"],
+        "n_features": run.results["n_features"],
+        "n_train": run.results["n_train"],
+        "n_test": run.results["n_test"],
+        "random_weights": has_random_weights(run.results["store"]["spec"]),
+        "extraction_seconds_per_1000": 1000 / speed if speed else None,
+    }
+
+
+def _rows(run: Run) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": run.label,
+            "dataset": run.dataset,
+            "strategy": name,
+            **{metric: entry["test"][metric] for metric in METRICS},
+            "accuracy_ci95": entry["test"]["accuracy_ci95"],
+            "C": entry["C"],
+            "n_problems": entry["n_problems"],
+            "fit_seconds": entry["fit_seconds"],
+            "converged": entry["converged"],
+            "n_features": run.results["n_features"],
+            "n_train": run.results["n_train"],
+            "n_test": run.results["n_test"],
+        }
+        for name, entry in run.results["strategies"].items()
+    ]
+
+
+def _test_sets(runs: Sequence[Run], answers: Mapping[str, Answers]) -> list[dict[str, Any]]:
+    """Group the runs by their test images, the same ids with the same labels and class names."""
+    groups: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        if run.label in answers:
+            mine = answers[run.label]
+            group = groups.setdefault(
+                mine.test_set, {"dataset": run.dataset, "n": len(mine.labels), "runs": []}
+            )
+            group["runs"].append(run.label)
+    return list(groups.values())
+
+
+def _backbone_pairs(
+    group: Mapping[str, Any], runs: Sequence[Run], answers: Mapping[str, Answers]
+) -> list[dict[str, Any]]:
+    """Test every pair of runs on one test set, strategy by strategy; Holm over all of them."""
+    by_label = {run.label: run.results for run in runs}
+    pairs = []
+    for a, b in combinations(group["runs"], 2):
+        shared = [name for name in answers[a].predictions if name in answers[b].predictions]
+        for strategy in shared:
+            fits = [by_label[label]["strategies"][strategy] for label in (a, b)]
+            tested = compare_answers(
+                answers[a].labels,
+                answers[a].predictions[strategy],
+                answers[b].predictions[strategy],
+                seed=by_label[a]["seed"],
+            )
+            converged = all(fit["converged"] for fit in fits)
+            pairs.append({"strategy": strategy, "a": a, "b": b, **tested, "converged": converged})
+    for pair, p in zip(pairs, holm([pair["mcnemar_p"] for pair in pairs]), strict=True):
+        pair["mcnemar_p_holm"] = p
+        pair["significant"] = p < ALPHA
+        name_a, name_b = (f"{pair[side]} ({display_name(pair['strategy'])})" for side in "ab")
+        pair["verdict"] = verdict(name_a, name_b, pair)
+    return pairs
+
+
+def headline(
+    rows: Sequence[Mapping[str, Any]],
+    question: Sequence[Mapping[str, Any]],
+    pairs: Sequence[Mapping[str, Any]],
+    test_sets: Sequence[Mapping[str, Any]],
+) -> str:
+    """Sum up: OvR or OvO over all runs, then the best backbone on each test set.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        The leaderboard.
+    question : sequence of mapping
+        OvR against OvO, one for each run that has both.
+    pairs : sequence of mapping
+        Backbone against backbone.
+    test_sets : sequence of mapping
+        Which runs share test images.
+
+    Returns
+    -------
+    str
+        A few sentences.
+    """
+    sentences = [_question_sentence(question)] if question else []
+    for group in test_sets:
+        mine = [row for row in rows if row["label"] in group["runs"]]
+        best = max(mine, key=lambda row: row["accuracy"])
+        sentences.append(
+            f"On {group['dataset']} ({group['n']} test images) the highest accuracy is that of "
+            f"{best['label']} with {display_name(best['strategy'])}: {percent(best['accuracy'])} % "
+            f"({span(best['accuracy_ci95'])})."
+        )
+        rivals = [row for row in mine if row["label"] != best["label"]]
+        if not rivals:
+            continue
+        second = max(rivals, key=lambda row: row["accuracy"])["label"]
+        against = {best["label"], second}
+        sentences += [
+            pair["verdict"]
+            for pair in pairs
+            if {pair["a"], pair["b"]} == against and pair["strategy"] == best["strategy"]
+        ]
+    return " ".join(sentences) or "Nothing could be compared."
+
+
+def _question_sentence(question: Sequence[Mapping[str, Any]]) -> str:
+    """Count how OvR against OvO ended; the p-values are those of each run."""
+    if len(question) == 1:
+        return f"{question[0]['label']}: {question[0]['verdict']}"
+    counts = dict.fromkeys(("OvR is better", "OvO is better", "no detectable difference"), 0)
+    counts["no verdict, since a fit did not converge,"] = 0
+    for entry in question:
+        if not entry["converged"]:
+            counts["no verdict, since a fit did not converge,"] += 1
+        elif not entry["significant"]:
+            counts["no detectable difference"] += 1
+        else:
+            better = entry["a"] if entry["accuracy_difference"] > 0 else entry["b"]
+            counts[f"{display_name(better)} is better"] += 1
+    told = ", ".join(f"{what} on {n}" for what, n in counts.items() if n)
+    return f"OvR or OvO: {told} of {len(question)} runs."
+
+
+def terminal_leaderboard(comparison: Mapping[str, Any]) -> str:
+    """Write the leaderboard for a terminal.
+
+    Parameters
+    ----------
+    comparison : mapping
+        From `summarise`.
+
+    Returns
+    -------
+    str
+        An aligned table.
+    """
+    heads = ("backbone", "dataset", "strategy", "accuracy %", "95 % interval", "fit")
+    rows = [
+        (
+            row["label"],
+            row["dataset"],
+            display_name(row["strategy"]) + ("" if row["converged"] else " (not converged)"),
+            percent(row["accuracy"]),
+            span(row["accuracy_ci95"]),
+            seconds(row["fit_seconds"]),
+        )
+        for row in comparison["leaderboard"]
+    ]
+    return table(heads, rows, left=3, colour=wants_colour(sys.stderr))
+
+
+def metrics_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write the leaderboard as CSV, one line for each run and strategy.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        The leaderboard.
+
+    Returns
+    -------
+    str
+        With a line of heads; the interval is two columns.
+    """
+    flat = [
+        {
+            **{key: value for key, value in row.items() if key != "accuracy_ci95"},
+            "accuracy_low": row["accuracy_ci95"][0],
+            "accuracy_high": row["accuracy_ci95"][1],
+        }
+        for row in rows
+    ]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, fieldnames=list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return stream.getvalue()
+
+
+def _check_ours(target: Path) -> None:
+    """Refuse to replace a folder that an earlier comparison did not write."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    with suppress(UserError):
+        if load_json(target / FILE_NAME).get("kind") == "comparison":
+            return
+    raise UserError(
+        f"{target} is in the way: no comparison wrote it; move it, or give another --reports-dir"
+    )
+
+
+def _write(target: Path, comparison: dict[str, Any]) -> None:
+    """Fill a hidden folder and put it in the place of the comparison before."""
+    mark = f"{os.getpid()}-{secrets.token_hex(4)}"
+    fresh, old = (target.with_name(f".{kind}-{mark}") for kind in ("comparison", "old"))
+    figures = {
+        f"accuracy-{i + 1}": draw_backbones(
+            [row for row in comparison["leaderboard"] if row["label"] in group["labels"]],
+            f"accuracy-{i + 1}",
+        )
+        for i, group in enumerate(_figure_groups(comparison))
+    }
+    context = {"comparison": comparison, "groups": _figure_groups(comparison)}
+    try:
+        fresh.mkdir()
+        write_json(fresh / FILE_NAME, comparison)
+        write_text(fresh / "metrics.csv", metrics_csv(comparison["leaderboard"]))
+        write_pages(
+            fresh,
+            render_html("comparison.html.j2", figures, **context),
+            render_markdown("comparison.md.j2", figures, **context),
+            figures,
+        )
+        if target.exists():
+            os.rename(target, old)
+        os.rename(fresh, target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _figure_groups(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One figure for each dataset: accuracies on different images share no axis."""
+    datasets: dict[str, list[str]] = {}
+    for run in comparison["runs"]:
+        datasets.setdefault(run["dataset"], []).append(run["label"])
+    return [{"dataset": name, "labels": labels} for name, labels in datasets.items()]

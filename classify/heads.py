@@ -1,0 +1,295 @@
+"""Trained heads on disk: one safetensors file each, with everything that predicting needs.
+
+Tensors: ``coef`` (n_problems, n_features) and ``intercept`` (n_problems,), float32, in the space of
+the raw features; for one-vs-one also ``pairs`` (n_problems, 2), int64, in scikit-learn's order: a
+positive score speaks for the second class. Metadata (strings): the
+format and its version, strategy, class names and the store's spec as JSON, the store's key, C, the
+number of features, and the file that the backbone's weights came from, if they came from one.
+
+safetensors runs no code when it is read and checks that the tensors fit the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify import coding
+from data.errors import UserError
+from data.files import atomic_path
+
+FORMAT = "icebox-head"
+FORMAT_VERSION = 1
+# Rows per product when scoring, so that a large X is never copied whole to float64.
+_BLOCK = 8192
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear classifier on the embeddings of one backbone.
+
+    Attributes
+    ----------
+    strategy : str
+        ``multinomial``, ``ovr`` or ``ovo``.
+    class_names : tuple of str
+        In the order of the class indices that `predict` returns.
+    coef : ndarray of float32, shape (n_problems, n_features)
+        Weights.
+    intercept : ndarray of float32, shape (n_problems,)
+        Intercepts.
+    spec : dict
+        The spec of the store it was trained on: backbone, preprocessing, pooling, precision.
+    store_key : str
+        The key of that store.
+    C : float
+        Inverse strength of the regularisation.
+    weights_file : str or None
+        Where the backbone's weights lay when the store was made, if they came from a file.
+    """
+
+    strategy: str
+    class_names: tuple[str, ...]
+    coef: npt.NDArray[np.float32]
+    intercept: npt.NDArray[np.float32]
+    spec: dict[str, Any]
+    store_key: str
+    C: float
+    weights_file: str | None = None
+
+    @property
+    def n_features(self) -> int:
+        """Width of the embeddings it takes."""
+        return int(self.coef.shape[1])
+
+    def scores(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """Linear scores of every problem.
+
+        Parameters
+        ----------
+        X : ndarray, shape (n_samples, n_features)
+            Raw embeddings.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_samples, n_problems)
+            ``X @ coef.T + intercept``.
+        """
+        coef, intercept = self.coef.astype(np.float64), self.intercept.astype(np.float64)
+        scores = np.empty((len(X), len(coef)))
+        for start in range(0, len(X), _BLOCK):
+            stop = start + _BLOCK
+            scores[start:stop] = X[start:stop].astype(np.float64) @ coef.T + intercept
+        return scores
+
+    def predict(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+        """Answer with a class index for every row, as the strategy decides.
+
+        Parameters
+        ----------
+        X : ndarray, shape (n_samples, n_features)
+            Raw embeddings.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_samples,)
+            Indices into ``class_names``.
+        """
+        answers = coding.decide(self.strategy, self.scores(X), len(self.class_names))
+        return answers.astype(np.int64)
+
+    def probabilities(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """Class probabilities of every row.
+
+        Parameters
+        ----------
+        X : ndarray, shape (n_samples, n_features)
+            Raw embeddings.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_samples, n_classes)
+            Rows sum to one.
+        """
+        return coding.probabilities(self.strategy, self.scores(X), len(self.class_names))
+
+
+def save_head(path: Path, head: Head) -> None:
+    """Write a head.
+
+    Parameters
+    ----------
+    path : Path
+        The final name; its folder must exist.
+    head : Head
+        What to write.
+    """
+    from safetensors.numpy import save_file
+
+    tensors = {
+        "coef": np.ascontiguousarray(head.coef, dtype=np.float32),
+        "intercept": np.ascontiguousarray(head.intercept, dtype=np.float32),
+    }
+    if head.strategy == "ovo":
+        tensors["pairs"] = coding.class_pairs(len(head.class_names)).astype(np.int64)
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "strategy": head.strategy,
+        "class_names": json.dumps(head.class_names, ensure_ascii=False),
+        "spec": json.dumps(head.spec, sort_keys=True, ensure_ascii=False, allow_nan=False),
+        "store_key": head.store_key,
+        "C": repr(float(head.C)),
+        "n_features": str(head.n_features),
+        "weights_file": head.weights_file or "",
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+
+
+def load_head(path: Path) -> Head:
+    """Read a head and check that its parts fit each other.
+
+    Parameters
+    ----------
+    path : Path
+        A file that `save_head` wrote.
+
+    Returns
+    -------
+    Head
+        The head.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, is not safetensors, is not a head, is of a newer format, or
+        contradicts itself.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(
+            f"no head at {path}; give a file heads/STRATEGY.safetensors from the folder of a run "
+            "(`python -m classify fit` writes them)"
+        )
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            metadata = stored.metadata() or {}
+            _check_format(path, metadata)
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:
+        # The last two: dtypes that numpy lacks (bfloat16, float8), which no head has.
+        raise UserError(
+            f"{path} cannot be read as safetensors ({error}); it is damaged or something else: "
+            "give a file heads/STRATEGY.safetensors from the folder of a run"
+        ) from error
+    return _head(path, metadata, tensors)
+
+
+def _check_format(path: Path, metadata: dict[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is a safetensors file but not a head (weights of a backbone?); "
+            "give a file heads/STRATEGY.safetensors from the folder of a run"
+        )
+    version = metadata.get("format_version", "")
+    if not version.isdecimal():
+        raise _bad(path, f"format_version is {version!r}, expected a number")
+    if int(version) > FORMAT_VERSION:
+        raise UserError(
+            f"{path} has head format {version}, newer than {FORMAT_VERSION}, the newest that this "
+            "Icebox reads; update Icebox, or fit again with this one"
+        )
+
+
+def _bad(path: Path, what: str) -> UserError:
+    return UserError(f"{path} is not a usable head: {what}; fit again to get a new one")
+
+
+def _json_of(path: Path, metadata: dict[str, str], key: str) -> Any:
+    try:
+        return json.loads(metadata[key])
+    except KeyError:
+        raise _bad(path, f"its metadata has no {key}") from None
+    except (ValueError, RecursionError) as error:
+        raise _bad(path, f"{key} in its metadata is not JSON ({error})") from error
+
+
+def _class_names(path: Path, metadata: dict[str, str]) -> tuple[str, ...]:
+    names = _json_of(path, metadata, "class_names")
+    if (
+        not isinstance(names, list)
+        or len(names) < 2
+        or not all(isinstance(name, str) for name in names)
+    ):
+        raise _bad(path, "class_names in its metadata is not a list of two or more names")
+    return tuple(names)
+
+
+def _regularisation(path: Path, metadata: dict[str, str]) -> float:
+    try:
+        c = float(metadata.get("C", ""))
+    except ValueError:
+        c = math.nan
+    if not (math.isfinite(c) and c > 0):
+        raise _bad(path, f"C in its metadata is {metadata.get('C')!r}, expected a positive number")
+    return c
+
+
+def _check_tensor(
+    path: Path, tensors: dict[str, npt.NDArray[Any]], name: str, shape: Sequence[int | None]
+) -> npt.NDArray[Any]:
+    array = tensors.get(name)
+    wanted = np.dtype(np.int64 if name == "pairs" else np.float32)
+    if array is None:
+        raise _bad(path, f"the tensor {name} is missing")
+    fits = array.ndim == len(shape) and all(
+        want in (None, got) for want, got in zip(shape, array.shape, strict=True)
+    )
+    if not fits or array.dtype != wanted or not array.size:
+        expected = "(" + ", ".join("n" if side is None else str(side) for side in shape) + ")"
+        raise _bad(
+            path, f"{name} is {array.dtype} {array.shape}, expected {wanted.name} {expected}"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise _bad(path, f"{name} holds NaN or infinite values")
+    return array
+
+
+def _head(path: Path, metadata: dict[str, str], tensors: dict[str, npt.NDArray[Any]]) -> Head:
+    strategy = metadata.get("strategy", "")
+    if strategy not in coding.STRATEGIES:
+        raise _bad(path, f"strategy {strategy!r} is none of {', '.join(coding.STRATEGIES)}")
+    names = _class_names(path, metadata)
+    spec = _json_of(path, metadata, "spec")
+    if not isinstance(spec, dict):
+        raise _bad(path, "spec in its metadata is not an object")
+    rows = coding.n_heads(strategy, len(names))
+    coef = _check_tensor(path, tensors, "coef", (rows, None))
+    intercept = _check_tensor(path, tensors, "intercept", (rows,))
+    if strategy == "ovo":
+        pairs = _check_tensor(path, tensors, "pairs", (rows, 2))
+        if not np.array_equal(pairs, coding.class_pairs(len(names))):
+            raise _bad(path, "pairs are not in the order (0, 1), (0, 2), ...")
+    if metadata.get("n_features") != str(coef.shape[1]):
+        raise _bad(
+            path, f"n_features is {metadata.get('n_features')!r} but coef has {coef.shape[1]}"
+        )
+    return Head(
+        strategy=strategy,
+        class_names=names,
+        coef=coef,
+        intercept=intercept,
+        spec=spec,
+        store_key=metadata.get("store_key", ""),
+        C=_regularisation(path, metadata),
+        weights_file=metadata.get("weights_file") or None,
+    )

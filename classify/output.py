@@ -1,0 +1,170 @@
+"""What a fit leaves behind: a folder that appears whole, under its final name, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.heads import Head, save_head
+from classify.report import write_report
+from classify.results import FILE_NAME
+from data.errors import UserError
+from data.files import write_json
+
+if TYPE_CHECKING:
+    from data.store import Features
+
+    from classify.run import Fitted
+
+
+def peak_memory_mb() -> float | None:
+    """Peak resident memory of this process so far.
+
+    Returns
+    -------
+    float or None
+        In MB (10^6 bytes); None where the system does not say.
+    """
+    try:
+        import resource
+    except ImportError:  # not a POSIX system
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def environment(jobs: int | None) -> dict[str, Any]:
+    """Describe the software and machine that a fit runs on.
+
+    Parameters
+    ----------
+    jobs : int or None
+        Threads asked for.
+
+    Returns
+    -------
+    dict
+        JSON values.
+    """
+    packages = ("icebox", "numpy", "scipy", "scikit-learn", "threadpoolctl")
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in packages:
+        with suppress(ImportError):  # a checkout that was never installed has no version
+            found[package] = version(package)
+    return {**found, "device": "cpu", "cpus": os.cpu_count(), "jobs": jobs or "all"}
+
+
+@contextmanager
+def run_folder(folder: Path, started: datetime) -> Iterator[tuple[Path, Callable[[], Path]]]:
+    """Give a hidden folder to fill, and a function that puts it in its place.
+
+    Parameters
+    ----------
+    folder : Path
+        Where a store's runs stand side by side; created when missing.
+    started : datetime
+        When the run started, UTC; its final name.
+
+    Yields
+    ------
+    tuple
+        The hidden folder, and a function that renames it (``-2`` and so on is added when the name
+        is taken) and returns the final path. Without that call nothing stays.
+    """
+    partial = folder / f".partial-{os.getpid()}-{secrets.token_hex(4)}"
+    run = started.strftime("%Y%m%d-%H%M%S")
+
+    def place() -> Path:
+        for number in range(1, 1000):
+            final = folder / (run if number == 1 else f"{run}-{number}")
+            try:
+                os.rename(partial, final)  # refuses a folder that has something in it
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+            else:
+                return final
+        raise UserError(f"{folder} holds too many runs of {run}; remove some and fit again")
+
+    try:
+        partial.mkdir(parents=True)
+        yield partial, place
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):  # not empty: there are other runs
+            folder.rmdir()
+
+
+def write_run(
+    folder: Path,
+    features: Features,
+    results: dict[str, Any],
+    fitted: Mapping[str, Fitted],
+    begun: float,
+) -> None:
+    """Write everything that a run leaves: heads, predictions, results.json and the report.
+
+    Parameters
+    ----------
+    folder : Path
+        An empty folder.
+    features : Features
+        The open store.
+    results : dict
+        The content of results.json; the time that the report took is added to its timings.
+    fitted : mapping of str to Fitted
+        The fitted strategies.
+    begun : float
+        `time.perf_counter` when the whole run began.
+    """
+    clock = time.perf_counter()
+    (folder / "heads").mkdir()
+    for name, fit in fitted.items():
+        known = [features.class_names[i] for i in fit.estimator.classes_]
+        weights_file = (features.provenance or {}).get("weights_file")
+        head = Head(
+            strategy=name,
+            class_names=tuple(known),
+            coef=np.asarray(fit.estimator.coef_, dtype=np.float32),
+            intercept=np.asarray(fit.estimator.intercept_, dtype=np.float32).reshape(-1),
+            spec=features.spec,
+            store_key=features.key,
+            C=fit.entry["C"],
+            weights_file=str(weights_file) if weights_file else None,
+        )
+        save_head(folder / "heads" / f"{name}.safetensors", head)
+    _write_predictions(folder / "predictions.npz", features, fitted)
+    write_json(folder / FILE_NAME, results)
+    write_report(folder)
+    results["timings"]["report"] = time.perf_counter() - clock
+    results["timings"]["total"] = time.perf_counter() - begun
+    results["timings"]["peak_memory_mb"] = peak_memory_mb()
+    write_json(folder / FILE_NAME, results)
+
+
+def _write_predictions(path: Path, features: Features, fitted: Mapping[str, Fitted]) -> None:
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "ids": np.array(list(features.test.ids), dtype=np.str_),
+        "labels": np.asarray(features.test.labels, dtype=np.int64),
+        "class_names": np.array(list(features.class_names), dtype=np.str_),
+    }
+    for name, fit in fitted.items():
+        arrays[f"{name}_predictions"] = fit.predictions
+        arrays[f"{name}_probabilities"] = fit.probabilities.astype(np.float32)
+        arrays[f"{name}_scores"] = fit.scores.astype(np.float32)
+    with open(path, "wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **arrays)

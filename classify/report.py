@@ -1,0 +1,238 @@
+"""The report of a run: reads results.json, and nothing else, and shows what is in it.
+
+``report.html`` is one file that opens without a network; ``report.md`` says the same with links to
+``figures/*.svg``.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from classify import figures as draw
+from classify.pages import render_html, render_markdown, write_pages
+from classify.results import FILE_NAME, backbone_name, has_random_weights, read_results
+
+CONFUSED_SHOWN = 10
+# A chart with more rows than this is longer than a screen; the table has them all.
+CLASSES_CHARTED = 40
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html, report.md and figures/ from the results.json of a run.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder of a run.
+
+    Returns
+    -------
+    Path
+        Of report.html.
+
+    Raises
+    ------
+    UserError
+        If results.json is missing, damaged or of a newer schema.
+    """
+    results = read_results(folder / FILE_NAME)
+    figures = draw_figures(results)
+    context = report_context(results)
+    write_pages(
+        folder,
+        render_html("report.html.j2", figures, **context),
+        render_markdown("report.md.j2", figures, **context),
+        figures,
+    )
+    return folder / "report.html"
+
+
+def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
+    """Draw every figure of a run.
+
+    Parameters
+    ----------
+    results : mapping
+        A checked results.json.
+
+    Returns
+    -------
+    dict of str to str
+        SVG documents by name; those that make no sense for this run are left out.
+    """
+    strategies, names = results["strategies"], results["class_names"]
+    figures = {"accuracy": draw.accuracies(strategies)}
+    if {"ovr", "ovo"} <= set(strategies) and len(names) <= CLASSES_CHARTED:
+        figures["class-f1"] = draw.class_f1(names, strategies)
+    for name, entry in strategies.items():
+        figures[f"confusion-{name}"] = draw.confusion(
+            name, names, entry["test"]["confusion_matrix"]
+        )
+    if any(entry["validation"] for entry in strategies.values()):
+        figures["validation"] = draw.validation(strategies)
+    return figures
+
+
+def most_confused(
+    strategies: Mapping[str, Any], class_names: Sequence[str], n: int = CONFUSED_SHOWN
+) -> list[dict[str, Any]]:
+    """List the errors that are made most often, summed over the strategies.
+
+    Parameters
+    ----------
+    strategies : mapping
+        The ``strategies`` of results.json.
+    class_names : sequence of str
+        In the order of the confusion matrices.
+    n : int
+        How many at most.
+
+    Returns
+    -------
+    list of dict
+        ``truth``, ``answer``, ``support`` (test rows of the true class) and ``counts``, one for
+        each strategy; the most frequent first.
+    """
+    matrices = [entry["test"]["confusion_matrix"] for entry in strategies.values()]
+    support = [sum(row) for row in matrices[0]]
+    errors = [
+        (sum(counts), -i, -j, counts)
+        for i in range(len(class_names))
+        for j in range(len(class_names))
+        if i != j and any(counts := [matrix[i][j] for matrix in matrices])
+    ]
+    return [
+        {
+            "truth": class_names[-i],
+            "answer": class_names[-j],
+            "support": support[-i],
+            "counts": counts,
+        }
+        for _, i, j, counts in sorted(errors, reverse=True)[:n]
+    ]
+
+
+def extract_command(store: Mapping[str, Any]) -> str:
+    """Rebuild the command that makes the store, from what it remembers of the request.
+
+    Parameters
+    ----------
+    store : mapping
+        The ``store`` of results.json.
+
+    Returns
+    -------
+    str
+        ``python -m extract ...``, or an empty string where the store does not say.
+    """
+    request = store.get("request") or {}
+    options, files = request.get("options") or {}, request.get("files") or {}
+    if not options.get("model"):
+        return ""
+    words = ["python", "-m", "extract"]
+    source = str((files.get("dataset") or {}).get("path", ""))
+    dataset = str(options.get("dataset", ""))
+    if dataset in ("cifar10", "cifar100"):
+        words.append(f"--dataset={dataset}")
+        if source:
+            words.append(f"--data-dir={Path(source).parent}")
+    else:
+        words.append(f"--dataset={dataset if dataset == 'digits' else source or dataset}")
+    weights = options.get("weights")
+    if weights == "file":
+        weights = (files.get("weights") or {}).get("path", "FILE.safetensors")
+    words += [f"--model={options['model']}", f"--weights={weights}"]
+    words += [
+        f"--model-arg={key}={value}" for key, value in (options.get("model_args") or {}).items()
+    ]
+    usual = {"pool": "default", "precision": "auto", "store_dtype": "float32", "device": "auto"}
+    done = {"dataset", "weights", "model", "model_args"}
+    for key, value in options.items():
+        if key in done or value is None or usual.get(key) == value:
+            continue
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        words.append(f"--{key.replace('_', '-')}={text}")
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def provenance_rows(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Flatten where the numbers come from into rows of a table.
+
+    Parameters
+    ----------
+    results : mapping
+        A checked results.json.
+
+    Returns
+    -------
+    list of tuple of str
+        What, and its value.
+    """
+    store, spec = results["store"], results["store"]["spec"]
+    rows = [("store", store["path"]), ("key of the store", store["key"])]
+    for group in ("dataset", "model", "preprocessing"):
+        rows += [
+            (f"{group}: {key}", _plain(value)) for key, value in (spec.get(group) or {}).items()
+        ]
+    rows += [
+        (key.replace("_", " "), _plain(value))
+        for key, value in spec.items()
+        if key not in ("dataset", "model", "preprocessing")
+    ]
+    rows += [(f"extraction: {key}", _plain(value)) for key, value in store["provenance"].items()]
+    rows += [
+        (f"classification: {key}", _plain(value)) for key, value in results["environment"].items()
+    ]
+    rows += [(f"setting: {key}", _plain(value)) for key, value in results["settings"].items()]
+    rows += [(f"timing: {key}", _plain(value)) for key, value in results["timings"].items()]
+    return [(what.replace("_", " "), value) for what, value in rows]
+
+
+def _plain(value: Any) -> str:
+    """Write a JSON value for people."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list):
+        if len(value) > 8:
+            return f"{_plain(value[:3])}, ... {_plain(value[-1:])} ({len(value)} values)"
+        return ", ".join(_plain(item) for item in value) or "none"
+    return str(value)
+
+
+def report_context(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Prepare what the templates of a run show.
+
+    Parameters
+    ----------
+    results : mapping
+        A checked results.json.
+
+    Returns
+    -------
+    dict
+        Variables of ``report.html.j2`` and ``report.md.j2``.
+    """
+    spec = results["store"]["spec"]
+    strategies = results["strategies"]
+    comparisons = results["comparisons"]
+    question = [c for c in comparisons if {c["a"], c["b"]} == {"ovr", "ovo"}]
+    return {
+        "results": results,
+        "dataset": (spec.get("dataset") or {}).get("name", "unknown dataset"),
+        "backbone": backbone_name(spec),
+        "random_weights": has_random_weights(spec),
+        "question": question[0] if question else None,
+        "confused": most_confused(strategies, results["class_names"]),
+        "legible": len(results["class_names"]) <= draw.LEGIBLE_CLASSES,
+        "extract_command": extract_command(results["store"]),
+        "provenance": provenance_rows(results),
+    }

@@ -1,0 +1,270 @@
+"""results.json: made safe for JSON when written, checked when read.
+
+The report and the comparison read nothing but this file (and, for paired tests between runs, the
+predictions beside it), so whatever they rely on is checked here once, and a damaged or foreign file
+is refused with the place that is wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.errors import UserError
+
+SCHEMA_VERSION = 1
+FILE_NAME = "results.json"
+
+_Number = (int, float)
+_Maybe = (int, float, type(None))
+_PER_CLASS = {"precision": _Number, "recall": _Number, "f1": _Number, "support": int}
+_TEST = {
+    "n": int,
+    "accuracy": _Number,
+    "accuracy_ci95": [_Number],
+    "balanced_accuracy": _Number,
+    "macro_f1": _Number,
+    "log_loss": _Maybe,
+    "brier": _Maybe,
+    "ece": _Maybe,
+    "top2_accuracy": _Number,
+    "per_class": {"*": _PER_CLASS},
+    "confusion_matrix": [[int]],
+}
+_STRATEGY = {
+    "C": _Number,
+    "n_problems": int,
+    "fit_seconds": _Number,
+    "n_iter": int,
+    "converged": bool,
+    "certificate": {"grad_norm": _Maybe, "objective": _Maybe, "gap_bound": _Maybe},
+    "validation": [{"C": _Number, "accuracy": _Maybe, "log_loss": _Maybe}],
+    "validation_not_visited": [_Number],
+    "test": _TEST,
+}
+_COMPARISON = {
+    "a": str,
+    "b": str,
+    "accuracy_difference": _Number,
+    "difference_ci95": [_Number],
+    "mcnemar_p": _Number,
+    "mcnemar_p_holm": _Number,
+    "both_right": int,
+    "only_a_right": int,
+    "only_b_right": int,
+    "both_wrong": int,
+    "agreement": _Number,
+    "detectable_difference": _Number,
+    "significant": bool,
+    "converged": bool,
+    "verdict": str,
+}
+_RUN = {
+    "kind": str,
+    "store": {"path": str, "key": str, "spec": dict, "provenance": dict},
+    "seed": int,
+    "command": str,
+    "settings": dict,
+    "class_names": [str],
+    "n_train": int,
+    "n_test": int,
+    "n_features": int,
+    "environment": dict,
+    "strategies": {"*": _STRATEGY},
+    "comparisons": [_COMPARISON],
+    "verdict": str,
+    "warnings": [str],
+    "timings": dict,
+}
+
+
+def json_ready(value: Any) -> Any:
+    """Turn numpy values into plain ones and what JSON has no word for into null.
+
+    Parameters
+    ----------
+    value : object
+        Nested dicts, lists, tuples, numpy arrays and scalars, strings, numbers, None.
+
+    Returns
+    -------
+    object
+        The same with plain Python types; NaN and infinities become None.
+    """
+    if isinstance(value, dict):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_ready(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return json_ready(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _mismatch(value: Any, shape: Any, where: str) -> str:
+    """Name the first place at which `value` is not of this shape; empty when it is."""
+    if isinstance(shape, dict):
+        if not isinstance(value, dict):
+            return f"{where} is not an object"
+        keys = value if "*" in shape else shape
+        for key in keys:
+            if key not in value:
+                return f"{where}.{key} is missing"
+            if found := _mismatch(value[key], shape.get(key, shape.get("*")), f"{where}.{key}"):
+                return found
+        return ""
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return f"{where} is not a list"
+        return next(
+            (
+                m
+                for i, item in enumerate(value)
+                if (m := _mismatch(item, shape[0], f"{where}[{i}]"))
+            ),
+            "",
+        )
+    wanted = shape if isinstance(shape, tuple) else (shape,)
+    if not isinstance(value, shape) or (isinstance(value, bool) and bool not in wanted):
+        names = " or ".join("null" if t is type(None) else t.__name__ for t in wanted)
+        return f"{where} is {type(value).__name__}, expected {names}"
+    return ""
+
+
+def _inconsistency(results: dict[str, Any]) -> str:
+    """Name the first contradiction between parts that each have the right shape."""
+    n_classes = len(results["class_names"])
+    if n_classes < 2 or not results["strategies"]:
+        return "it holds no strategy or fewer than two classes"
+    for name, entry in results["strategies"].items():
+        test, where = entry["test"], f"strategies.{name}.test"
+        matrix = test["confusion_matrix"]
+        if len(matrix) != n_classes or any(len(row) != n_classes for row in matrix):
+            return f"{where}.confusion_matrix is not {n_classes} x {n_classes}"
+        if set(test["per_class"]) != set(results["class_names"]):
+            return f"{where}.per_class does not name the classes of class_names"
+        if len(test["accuracy_ci95"]) != 2:
+            return f"{where}.accuracy_ci95 is not a pair"
+    for i, comparison in enumerate(results["comparisons"]):
+        if not {comparison["a"], comparison["b"]} <= set(results["strategies"]):
+            return f"comparisons[{i}] names a strategy that is not in strategies"
+        if len(comparison["difference_ci95"]) != 2:
+            return f"comparisons[{i}].difference_ci95 is not a pair"
+    return ""
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a results.json of any kind, a run's or a comparison's, checking only its version.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict
+        Its content.
+
+    Raises
+    ------
+    UserError
+        If it cannot be read, is not JSON, has no version or a newer one than this program's.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; give a folder that `classify fit` wrote"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not JSON ({error}); it is damaged or not ours: fit again, or remove it"
+        ) from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if not isinstance(version, int):
+        raise UserError(
+            f"{path} has no schema_version, so `classify fit` did not write it; "
+            "give the folder of a run"
+        )
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema version {version}, newer than {SCHEMA_VERSION}, the newest that "
+            "this Icebox reads; update Icebox, or fit again with this one"
+        )
+    return content
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read a run's results.json and check everything that the report and comparison rely on.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict
+        Its content.
+
+    Raises
+    ------
+    UserError
+        Naming the file, and the place in it that is wrong.
+    """
+    results = load_json(path)
+    problem = _mismatch(results, _RUN, "it") or _inconsistency(results)
+    if problem:
+        raise UserError(
+            f"{path} is not the results of a run: {problem.removeprefix('it.')}; "
+            "it is damaged or not ours: fit again, or remove it"
+        )
+    return results
+
+
+def backbone_name(spec: dict[str, Any]) -> str:
+    """Name the backbone of a store as people do: model, then image size.
+
+    Parameters
+    ----------
+    spec : dict
+        The ``spec`` of a store.
+
+    Returns
+    -------
+    str
+        For example ``mobilenetv2_100 128 px``, with a mark where the weights are random.
+    """
+    model = spec.get("model") or {}
+    size = (spec.get("preprocessing") or {}).get("image_size")
+    name = str(model.get("name", "unknown backbone"))
+    if isinstance(size, (list, tuple)):
+        size = "x".join(str(side) for side in size)
+    if size is not None:
+        name += f" {size} px"
+    if has_random_weights(spec):
+        name += ", random weights"
+    return name
+
+
+def has_random_weights(spec: dict[str, Any]) -> bool:
+    """Tell whether a store was made by a backbone that was never trained.
+
+    Parameters
+    ----------
+    spec : dict
+        The ``spec`` of a store.
+
+    Returns
+    -------
+    bool
+        True for ``--weights random``.
+    """
+    weights = (spec.get("model") or {}).get("weights")
+    return isinstance(weights, dict) and weights.get("source") == "random"

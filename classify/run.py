@@ -1,0 +1,364 @@
+"""Fit, choose C, evaluate and write down: one store in, one folder of results out.
+
+The test rows are looked at once, after every choice has been made. Nothing is written until
+everything is there: the folder is filled under a hidden name beside its place and then renamed, so
+an interrupted fit leaves nothing half-made.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+import warnings as python_warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.output import environment, peak_memory_mb, run_folder, write_run
+from classify.results import SCHEMA_VERSION, json_ready
+from classify.wording import display_name, headline, upper_first
+from data.cli import progress
+from data.errors import UserError
+from data.files import check_writable
+
+if TYPE_CHECKING:
+    from data.store import Features
+
+VALIDATION_FRACTION = 0.1
+ESTIMATORS = {
+    "multinomial": "MultinomialLogistic",
+    "ovr": "OneVsRestLogistic",
+    "ovo": "OneVsOneLogistic",
+}
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What `python -m classify fit` was told.
+
+    Attributes
+    ----------
+    strategies : tuple of str
+        Without repetition, in the order in which they are reported.
+    c : float or None
+        None chooses it.
+    c_grid : tuple of float or None
+        The values to choose from; None for the usual 45.
+    full_path : bool
+        Visit every value of the grid.
+    jobs : int or None
+        Threads; None for all.
+    reports_dir : Path
+        Where results go.
+    seed : int
+        Of the validation split and the bootstrap.
+    max_iter : int or None
+        Iterations at most for each fit; None for the estimators' own.
+    command : str
+        The command line, for the record.
+    """
+
+    strategies: tuple[str, ...] = ("multinomial", "ovr", "ovo")
+    c: float | None = None
+    c_grid: tuple[float, ...] | None = None
+    full_path: bool = False
+    jobs: int | None = None
+    reports_dir: Path = Path("reports")
+    seed: int = 0
+    max_iter: int | None = None
+    command: str = ""
+
+
+@dataclass
+class Fitted:
+    """One strategy, fitted and asked for its answers on the test rows."""
+
+    estimator: Any
+    entry: dict[str, Any]
+    predictions: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
+    seconds: dict[str, float]
+    warnings: list[str] = field(default_factory=list)
+
+
+def fit_store(path: Path, options: FitOptions) -> tuple[Path, dict[str, Any]]:
+    """Train, evaluate and compare the strategies on one store, and write the results.
+
+    Parameters
+    ----------
+    path : Path
+        A feature store.
+    options : FitOptions
+        What to do.
+
+    Returns
+    -------
+    tuple
+        The folder that was written, and the content of its results.json.
+
+    Raises
+    ------
+    UserError
+        If the store cannot be used or the reports folder cannot be written.
+    """
+    begun, started = time.perf_counter(), datetime.now(timezone.utc)
+    check_writable(options.reports_dir)
+    from data.store import open_features
+
+    features = open_features(path, verify=True)
+    _check_classes(features)
+    load_seconds = time.perf_counter() - begun
+    fitted = _fit_all(features, options)
+    results = _results(features, options, fitted)
+    results["timings"] = {
+        "started": started.isoformat(timespec="seconds"),
+        "load": load_seconds,
+        **{
+            step: {name: fit.seconds[step] for name, fit in fitted.items()}
+            for step in ("select", "fit", "evaluate")
+        },
+        "peak_memory_mb": peak_memory_mb(),
+    }
+    folder = options.reports_dir / store_name(features)
+    with run_folder(folder, started) as (partial, place):
+        write_run(partial, features, results, fitted, begun)
+        final = place()
+    return final, results
+
+
+def store_name(features: Features) -> str:
+    """Name the folder of a store's runs.
+
+    Parameters
+    ----------
+    features : Features
+        An open store.
+
+    Returns
+    -------
+    str
+        The dataset and the file's stem, such as ``digits-test_efficientnet-64px-1a2b3c4d``.
+    """
+    dataset = str((features.spec.get("dataset") or {}).get("name", "dataset"))
+    return re.sub(r"[^\w.-]+", "_", f"{dataset}-{Path(features.path).stem}").lstrip(".")
+
+
+def _check_classes(features: Features) -> None:
+    names = features.class_names
+    repeated = {name for name in names if list(names).count(name) > 1}
+    if repeated:
+        raise UserError(
+            f"{features.path} has several classes called {sorted(repeated)[0]!r}; "
+            "rename them and run stage one again"
+        )
+    present = np.unique(features.train.labels)
+    if len(present) < 2:
+        raise UserError(
+            f"the training rows of {features.path} hold {len(present)} class of {len(names)}; "
+            "a classifier needs two or more: use more images or a larger --limit in stage one"
+        )
+    if not len(features.test.labels):
+        raise UserError(f"{features.path} has no test rows; run stage one with a test split")
+
+
+def _fit_all(features: Features, options: FitOptions) -> dict[str, Fitted]:
+    from classify.selection import C_GRID
+
+    X_train, y_train = _usable(features.train.features), features.train.labels
+    X_test = _usable(features.test.features)
+    grid = np.array(sorted(options.c_grid)) if options.c_grid else np.asarray(C_GRID)
+    steps = 1 + (len(grid) if options.c is None else 0)
+    fitted = {}
+    with progress(len(options.strategies) * steps, "fit", "step") as bar:
+
+        def step(_: dict[str, Any]) -> None:
+            bar.update(1)
+
+        for i, strategy in enumerate(options.strategies):
+            bar.set_description(f"fit {display_name(strategy)}", refresh=False)
+            fitted[strategy] = _fit_one(
+                strategy, X_train, y_train, X_test, features, options, grid, step
+            )
+            # A path that ended early made fewer steps than were planned.
+            bar.update((i + 1) * steps - bar.n)
+            bar.write(_line(strategy, fitted[strategy], len(grid)), file=sys.stderr)
+    return fitted
+
+
+def _usable(X: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
+    """Half precision is for storage; arithmetic starts at single."""
+    return X.astype(np.float32) if X.dtype == np.float16 else X
+
+
+def _fit_one(
+    strategy: str,
+    X: npt.NDArray[np.floating],
+    y: npt.NDArray[np.int64],
+    X_test: npt.NDArray[np.floating],
+    features: Features,
+    options: FitOptions,
+    grid: npt.NDArray[np.float64],
+    on_step: Callable[[dict[str, Any]], None],
+) -> Fitted:
+    from classify import estimators
+    from classify.evaluate import evaluate
+    from classify.selection import select_C
+
+    warnings: list[str] = []
+    clock = time.perf_counter()
+    c, path, not_visited, start = options.c, [], [], None
+    if c is None:
+        try:
+            selection = select_C(
+                strategy,
+                X,
+                y,
+                grid=grid,
+                seed=options.seed,
+                full_path=options.full_path,
+                standardize=True,
+                n_jobs=options.jobs,
+                on_step=on_step,
+            )
+        except ValueError as error:
+            # The grid was checked; what is left is that no class can spare a row.
+            raise UserError(f"--c auto on {features.path}: {error} (--c 1)") from error
+        c, path, not_visited = selection.C, selection.path, selection.not_visited
+        start = selection.start
+        if len(grid) > 1 and c in (grid[0], grid[-1]):
+            end = "smallest" if c == grid[0] else "largest"
+            warnings.append(
+                f"C for {display_name(strategy)} is the {end} of those tried ({c:.3g}); "
+                "--c-grid with values beyond it may do better."
+            )
+    selected = time.perf_counter()
+    settings = {} if options.max_iter is None else {"max_iter": options.max_iter}
+    estimator = getattr(estimators, ESTIMATORS[strategy])(
+        c, standardize=True, n_jobs=options.jobs, **settings
+    )
+    with python_warnings.catch_warnings():
+        # That a fit did not converge is in its certificate, and said in our own words.
+        python_warnings.simplefilter("ignore")
+        estimator.fit(X, y, start=start)
+    trained = time.perf_counter()
+    certificate = estimator.certificate_
+    if not certificate["converged"]:
+        advice = " Raise --max-iter." if certificate["status"] == "MAX_ITER" else ""
+        warnings.append(
+            f"The {display_name(strategy)} fit did not converge in {certificate['n_iter']} "
+            "iterations, so its numbers may still move: its objective may be above the minimum by "
+            f"{certificate['relative_gap']:.1e} of itself.{advice}"
+        )
+    predictions, probabilities, scores = _answers(estimator, X_test, len(features.class_names))
+    test = evaluate(features.test.labels, predictions, probabilities, features.class_names)
+    entry = {
+        "C": c,
+        "n_problems": certificate["n_problems"],
+        "fit_seconds": trained - selected,
+        "n_iter": certificate["n_iter"],
+        "converged": bool(certificate["converged"]),
+        "certificate": {
+            key: certificate[key]
+            for key in ("grad_norm", "objective", "gap_bound", "relative_gap", "status")
+        },
+        "validation": path,
+        "validation_not_visited": list(not_visited),
+        "test": test,
+    }
+    done = time.perf_counter()
+    seconds = {"select": selected - clock, "fit": trained - selected, "evaluate": done - trained}
+    return Fitted(
+        estimator, json_ready(entry), predictions, probabilities, scores, seconds, warnings
+    )
+
+
+def _answers(
+    estimator: Any, X: npt.NDArray[np.floating], n_classes: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Answers, probabilities and scores over all classes, those without training rows included."""
+    known = np.asarray(estimator.classes_, dtype=np.int64)
+    probabilities = np.zeros((len(X), n_classes))
+    probabilities[:, known] = estimator.predict_proba(X)
+    scores = np.full((len(X), n_classes), -np.inf)
+    values = np.asarray(estimator.decision_function(X), dtype=np.float64)
+    scores[:, known] = values if values.ndim == 2 else np.stack([-values, values], axis=1)
+    return np.asarray(estimator.predict(X), dtype=np.int64), probabilities, scores
+
+
+def _line(strategy: str, fit: Fitted, n_grid: int) -> str:
+    from classify.pages import percent, seconds, span
+
+    entry = fit.entry
+    tried = f" (of {len(entry['validation'])} tried)" if entry["validation"] else ""
+    return (
+        f"{upper_first(display_name(strategy))}: C = {entry['C']:.3g}{tried}, test accuracy "
+        f"{percent(entry['test']['accuracy'])} % ({span(entry['test']['accuracy_ci95'])}), "
+        f"choice {seconds(fit.seconds['select'])}, fit {seconds(fit.seconds['fit'])}"
+    )
+
+
+def _results(features: Features, options: FitOptions, fitted: dict[str, Fitted]) -> dict[str, Any]:
+    from classify.selection import C_GRID
+    from classify.significance import compare_strategies
+
+    comparisons = compare_strategies(
+        features.test.labels,
+        {name: fit.predictions for name, fit in fitted.items()},
+        {name: fit.entry["converged"] for name, fit in fitted.items()},
+        seed=options.seed,
+    )
+    strategies = {name: fit.entry for name, fit in fitted.items()}
+    results = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "run",
+        "verdict": headline(strategies, comparisons),
+        "command": options.command,
+        "store": {
+            "path": str(features.path),
+            "key": features.key,
+            "spec": features.spec,
+            "provenance": features.provenance,
+            "request": features.request,
+        },
+        "seed": options.seed,
+        "settings": {
+            "strategies": list(options.strategies),
+            "c": "auto" if options.c is None else options.c,
+            "c_grid": list(options.c_grid or C_GRID) if options.c is None else [],
+            "full_path": options.full_path,
+            "validation_fraction": VALIDATION_FRACTION if options.c is None else None,
+            "standardize": True,
+            "max_iter": options.max_iter,
+        },
+        "class_names": list(features.class_names),
+        "n_train": len(features.train.labels),
+        "n_test": len(features.test.labels),
+        "n_features": int(features.train.features.shape[1]),
+        "environment": environment(options.jobs),
+        "strategies": strategies,
+        "comparisons": comparisons,
+        "warnings": [text for fit in fitted.values() for text in fit.warnings]
+        + _data_warnings(features),
+    }
+    return json_ready(results)
+
+
+def _data_warnings(features: Features) -> list[str]:
+    found = []
+    for split, labels in (("training", features.train.labels), ("test", features.test.labels)):
+        missing = np.setdiff1d(np.arange(len(features.class_names)), labels)
+        if len(missing):
+            names = ", ".join(features.class_names[i] for i in missing[:5])
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            found.append(f"No {split} image has the class {names}{more}.")
+    skipped = (features.provenance or {}).get("skipped_images") or []
+    if skipped:
+        found.append(f"Stage one left out {len(skipped)} images that could not be decoded.")
+    return found

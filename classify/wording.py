@@ -1,0 +1,167 @@
+"""Numbers and verdicts in plain words, the same on the terminal, in the report and in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import floor, log10
+from typing import Any
+
+NAMES = {"multinomial": "multinomial", "ovr": "OvR", "ovo": "OvO"}
+
+
+def display_name(strategy: str) -> str:
+    """How a strategy is called in text for people.
+
+    Parameters
+    ----------
+    strategy : str
+        The name that commands and files use.
+
+    Returns
+    -------
+    str
+        ``OvR`` for ``ovr`` and so on; unknown names stay as they are.
+    """
+    return NAMES.get(strategy, strategy)
+
+
+def upper_first(text: str) -> str:
+    """Capitalise the first letter and leave the rest alone (``ovR`` is not ``Ovr``).
+
+    Parameters
+    ----------
+    text : str
+        Any text.
+
+    Returns
+    -------
+    str
+        The same with an upper-case first letter.
+    """
+    return text[:1].upper() + text[1:]
+
+
+def points(share: float, digits: int = 2) -> str:
+    """Write a share as percentage points without a sign for zero: ``0.0042`` is ``0.42``.
+
+    Parameters
+    ----------
+    share : float
+        A share or a difference of shares.
+    digits : int
+        Digits after the point.
+
+    Returns
+    -------
+    str
+        With a proper minus sign.
+    """
+    text = f"{100.0 * share:.{digits}f}"
+    if float(text) == 0.0:
+        text = text.lstrip("-")
+    return text.replace("-", "\N{MINUS SIGN}")
+
+
+def p_text(p: float) -> str:
+    """Write a p-value as people do: ``p = 0.031``, ``p < 0.0001``.
+
+    Parameters
+    ----------
+    p : float
+        The p-value.
+
+    Returns
+    -------
+    str
+        Two significant digits above 0.0001.
+    """
+    if p < 1e-4:
+        return "p < 0.0001"
+    if p >= 0.995:
+        return "p = 1"
+    digits = max(2, 1 - floor(log10(p)))
+    return f"p = {p:.{digits}f}"
+
+
+def verdict(
+    name_a: str, name_b: str, comparison: Mapping[str, Any], *, detectable: bool = True
+) -> str:
+    """One sentence in plain words on a comparison.
+
+    Parameters
+    ----------
+    name_a, name_b : str
+        What the two sides are called.
+    comparison : mapping
+        From ``classify.significance``; ``converged`` False withholds the verdict.
+    detectable : bool
+        Whether to end "no detectable difference" with what could have been detected.
+
+    Returns
+    -------
+    str
+        The sentence, with a full stop.
+    """
+    if not comparison.get("converged", True):
+        return (
+            f"No verdict on {name_a} against {name_b}: a fit did not converge, so its accuracy "
+            "may not be its own."
+        )
+    difference = comparison["accuracy_difference"]
+    low, high = comparison["difference_ci95"]
+    p = p_text(comparison["mcnemar_p_holm"])
+    if comparison["significant"]:
+        better, worse = (name_a, name_b) if difference > 0 else (name_b, name_a)
+        if difference < 0:
+            low, high = -high, -low
+        # Names of models keep their case.
+        start = upper_first(better) if better in NAMES.values() else better
+        return (
+            f"{start} is better than {worse} by {points(abs(difference))} points "
+            f"(95 % interval {points(low)} to {points(high)}; {p} after Holm)."
+        )
+    if not comparison["only_a_right"] and not comparison["only_b_right"]:
+        measured = "they are right and wrong on the same images"
+    else:
+        sign = "+" if float(f"{100 * difference:.2f}") > 0 else ""
+        measured = (
+            f"{sign}{points(difference)} points, 95 % interval {points(low)} to {points(high)}, "
+            f"{p} after Holm"
+        )
+    sentence = f"No detectable difference between {name_a} and {name_b} ({measured})"
+    if not detectable:
+        return f"{sentence}."
+    smallest = points(comparison["detectable_difference"])
+    return (
+        f"{sentence}; this test set would have shown one of {smallest} points or more in 4 of 5 "
+        "cases."
+    )
+
+
+def headline(strategies: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """Sum up a whole run: OvR or OvO first, then the multinomial.
+
+    Parameters
+    ----------
+    strategies : mapping
+        The ``strategies`` of results.json.
+    comparisons : sequence of mapping
+        From ``classify.significance.compare_strategies``.
+
+    Returns
+    -------
+    str
+        One sentence for each comparison, the first one answering "OvR or OvO?" where it can.
+    """
+    if comparisons:
+        return " ".join(
+            verdict(display_name(c["a"]), display_name(c["b"]), c, detectable=i == 0)
+            for i, c in enumerate(comparisons)
+        )
+    (strategy, entry), *_ = strategies.items()
+    low, high = entry["test"]["accuracy_ci95"]
+    return (
+        f"{upper_first(display_name(strategy))} reaches "
+        f"{points(entry['test']['accuracy'])} % (95 % interval {points(low)} to {points(high)}); "
+        "it is the only strategy of this run, so there is nothing to compare it with."
+    )

@@ -1,0 +1,178 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from classify import predict as module
+from classify.__main__ import main
+from classify.heads import Head, load_head, save_head
+from data.cli import run
+from data.errors import UserError
+
+
+@pytest.fixture
+def images(tmp_path):
+    paths = [tmp_path / name for name in ("a.png", "b.png", "-dash.png")]
+    for path in paths:
+        path.write_bytes(b"pixels")
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def stage_one(monkeypatch, fitted_run):
+    """Stands in for the other process: hands out the first test rows, remembers what it got."""
+    from data import open_features
+
+    X = open_features(fitted_run[1]).test.features
+    calls = []
+
+    class Done:
+        returncode = 0
+
+    def fake(command, **kwargs):
+        options = dict(part[2:].split("=", 1) for part in command if part.startswith("--"))
+        names = [part for part in command[4:] if not part.startswith("--")]
+        with open(options["spec"], encoding="utf-8") as stream:
+            calls.append((command, json.load(stream), names))
+        if Done.returncode == 0:
+            np.save(options["out"], np.asarray(X[: len(names), : fake.width]))
+        return Done
+
+    fake.width, fake.calls, fake.done = None, calls, Done
+    monkeypatch.setattr(module.subprocess, "run", fake)
+    return fake
+
+
+@pytest.mark.parametrize("strategy", ["multinomial", "ovr", "ovo"])
+def test_answers_are_those_of_the_run(fitted_run, images, stage_one, capsys, strategy):
+    folder, _ = fitted_run
+    head = folder / "heads" / f"{strategy}.safetensors"
+    assert run(main, ["predict", str(head), *images, "--json", "--top", "2"]) == 0
+    out, err = capsys.readouterr()
+    answers = json.loads(out)
+    with np.load(folder / "predictions.npz") as stored:
+        names = stored["class_names"]
+        labels = names[stored[f"{strategy}_predictions"][:3]].tolist()
+        probabilities = stored[f"{strategy}_probabilities"][:3]
+    assert [answer["image"] for answer in answers] == images
+    assert [answer["label"] for answer in answers] == labels
+    for answer, row in zip(answers, probabilities, strict=True):
+        assert [item["class"] for item in answer["top"]] == names[np.argsort(-row)[:2]].tolist()
+        assert [item["probability"] for item in answer["top"]] == pytest.approx(
+            sorted(row, reverse=True)[:2], abs=1e-5
+        )
+    assert "toynet" not in out
+    assert "3 classes" in err
+
+
+def test_the_backbone_is_called_once_with_the_heads_spec(fitted_run, images, stage_one, capsys):
+    folder, _ = fitted_run
+    head = folder / "heads" / "ovo.safetensors"
+    assert run(main, ["predict", "--device", "cpu", str(head), *images]) == 0
+    ((command, content, names),) = stage_one.calls
+    assert command[:4] == [sys.executable, "-m", "extract", "images"]
+    assert "--device=cpu" in command
+    assert content == {"spec": load_head(head).spec, "weights_file": None}
+    assert names == images
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["image", "label"]
+    assert len(lines) == 4
+    assert lines[1].startswith(images[0])
+    assert "%" in lines[1]
+
+
+def test_a_relative_name_with_a_dash_is_no_option(fitted_run, tmp_path, stage_one, monkeypatch):
+    (tmp_path / "-x.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    head = load_head(fitted_run[0] / "heads" / "ovr.safetensors")
+    module.embed(head, ["-x.png"])
+    assert stage_one.calls[0][2] == ["./-x.png"]
+
+
+def with_weights(tmp_path, fitted_run, weights_file):
+    head = load_head(fitted_run[0] / "heads" / "ovr.safetensors")
+    spec = json.loads(json.dumps(head.spec))
+    spec["model"]["weights"] = {"source": "file", "digest": "ab" * 32}
+    path = tmp_path / "head.safetensors"
+    save_head(path, Head(**{**vars(head), "spec": spec, "weights_file": weights_file}))
+    return path
+
+
+def test_weights_that_came_from_a_file(tmp_path, fitted_run, images, stage_one, capsys):
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"")
+    head = with_weights(tmp_path, fitted_run, str(weights))
+    assert run(main, ["predict", str(head), images[0]]) == 0
+    assert stage_one.calls[-1][1]["weights_file"] == str(weights)
+    assert run(main, ["predict", str(head), images[0], "--weights", "other.safetensors"]) == 0
+    assert stage_one.calls[-1][1]["weights_file"] == "other.safetensors"
+    weights.unlink()
+    capsys.readouterr()
+    assert run(main, ["predict", str(head), images[0]]) == 2
+    err = capsys.readouterr().err
+    assert "--weights FILE.safetensors" in err
+    assert str(weights) in err
+
+
+def test_random_weights_are_said(tmp_path, fitted_run, images, stage_one, capsys):
+    head = load_head(fitted_run[0] / "heads" / "ovr.safetensors")
+    spec = json.loads(json.dumps(head.spec))
+    spec["model"]["weights"]["source"] = "random"
+    save_head(tmp_path / "h.safetensors", Head(**{**vars(head), "spec": spec}))
+    assert run(main, ["predict", str(tmp_path / "h.safetensors"), images[0]]) == 0
+    assert "random" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "expected"), [(2, 2), (130, 130)])
+def test_what_stage_one_says_is_passed_on(fitted_run, images, stage_one, capsys, code, expected):
+    stage_one.done.returncode = code
+    head = fitted_run[0] / "heads" / "ovr.safetensors"
+    try:
+        got = run(main, ["predict", str(head), images[0]])
+    except SystemExit as stop:
+        got = stop.code
+    assert got == expected
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+    if code == 2:
+        assert err == ""  # stage one has said it all
+
+
+def test_a_crash_of_stage_one_is_a_bug(fitted_run, images, stage_one):
+    stage_one.done.returncode = 1
+    with pytest.raises(RuntimeError, match="ended with code 1"):
+        main(["predict", str(fitted_run[0] / "heads" / "ovr.safetensors"), images[0]])
+
+
+def test_features_that_do_not_fit(fitted_run, images, stage_one):
+    stage_one.width = 4
+    head = load_head(fitted_run[0] / "heads" / "ovr.safetensors")
+    with pytest.raises(UserError, match="belongs to another backbone"):
+        module.embed(head, images)
+
+
+def test_bad_input(fitted_run, tmp_path, images, capsys):
+    head = str(fitted_run[0] / "heads" / "ovr.safetensors")
+    for arguments, told in [
+        ([head, str(tmp_path / "none.png")], "none.png does not exist"),
+        ([head, str(tmp_path)], "is a folder"),
+        ([str(tmp_path / "none.safetensors"), images[0]], "no head at"),
+        ([head], "required: IMAGE"),
+        ([head, images[0], "--top", "0"], "--top is '0'"),
+    ]:
+        assert run(main, ["predict", *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert told in err
+        assert out == ""
+        assert len(err.splitlines()) <= 5
+
+
+def test_top_is_at_most_all_classes(fitted_run):
+    head = load_head(fitted_run[0] / "heads" / "ovr.safetensors")
+    X = np.zeros((2, head.n_features), dtype=np.float32)
+    found = module.answers(head, ["x", "y"], X, top=10)
+    assert [len(answer["top"]) for answer in found] == [3, 3]
+    assert sum(item["probability"] for item in found[0]["top"]) == pytest.approx(1)
+    assert "most probable" in module.show(head, found)

@@ -1,0 +1,373 @@
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+
+from classify import figures
+from classify.pages import count, general, interval, markdown_text, number, percent, seconds, span
+from classify.report import draw_figures, extract_command, most_confused, write_report
+from classify.results import json_ready, read_results
+from classify.terminal import printable, results_table, table, width
+from data.errors import UserError
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+class Page(HTMLParser):
+    """Collects what a test asks about."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.attributes, self.text = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += [(tag, *pair) for pair in attributes]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def rendered(tmp_path, results, name="run"):
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    path = write_report(folder)
+    return folder, path.read_text(encoding="utf-8"), (folder / "report.md").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory, make_results):
+    return rendered(tmp_path_factory.mktemp("report"), make_results()[0])
+
+
+def test_report_needs_results_json_alone_and_is_always_the_same(tmp_path, usual, results):
+    first, html, markdown = usual
+    assert sorted(p.name for p in first.iterdir()) == [
+        "figures", "report.html", "report.md", "results.json",
+    ]  # fmt: skip
+    second, html_again, markdown_again = rendered(tmp_path, results, "again")
+    assert html == html_again
+    assert markdown == markdown_again
+    drawn = sorted(p.name for p in (first / "figures").iterdir())
+    assert drawn == [
+        "accuracy.svg", "class-f1.svg", "confusion-multinomial.svg", "confusion-ovo.svg",
+        "confusion-ovr.svg", "validation.svg",
+    ]  # fmt: skip
+    for name in drawn:
+        assert (first / "figures" / name).read_bytes() == (second / "figures" / name).read_bytes()
+        assert f"figures/{name}" in markdown
+
+
+def test_the_page_fetches_nothing(usual):
+    _, html, _ = usual
+    page = Page(html)
+    assert not {"script", "img", "iframe", "object", "base"} & set(page.tags)
+    for tag, name, value in page.attributes:
+        if name in ("src", "href", "xlink:href", "data", "action"):
+            assert value.startswith(("#", "data:")), (tag, name, value)
+        if name == "style":
+            assert "url(" not in value.replace("url(#", "")
+    assert "@import" not in html
+    assert "default-src 'none'" in html
+
+
+def test_identifiers_are_unique_and_references_resolve(usual):
+    _, html, _ = usual
+    page = Page(html)
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    wanted = {
+        value[1:] for _, name, value in page.attributes if name.endswith("href") and value[0] == "#"
+    }
+    wanted |= set(re.findall(r"url\(#([^)]+)\)", html))
+    wanted |= {value for _, name, value in page.attributes if name == "aria-labelledby"}
+    assert wanted <= set(ids)
+
+
+def test_headings_tables_and_figures_are_accessible(usual):
+    _, html, _ = usual
+    page = Page(html)
+    assert page.tags.count("h1") == 1
+    assert page.tags.count("table") == page.tags.count("caption")
+    assert page.tags.count("svg") == sum(
+        1 for tag, name, value in page.attributes if (tag, name, value) == ("svg", "role", "img")
+    )
+    assert page.tags.count("th") == sum(
+        1 for tag, name, _ in page.attributes if (tag, name) == ("th", "scope")
+    )
+    assert ("html", "lang", "en") in page.attributes
+
+
+def test_every_number_of_the_table_is_shown(usual, results):
+    _, html, markdown = usual
+    for document in (html, markdown):
+        for entry in results["strategies"].values():
+            test = entry["test"]
+            for shown in (
+                percent(test["accuracy"]), span(test["accuracy_ci95"]), percent(test["macro_f1"]),
+                number(test["log_loss"]), number(test["brier"]), percent(test["ece"]),
+                percent(test["top2_accuracy"]), percent(test["balanced_accuracy"]),
+                general(entry["C"]), seconds(entry["fit_seconds"]),
+            ):  # fmt: skip
+                assert shown in document
+        for comparison in results["comparisons"]:
+            assert interval(comparison["difference_ci95"]) in document
+        question = results["comparisons"][0]
+        for key in ("both_right", "only_a_right", "only_b_right", "both_wrong"):
+            assert count(question[key]) in document
+    assert results["verdict"].split(".")[0] in html
+
+
+def test_class_names_show_as_text(tmp_path, make_results):
+    names = [HOSTILE, "a|b", "$\\foo$", "`c` *x* _y_", "q\"u&o'te", "猫\n犬", "dog"]
+    hostile, _, _ = make_results(names=names, n=90)
+    folder, html, markdown = rendered(tmp_path, hostile)
+    assert "<script" not in html.lower()
+    shown = "".join(Page(html).text)
+    for name in names:
+        assert name in shown
+    assert HOSTILE not in markdown
+    part = markdown[markdown.index("F1 of every class") : markdown.index("## Is any")]
+    rows = [line for line in part.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + len(names)
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {7}
+    for path in (folder / "figures").iterdir():
+        ElementTree.parse(path)
+        assert HOSTILE not in path.read_text("utf-8")
+
+
+def test_random_weights_are_said_first(tmp_path, make_results, usual):
+    random, _, _ = make_results(source="random")
+    _, html, markdown = rendered(tmp_path, random)
+    assert html.index("weights are random.") < html.index("The verdict")
+    assert "make features" in html
+    assert markdown.index("weights are random.") < markdown.index("## The verdict")
+    assert "weights are random" not in usual[1]
+
+
+def test_warnings_and_unconverged_fits_are_shown(tmp_path, results):
+    results["warnings"] = ["The OvO fit did not converge."]
+    results["comparisons"][0]["converged"] = False
+    results["strategies"]["ovo"]["converged"] = False
+    results["strategies"]["ovo"]["certificate"]["gap_bound"] = None
+    _, html, markdown = rendered(tmp_path, results)
+    for document in (html, markdown):
+        assert "The OvO fit did not converge." in document
+        assert "not converged: no verdict" in document
+
+
+def test_one_strategy_with_given_c_and_two_classes(tmp_path, make_results):
+    single, _, _ = make_results(names=["no", "yes"], strategies=["ovr"], n=50)
+    single["strategies"]["ovr"]["validation"] = []
+    folder, html, markdown = rendered(tmp_path, single)
+    assert "C was given: OvR 0.01" in html
+    assert "nothing to compare" in markdown
+    assert not (folder / "figures" / "validation.svg").exists()
+
+
+def test_many_classes(tmp_path, make_results):
+    many, _, _ = make_results(names=[f"class {i}" for i in range(60)], n=900)
+    folder, html, _ = rendered(tmp_path, many)
+    assert "no room for numbers" in html
+    assert not (folder / "figures" / "class-f1.svg").exists()
+    assert 'src="' not in html
+
+
+def test_most_confused_counts_by_hand():
+    def entry(matrix):
+        return {"test": {"confusion_matrix": matrix}}
+
+    strategies = {
+        "ovr": entry([[5, 2, 0], [1, 3, 0], [0, 0, 4]]),
+        "ovo": entry([[6, 1, 0], [0, 1, 3], [0, 0, 4]]),
+    }
+    assert most_confused(strategies, ["a", "b", "c"]) == [
+        {"truth": "a", "answer": "b", "support": 7, "counts": [2, 1]},
+        {"truth": "b", "answer": "c", "support": 4, "counts": [0, 3]},
+        {"truth": "b", "answer": "a", "support": 4, "counts": [1, 0]},
+    ]
+    assert len(most_confused(strategies, ["a", "b", "c"], n=1)) == 1
+
+
+def test_figures_are_standalone_svg_and_inline_svg(results):
+    for name, svg in draw_figures(results).items():
+        root = ElementTree.fromstring(svg)
+        assert root.tag.endswith("svg")
+        assert root.find("{http://www.w3.org/2000/svg}title").text
+        assert "<style" not in svg
+        inline = figures.inline(svg)
+        assert inline.startswith("<svg ")
+        assert "currentColor" in inline
+        assert figures.INK not in inline
+        assert figures.PAPER not in inline
+        assert not re.match(r"<svg [^>]*\swidth=", inline), name
+
+
+def test_long_names_keep_both_ends():
+    assert figures.shorten("short") == "short"
+    shortened = figures.shorten("a very long name of class 17", 12)
+    assert len(shortened) == 12
+    assert shortened.startswith("a very")
+    assert shortened.endswith("17")
+
+
+def test_extract_command_is_rebuilt_from_the_request():
+    store = {
+        "request": {
+            "options": {
+                "dataset": "cifar10", "data_url": None, "model": "mobilenetv2_100",
+                "weights": "file", "model_args": {"pad_type": "same"}, "image_size": 128,
+                "pool": "default", "mean": [0.5, 0.25, 0.5], "precision": "auto", "limit": None,
+                "store_dtype": "float16",
+            },
+            "files": {
+                "dataset": {"path": "my data/cifar-10-binary.tar.gz"},
+                "weights": {"path": "w.safetensors"},
+            },
+        }
+    }  # fmt: skip
+    assert extract_command(store) == (
+        "python -m extract --dataset=cifar10 '--data-dir=my data' --model=mobilenetv2_100 "
+        "--weights=w.safetensors --model-arg=pad_type=same --image-size=128 --mean=0.5,0.25,0.5 "
+        "--store-dtype=float16"
+    )
+    assert extract_command({}) == ""
+
+
+DELETE = object()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (("schema_version",), 2, "newer than 1"),
+        (("schema_version",), DELETE, "no schema_version"),
+        (("kind",), DELETE, "kind is missing"),
+        (("strategies", "ovr", "test", "accuracy"), "high", "strategies.ovr.test.accuracy is str"),
+        (("strategies", "ovr", "converged"), 1, "strategies.ovr.converged is int, expected bool"),
+        (("strategies", "ovr", "n_iter"), True, "expected int"),
+        (("strategies", "ovr", "test", "confusion_matrix"), [[1]], "is not 10 x 10"),
+        (("strategies",), {}, "no strategy"),
+        (("comparisons", 0, "a"), "svm", "not in strategies"),
+        (("comparisons", 0, "difference_ci95"), [0.1], "is not a pair"),
+        (("class_names", 0), "zeppelin", "does not name the classes"),
+        (("store", "key"), None, "store.key is NoneType, expected str"),
+    ],
+)
+def test_damaged_results_are_refused_with_the_place(tmp_path, results, path, value, told):
+    parent = results
+    for key in path[:-1]:
+        parent = parent[key]
+    if value is DELETE:
+        del parent[path[-1]]
+    else:
+        parent[path[-1]] = value
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(results))
+    with pytest.raises(UserError) as error:
+        read_results(file)
+    assert told in str(error.value)
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '"text"', "\x00\xff", "[" * 100_000])
+def test_what_is_not_results_is_refused(tmp_path, content):
+    file = tmp_path / "results.json"
+    file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=re.escape(str(file))):
+        read_results(file)
+
+
+def test_json_has_no_nan():
+    import numpy as np
+
+    value = {"a": float("nan"), "b": [np.float32(1.5), np.inf], "c": np.arange(2), 3: (True, None)}
+    assert json_ready(value) == {"a": None, "b": [1.5, None], "c": [0, 1], "3": [True, None]}
+
+
+def test_markdown_text():
+    assert markdown_text("a_b.h5") == "a_b.h5"
+    assert markdown_text("_a_ *b* `c` [d](e) <f> |") == (r"\_a\_ \*b\* \`c\` \[d\](e) &lt;f&gt; \|")
+    assert markdown_text(3) == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (0.0412, "0.04 s"), (12.34, "12.3 s"), (200.0, "3 min 20 s"), (119.6, "119.6 s")],
+)
+def test_seconds(value, text):
+    assert seconds(value) == text
+
+
+def test_terminal_table_is_aligned(results, monkeypatch):
+    lines = results_table(results, colour=False).splitlines()
+    assert lines[0].split()[0] == "strategy"
+    assert [line.split()[0] for line in lines[1:]] == ["multinomial", "OvR", "OvO"]
+    ends = {len(line) for line in lines}
+    assert len(ends) == 1
+    assert "\x1b" not in results_table(results, colour=False)
+    assert "\x1b[1m" in results_table(results, colour=True)
+
+
+def test_terminal_text_cannot_steer_the_terminal():
+    assert "\x1b" not in printable("\x1b]0;x\x07")
+    assert printable("128\N{NO-BREAK SPACE}px") == "128 px"
+    assert width("猫") == 2
+    assert table(["a", "b"], [["猫", "1"], ["xy", "22"]]).splitlines()[1:] == ["猫   1", "xy  22"]
+
+
+def test_colour_is_for_terminals_without_no_color(monkeypatch):
+    from classify.terminal import wants_colour
+
+    class Terminal:
+        def isatty(self):
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert wants_colour(Terminal())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not wants_colour(Terminal())
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert not wants_colour(Terminal())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+def test_the_page_does_not_overflow_a_phone(tmp_path, make_results):
+    """The page is asked in Chromium itself; a long class name must not push anything out."""
+    import subprocess
+
+    wide, _, _ = make_results(names=["x" * 70, *(f"class {i}" for i in range(11))], n=300)
+    _, html, _ = rendered(tmp_path, wide)
+    # A frame of 390 pixels, since a window cannot be that narrow everywhere.
+    probe = html.replace("default-src 'none'", "default-src 'none'; script-src 'unsafe-inline'")
+    probe = probe.replace(
+        "</body>",
+        "<script>document.title = 'width ' + document.documentElement.scrollWidth</script></body>",
+    )
+    (tmp_path / "probe.html").write_text(probe, encoding="utf-8")
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        '<!doctype html><body style="margin:0"><iframe src="probe.html" width="390" height="800" '
+        'style="border:0" onload="document.title = this.contentDocument.title"></iframe>'
+        "<script>setTimeout(() => { document.body.append(document.title) }, 500)</script>"
+    )
+    done = subprocess.run(
+        [
+            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            "--allow-file-access-from-files", "--virtual-time-budget=3000",
+            f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", frame.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    found = re.search(r"width (\d+)", done.stdout)
+    assert found, done.stdout[-500:]
+    assert int(found.group(1)) <= 390
