@@ -17,6 +17,7 @@ import platform
 import re
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -241,7 +242,7 @@ def lock(
 
     The lock saves work; it is not what keeps files whole (atomic renames are). So where the
     file system has no locks, the block runs without one. A lock ends with its process, however
-    that ends, and its file is removed by whoever held it last.
+    that ends; its empty file stays, because removing it would let two processes hold two locks.
 
     Parameters
     ----------
@@ -260,51 +261,29 @@ def lock(
     UserError
         If the lock file cannot be created.
     """
+    import filelock
+
     path = Path(path)
+    held = filelock.FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, held = _acquire(path, on_wait)
-    except OSError as error:
-        raise UserError(f"cannot create the lock {path}: {_reason(path, error)}") from error
-    try:
-        yield held
-    finally:
-        # Unlinked while still held: a waiting process notices that it got a nameless file.
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _acquire(path: Path, on_wait: Callable[[], object] | None) -> tuple[int, bool]:
-    """Open and lock the file under this name, even if its last holder removes it meanwhile."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it took another way where there is no flock
             try:
-                _flock(descriptor, wait=False)
-            except BlockingIOError:
+                held.acquire(timeout=0)
+            except filelock.Timeout:
                 if on_wait is not None:
                     on_wait()
-                    on_wait = None
-                _flock(descriptor, wait=True)
-            if os.fstat(descriptor).st_nlink > 0:
-                return descriptor, True
-        except OSError as error:
-            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
-                os.close(descriptor)
-                raise
-            return descriptor, False
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)
-
-
-def _flock(descriptor: int, *, wait: bool) -> None:
+                held.acquire()
+    except NotImplementedError:  # how filelock says that there is no flock
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP):
+            raise UserError(f"cannot create the lock {path}: {_reason(path, error)}") from error
     try:
-        import fcntl
-    except ImportError as error:
-        raise OSError(errno.ENOSYS, "this system has no flock") from error
-    fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield held.is_locked
+    finally:
+        held.release()
 
 
 def check_writable(folder: str | os.PathLike[str]) -> Path:

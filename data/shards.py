@@ -1,0 +1,189 @@
+"""Shards: consecutive rows of one split, on disk while a store is being computed.
+
+A shard is a sealed HDF5 file (`data.seal`) with the datasets ``features`` and ``ok`` and, as
+attributes, its receipt: which rows of which store it holds. It is made in memory, written to a
+temporary file, read back, synced and renamed, so that a shard under its final name is whole. One
+that was damaged afterwards is noticed, and computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from data.files import atomic_path
+from data.loading import load
+from data.records import FeatureArray, ShardReceipt, StoreError
+from data.rows import RowCheck, disk_trouble, raw_bytes, reserve
+from data.schema import FLOATS
+from data.store import Skeleton, opened
+
+SHARD_VERSION = 1
+_SLACK = 16 << 10
+
+
+def write_shard(
+    path: str | os.PathLike[str],
+    features: FeatureArray,
+    ok_mask: npt.NDArray[np.bool_],
+    *,
+    key: str,
+    split: str,
+    start: int,
+    ids: Sequence[str] | None = None,
+) -> ShardReceipt:
+    """Write the rows ``start`` to ``start + len(features)`` of a split.
+
+    Parameters
+    ----------
+    path : path
+        The final name; its folder must exist.
+    features : ndarray of float32 or float16, shape (k, n_features)
+        The embeddings, in the store's type.
+    ok_mask : ndarray of bool, shape (k,)
+        False for rows without an embedding, whose values do not matter.
+    key : str
+        Of the store.
+    split : str
+        ``train`` or ``test``.
+    start : int
+        The first row.
+    ids : sequence of str, optional
+        The names of the rows, for messages.
+
+    Returns
+    -------
+    ShardReceipt
+        What the shard says of itself.
+
+    Raises
+    ------
+    StoreError
+        If rows hold NaN or infinities or nothing but zeros (found here, hours before the
+        join), or if the disk does not take the file.
+    """
+    path = Path(path)
+    features = features if features.flags.c_contiguous else features.copy()
+    if features.dtype not in FLOATS or features.ndim != 2 or ok_mask.shape != features.shape[:1]:
+        raise ValueError(f"no shard: {features.dtype} {features.shape}, mask {ok_mask.shape}")
+    names = [f"row {start + i}" for i in range(len(features))] if ids is None else ids
+    check = RowCheck()
+    check.add(features[ok_mask], list(itertools.compress(names, ok_mask)))
+    trouble = check.message()
+    if trouble:
+        raise StoreError(f"the {split} split has {trouble}")
+
+    ok = np.ascontiguousarray(ok_mask, np.uint8)
+    receipt = ShardReceipt(
+        key, split, start, start + len(features), str(features.dtype), _digest(features, ok)
+    )
+    needed = features.nbytes + ok.nbytes + _SLACK
+    try:
+        with atomic_path(path) as temporary:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                reserve(descriptor, needed)
+                skeleton = Skeleton()
+                skeleton.add("/features", features.shape, features.dtype)
+                skeleton.add("/ok", ok.shape, ok.dtype)
+                for name, array in (("/features", features), ("/ok", ok)):
+                    skeleton.annotate({"sha256": skeleton.write(name, descriptor, array)}, name)
+                skeleton.annotate({"shard_version": SHARD_VERSION, **asdict(receipt)})
+                skeleton.finish(descriptor)
+            finally:
+                os.close(descriptor)
+            _read(temporary, key, split, start, receipt.stop)
+    except OSError as error:
+        raise StoreError(disk_trouble(path, error, needed)) from error
+    return receipt
+
+
+def read_shard(
+    path: str | os.PathLike[str],
+    *,
+    key: str,
+    split: str,
+    start: int,
+    stop: int,
+    on_damage: Callable[[str], object] | None = None,
+) -> tuple[FeatureArray, npt.NDArray[np.bool_]] | None:
+    """Read a shard, if it is there, whole, and the one that is meant.
+
+    Parameters
+    ----------
+    path : path
+        The shard.
+    key, split, start, stop
+        Which rows of which store it must hold.
+    on_damage : callable, optional
+        Called with the reason if there is a file but its rows must be computed again. A shard
+        that is simply not there is no damage.
+
+    Returns
+    -------
+    features : ndarray of float32 or float16, shape (stop - start, n_features)
+        The embeddings.
+    ok_mask : ndarray of bool, shape (stop - start,)
+        False for rows without one.
+        Or None in place of both: compute these rows.
+    """
+    path = Path(path)
+    if not path.exists():
+        return None
+    try:
+        return _read(path, key, split, start, stop)
+    except StoreError as error:
+        if on_damage is not None:
+            on_damage(str(error))
+        return None
+
+
+def _read(
+    path: Path, key: str, split: str, start: int, stop: int
+) -> tuple[FeatureArray, npt.NDArray[np.bool_]]:
+    with opened(path) as file:
+        if not file.sealed:
+            raise StoreError(f"{path} is damaged: it has no seal")
+        if file.number("shard_version") != SHARD_VERSION:
+            raise StoreError(f"{path} was written by another version of Icebox")
+        receipt = ShardReceipt(
+            file.text("key"),
+            file.text("split"),
+            file.number("start"),
+            file.number("stop"),
+            file.text("dtype"),
+            file.text("sha256"),
+        )
+        found = (receipt.key, receipt.split, receipt.start, receipt.stop)
+        if found != (key, split, start, stop):
+            raise StoreError(
+                f"{path} holds rows {receipt.start} to {receipt.stop} of {receipt.split} of the "
+                f"store {receipt.key[:8]}, not {start} to {stop} of {split} of {key[:8]}"
+            )
+        table, mask = file.stored("/features"), file.stored("/ok")
+        if (
+            table.dtype not in FLOATS
+            or mask.dtype != np.uint8
+            or len(table.shape) != 2
+            or table.shape[:1] != mask.shape
+            or mask.shape != (stop - start,)
+        ):
+            raise StoreError(f"{path} is damaged: arrays of {table.shape} and {mask.shape}")
+        arrays = load(path, file.descriptor, [table, mask], verify=False)
+    features, ok = arrays["/features"], arrays["/ok"]
+    if _digest(features, ok) != receipt.sha256:
+        raise StoreError(f"{path} is damaged: its rows are not those that were written")
+    return features, ok.astype(np.bool_)
+
+
+def _digest(features: FeatureArray, ok: npt.NDArray[np.uint8]) -> str:
+    digest = hashlib.sha256(raw_bytes(features))
+    digest.update(raw_bytes(ok))
+    return digest.hexdigest()

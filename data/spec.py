@@ -1,0 +1,133 @@
+"""From the settings that decide the numbers to a key, and from the key to file names."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+NAME_LENGTH = 100
+KEY_DIGITS = 8
+
+
+def canonical_json(value: Any) -> str:
+    """Write a value as JSON in the one form whose digest is the key.
+
+    Sorted names, no spaces, ASCII only, no NaN. ``1`` and ``1.0`` are different: whoever builds
+    a spec settles each number's type.
+
+    Parameters
+    ----------
+    value : object
+        Dicts with text keys, lists, tuples (as lists), text, numbers, booleans and None.
+
+    Returns
+    -------
+    str
+        JSON text.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the value is not JSON.
+    """
+    _check_names(value)
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
+
+
+def _check_names(value: Any) -> None:
+    # json would turn 1, True and None into text, and two different dicts into the same key.
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            if not isinstance(name, str):
+                raise TypeError(f"names must be text for canonical JSON, not {name!r}")
+            _check_names(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_names(inner)
+
+
+def spec_key(spec: Mapping[str, Any]) -> str:
+    """Digest a spec.
+
+    Parameters
+    ----------
+    spec : mapping
+        Everything that decides the numbers of a store.
+
+    Returns
+    -------
+    str
+        SHA-256 of the canonical JSON, 64 hexadecimal digits.
+    """
+    return hashlib.sha256(canonical_json(spec).encode("ascii")).hexdigest()
+
+
+def store_path(features_dir: str | os.PathLike[str], spec: Mapping[str, Any]) -> Path:
+    """Name the file of a spec: ``FEATURES_DIR/{dataset}/{model}-{image_size}px-{key8}.h5``.
+
+    Parameters
+    ----------
+    features_dir : path
+        The folder of all stores.
+    spec : mapping
+        With ``dataset.name``, ``model.name`` and ``preprocessing.image_size``.
+
+    Returns
+    -------
+    pathlib.Path
+        The final name. Characters that are unsafe in file names are replaced by ``-``.
+    """
+    dataset = _safe(spec["dataset"]["name"])
+    model = _safe(spec["model"]["name"])
+    size = spec["preprocessing"]["image_size"]
+    if isinstance(size, list | tuple):  # height and width
+        size = size[0] if len(set(size)) == 1 else "x".join(str(side) for side in size)
+    return Path(features_dir) / dataset / f"{model}-{size}px-{spec_key(spec)[:KEY_DIGITS]}.h5"
+
+
+def _safe(name: str) -> str:
+    kept = re.sub(r"[^A-Za-z0-9._+-]+", "-", name)[:NAME_LENGTH]
+    # A leading dot would hide the file, and '..' would leave the folder.
+    return kept.strip(".-") or "unnamed"
+
+
+def work_dir(features_dir: str | os.PathLike[str], key: str) -> Path:
+    """Name the folder for work in progress on a store.
+
+    Parameters
+    ----------
+    features_dir : path
+        The folder of all stores.
+    key : str
+        The store's key.
+
+    Returns
+    -------
+    pathlib.Path
+        ``FEATURES_DIR/.work/{key}``; not created.
+    """
+    return Path(features_dir) / ".work" / key
+
+
+def find_stores(features_dir: str | os.PathLike[str]) -> list[Path]:
+    """List the finished stores below a folder, by name.
+
+    Parameters
+    ----------
+    features_dir : path
+        The folder of all stores; it need not exist.
+
+    Returns
+    -------
+    list of pathlib.Path
+        Every ``{dataset}/*.h5``; work in progress and temporary files are not among them.
+    """
+    found = Path(features_dir).glob("*/*.h5")
+    return sorted(p for p in found if not p.name.startswith(".") and p.parent.name[0] != ".")

@@ -1,0 +1,474 @@
+"""The feature store: one HDF5 file, whole and verified, or none. The one place that knows HDF5.
+
+Schema 1
+--------
+=============================  ================================================================
+object                         what
+=============================  ================================================================
+``/{split}/features``          little-endian float32 or float16, (n_samples, n_features); the
+                               splits are ``train`` and ``test``
+``/{split}/labels``            little-endian int64, (n_samples,): indices into ``class_names``
+``/{split}/ids``               text of variable length, UTF-8, no NUL: which image a row is
+``/train/moments/count``       int64, (n_classes,); the group is optional
+``/train/moments/mean``        float32, (n_classes, n_features)
+``/train/moments/scatter``     float32, (n_classes, n_features, n_features): see `data.moments`
+root ``schema_version``        integer, 1
+root ``key``                   SHA-256, hex, of the canonical JSON of ``spec`` (`data.spec`)
+root ``spec``                  JSON object: everything that decides the numbers
+root ``provenance``            JSON object: how, where and when they were computed
+root ``request``               JSON object: the options as given
+root ``class_names``           JSON list of text
+``sha256`` on each dataset     SHA-256, hex, of its bytes in C order; of ``ids``: of each id's
+                               UTF-8 bytes followed by one NUL
+after HDF5's end of file       the seal: a checksum of all other bytes (`data.seal`)
+=============================  ================================================================
+
+Attributes are text of variable length. Datasets are contiguous, uncompressed and hard-linked, so
+that they can be read without HDF5 and mapped into memory (embeddings barely compress, and every
+run reads them); metadata is in the format of HDF5 1.10, under its checksums. Rows are in the
+order of the dataset, without those that have no embedding. Writing: `data.joining`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from data.loading import AGAIN, Stored, check_labels, iter_table, load, to_features
+from data.records import (
+    DatasetReport,
+    Features,
+    Header,
+    Report,
+    ShardReceipt,
+    SplitSource,
+    StoreError,
+)
+from data.rows import raw_bytes, write_at
+from data.schema import SCHEMA_VERSION, SPLITS, TEXT, describe
+from data.seal import SEAL_VERSION, SIGNATURE, BrokenSealError, Extent, append_seal, check_seal
+from data.sparse import SparseFile
+from data.spec import canonical_json, find_stores, spec_key, store_path, work_dir
+
+if TYPE_CHECKING:
+    from data.joining import join
+    from data.shards import read_shard, write_shard
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Features",
+    "Header",
+    "Report",
+    "ShardReceipt",
+    "SplitSource",
+    "StoreError",
+    "canonical_json",
+    "find_stores",
+    "iter_blocks",
+    "join",
+    "open_features",
+    "read_header",
+    "read_shard",
+    "spec_key",
+    "store_path",
+    "verify_store",
+    "work_dir",
+    "write_shard",
+]
+
+TEXT_LIMIT = 16 << 20
+_ALIGN_FROM, _ALIGN = 4096, 64
+# What h5py raises for damaged files.
+_ODD = (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError)
+Answer = TypeVar("Answer")
+
+
+def __getattr__(name: str) -> Any:
+    """Import the writing half when it is first used: readers do without it."""
+    if name == "join":
+        from data.joining import join
+
+        return join
+    if name in ("read_shard", "write_shard"):
+        from data import shards
+
+        return getattr(shards, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """Read what a store says of itself, in a few milliseconds.
+
+    Everything outside the arrays is verified; the arrays are not read.
+
+    Parameters
+    ----------
+    path : path
+        A feature store.
+
+    Returns
+    -------
+    Header
+        Attributes and shapes.
+
+    Raises
+    ------
+    StoreError
+        If it is missing, damaged, or of another schema.
+    """
+    with opened(path) as file:
+        return describe(file)[0]
+
+
+def open_features(path: str | os.PathLike[str], *, verify: bool = True) -> Features:
+    """Read a feature store into memory.
+
+    Parameters
+    ----------
+    path : path
+        A feature store.
+    verify : bool
+        Compare every array with its digest, and refuse NaN and infinities. Without it only
+        the structure, the labels and the bytes outside the arrays are checked.
+
+    Returns
+    -------
+    Features
+        Read-only arrays; no file stays open.
+
+    Raises
+    ------
+    StoreError
+        If anything is wrong with the file; the message says what, and what to do.
+    """
+    with opened(path) as file:
+        return _load(file, verify=verify)[0]
+
+
+def verify_store(path: str | os.PathLike[str]) -> Report:
+    """Verify a feature store from the first byte to the last.
+
+    Parameters
+    ----------
+    path : path
+        A feature store.
+
+    Returns
+    -------
+    Report
+        What it holds: every dataset with its digest.
+
+    Raises
+    ------
+    StoreError
+        If anything is wrong with the file.
+    """
+    with opened(path) as file:
+        features, datasets = _load(file, verify=True)
+    reports = tuple(
+        DatasetReport(d.name, d.shape, "text" if d.dtype == TEXT else str(d.dtype), d.sha256)
+        for d in datasets.values()
+    )
+    header = Header(**{field.name: getattr(features, field.name) for field in fields(Header)})
+    return Report(header, reports, file.sealed, file.size)
+
+
+def iter_blocks(
+    path: str | os.PathLike[str], split: str, rows: int = 4096, *, verify: bool = True
+) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
+    """Read a split in blocks of rows, without holding all of it in memory.
+
+    Parameters
+    ----------
+    path : path
+        A feature store.
+    split : {"train", "test"}
+        Which split.
+    rows : int
+        Rows of a block; the last one may have fewer.
+    verify : bool
+        Refuse NaN and infinities block by block, and after the last block compare all that
+        was read with its digest.
+
+    Yields
+    ------
+    features : ndarray of float32 or float16, shape (k, n_features)
+        The rows.
+    labels : ndarray of int64, shape (k,)
+        Their classes.
+
+    Raises
+    ------
+    StoreError
+        If anything is wrong with the file.
+    """
+    if split not in SPLITS or rows < 1:
+        raise ValueError(f"no split {split!r}, or no blocks of {rows} rows")
+    with opened(path) as file:
+        header, datasets = describe(file)
+        name = f"/{split}/labels"
+        labels = load(file.path, file.descriptor, [datasets[name]], verify=verify)[name]
+        check_labels(file.path, name, labels, len(header.class_names))
+        table = datasets[f"/{split}/features"]
+        blocks = iter_table(file.path, file.descriptor, table, rows, verify=verify)
+        for start, block in zip(range(0, len(labels), rows), blocks, strict=True):
+            yield block, labels[start : start + len(block)]
+
+
+def _load(file: StoreFile, *, verify: bool) -> tuple[Features, dict[str, Stored]]:
+    header, datasets = describe(file)
+    found = load(file.path, file.descriptor, list(datasets.values()), verify=verify)
+    return to_features(header, found), datasets
+
+
+def _guarded(method: Callable[..., Answer]) -> Callable[..., Answer]:
+    """Turn whatever h5py raises for a damaged file into a `StoreError`."""
+
+    @functools.wraps(method)
+    def guarded(self: StoreFile, *args: Any) -> Answer:
+        try:
+            return method(self, *args)
+        except _ODD as error:
+            raise _damaged(self.path, error) from error
+
+    return guarded
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    reason = " ".join(str(error).split())[:200]
+    return StoreError(f"{path} is damaged: {reason}. {AGAIN}")
+
+
+class StoreFile:
+    """An HDF5 file open for reading, of which nothing is believed unchecked.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        The file.
+    descriptor : int
+        The same file, for raw reads.
+    size : int
+        Its bytes.
+    sealed : bool
+        Whether it carries a seal that this version of Icebox knows, and that is whole.
+    """
+
+    def __init__(self, path: Path, file: h5py.File, descriptor: int, seal: int | None) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self.size = os.fstat(descriptor).st_size
+        self.sealed = seal == SEAL_VERSION
+        self.foreign_seal = seal is not None and not self.sealed
+        self._file = file
+
+    @_guarded
+    def version(self) -> object:
+        """Return the root attribute ``schema_version``, or None."""
+        return self._file.attrs.get("schema_version")
+
+    @_guarded
+    def has(self, name: str) -> bool:
+        """Say whether an object of this name is in the file itself."""
+        return self._find(name) is not None
+
+    @_guarded
+    def text(self, name: str, node: Any = None) -> str:
+        """Return a text attribute, of bounded size, of the root or of another object."""
+        node = self._file if node is None else node
+        if name not in node.attrs:
+            raise StoreError(
+                f"{self.path} is not a feature store: {node.name} has no {name!r}. {AGAIN}"
+            )
+        found = node.attrs.get_id(name)
+        if found.shape != () or h5py.check_string_dtype(found.dtype) is None:
+            raise StoreError(f"{self.path}: attribute {name!r} of {node.name} is not text. {AGAIN}")
+        text = node.attrs[name] if found.get_storage_size() <= TEXT_LIMIT else None
+        if text is None or len(text) > TEXT_LIMIT:
+            raise StoreError(f"{self.path}: attribute {name!r} has more than {TEXT_LIMIT:,} bytes")
+        return text.decode("utf-8") if isinstance(text, bytes) else str(text)
+
+    @_guarded
+    def number(self, name: str) -> int:
+        """Return a whole number that is an attribute of the root."""
+        value = self._file.attrs.get(name)
+        if not isinstance(value, int | np.integer):
+            raise StoreError(f"{self.path}: it has no number {name!r}. {AGAIN}")
+        return int(value)
+
+    @_guarded
+    def stored(self, name: str) -> Stored:
+        """Find a dataset, and make sure that it lies in this file, whole, before it is read."""
+        node = self._find(name)
+        if node is None:
+            raise StoreError(f"{self.path} is not a feature store: it has no {name}. {AGAIN}")
+        if not isinstance(node, h5py.Dataset):
+            raise StoreError(f"{self.path}: {name} is not a dataset. {AGAIN}")
+        layout = node.id.get_create_plist()
+        if layout.get_external_count() or node.is_virtual:
+            raise StoreError(f"{self.path}: {name} is kept in other files, which are not read")
+        if layout.get_layout() != h5py.h5d.CONTIGUOUS or node.shape is None:
+            raise StoreError(f"{self.path}: {name} is not stored contiguously, as schema 1 asks")
+        text = h5py.check_string_dtype(node.dtype)
+        dtype = TEXT if text is not None and text.length is None else node.dtype
+        found = Stored(name, node.shape, dtype, node.id.get_offset() or 0, "")
+        held = node.id.get_storage_size()
+        if found.nbytes != held or found.offset + held > self.size:
+            raise StoreError(
+                f"{self.path} is damaged: {name} of shape {node.shape} needs {found.nbytes:,} "
+                f"bytes, and the file of {self.size:,} bytes has {held:,} for it. {AGAIN}"
+            )
+        return replace(found, sha256=self.text("sha256", node))
+
+    def _find(self, name: str) -> Any:
+        """Walk down the groups, link by link: h5py itself would follow links to other files."""
+        node: Any = self._file
+        for part in name.strip("/").encode().split(b"/"):
+            if not isinstance(node, h5py.Group) or not node.id.links.exists(part):
+                return None
+            if node.id.links.get_info(part).type != h5py.h5l.TYPE_HARD:
+                raise StoreError(
+                    f"{self.path}: {name} is a link to elsewhere, which is not followed. {AGAIN}"
+                )
+            node = node[part]
+        return node
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[StoreFile]:
+    """Open an HDF5 file that may be damaged or hostile; what goes wrong becomes a `StoreError`.
+
+    The seal is checked on the very bytes that HDF5 then reads, through one descriptor, so a
+    file that is replaced meanwhile is read whole, old or new. No HDF5 lock is taken.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+
+    Yields
+    ------
+    StoreFile
+        Valid within the block.
+    """
+    path = Path(path)
+    try:
+        stream = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by the block below
+    except FileNotFoundError as error:
+        raise StoreError(f"{path} does not exist. Write it with python -m extract") from error
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+    with stream:
+        try:
+            _check_start(path, stream)
+            seal = check_seal(stream.fileno())
+            try:
+                file = h5py.File(stream, "r")
+            except _ODD as error:
+                raise _damaged(path, error) from error
+            with file:
+                yield StoreFile(path, file, stream.fileno(), seal)
+        except BrokenSealError as error:
+            raise StoreError(f"{path} is damaged: {error}. {AGAIN}") from error
+        except MemoryError as error:
+            raise StoreError(f"{path} does not fit into the memory that is free") from error
+        except (OSError, EOFError) as error:  # the disk, or a writer that cuts the file
+            raise _damaged(path, error) from error
+
+
+def _check_start(path: Path, stream: Any) -> None:
+    start = stream.read(len(SIGNATURE))
+    if not start:
+        raise StoreError(f"{path} is empty, not a feature store. {AGAIN}")
+    if start != SIGNATURE:
+        raise StoreError(
+            f"{path} is not an HDF5 file: it begins with {start!r}. Give the path of a feature "
+            "store, FEATURES_DIR/DATASET/*.h5"
+        )
+
+
+class Skeleton:
+    """An HDF5 file being made in memory, without the content of its arrays.
+
+    Datasets are allocated at once, so that their content can go to its place on the disk by
+    plain writes; HDF5's own bytes follow when all digests are known.
+    """
+
+    def __init__(self) -> None:
+        self._bytes = SparseFile()
+        access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+        access.set_fileobj_driver(h5py.h5fd.fileobj_driver, self._bytes)
+        access.set_libver_bounds(h5py.h5f.LIBVER_V110, h5py.h5f.LIBVER_V110)
+        access.set_alignment(_ALIGN_FROM, _ALIGN)
+        access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+        made = h5py.h5f.create(b"in memory", h5py.h5f.ACC_TRUNC, _timeless("FILE_CREATE"), access)
+        self._file = h5py.File(made)
+        self.extents: dict[str, Extent] = {}
+
+    def add(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+        """Allocate an array of numbers."""
+        early = _timeless("DATASET_CREATE")
+        early.set_layout(h5py.h5d.CONTIGUOUS)
+        early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        early.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        group, _, leaf = name.strip("/").rpartition("/")
+        parent = self._group(group)
+        kind = h5py.h5t.py_create(np.dtype(dtype).newbyteorder("<"))
+        space = h5py.h5s.create_simple(shape)
+        made = h5py.h5d.create(parent.id, leaf.encode(), kind, space, early)
+        self.extents[name] = (made.get_offset() or 0, made.get_storage_size())
+
+    def _group(self, name: str) -> h5py.Group:
+        node = self._file
+        for part in name.split("/") if name else []:
+            if part not in node:
+                h5py.h5g.create(node.id, part.encode(), gcpl=_timeless("GROUP_CREATE"))
+            node = node[part]
+        return node
+
+    def add_texts(self, name: str, texts: list[str]) -> None:
+        """Add a dataset of texts, with its content."""
+        self._file.create_dataset(name, data=texts, shape=(len(texts),), dtype=h5py.string_dtype())
+
+    def annotate(self, values: Mapping[str, str | int], name: str = "/") -> None:
+        """Set attributes."""
+        for key, value in values.items():
+            self._file[name].attrs[key] = value
+
+    def write(self, name: str, descriptor: int, array: npt.NDArray[Any]) -> str:
+        """Write an array to its place on the disk, and return its digest."""
+        content = raw_bytes(np.ascontiguousarray(array))
+        write_at(descriptor, self.extents[name][0], content)
+        return hashlib.sha256(content).hexdigest()
+
+    def discard(self) -> None:
+        """Close the file without writing it anywhere."""
+        self._file.close()
+
+    def finish(self, descriptor: int) -> None:
+        """Write HDF5's own bytes around the arrays, and the seal after them."""
+        self._file.close()
+        outside = sorted(extent for extent in self.extents.values() if extent[1])
+        position = 0
+        for offset, length in [*outside, (self._bytes.size, 0)]:
+            self._bytes.seek(position)
+            write_at(descriptor, position, memoryview(self._bytes.read(offset - position)))
+            position = offset + length
+        append_seal(descriptor, self._bytes.size, outside)
+
+
+def _timeless(kind: str) -> Any:
+    """Make creation properties without times, which would make equal files differ."""
+    properties = h5py.h5p.create(getattr(h5py.h5p, kind))
+    properties.set_obj_track_times(False)
+    return properties

@@ -1,0 +1,58 @@
+"""Stores of every schema version that was ever released are read by every later Icebox."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.schema import READERS, SCHEMA_VERSION
+from data.store import iter_blocks, open_features, verify_store
+
+HERE = Path(__file__).parent
+FROZEN = {1: "e7010ec45ddd7175c12ade3a91692fa1e25a952a597c87b67116948cf2bff965"}
+
+
+def script(version):
+    spec = importlib.util.spec_from_file_location("made", HERE / f"make_schema_{version}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_there_is_a_frozen_file_and_a_reader_for_every_version():
+    assert sorted(FROZEN) == sorted(READERS) == list(range(1, SCHEMA_VERSION + 1))
+
+
+@pytest.mark.parametrize("version", FROZEN)
+def test_the_frozen_file_was_not_made_anew(version):
+    content = (HERE / f"schema-{version}.h5").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == FROZEN[version]
+
+
+def test_schema_1():
+    path, made = HERE / "schema-1.h5", script(1)
+    found = open_features(path)
+    assert found.schema_version == 1
+    assert found.key == "dc280f1bc01f20a26e200e4cdcb9f927d9a5526003dfdaad40eff34ccd33f7bb"
+    assert found.spec == made.SPEC
+    assert found.class_names == made.CLASS_NAMES
+    assert found.request == {"options": {"model": "test_model"}, "schema": 1}
+    assert found.provenance["skipped_images"] == ["train/ä-2.png", "test/ä-2.png"]
+    for split, n, first in ((found.train, made.N_TRAIN, 0), (found.test, made.N_TEST, 5)):
+        ok = np.arange(n) != 2
+        np.testing.assert_array_equal(split.features, made.rows(n, first)[ok])
+        np.testing.assert_array_equal(split.labels, (np.arange(n) % 3)[ok])
+    assert found.train.ids == [f"train/ä-{n}.png" for n in range(24) if n != 2]
+    assert found.test.ids == ["test/ä-0.png", "test/ä-1.png", "test/ä-3.png"]
+    for index in range(3):
+        rows = found.train.features[found.train.labels == index].astype(float)
+        centred = rows - rows.mean(axis=0)
+        assert found.moments.count[index] == len(rows)
+        np.testing.assert_allclose(found.moments.mean[index], rows.mean(axis=0), rtol=1e-6)
+        np.testing.assert_allclose(found.moments.scatter[index], centred.T @ centred, rtol=1e-5)
+    assert verify_store(path).sealed
+    assert sum(len(block) for block, _ in iter_blocks(path, "train", 5)) == 23
