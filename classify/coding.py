@@ -1,0 +1,183 @@
+"""From the scores of the linear heads to answers: decisions and probabilities.
+
+Three strategies turn ``n_classes`` classes into linear heads:
+
+========================  ==========================================  =======================
+strategy                  heads                                       head ``k`` is positive for
+========================  ==========================================  =======================
+``multinomial``           ``n_classes`` (one softmax)                 class ``k``
+``ovr`` (one-vs-rest)     ``n_classes`` binary problems               class ``k``
+``ovo`` (one-vs-one)      ``n_classes (n_classes - 1) / 2`` pairs      the later class of the pair
+========================  ==========================================  =======================
+
+Two classes need one head in each of them, positive for the second class. Everything here is a
+pure function of the scores, so that a head read from a file answers exactly as the estimator
+that was trained.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.coupling import couple
+
+STRATEGIES = ("multinomial", "ovr", "ovo")
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+def class_pairs(n_classes: int) -> npt.NDArray[np.intp]:
+    """List the pairs of classes that one-vs-one trains, in scikit-learn's order.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes, at least 2.
+
+    Returns
+    -------
+    ndarray of int, shape (n_classes * (n_classes - 1) / 2, 2)
+        ``(0, 1), (0, 2), ..., (1, 2), ...``; the second of a pair is its positive class.
+    """
+    return np.stack(np.triu_indices(n_classes, k=1), axis=1)
+
+
+def n_heads(strategy: str, n_classes: int) -> int:
+    """Count the linear heads (rows of ``coef_``) of a strategy.
+
+    Parameters
+    ----------
+    strategy : {'multinomial', 'ovr', 'ovo'}
+        How classes become heads.
+    n_classes : int
+        Number of classes, at least 2.
+
+    Returns
+    -------
+    int
+        1 for two classes, whatever the strategy.
+    """
+    _check_strategy(strategy)
+    if n_classes == 2:
+        return 1
+    return n_classes * (n_classes - 1) // 2 if strategy == "ovo" else n_classes
+
+
+def decision_values(strategy: str, scores: Floats, n_classes: int) -> Floats:
+    """Return what ``decision_function`` of the estimator returns.
+
+    Parameters
+    ----------
+    strategy : {'multinomial', 'ovr', 'ovo'}
+        How classes became heads.
+    scores : ndarray of float, shape (n_samples, n_heads) or (n_samples,)
+        Linear scores ``X @ coef_.T + intercept_``.
+    n_classes : int
+        Number of classes, at least 2.
+
+    Returns
+    -------
+    ndarray of float, shape (n_samples, n_classes), or (n_samples,) for two classes
+        One-vs-one: votes plus confidences squeezed into (-1/3, 1/3), as scikit-learn's
+        ``OneVsOneClassifier`` does. Otherwise the scores themselves.
+    """
+    scores = _check_scores(strategy, scores, n_classes)
+    if strategy == "ovo":
+        values = _votes_and_confidences(scores, n_classes)
+        return values[:, 1] if n_classes == 2 else values
+    return scores[:, 0] if n_classes == 2 else scores
+
+
+def decide(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.intp]:
+    """Return the index of the predicted class of each row.
+
+    Parameters
+    ----------
+    strategy : {'multinomial', 'ovr', 'ovo'}
+        How classes became heads.
+    scores : ndarray of float, shape (n_samples, n_heads) or (n_samples,)
+        Linear scores ``X @ coef_.T + intercept_``.
+    n_classes : int
+        Number of classes, at least 2.
+
+    Returns
+    -------
+    ndarray of int, shape (n_samples,)
+        The arg max of `decision_values`: a tie goes to the class that comes first (for two
+        classes, a score of exactly zero is class 0).
+    """
+    values = decision_values(strategy, scores, n_classes)
+    if n_classes == 2:
+        return (values > 0).astype(np.intp)
+    return np.argmax(values, axis=1)
+
+
+def probabilities(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
+    """Return the probability of each class for each row.
+
+    Parameters
+    ----------
+    strategy : {'multinomial', 'ovr', 'ovo'}
+        How classes became heads.
+    scores : ndarray of float, shape (n_samples, n_heads) or (n_samples,)
+        Linear scores ``X @ coef_.T + intercept_``.
+    n_classes : int
+        Number of classes, at least 2.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_samples, n_classes)
+        Rows sum to 1. Multinomial: the softmax. One-vs-rest: each head's sigmoid, normalised; the
+        quotient is taken in logarithms, so that a row whose sigmoids all underflow still has
+        probabilities. One-vs-one: the pairwise probabilities coupled by the second method of Wu,
+        Lin and Weng (2004), see `classify.coupling`.
+    """
+    exact = _check_scores(strategy, scores, n_classes).astype(np.float64)
+    if n_classes == 2:
+        return np.exp(np.concatenate([_log_sigmoid(-exact), _log_sigmoid(exact)], axis=1))
+    if strategy == "ovo":
+        return couple(np.exp(_log_sigmoid(-exact)), n_classes)
+    logits = _log_sigmoid(exact) if strategy == "ovr" else exact
+    logits = logits - logits.max(axis=1, keepdims=True)
+    mass = np.exp(logits)
+    return mass / mass.sum(axis=1, keepdims=True)
+
+
+def _log_sigmoid(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.minimum(scores, 0.0) - np.log1p(np.exp(-np.abs(scores)))
+
+
+def _votes_and_confidences(scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
+    """Votes decide; the summed confidences, kept below a third of a vote, break ties."""
+    pairs = class_pairs(n_classes)
+    # One column of +-1 for each pair, so that sums over a class's pairs are matrix products.
+    sign = np.zeros((len(pairs), n_classes))
+    sign[np.arange(len(pairs)), pairs[:, 0]] = -1.0
+    sign[np.arange(len(pairs)), pairs[:, 1]] = 1.0
+    scores = scores.astype(np.float64)
+    confidence = scores @ sign
+    # A score of exactly zero votes for the first class of its pair.
+    votes = np.where(scores > 0, 1.0, -1.0) @ sign
+    votes = (votes + (n_classes - 1)) / 2
+    return votes + confidence / (3 * (np.abs(confidence) + 1))
+
+
+def _check_strategy(strategy: str) -> None:
+    if strategy not in STRATEGIES:
+        raise ValueError(f"unknown strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}")
+
+
+def _check_scores(strategy: str, scores: Floats, n_classes: int) -> Floats:
+    expected = n_heads(strategy, n_classes)
+    scores = np.asarray(scores)
+    if scores.ndim == 1:
+        scores = scores[:, None]
+    if scores.ndim != 2 or scores.shape[1] != expected:
+        raise ValueError(
+            f"{strategy} with {n_classes} classes has {expected} heads, "
+            f"so scores must be (n_samples, {expected}); got {scores.shape}"
+        )
+    return scores

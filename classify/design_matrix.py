@@ -1,0 +1,214 @@
+"""The rows a fit looks at: features that are standardised and sorted without being copied.
+
+Standardised scores ``((x - shift) / scale) @ w + b`` are raw scores with other weights,
+``x @ (w / scale) + (b - (shift / scale) @ w)``, and gradients map back the same way. So the
+product runs on the features as they lie in memory; only the small factors change.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.intp]
+
+# Rows in one product: features that stay in a core's own cache, so that the second product of a
+# pass finds there what the first one read.
+BLOCK_BYTES = 660_000
+# OpenBLAS multiplies without packing below 10^6 multiply-adds, which for thin factors is twice
+# as fast (the packed copy of the features costs more than the arithmetic).
+SMALL_PRODUCT = 1_000_000
+# Folding the shift in loses as many digits as |shift| / scale has; beyond this a copy is made.
+LARGEST_FOLD = 50.0
+# Rows in another order are copied up to this size.
+COPY_BYTES = 300_000_000
+
+
+class DesignMatrix:
+    """Features with a shift and a scale per column, and an order of rows.
+
+    Parameters
+    ----------
+    X : ndarray of float32 or float64, shape (n_rows, n_features)
+        Features, as they lie in memory.
+    shift, scale : ndarray of float64, shape (n_features,), optional
+        Column ``j`` stands for ``(X[:, j] - shift[j]) / scale[j]``.
+    order : ndarray of int, shape (n_used,), optional
+        The rows to use, in this order; all of them as they come by default.
+    """
+
+    def __init__(
+        self,
+        X: Floats,
+        shift: Array | None = None,
+        scale: Array | None = None,
+        order: Integers | None = None,
+    ) -> None:
+        self.X = X
+        self.shift, self.scale, self.order = shift, scale, order
+        self.n_rows = len(X) if order is None else len(order)
+        self.n_features = X.shape[1]
+        self.dtype = X.dtype
+        rows = BLOCK_BYTES // max(1, self.n_features * X.itemsize)
+        self.block_rows = int(np.clip(rows // 64 * 64, 64, 4096))
+
+    def take(self, rows: Integers) -> DesignMatrix:
+        """Return the same features with other rows, in another order.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            Rows of `X`.
+
+        Returns
+        -------
+        DesignMatrix
+            A copy of the rows where that is small; otherwise it shares the features, and every
+            pass gathers its blocks of rows, which takes half as long again.
+        """
+        if np.array_equal(rows, np.arange(len(self.X))):
+            return DesignMatrix(self.X, self.shift, self.scale)
+        if len(rows) * self.n_features * self.X.itemsize <= COPY_BYTES:
+            return DesignMatrix(self.X[rows], self.shift, self.scale)
+        return DesignMatrix(self.X, self.shift, self.scale, rows)
+
+    def standardized(self, shift: Array, scale: Array) -> DesignMatrix:
+        """Return the same rows, shifted and scaled on the fly.
+
+        Parameters
+        ----------
+        shift, scale : ndarray of float64, shape (n_features,)
+            What is subtracted from each column, and what it is then divided by.
+
+        Returns
+        -------
+        DesignMatrix
+            Shares the features, unless a column is so far from zero for its scale that folding
+            the shift into the weights would lose digits: then it is a copy.
+        """
+        if np.any(np.abs(shift) > LARGEST_FOLD * scale):
+            X = self.X if self.order is None else self.X[self.order]
+            return DesignMatrix(((X - shift) / scale).astype(self.dtype))
+        return DesignMatrix(self.X, shift, scale, self.order)
+
+    def fold(self, weights: Array, intercepts: Array) -> tuple[Floats, Floats]:
+        """Turn weights for the columns as they stand into weights for the raw features.
+
+        Parameters
+        ----------
+        weights : ndarray of float64, shape (n_columns, n_features)
+            Weights of the shifted and scaled features.
+        intercepts : ndarray of float64, shape (n_columns,)
+            Intercepts.
+
+        Returns
+        -------
+        weights : ndarray, shape (n_features, n_columns)
+            In the features' dtype, C-contiguous: the layout that the product is fastest with.
+        intercepts : ndarray, shape (n_columns,)
+            In the features' dtype.
+        """
+        if self.scale is not None:
+            weights = weights / self.scale
+        if self.shift is not None:
+            intercepts = intercepts - weights @ self.shift
+        return (
+            np.ascontiguousarray(weights.T, dtype=self.dtype),
+            intercepts.astype(self.dtype),
+        )
+
+    def unfold(self, products: Array, totals: Array) -> Array:
+        """Turn ``R.T @ X`` into ``R.T @ ((X - shift) / scale)``.
+
+        Parameters
+        ----------
+        products : ndarray of float64, shape (n_columns, n_features)
+            ``R.T @ X``.
+        totals : ndarray of float64, shape (n_columns,)
+            Column sums of ``R``.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_columns, n_features)
+            The same for the shifted and scaled features.
+        """
+        if self.shift is not None:
+            products = products - totals[:, None] * self.shift
+        if self.scale is not None:
+            products = products / self.scale
+        return products
+
+    def block(self, start: int, stop: int) -> Floats:
+        """Return raw rows ``start`` to ``stop``: a view where the order allows.
+
+        Parameters
+        ----------
+        start, stop : int
+            Rows, in this design's order.
+
+        Returns
+        -------
+        ndarray, shape (stop - start, n_features)
+            Not to be written to.
+        """
+        if self.order is None:
+            return self.X[start:stop]
+        return self.X[self.order[start:stop]]
+
+    def dense(self, rows: Integers) -> Floats:
+        """Copy some rows, shifted and scaled.
+
+        Parameters
+        ----------
+        rows : ndarray of int, shape (k,)
+            Rows, in this design's order.
+
+        Returns
+        -------
+        ndarray, shape (k, n_features)
+            In the features' dtype.
+        """
+        block = self.X[rows if self.order is None else self.order[rows]]
+        if self.shift is not None:
+            block -= self.shift.astype(self.dtype)
+        if self.scale is not None:
+            block /= self.scale.astype(self.dtype)
+        return block
+
+
+def thin_product(block: Floats, weights: Floats) -> Floats:
+    """Multiply a block of rows by a few columns.
+
+    Parameters
+    ----------
+    block : ndarray, shape (k, n_features)
+        C-contiguous rows.
+    weights : ndarray, shape (n_features, n_columns)
+        C-contiguous.
+
+    Returns
+    -------
+    ndarray, shape (k, n_columns)
+        The product, by batches of rows small enough for BLAS's unpacked kernels.
+    """
+    n_rows, n_features = block.shape
+    n_columns = weights.shape[1]
+    rows = 64
+    while rows > 16 and rows * n_features * n_columns > SMALL_PRODUCT:
+        rows //= 2
+    whole = n_rows // rows * rows
+    if whole == 0 or n_features < 32 or rows * n_features * n_columns > SMALL_PRODUCT:
+        return block @ weights
+    result = np.empty((n_rows, n_columns), dtype=block.dtype)
+    np.matmul(
+        block[:whole].reshape(-1, rows, n_features),
+        weights,
+        out=result[:whole].reshape(-1, rows, n_columns),
+    )
+    if whole < n_rows:
+        np.matmul(block[whole:], weights, out=result[whole:])
+    return result

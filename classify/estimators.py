@@ -1,0 +1,304 @@
+"""scikit-learn estimators over the batched solver.
+
+They minimise scikit-learn's objective and give scikit-learn's answers:
+
+=======================  ==================================================
+`MultinomialLogistic`    ``LogisticRegression()``
+`OneVsRestLogistic`      ``OneVsRestClassifier(LogisticRegression())``
+`OneVsOneLogistic`       ``OneVsOneClassifier(LogisticRegression())``
+=======================  ==================================================
+
+with one difference in ties: where several classes have exactly the same decision value, ``predict``
+returns the first of them, as ``argmax`` does (scikit-learn's one-vs-rest returns the last).
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from classify.coding import class_pairs, decide, decision_values, probabilities
+from classify.fitting import Fitter, Head
+from classify.threads import workers
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+def as_features(X: Any) -> Any:
+    """Turn what a caller has into an array in a dtype that is computed in.
+
+    Parameters
+    ----------
+    X : array-like or torch.Tensor
+        Features. torch is not imported: a tensor can only exist if the caller has.
+
+    Returns
+    -------
+    array-like
+        float32 and float64 as they are; float16 as float32.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(X, torch.Tensor):
+        X = X.detach().cpu()
+        X = (X.float() if X.dtype in (torch.float16, torch.bfloat16) else X).numpy()
+    if getattr(X, "dtype", None) == np.float16:
+        X = np.asarray(X, dtype=np.float32)
+    return X
+
+
+class _LogisticHeads(ClassifierMixin, BaseEstimator):
+    """What the three estimators share; see `MultinomialLogistic`."""
+
+    _strategy: ClassVar[str]
+
+    def __init__(
+        self,
+        C: float = 1.0,
+        *,
+        tol: float = 1e-6,
+        max_iter: int = 500,
+        standardize: bool = False,
+        class_weight: dict[Any, float] | str | None = None,
+        n_jobs: int | None = None,
+    ) -> None:
+        self.C = C
+        self.tol = tol
+        self.max_iter = max_iter
+        self.standardize = standardize
+        self.class_weight = class_weight
+        self.n_jobs = n_jobs
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        start: Head | None = None,
+    ) -> _LogisticHeads:
+        """Fit the heads.
+
+        Parameters
+        ----------
+        X : array-like or torch.Tensor of shape (n_samples, n_features)
+            Features. float32 is multiplied in float32, with sums in float64; float64 in float64;
+            float16 is promoted to float32.
+        y : array-like of shape (n_samples,)
+            Labels, at least two different ones.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weight of each row's loss.
+        start : Head, optional
+            Heads to start from, such as `classify.selection.Selection.start`. The optimum does not
+            depend on them.
+
+        Returns
+        -------
+        self
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, or `y` has fewer than two classes.
+        """
+        self._check_parameters()
+        X, y = validate_data(
+            self, as_features(X), y, dtype=[np.float64, np.float32], order="C", accept_sparse=False
+        )
+        check_classification_targets(y)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        n_classes = len(self.classes_)
+        if n_classes < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs at least 2 classes in the data, but y holds only "
+                f"one class: {self.classes_[0]!r}"
+            )
+        weight = None
+        if sample_weight is not None:
+            weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
+        if self.class_weight is not None:
+            per_class = compute_class_weight(
+                self.class_weight, classes=self.classes_, y=y, sample_weight=weight
+            )
+            weight = per_class[labels] * (1.0 if weight is None else weight)
+        with workers(self.n_jobs) as pool:
+            fitter = Fitter(
+                self._strategy,
+                X,
+                labels,
+                n_classes,
+                pool,
+                sample_weight=weight,
+                standardize=self.standardize,
+            )
+            head, solution = fitter.solve(
+                float(self.C), tol=float(self.tol), max_iter=int(self.max_iter), start=start
+            )
+        self.coef_, self.intercept_ = head.coef, head.intercept
+        self.n_iter_ = solution.n_iter
+        self.certificate_ = solution.certificate()
+        if not solution.converged:
+            self._warn(solution)
+        return self
+
+    def _warn(self, solution: Any) -> None:
+        late = [status for status in solution.status if status.name != "CONVERGED"]
+        reasons = "; ".join(status.value for status in dict.fromkeys(late))
+        warnings.warn(
+            f"{type(self).__name__}: {len(late)} of {len(solution.status)} problems stopped before "
+            f"tol={self.tol:g}: {reasons}. The objective is proven to be within a relative "
+            f"{self.certificate_['relative_gap']:.1e} of its minimum.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+
+    def _check_parameters(self) -> None:
+        for name, kind in (("C", Real), ("tol", Real), ("max_iter", Integral)):
+            value = getattr(self, name)
+            if (
+                not isinstance(value, kind)
+                or isinstance(value, bool)
+                or not 0 < float(value) < np.inf
+            ):
+                number = "an integer" if kind is Integral else "a number"
+                raise ValueError(f"{name} must be {number} above 0, got {value!r}")
+
+    def _scores(self, X: Any) -> Floats:
+        check_is_fitted(self)
+        X = validate_data(
+            self, as_features(X), dtype=[np.float64, np.float32], accept_sparse=False, reset=False
+        )
+        return Head(self.coef_, self.intercept_).scores(X)
+
+    def decision_function(self, X: Any) -> Floats:
+        """Return the decision value of each class.
+
+        Parameters
+        ----------
+        X : array-like or torch.Tensor of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of float, shape (n_samples, n_classes), or (n_samples,) for two classes
+            Linear scores; for one-vs-one, votes plus confidences in (-1/3, 1/3).
+        """
+        return decision_values(self._strategy, self._scores(X), len(self.classes_))
+
+    def predict(self, X: Any) -> npt.NDArray[Any]:
+        """Return the class with the highest decision value; the first, where several have it.
+
+        Parameters
+        ----------
+        X : array-like or torch.Tensor of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray, shape (n_samples,)
+            Labels.
+        """
+        scores = self._scores(X)
+        return self.classes_[decide(self._strategy, scores, len(self.classes_))]
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+        """Return the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like or torch.Tensor of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_samples, n_classes)
+            See `classify.coding.probabilities`.
+        """
+        return probabilities(self._strategy, self._scores(X), len(self.classes_))
+
+
+class MultinomialLogistic(_LogisticHeads):
+    """Multinomial (softmax) logistic regression.
+
+    Minimises ``C * sum_i s_i loss_i + 0.5 * ||coef||^2``, intercept not penalised, to a certified
+    gap. Two classes are one binary problem, as in scikit-learn.
+
+    Parameters
+    ----------
+    C : float
+        Weight of the losses against the penalty. The losses are summed, not averaged.
+    tol : float
+        Largest duality gap, relative to the objective, of any problem.
+    max_iter : int
+        Largest number of iterations; reaching it raises a ``ConvergenceWarning`` with the bound
+        that was reached.
+    standardize : bool
+        Penalise the weights of standardised features (training mean 0, standard deviation 1;
+        constant features are only centred). The scaling is folded into `coef_` and `intercept_`,
+        which take raw features either way.
+    class_weight : dict, 'balanced' or None
+        Weights of the classes in `y`, as in scikit-learn's ``LogisticRegression``; they multiply
+        `sample_weight` in every problem.
+    n_jobs : int or None
+        Threads; ``None`` means as many as BLAS may use.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Labels, sorted.
+    coef_ : ndarray of float64, shape (n_heads, n_features)
+        Weights for raw features; one head for two classes.
+    intercept_ : ndarray of float64, shape (n_heads,)
+        Intercepts.
+    n_iter_ : ndarray of int, shape (n_problems,)
+        Iterations of each problem.
+    certificate_ : dict
+        How near the optimum the fit is: see `classify.solution.Solution.certificate`.
+    n_features_in_ : int
+        Width of the features.
+    """
+
+    _strategy = "multinomial"
+
+
+class OneVsRestLogistic(_LogisticHeads):
+    """One-vs-rest logistic regression: each class against all others, all solved together.
+
+    Parameters and attributes are those of `MultinomialLogistic`; head ``k`` of `coef_` is positive
+    for ``classes_[k]``. Probabilities are the heads' own, normalised to sum to 1.
+    """
+
+    _strategy = "ovr"
+
+
+class OneVsOneLogistic(_LogisticHeads):
+    """One-vs-one logistic regression: each pair of classes on its own rows, all solved together.
+
+    Parameters and attributes are those of `MultinomialLogistic`, and `pairs_`. Probabilities are
+    coupled from the pairwise ones (Wu, Lin and Weng, 2004).
+
+    Attributes
+    ----------
+    pairs_ : ndarray of int, shape (n_pairs, 2)
+        Indices into `classes_` of each head's two classes; the head is positive for the second.
+    """
+
+    _strategy = "ovo"
+
+    @property
+    def pairs_(self) -> npt.NDArray[np.intp]:
+        """Return the pairs of classes, one row a head."""
+        check_is_fitted(self)
+        return class_pairs(len(self.classes_))

@@ -1,0 +1,150 @@
+"""The choice of C: a path of fits from strong to weak regularisation, judged on held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.coding import decide, probabilities
+from classify.estimators import as_features
+from classify.fitting import Fitter, Head
+from classify.threads import workers
+from classify.validation import validation_split
+
+# SimCLR's, BYOL's and DINO's grid for linear evaluation.
+C_GRID: npt.NDArray[np.float64] = np.logspace(-6, 5, 45)
+# After so many values in a row that make the validation log-loss worse, the path may end.
+PATIENCE = 8
+# Validation rows cannot tell apart what is nearer than this to the optimum.
+PATH_TOL = 1e-4
+PATH_MAX_ITER = 200
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a path of C found.
+
+    Attributes
+    ----------
+    C : float
+        The chosen value.
+    path : list of dict
+        For each value visited, in order: ``C``, ``accuracy`` and ``log_loss`` on the held-out
+        rows, ``n_iter``, and ``converged``.
+    not_visited : list of float
+        Values of the grid that were left out because the log-loss had kept rising.
+    n_train, n_validation : int
+        Rows fitted to and rows judged on.
+    start : Head
+        The heads fitted at the chosen value: where a refit on all rows may start.
+    """
+
+    C: float
+    path: list[dict[str, Any]]
+    not_visited: list[float]
+    n_train: int
+    n_validation: int
+    start: Head = field(repr=False)
+
+
+def select_C(
+    strategy: str,
+    X: npt.NDArray[Any],
+    y: npt.NDArray[Any],
+    *,
+    grid: Sequence[float] | npt.NDArray[np.float64] = C_GRID,
+    seed: int = 0,
+    full_path: bool = False,
+    standardize: bool = True,
+    n_jobs: int | None = None,
+    on_step: Callable[[dict[str, Any]], None] | None = None,
+) -> Selection:
+    """Choose C by accuracy on a stratified tenth of the rows.
+
+    The path runs upwards from the strongest regularisation, each fit starting from the last. It
+    ends early once the validation log-loss has risen for `PATIENCE` values in a row.
+
+    Parameters
+    ----------
+    strategy : {'multinomial', 'ovr', 'ovo'}
+        Which heads.
+    X : array-like of shape (n_rows, n_features)
+        Training features.
+    y : array-like of shape (n_rows,)
+        Labels.
+    grid : sequence of float
+        Values of C, all positive; visited in ascending order.
+    seed : int
+        Decides which rows are held out.
+    full_path : bool
+        Visit every value, however the log-loss goes.
+    standardize : bool
+        Standardise the features with the statistics of the rows that are fitted.
+    n_jobs : int or None
+        Threads; see `classify.threads.thread_count`.
+    on_step : callable, optional
+        Called with each entry of the path when it is done.
+
+    Returns
+    -------
+    Selection
+        The chosen value: the highest accuracy, then the lowest log-loss, then the smallest C.
+
+    Raises
+    ------
+    ValueError
+        If the grid is empty or not positive, or if no row can be held out.
+    """
+    values = np.unique(np.asarray(grid, dtype=np.float64))
+    if len(values) == 0 or not np.all(np.isfinite(values)) or values[0] <= 0:
+        raise ValueError(f"the grid of C must be positive finite numbers, got {list(grid)}")
+    X = as_features(X)
+    classes, labels = np.unique(np.asarray(y), return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"choosing C needs at least 2 classes, got {len(classes)}")
+    train, held = validation_split(labels, seed)
+    X_held, y_held = X[held], labels[held]
+    path: list[dict[str, Any]] = []
+    best: tuple[tuple[float, float, float], Head] | None = None
+    head: Head | None = None
+    rising = 0
+    with workers(n_jobs) as pool:
+        fitter = Fitter(
+            strategy, X, labels[train], len(classes), pool, standardize=standardize, rows=train
+        )
+        for C in values:
+            head, solution = fitter.solve(
+                float(C), tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=head
+            )
+            scores = head.scores(X_held)
+            right = decide(strategy, scores, len(classes)) == y_held
+            chance = probabilities(strategy, scores, len(classes))[np.arange(len(held)), y_held]
+            entry = {
+                "C": float(C),
+                "accuracy": float(right.mean()),
+                "log_loss": float(-np.log(np.maximum(chance, np.finfo(float).eps)).mean()),
+                "n_iter": int(solution.n_iter.max()),
+                "converged": solution.converged,
+            }
+            rising = rising + 1 if path and entry["log_loss"] > path[-1]["log_loss"] else 0
+            path.append(entry)
+            merit = (-entry["accuracy"], entry["log_loss"], entry["C"])
+            if best is None or merit < best[0]:
+                best = merit, head
+            if on_step is not None:
+                on_step(entry)
+            if rising >= PATIENCE and not full_path:
+                break
+    assert best is not None
+    return Selection(
+        C=best[0][2],
+        path=path,
+        not_visited=[float(C) for C in values[len(path) :]],
+        n_train=len(train),
+        n_validation=len(held),
+        start=best[1],
+    )

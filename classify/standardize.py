@@ -1,0 +1,81 @@
+"""Means and standard deviations of features, in float64 and in one pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.design_matrix import DesignMatrix
+from classify.threads import Workers
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+
+ROWS = 4096
+
+
+def mean_and_scale(
+    design: DesignMatrix, workers: Workers, weight: Array | None = None
+) -> tuple[Array, Array]:
+    """Compute what standardises features: mean and standard deviation of each.
+
+    Chan, Golub and LeVeque, "Algorithms for computing the sample variance", *The American
+    Statistician* 37 (1983) 242-247: blocks are centred on their own means and then merged, so that
+    a feature far from zero keeps its digits.
+
+    Parameters
+    ----------
+    design : DesignMatrix
+        Features as they are, without shift or scale.
+    workers : Workers
+        Threads.
+    weight : ndarray of float64, shape (n_rows,), optional
+        Weight of each row.
+
+    Returns
+    -------
+    mean : ndarray of float64, shape (n_features,)
+        Weighted means.
+    scale : ndarray of float64, shape (n_features,)
+        Weighted standard deviations (divided by n, as scikit-learn's ``StandardScaler``); 1 for a
+        feature that is constant.
+    """
+
+    def work(start: int) -> tuple[float, Array, Array]:
+        count, mean, square = 0.0, np.zeros(design.n_features), np.zeros(design.n_features)
+        for low in range(start, min(start + ROWS, design.n_rows), design.block_rows):
+            high = min(low + design.block_rows, start + ROWS, design.n_rows)
+            block = design.block(low, high)
+            w = np.ones(high - low) if weight is None else weight[low:high]
+            mass = float(w.sum())
+            if mass <= 0:
+                continue
+            block = block.astype(np.float64)
+            # Centred on one of its rows first, so that a constant feature varies by exactly zero.
+            first = block[0].copy()
+            block -= first
+            centre = w @ block / mass
+            block -= centre
+            spread = w @ np.square(block, out=block)
+            centre += first
+            count, mean, square = _merge(count, mean, square, mass, centre, spread)
+        return count, mean, square
+
+    total, mean, square = 0.0, np.zeros(design.n_features), np.zeros(design.n_features)
+    for part in workers.map(work, range(0, design.n_rows, ROWS)):
+        if part[0] > 0:
+            total, mean, square = _merge(total, mean, square, *part)
+    scale = np.sqrt(square / max(total, np.finfo(float).tiny))
+    constant = scale <= 10 * np.finfo(float).eps * np.abs(mean)
+    return mean, np.where(constant, 1.0, scale)
+
+
+def _merge(
+    n: float, mean: Array, square: Array, n_new: float, mean_new: Array, square_new: Floats
+) -> tuple[float, Array, Array]:
+    total = n + n_new
+    delta = mean_new - mean
+    mean = mean + delta * (n_new / total)
+    return total, mean, square + square_new + delta**2 * (n * n_new / total)

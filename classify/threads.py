@@ -1,0 +1,140 @@
+"""Row blocks over threads, with one BLAS thread in each.
+
+A tall, thin matrix product is bound by memory, and a BLAS library splits it badly among its own
+threads: cutting the rows by hand and giving each thread a one-threaded BLAS is faster, and it makes
+the answer reproducible, because the cuts depend on the data alone and the partial sums are added
+in the order of the rows, whatever the number of threads and whichever finishes first.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import TypeVar
+
+from threadpoolctl import ThreadpoolController
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@lru_cache(maxsize=1)
+def _controller() -> ThreadpoolController:
+    # Finding the loaded libraries takes milliseconds; they are loaded before the first fit.
+    return ThreadpoolController()
+
+
+def thread_count(n_jobs: int | None) -> int:
+    """Say how many threads a fit uses.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        As in scikit-learn, except that ``None`` means as many threads as BLAS may use: all
+        processors, unless ``OMP_NUM_THREADS``, a `threadpoolctl` limit or a joblib worker process
+        says fewer.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
+    import joblib
+
+    if n_jobs is not None:
+        return int(max(1, joblib.effective_n_jobs(n_jobs)))
+    limits = [lib["num_threads"] for lib in _controller().info() if lib["user_api"] == "blas"]
+    return max(1, min(joblib.cpu_count(), max(limits, default=joblib.cpu_count())))
+
+
+class _SingleThreadedBlas:
+    """Limit BLAS to one thread while anyone in this process is inside.
+
+    The limit belongs to the process. Fits that run at the same time (joblib's threading backend)
+    must not restore it under one another, so the first one in sets it and the last one out
+    restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limiter: object = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._limiter = _controller().limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *exc: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._limiter.restore_original_limits()  # type: ignore[attr-defined]
+                self._limiter = None
+
+
+_single_threaded_blas = _SingleThreadedBlas()
+
+
+class Workers:
+    """Threads that map a function over items, results in the order of the items.
+
+    Parameters
+    ----------
+    n_threads : int
+        How many threads; with 1 everything runs in the caller's.
+    """
+
+    def __init__(self, n_threads: int = 1) -> None:
+        self.n_threads = n_threads
+        self._pool = ThreadPoolExecutor(n_threads) if n_threads > 1 else None
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+        """Apply `function` to every item.
+
+        Parameters
+        ----------
+        function : callable
+            Takes one item; must not touch what another call writes.
+        items : iterable
+            The items.
+
+        Returns
+        -------
+        list
+            One result an item, in order.
+        """
+        if self._pool is None:
+            return [function(item) for item in items]
+        return list(self._pool.map(function, items))
+
+    def close(self) -> None:
+        """Drop what has not been started, and end the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def workers(n_jobs: int | None) -> Iterator[Workers]:
+    """Open the threads of one fit, with BLAS limited to one thread in each.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        See `thread_count`.
+
+    Yields
+    ------
+    Workers
+        Closed on leaving.
+    """
+    pool = Workers(thread_count(n_jobs))
+    try:
+        with _single_threaded_blas:
+            yield pool
+    finally:
+        pool.close()

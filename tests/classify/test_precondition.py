@@ -1,0 +1,96 @@
+"""Approximate inverses are inverses where they claim to be exact."""
+
+import numpy as np
+import pytest
+from problems_for_tests import blobs, make
+
+from classify.precondition import (
+    SampledHessian,
+    SharedBasis,
+    inverse_plus_identity,
+    systematic_sample,
+)
+
+
+@pytest.mark.parametrize("kind", ["ovr", "ovo"])
+@pytest.mark.parametrize("d", [6, 90])
+@pytest.mark.parametrize(
+    "build",
+    [lambda: SampledHessian(10_000), lambda: SharedBasis(10_000, 1000)],
+    ids=["own", "shared"],
+)
+def test_with_all_rows_the_binary_inverse_is_exact(kind, d, build):
+    preconditioner = build()
+    X, labels = blobs(n=60, d=d, k=3)
+    X /= np.sqrt(d)
+    weight = np.random.default_rng(1).uniform(0, 2, len(X))
+    objective = make(kind, X, labels, weight=weight)
+    everything = np.arange(objective.n_problems)
+    rng = np.random.default_rng(0)
+    shape = (objective.n_problems, objective.n_parameters)
+    points, gradient = rng.standard_normal(shape) * 0.1, rng.standard_normal(shape)
+    preconditioner.attach(objective)
+    preconditioner.update(everything, points)
+    step = preconditioner.apply(everything, gradient)
+    product = objective.hessian_product(everything, points, step)
+    np.testing.assert_allclose(product, gradient, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        preconditioner.apply(everything[1:], gradient[1:]), step[1:], rtol=1e-9, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(
+    "preconditioner", [SampledHessian(10_000), SharedBasis(10_000, 3)], ids=["own", "shared"]
+)
+def test_the_multinomials_is_symmetric_positive_and_free_of_the_common_direction(preconditioner):
+    X, labels = blobs(n=80, d=4, k=3)
+    objective = make("softmax", X, labels)
+    one = np.arange(1)
+    preconditioner.attach(objective)
+    preconditioner.update(one, np.zeros((1, objective.n_parameters)))
+    matrix = np.stack(
+        [preconditioner.apply(one, unit[None])[0] for unit in np.eye(objective.n_parameters)]
+    )
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-8 * np.abs(matrix).max())
+    values = np.linalg.eigvalsh(matrix)
+    assert values.min() > -1e-10
+    assert (values > 1e-10).sum() == objective.n_parameters - 5
+    np.testing.assert_allclose(matrix.reshape(3, 5, -1).sum(axis=0), 0, atol=1e-10)
+
+
+def test_systematic_sample_draws_in_proportion():
+    rng = np.random.default_rng(0)
+    size = rng.exponential(size=5000) ** 2
+    rows, chance = systematic_sample(size, 400)
+    assert abs(len(rows) - 400) <= 1 and np.all(np.diff(rows) > 0)
+    assert np.all((chance > 0) & (chance <= 1))
+    # Horvitz-Thompson: the weighted sample stands for the whole.
+    np.testing.assert_allclose((size[rows] / chance).sum(), size.sum(), rtol=0.02)
+    heavy = np.argsort(size)[-20:]
+    assert np.isin(heavy, rows).all()
+
+
+def test_systematic_sample_of_everything_or_of_a_few_that_matter():
+    rows, chance = systematic_sample(np.ones(5), 7)
+    np.testing.assert_array_equal(rows, np.arange(5))
+    np.testing.assert_array_equal(chance, 1)
+    size = np.zeros(100)
+    size[[3, 40]] = 1.0
+    rows, chance = systematic_sample(size, 10)
+    np.testing.assert_array_equal(rows, [3, 40])
+    np.testing.assert_array_equal(chance, 1)
+
+
+@pytest.mark.parametrize("n", [1, 127, 300])
+def test_inverse_plus_identity(n):
+    A = np.random.default_rng(0).standard_normal((n + 5, n))
+    found = inverse_plus_identity(A.T @ A)
+    np.testing.assert_allclose(found @ (np.eye(n) + A.T @ A), np.eye(n), atol=1e-8)
+    np.testing.assert_array_equal(found, found.T)
+
+
+def test_inverse_of_what_rounding_made_indefinite_is_still_positive():
+    v = np.random.default_rng(0).standard_normal((300, 2)).astype(np.float32) * 1e6
+    found = inverse_plus_identity(v @ v.T - np.float32(1e6) * np.eye(300, dtype=np.float32))
+    assert np.isfinite(found).all()
+    assert np.linalg.eigvalsh(found.astype(float)).min() > -1e-8
