@@ -1,0 +1,123 @@
+"""The command line of stage one: ``python -m extract``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data.cli import Parser, result, run
+from data.errors import UserError, nearest
+from extract.options import add_options, to_options
+
+COMMANDS = {
+    "list": "backbones that timm knows, with embedding width and input size",
+    "why": "is there a store for these settings? if not, which setting differs",
+    "verify": "recompute a store's checksums, and embed a few random rows again",
+    "images": "embed image files with the backbone of a store's spec",
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run stage one, or the subcommand that the first word names.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The arguments.
+    """
+    if argv and not argv[0].startswith("-"):
+        command = {"list": _list, "why": _why, "verify": _verify, "images": _images}.get(argv[0])
+        if command is None:
+            raise UserError(
+                f"python -m extract {argv[0]}: no such command; "
+                f"{nearest(argv[0], COMMANDS)}\nThere are {', '.join(COMMANDS)}, and no word at "
+                "all to embed a dataset"
+            )
+        command(argv[1:])
+        return
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
+    parser = Parser(
+        prog="python -m extract",
+        description="Embed a dataset once with a frozen backbone.",
+        epilog="other commands, as the first word:\n" + "\n".join(lines),
+    )
+    add_options(parser, run=True)
+    options = to_options(parser.parse_args(argv))
+
+    from extract.run import extract
+
+    path = extract(options)
+    if path is not None:
+        result(path)
+
+
+def _list(argv: Sequence[str]) -> None:
+    parser = Parser(prog="python -m extract list", description=COMMANDS["list"])
+    parser.add_argument("pattern", nargs="?", default="*", help="with wildcards, such as vit_*")
+    arguments = parser.parse_args(argv)
+
+    from extract.listing import list_backbones
+
+    list_backbones(arguments.pattern)
+
+
+def _why(argv: Sequence[str]) -> None:
+    parser = Parser(prog="python -m extract why", description=COMMANDS["why"])
+    add_options(parser, run=False)
+    options = to_options(parser.parse_args(argv))
+
+    from extract.why import explain
+
+    path = explain(options)
+    if path is not None:
+        result(path)
+
+
+def _verify(argv: Sequence[str]) -> None:
+    parser = Parser(prog="python -m extract verify", description=COMMANDS["verify"])
+    parser.add_argument("store", type=Path, metavar="FILE.h5")
+    parser.add_argument("--rows", type=int, default=16, help="to embed again (%(default)s)")
+    parser.add_argument("--data-dir", type=Path, help="where the images lie, if not where they lay")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="the weights, if they moved")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of rows (%(default)s)")
+    arguments = parser.parse_args(argv)
+
+    from extract.check import verify
+
+    verify(
+        arguments.store,
+        rows=arguments.rows,
+        data_dir=arguments.data_dir,
+        weights=arguments.weights,
+        device=arguments.device,
+        seed=arguments.seed,
+    )
+    result(arguments.store)
+
+
+def _images(argv: Sequence[str]) -> None:
+    parser = Parser(prog="python -m extract images", description=COMMANDS["images"])
+    parser.add_argument("--spec", type=Path, required=True, metavar="SPEC.json")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.npy")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="a .safetensors file")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    arguments = parser.parse_args(argv)
+
+    from extract.images import embed_files
+
+    embed_files(
+        arguments.spec,
+        arguments.images,
+        arguments.out,
+        weights=arguments.weights,
+        device=arguments.device,
+    )
+    result(arguments.out)
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

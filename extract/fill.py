@@ -1,0 +1,156 @@
+"""The heart of a run: every shard that is not there yet is computed and written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.cli import progress, say
+from data.dataset import ArrayImages, BadImage
+from data.errors import UserError
+from data.records import FeatureArray
+from data.store import write_shard
+from extract.job import Job
+from extract.request import bad_images_error
+from extract.shards import Plan, Shard, cut
+from extract.watch import Watch
+
+if TYPE_CHECKING:
+    from extract.embed import Embedder
+
+
+def fill(job: Job, plan: Plan, embedder: Embedder) -> tuple[int, float]:
+    """Compute every shard that is not there yet.
+
+    Parameters
+    ----------
+    job : Job
+        Its ``skipped`` is filled with the ids of images that could not be decoded.
+    plan : Plan
+        How the store is cut.
+    embedder : Embedder
+        The backbone on its device.
+
+    Returns
+    -------
+    tuple of (int, float)
+        How many images were embedded now, and in how many seconds.
+
+    Raises
+    ------
+    UserError
+        For an image that cannot be decoded, or an embedding that is not finite or all zeros.
+    OutOfMemory
+        If a batch does not fit.
+    KeyboardInterrupt
+        On Ctrl-C, with a message of how much is kept.
+    """
+    shards = cut(job.folder, job.sizes, plan.shard_rows)
+    missing = []
+    job.skipped.clear()
+    kept = 0
+    for shard in shards:
+        read = shard.read(job.key)
+        if read is None:
+            missing.append(shard)
+            continue
+        kept += shard.stop - shard.start
+        _note_skipped(job, shard, read[1])
+    total = sum(job.sizes.values())
+    if kept:
+        say(f"going on: {kept:,} of {total:,} images are done")
+    watch = Watch(total, kept, job.device.type, job.options.model)
+    try:
+        with progress(total, "embedding", "img", initial=kept) as bar:
+            for split in job.splits:
+                todo = [shard for shard in missing if shard.split == split]
+                for shard, features, ok in _embed_shards(job, todo, embedder, bar, watch):
+                    write_shard(
+                        shard.path,
+                        _stored(features, job.options.store_dtype),
+                        ok,
+                        key=job.key,
+                        split=split,
+                        start=shard.start,
+                        ids=job.splits[split].ids[shard.start : shard.stop],
+                    )
+                    _note_skipped(job, shard, ok)
+                    kept += shard.stop - shard.start
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"{kept:,} of {total:,} images are kept in {job.folder}; "
+            "run the same command again to go on there"
+        ) from error
+    return watch.computed, watch.seconds
+
+
+def _stored(features: npt.NDArray[np.float32], dtype: str) -> FeatureArray:
+    """Convert to the stored type; what overflows becomes infinite, which `write_shard` refuses."""
+    with np.errstate(over="ignore"):
+        return features if dtype == "float32" else features.astype(np.float16)
+
+
+def _embed_shards(
+    job: Job, shards: list[Shard], embedder: Embedder, bar: Any, watch: Watch
+) -> Iterator[tuple[Shard, npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
+    """Embed the rows of shards of one split, batch by batch."""
+    size = embedder.batch_size
+    spans = [
+        [
+            range(start, min(start + size, shard.stop))
+            for start in range(shard.start, shard.stop, size)
+        ]
+        for shard in shards
+    ]
+    batches = _batches(job, shards, [span for group in spans for span in group])
+    for shard, group in zip(shards, spans, strict=True):
+        features = np.zeros((shard.stop - shard.start, job.backbone.width), dtype=np.float32)
+        ok = np.zeros(shard.stop - shard.start, dtype=np.bool_)
+        for span in group:
+            images, good = next(batches)
+            rows = np.flatnonzero(good) + (span.start - shard.start)
+            if len(rows):
+                features[rows] = embedder.embed(images)
+                ok[rows] = True
+            bar.update(len(span))
+            for line in watch.update(len(span)):
+                bar.write(line, file=sys.stderr)
+        yield shard, features, ok
+
+
+def _batches(
+    job: Job, shards: list[Shard], spans: list[range]
+) -> Iterator[tuple[Any, npt.NDArray[np.bool_]]]:
+    """Give the images of each batch, and which of its rows could be decoded."""
+    if not shards:
+        return
+    images = job.splits[shards[0].split].images
+    if isinstance(images, ArrayImages):
+        for span in spans:
+            yield images.rows(span.start, span.stop), np.ones(len(span), dtype=np.bool_)
+        return
+    from extract.loading import decode_batches
+
+    settings = job.backbone.preprocessing
+    for decoded in decode_batches(images, settings, spans, job.options.jobs):
+        for item in decoded:
+            # A file that cannot be read for another reason says nothing about the image.
+            if isinstance(item, UserError) and not (
+                isinstance(item, BadImage) and job.options.skip_bad_images
+            ):
+                raise item
+        arrays = [item for item in decoded if not isinstance(item, UserError)]
+        yield arrays, np.array([not isinstance(item, UserError) for item in decoded])
+
+
+def _note_skipped(job: Job, shard: Shard, ok: npt.NDArray[np.bool_]) -> None:
+    """Remember the images that a shard lacks; refuse those of an earlier, more lenient run."""
+    ids = job.splits[shard.split].ids
+    skipped = [ids[shard.start + row] for row in np.flatnonzero(~ok)]
+    if skipped and not job.options.skip_bad_images:
+        raise bad_images_error(skipped, "an earlier run left them out")
+    job.skipped.extend(skipped)

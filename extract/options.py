@@ -1,0 +1,209 @@
+"""The options of stage one: their names, their types, and nothing heavy.
+
+timm's spellings are accepted where they mean the same (``-b``, ``--img-size``, ``--gp``,
+``--model-kwargs``, ``--amp-dtype``).
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from argparse import ArgumentTypeError, Namespace
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.cli import Parser
+from data.errors import UserError
+from extract.names import DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
+
+_TIMM_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that a run of stage one can be told; None leaves it to the model or the run."""
+
+    dataset: str = "cifar10"
+    data_dir: Path = Path("data/raw")
+    data_url: str | None = None
+    data_sha256: str | None = None
+    test_fraction: float | None = None
+    limit: int | None = None
+    skip_bad_images: bool = False
+    model: str = DEFAULT_MODEL
+    weights: str = "hub"
+    model_args: dict[str, Any] = field(default_factory=dict)
+    image_size: int | None = None
+    pool: str = "default"
+    crop_pct: float | None = None
+    interpolation: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int | None = None
+    jobs: int = 1
+    features_dir: Path = Path("features")
+    store_dtype: str = "float32"
+    seed: int = 0
+    dry_run: bool = False
+    force: bool = False
+
+
+def usable_cpus() -> int:
+    """Count the CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def add_options(parser: Parser, *, run: bool) -> None:
+    """Add the options of a run.
+
+    Parameters
+    ----------
+    parser : Parser
+        To add them to.
+    run : bool
+        Whether to add ``--dry-run`` and ``--force``, which only a run has.
+    """
+    data = parser.add_argument_group("images")
+    data.add_argument(
+        "--dataset",
+        default="cifar10",
+        help="cifar10, cifar100, digits, or a folder with one sub-folder per class (%(default)s)",
+    )
+    data.add_argument("--data-dir", type=Path, default=Path("data/raw"), help="(%(default)s)")
+    data.add_argument("--data-url", metavar="URL", help="a mirror of the archive")
+    data.add_argument("--data-sha256", metavar="HEX", help="the checksum of that mirror's archive")
+    data.add_argument(
+        "--test-fraction", type=float, metavar="F", help="hold out a share of ROOT/CLASS/*"
+    )
+    data.add_argument("--limit", type=_count, metavar="N", help="a stratified subset of N rows")
+    data.add_argument("--skip-bad-images", action="store_true", help="leave out undecodable files")
+
+    model = parser.add_argument_group("backbone")
+    model.add_argument(
+        "--model", metavar="NAME", help=f"a timm model ({DEFAULT_MODEL} at 224 pixels)"
+    )
+    model.add_argument(
+        "--weights", default="hub", metavar="hub|random|FILE", help="FILE is a .safetensors file"
+    )
+    model.add_argument(
+        "--model-arg",
+        "--model-kwargs",
+        dest="model_args",
+        type=_assignment,
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="for timm's constructor",
+    )
+    model.add_argument(
+        "--image-size", "--img-size", type=_count, metavar="N", help="side of the input, in pixels"
+    )
+    model.add_argument("--pool", "--gp", choices=("default", "avg", "token"), default="default")
+    model.add_argument("--crop-pct", type=float, metavar="F", help="the model's own by default")
+    model.add_argument("--interpolation", metavar="NAME", help="the model's own by default")
+    model.add_argument("--mean", nargs="+", metavar="R,G,B", help="the model's own by default")
+    model.add_argument("--std", nargs="+", metavar="R,G,B", help="the model's own by default")
+    model.add_argument("--seed", type=int, default=0, help="of random weights (%(default)s)")
+
+    how = parser.add_argument_group("how to run")
+    how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    how.add_argument("--precision", choices=_PRECISIONS, default="auto")
+    how.add_argument("--amp-dtype", choices=tuple(_TIMM_DTYPES), help="timm's word for --precision")
+    how.add_argument("--batch-size", "-b", type=_batch_size, default=None, metavar="auto|N")
+    how.add_argument(
+        "--jobs", type=_count, default=usable_cpus(), metavar="N", help="processes that decode"
+    )
+    how.add_argument("--features-dir", type=Path, default=Path("features"), help="(%(default)s)")
+    how.add_argument("--store-dtype", choices=("float32", "float16"), default="float32")
+    if run:
+        how.add_argument("--dry-run", action="store_true", help="say what would be done")
+        how.add_argument("--force", action="store_true", help="compute again what is there")
+
+
+def to_options(arguments: Namespace) -> Options:
+    """Turn parsed arguments into `Options`, with the default model's own image size.
+
+    Parameters
+    ----------
+    arguments : argparse.Namespace
+        From a parser with `add_options`.
+
+    Returns
+    -------
+    Options
+        Ready for a run.
+
+    Raises
+    ------
+    UserError
+        For values that argparse alone cannot check.
+    """
+    values = vars(arguments).copy()
+    dtype = values.pop("amp_dtype", None)
+    if dtype is not None:
+        if values["precision"] not in ("auto", _TIMM_DTYPES[dtype]):
+            raise UserError(f"--amp-dtype {dtype} contradicts --precision {values['precision']}")
+        values["precision"] = _TIMM_DTYPES[dtype]
+    if values["model"] is None:
+        values["model"] = DEFAULT_MODEL
+        values["image_size"] = values["image_size"] or DEFAULT_MODEL_IMAGE_SIZE
+    values["model_args"] = dict(values["model_args"])
+    for name in ("mean", "std"):
+        values[name] = _per_channel(name, values[name])
+    return Options(**values)
+
+
+def _count(text: str) -> int:
+    """Parse a whole number of at least one."""
+    try:
+        value = int(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"'{text}' is not a whole number") from error
+    if value < 1:
+        raise ArgumentTypeError(f"{value} is not possible; give 1 or more")
+    return value
+
+
+def _batch_size(text: str) -> int | None:
+    return None if text == "auto" else _count(text)
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """Parse KEY=VALUE, where VALUE is a Python literal or else a string."""
+    key, sign, value = text.partition("=")
+    if not sign or not key.isidentifier():
+        raise ArgumentTypeError(f"'{text}' is not KEY=VALUE, such as pad_type=same")
+    try:
+        parsed = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+    if isinstance(parsed, tuple):
+        parsed = list(parsed)
+    plain = isinstance(parsed, (bool, int, float, str, list, type(None)))
+    return key, parsed if plain else value
+
+
+def _per_channel(name: str, words: list[str] | None) -> tuple[float, ...] | None:
+    """Parse ``R,G,B``, or timm's ``R G B``, or one value for all three channels."""
+    if words is None:
+        return None
+    text = " ".join(words)
+    try:
+        values = tuple(float(word) for word in re.split(r"[\s,]+", text.strip()))
+    except ValueError as error:
+        raise UserError(f"--{name} {text}: give three numbers, such as 0.5,0.5,0.5") from error
+    if len(values) == 1:
+        values = values * 3
+    if len(values) != 3:
+        raise UserError(f"--{name} {text}: give three numbers (red,green,blue), not {len(values)}")
+    if name == "std" and min(values) <= 0:
+        raise UserError(f"--std {text}: every value must be positive")
+    return values

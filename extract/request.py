@@ -1,0 +1,225 @@
+"""The fast path: is there a finished store for these options? Answered without torch.
+
+A store remembers what was asked for: the options that can change the numbers, and fingerprints
+of the files that they name. Where these match, no model is built. Only when none does is the
+full ``spec`` resolved, because settings that are spelled differently may mean the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from data.cli import say
+from data.dataset import dataset_name, source_fingerprint, source_sha256
+from data.errors import UserError
+from data.files import sha256_file, stat_stamp
+from data.store import SCHEMA_VERSION, Header, StoreError, find_stores, read_header
+from extract.options import Options
+
+IMAGES_NAMED = 5
+
+
+def asked_options(options: Options) -> dict[str, Any]:
+    """Reduce the options to those that can change the numbers, as given.
+
+    Parameters
+    ----------
+    options : Options
+        Of the run.
+
+    Returns
+    -------
+    dict
+        JSON values. The device is among them only where it decides the precision, the seed
+        only where something is drawn with it.
+    """
+    random = options.weights == "random"
+    from_file = options.weights not in ("hub", "random")
+    return {
+        # Where the files lie does not change the numbers; what is in them is in the fingerprints.
+        "dataset": dataset_name(options.dataset),
+        "data_url": options.data_url,
+        "data_sha256": options.data_sha256,
+        "test_fraction": options.test_fraction,
+        "limit": options.limit,
+        "model": options.model,
+        "weights": "file" if from_file else options.weights,
+        "model_args": options.model_args,
+        "image_size": options.image_size,
+        "pool": options.pool,
+        "crop_pct": options.crop_pct,
+        "interpolation": options.interpolation,
+        "mean": None if options.mean is None else list(options.mean),
+        "std": None if options.std is None else list(options.std),
+        "precision": options.precision,
+        "device": options.device if options.precision == "auto" else None,
+        "store_dtype": options.store_dtype,
+        "seed": options.seed if random or options.test_fraction is not None else None,
+    }
+
+
+class Request:
+    """What is asked for now, with the files as they are now; digests are computed when needed.
+
+    Attributes
+    ----------
+    options : dict
+        From `asked_options`.
+    stamps : dict
+        ``dataset`` and ``weights``: path and stat stamp, or None where there is no file (yet).
+    """
+
+    def __init__(self, options: Options) -> None:
+        self._asked = options
+        self.options = asked_options(options)
+        self.timm = version("timm")
+        self.stamps: dict[str, dict[str, str] | None] = {
+            "dataset": source_fingerprint(options.dataset, **self._source()),
+            "weights": None,
+        }
+        self._digests: dict[str, str | None] = {}
+        if self.options["weights"] == "file":
+            path = Path(options.weights).expanduser()
+            if path.is_file():
+                self.stamps["weights"] = {"path": str(path.resolve()), "stat": stat_stamp(path)}
+
+    def _source(self) -> dict[str, Any]:
+        asked = self._asked
+        return {
+            "data_dir": asked.data_dir,
+            "data_url": asked.data_url,
+            "data_sha256": asked.data_sha256,
+        }
+
+    def know(self, name: str, sha256: str | None) -> None:
+        """Take over a digest that somebody else has computed already."""
+        self._digests[name] = sha256
+
+    def sha256(self, name: str) -> str | None:
+        """Digest the file behind ``dataset`` or ``weights``; None where it has none."""
+        if name not in self._digests:
+            stamp = self.stamps[name]
+            if name == "dataset":
+                self._digests[name] = source_sha256(self._asked.dataset, **self._source())
+            else:
+                self._digests[name] = None if stamp is None else sha256_file(stamp["path"])
+        return self._digests[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the ``request`` attribute of a store, digests included."""
+        files = {}
+        for name, stamp in self.stamps.items():
+            if stamp is not None:
+                files[name] = {**stamp, "sha256": self.sha256(name)}
+        return {
+            "options": self.options,
+            "files": files,
+            "timm": self.timm,
+            "schema": SCHEMA_VERSION,
+        }
+
+    def matches(self, stored: Mapping[str, Any]) -> bool:
+        """Tell whether a store was made for the same options and the same files.
+
+        Parameters
+        ----------
+        stored : mapping
+            The ``request`` of a store.
+
+        Returns
+        -------
+        bool
+            False also where only the full ``spec`` could tell.
+        """
+        if stored.get("options") != self.options or stored.get("timm") != self.timm:
+            return False
+        names = ["dataset"] + (["weights"] if self.options["weights"] == "file" else [])
+        return all(self.same_file(name, stored) for name in names)
+
+    def same_file(self, name: str, stored: Mapping[str, Any]) -> bool:
+        """Compare one file with what a store was made from: its stamp, or else its digest."""
+        theirs = stored.get("files", {}).get(name)
+        ours = self.stamps[name]
+        if theirs is None:
+            return False
+        if ours is not None and ours["stat"] == theirs.get("stat"):
+            return True
+        expected = theirs.get("sha256")
+        return expected is not None and expected == self.sha256(name)
+
+
+def find(options: Options, request: Request) -> Header | None:
+    """Look for a finished store that was made for the same request.
+
+    Parameters
+    ----------
+    options : Options
+        Of the run.
+    request : Request
+        Of the same.
+
+    Returns
+    -------
+    Header or None
+        Of the store.
+    """
+    for header in stores_of(options):
+        if request.matches(header.request):
+            return header
+    return None
+
+
+def stores_of(options: Options) -> list[Header]:
+    """Read the headers of the stores of this dataset, newest first; unreadable ones are named."""
+    headers = []
+    folder = Path(options.features_dir) / dataset_name(options.dataset)
+    for path in find_stores(options.features_dir):
+        if path.parent != folder:
+            continue
+        try:
+            headers.append(read_header(path))
+        except StoreError as error:
+            say(f"not used: {error}")
+    headers.sort(key=lambda header: str(header.provenance.get("finished", "")), reverse=True)
+    return headers
+
+
+def announce(header: Header, options: Options) -> None:
+    """Say what a finished store holds; refuse it where images were left out without leave.
+
+    Parameters
+    ----------
+    header : Header
+        Of the store that was found.
+    options : Options
+        Of the run that found it.
+
+    Raises
+    ------
+    UserError
+        If the store lacks images that could not be decoded and ``--skip-bad-images`` is not
+        given: the run itself would have stopped at them.
+    """
+    skipped = list(header.provenance.get("skipped_images", []))
+    if skipped and not options.skip_bad_images:
+        raise bad_images_error(skipped, f"{header.path} was made without them")
+    made = str(header.provenance.get("finished", "an unknown date"))[:10]
+    model = header.spec.get("model", {}).get("name", "an unknown model")
+    left_out = f", {len(skipped)} undecodable images left out" if skipped else ""
+    say(
+        f"found {header.path}: {header.n_train:,} train and {header.n_test:,} test rows, "
+        f"{header.n_features} wide ({header.dtype}, {header.spec.get('precision')}), "
+        f"made on {made} with {model}{left_out}"
+    )
+
+
+def bad_images_error(ids: list[str], what: str) -> UserError:
+    """Name images that cannot be decoded, and how to go on without them."""
+    more = f" and {len(ids) - IMAGES_NAMED} more" if len(ids) > IMAGES_NAMED else ""
+    return UserError(
+        f"{len(ids)} images cannot be decoded: {', '.join(ids[:IMAGES_NAMED])}{more}; {what}\n"
+        "repair or remove the files, or leave such files out with --skip-bad-images"
+    )

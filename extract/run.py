@@ -1,0 +1,217 @@
+"""Stage one: options in, a finished store out. Shards, resume, join.
+
+The order of a run: is there a finished store for this request (`request.find`, no torch)? Can
+the features folder be written? Is the dataset sound? Then the backbone is loaded and the full
+``spec`` resolved; under the key's lock the missing shards are computed and joined.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.cli import say
+from data.errors import UserError
+from data.files import check_writable, lock
+from data.store import SplitSource, join, read_header
+from extract import request as requests
+from extract.job import Job, choose_plan, prepare, read_dataset
+from extract.options import Options
+from extract.shards import Plan, cut, read_plan, resume_plan, start_over
+from extract.watch import peak_memory_mb
+
+BYTES = {"float32": 4, "float16": 2}
+
+
+def extract(options: Options) -> Path | None:
+    """Embed a dataset with a frozen backbone, or find that it has been done.
+
+    Parameters
+    ----------
+    options : Options
+        As given on the command line.
+
+    Returns
+    -------
+    Path or None
+        The finished store; None for a dry run that found none.
+
+    Raises
+    ------
+    UserError
+        For whatever is wrong with the options, the data, the weights or the disk.
+    KeyboardInterrupt
+        On Ctrl-C, with a message of how much is kept.
+    """
+    asked = requests.Request(options)
+    found = None if options.force else requests.find(options, asked)
+    if found is not None:
+        requests.announce(found, options)
+        return found.path
+    if not options.dry_run:
+        check_writable(options.features_dir)
+    dataset = read_dataset(options)
+    # Again, because the dataset may have been downloaded just now.
+    asked = requests.Request(options)
+    asked.know("dataset", dataset.origin.get("sha256"))
+    job = prepare(options, asked, dataset)
+    if job.path.exists() and not options.force:
+        return _found(job, options)
+    if options.dry_run:
+        _describe(job)
+        return None
+    with lock(job.folder.with_suffix(".lock"), on_wait=lambda: _say_waiting(job)):
+        # Somebody else may have finished it while this process waited.
+        if job.path.exists() and not options.force:
+            return _found(job, options)
+        if options.force:
+            shutil.rmtree(job.folder, ignore_errors=True)
+        return _compute(job)
+
+
+def _found(job: Job, options: Options) -> Path:
+    header = read_header(job.path)
+    if header.key != job.key:
+        raise UserError(
+            f"{job.path} has the right name but other settings (key {header.key[:12]}..., "
+            f"expected {job.key[:12]}...); move it away"
+        )
+    requests.announce(header, options)
+    return job.path
+
+
+def _say_waiting(job: Job) -> None:
+    say(f"another process is computing {job.path}; waiting for it")
+
+
+def _describe(job: Job) -> None:
+    """Say what a run would do: ``--dry-run``."""
+    plan = read_plan(job.folder) or choose_plan(job)
+    shards = cut(job.folder, job.sizes, plan.shard_rows)
+    done = sum(shard.read(job.key) is not None for shard in shards)
+    rows = sum(job.sizes.values())
+    width = job.backbone.width
+    size = rows * width * BYTES[job.options.store_dtype]
+    say(json.dumps(job.spec, indent=2))
+    say(f"key    {job.key}")
+    say(f"path   {job.path}")
+    say(
+        f"rows   {job.sizes['train']:,} train, {job.sizes['test']:,} test; {width} wide, "
+        f"{job.options.store_dtype}: {size / 1e6:,.1f} MB of features"
+    )
+    say(f"shards {done} of {len(shards)} done, in {job.folder}")
+    say(f"run    {plan.device}, {plan.memory_format}, batches of {plan.batch_size}")
+
+
+def _compute(job: Job) -> Path:
+    """Compute the missing shards, restarting with smaller batches when memory runs out."""
+    import torch
+
+    from extract.embed import Embedder, OutOfMemory
+    from extract.fill import fill
+
+    started = datetime.now(timezone.utc)
+    clock = time.perf_counter()
+    plan = resume_plan(job.folder, choose_plan(job), job.options.batch_size)
+    while True:
+        torch.set_num_threads(plan.threads)
+        embedder = Embedder(
+            job.backbone, job.device, job.precision, plan.memory_format, plan.batch_size
+        )
+        try:
+            computed, seconds = fill(job, plan, embedder)
+            break
+        except OutOfMemory as error:
+            if job.options.batch_size is not None or plan.batch_size == 1:
+                raise UserError(
+                    f"batches of {plan.batch_size} do not fit into the memory of {plan.device}; "
+                    "give a smaller --batch-size, --image-size or --model"
+                ) from error
+            # Last bits depend on the batch size, so shards of two sizes are not mixed.
+            plan = Plan(**{**vars(plan), "batch_size": plan.batch_size // 2})
+            say(f"out of memory; starting over with batches of {plan.batch_size}")
+            start_over(job.folder, plan)
+    finished = datetime.now(timezone.utc)
+    provenance = _provenance(job, plan, started, finished, time.perf_counter() - clock)
+    provenance["images_per_second"] = round(computed / seconds, 2) if computed else None
+    _join(job, plan, provenance)
+    shutil.rmtree(job.folder, ignore_errors=True)
+    _summarise(job, provenance)
+    return job.path
+
+
+def _provenance(
+    job: Job, plan: Plan, started: datetime, finished: datetime, seconds: float
+) -> dict[str, Any]:
+    from extract.backbone import library_versions
+
+    source = job.backbone.source
+    return {
+        **library_versions(),
+        "device": plan.device,
+        "batch_size": plan.batch_size,
+        "memory_format": plan.memory_format,
+        "threads": plan.threads,
+        "started": started.isoformat(timespec="seconds"),
+        "finished": finished.isoformat(timespec="seconds"),
+        "seconds": round(seconds, 3),
+        "peak_memory_mb": peak_memory_mb(),
+        "dataset": job.dataset.origin,
+        "skipped_images": [],
+        "weights_file": None if source.path is None else str(source.path),
+        "weights_origin": source.origin,
+    }
+
+
+def _join(job: Job, plan: Plan, provenance: dict[str, Any]) -> None:
+    """Put the shards together into the store, which then appears under its final name at once."""
+    shards = cut(job.folder, job.sizes, plan.shard_rows)
+
+    def blocks(name: str) -> Iterator[tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]]:
+        for shard in shards:
+            if shard.split != name:
+                continue
+            read = shard.read(job.key)
+            if read is None:
+                raise UserError(
+                    f"{shard.path} was damaged or removed while the store was being joined; "
+                    "run the same command again"
+                )
+            yield read
+
+    provenance["skipped_images"] = list(job.skipped)
+    job.path.parent.mkdir(parents=True, exist_ok=True)
+    join(
+        job.path,
+        spec=job.spec,
+        request=job.asked.to_json(),
+        provenance=provenance,
+        class_names=list(job.dataset.class_names),
+        splits={
+            name: SplitSource(split.labels, split.ids, blocks(name))
+            for name, split in job.splits.items()
+        },
+    )
+
+
+def _summarise(job: Job, provenance: dict[str, Any]) -> None:
+    """Say what was made, and at what cost."""
+    rows = sum(job.sizes.values()) - len(job.skipped)
+    rate = provenance["images_per_second"]
+    speed = f"{rate:,.0f} images/s, " if rate else ""
+    say(
+        f"{rows:,} rows, {job.backbone.width} wide, {job.options.store_dtype}, "
+        f"{job.precision}; {speed}{provenance['seconds']:,.1f} s, peak memory "
+        f"{peak_memory_mb():,} MB, file {job.path.stat().st_size / 1e6:,.1f} MB"
+    )
+    if job.skipped:
+        what = "image" if len(job.skipped) == 1 else "images"
+        say(f"{len(job.skipped)} undecodable {what} left out; the provenance names them")

@@ -1,0 +1,106 @@
+"""``python -m extract why``: whether there is a store for these settings, or what differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from data.cli import say
+from data.store import Header
+from extract import request as requests
+from extract.options import Options
+
+NEAREST = 3
+WIDTH = 44
+
+
+def explain(options: Options) -> Path | None:
+    """Say whether a store exists for the options, or how the nearest ones differ.
+
+    Only what the stores say of themselves is read; no model is built.
+
+    Parameters
+    ----------
+    options : Options
+        As for a run.
+
+    Returns
+    -------
+    Path or None
+        The store, if there is one.
+    """
+    request = requests.Request(options)
+    header = requests.find(options, request)
+    if header is not None:
+        requests.announce(header, options)
+        return header.path
+    headers = requests.stores_of(options)
+    if not headers:
+        say(f"no store for this dataset in {options.features_dir}")
+        return None
+    compared = sorted(
+        ((differences(request, header), header) for header in headers),
+        key=lambda pair: len(pair[0]),
+    )
+    say("no store was made with these settings; the nearest:")
+    for differing, header in compared[:NEAREST]:
+        _show(header, differing)
+    if len(compared) > NEAREST:
+        say(f"and {len(compared) - NEAREST} more")
+    say("(settings spelled differently can mean the same: a run finds out before it computes)")
+    return None
+
+
+def differences(request: requests.Request, header: Header) -> list[tuple[str, str, str]]:
+    """List the settings in which a request differs from the one that a store was made for.
+
+    Parameters
+    ----------
+    request : Request
+        Of now.
+    header : Header
+        Of the store.
+
+    Returns
+    -------
+    list of (str, str, str)
+        Setting, its value now, its value then.
+    """
+    theirs: dict[str, Any] = header.request.get("options", {})
+    found = [
+        (_option(name), _text(value), _text(theirs.get(name)))
+        for name, value in request.options.items()
+        if value != theirs.get(name)
+    ]
+    for name in ("dataset", "weights"):
+        stored = header.request.get("files", {}).get(name)
+        ours = request.stamps[name]
+        if stored is None and ours is None:
+            continue
+        if not request.same_file(name, header.request):
+            then = stored["path"] if stored else "none"
+            now = ours["path"] if ours else "none"
+            found.append((f"{name} files", now, f"{then}, with other content"))
+    if request.timm != header.request.get("timm"):
+        found.append(("timm", request.timm, str(header.request.get("timm"))))
+    return found
+
+
+def _option(name: str) -> str:
+    return "--model-arg" if name == "model_args" else f"--{name.replace('_', '-')}"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key}={item}" for key, item in value.items()) or "none"
+    if isinstance(value, list):
+        return ",".join(f"{item:g}" for item in value)
+    return "the default" if value is None else str(value)
+
+
+def _show(header: Header, differing: list[tuple[str, str, str]]) -> None:
+    say(f"{header.path}")
+    rows = [("setting", "yours", "theirs"), *differing]
+    widths = [min(max(len(row[column]) for row in rows), WIDTH) for column in range(2)]
+    for name, ours, theirs in rows:
+        say(f"  {name:<{widths[0]}}  {ours:<{widths[1]}}  {theirs}")
