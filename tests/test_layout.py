@@ -1,0 +1,52 @@
+"""The rules of the layout that an import contract cannot say completely."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+tomllib = pytest.importorskip("tomllib")  # Python 3.11
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("data", "extract", "classify")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).glob("*.py"))
+UNSAFE = {"pickle", "dill", "shelve", "marshal", "cloudpickle"}
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_there_are_sources():
+    assert len(SOURCES) > 40
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_only_the_store_imports_h5py_and_nobody_unpickles(path):
+    names = imported(path)
+    assert ("h5py" in names) == (path.relative_to(ROOT).as_posix() == "data/store.py")
+    assert not names & UNSAFE
+
+
+def test_the_contract_on_hdf5_lists_every_module_of_data():
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = config["tool"]["importlinter"]["contracts"]
+    (contract,) = [c for c in contracts if c["name"] == "Only data.store knows HDF5"]
+    modules = {f"data.{path.stem}" for path in (ROOT / "data").glob("*.py")}
+    assert modules - set(contract["source_modules"]) == {"data.__init__", "data.store"}
+
+
+def test_what_is_imported_is_declared():
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    declared = {name.split(">")[0].lower() for name in config["project"]["dependencies"]}
+    renamed = {"sklearn": "scikit-learn", "PIL": "pillow"}
+    used = set().union(*(imported(path) for path in SOURCES)) - set(PACKAGES)
+    foreign = {renamed.get(name, name).lower() for name in used - sys.stdlib_module_names}
+    assert foreign == declared
