@@ -104,6 +104,11 @@ class Backbone:
         """Whether most weights are convolution kernels, for which channels-last is faster."""
         return is_convolutional(self.module)
 
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the network has learned."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
     def model_spec(self) -> dict[str, Any]:
         """Return the ``model`` entry of a store's ``spec``."""
         return {

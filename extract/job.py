@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 from data.cli import say
 from data.dataset import ImageDataset, Split, load_dataset
 from data.store import spec_key, store_path, work_dir
+from extract import shards
 from extract.options import Options
 from extract.request import Request
 from extract.shards import Plan
 
 if TYPE_CHECKING:
     from extract.backbone import Backbone, BackboneRequest
+
+# A transformer of the "small" size has 22 million.
+SLOW_PARAMETERS = 30_000_000
 
 
 def read_dataset(options: Options) -> ImageDataset:
@@ -112,15 +116,19 @@ def backbone_request(options: Options) -> BackboneRequest:
 
 
 def choose_plan(job: Job) -> Plan:
-    """Choose what the settings leave open: batch size, memory format."""
+    """Choose what the settings leave open: batch size, memory format, size of the shards."""
     import torch
 
     from extract.embed import default_batch_size, default_memory_format, device_name
 
+    batch_size = job.options.batch_size or default_batch_size(job.device)
+    slow = job.device.type == "cpu" and job.backbone.n_parameters > SLOW_PARAMETERS
+    rows = shards.SLOW_SHARD_ROWS if slow else shards.SHARD_ROWS
     return Plan(
-        batch_size=job.options.batch_size or default_batch_size(job.device),
+        batch_size=batch_size,
         memory_format=default_memory_format(job.backbone),
         device=device_name(job.device),
         threads=torch.get_num_threads(),
         torch=torch.__version__,
+        shard_rows=shards.whole_batches(rows, batch_size),
     )

@@ -136,7 +136,7 @@ def _compute(job: Job) -> Path:
                     "give a smaller --batch-size, --image-size or --model"
                 ) from error
             # Last bits depend on the batch size, so shards of two sizes are not mixed.
-            plan = Plan(**{**vars(plan), "batch_size": plan.batch_size // 2})
+            plan = plan.halved()
             say(f"out of memory; starting over with batches of {plan.batch_size}")
             start_over(job.folder, plan)
     finished = datetime.now(timezone.utc)

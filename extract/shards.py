@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from data.records import FeatureArray
 from data.store import read_shard
 
 SHARD_ROWS = 1024
+# Of a network that a CPU needs a quarter of a second for, so that Ctrl-C costs a minute at most.
+SLOW_SHARD_ROWS = 256
 PLAN_NAME = "plan.json"
 
 
@@ -38,6 +40,8 @@ class Plan:
         torch's threads on the CPU.
     torch : str
         Its version.
+    shard_rows : int
+        Rows of a shard, a multiple of the batch size.
     """
 
     batch_size: int
@@ -45,11 +49,17 @@ class Plan:
     device: str
     threads: int
     torch: str
+    shard_rows: int = SHARD_ROWS
 
-    @property
-    def shard_rows(self) -> int:
-        """Rows of a shard: a multiple of the batch size, near a thousand."""
-        return max(SHARD_ROWS // self.batch_size, 1) * self.batch_size
+    def halved(self) -> Plan:
+        """Give the same plan with half the batch size, for a device that is short of memory."""
+        half = self.batch_size // 2
+        return replace(self, batch_size=half, shard_rows=whole_batches(self.shard_rows, half))
+
+
+def whole_batches(rows: int, batch_size: int) -> int:
+    """Round a number of rows down to full batches, at least one."""
+    return max(rows // batch_size, 1) * batch_size
 
 
 @dataclass(frozen=True)
@@ -115,12 +125,16 @@ def resume_plan(folder: Path, chosen: Plan, batch_size: int | None) -> Plan:
         The one to follow, as now written in the folder.
     """
     kept = read_plan(folder)
-    if kept is not None:
+    started = any(folder.glob("shard-*.h5"))
+    if kept is None:
+        if started:
+            say(f"starting over: {folder / PLAN_NAME} is missing or cannot be read")
+    else:
         # On the same machine the old batch size is followed even if an automatic choice differs.
         same_machine = (kept.device, kept.torch) == (chosen.device, chosen.torch)
         if same_machine and batch_size in (None, kept.batch_size):
             return kept
-        if any(folder.glob("shard-*.h5")):
+        if started:
             say(f"starting over: the interrupted run {_difference(kept, chosen, batch_size)}")
     start_over(folder, chosen)
     return chosen

@@ -88,7 +88,7 @@ def test_kill_9_at_any_moment(small_job, small, features, expected, where, when)
     assert f"going on: {32 * len(kept)} of 125 images are done" in done.err
     assert datasets(done.path) == expected
     assert stamps
-    assert not list(features.glob(".work/*/"))
+    assert not list(features.glob(".work/*/*"))
 
 
 def test_ctrl_c(small_job, small, features, expected):
@@ -154,6 +154,33 @@ def test_what_cannot_be_continued_is_started_over(
     assert named in done.err
     assert "going on" not in done.err
     assert datasets(done.path) == expected
+
+
+def test_a_plan_that_cannot_be_read_is_started_over(
+    small, features, expected, monkeypatch, cut_small
+):
+    interrupted(small, monkeypatch)
+    next(features.glob(".work/*/plan.json")).write_text("{")
+    done = small()
+    assert "starting over" in done.err
+    assert "plan.json" in done.err
+    assert datasets(done.path) == expected
+
+
+def test_shards_are_whole_batches():
+    plan = shards.Plan(64, "contiguous", "cpu", 2, "2.0", shards.whole_batches(1024, 64))
+    assert plan.shard_rows == 1024
+    assert plan.halved().shard_rows == 1024
+    assert shards.whole_batches(1024, 50) == 1000
+    assert shards.whole_batches(256, 1000) == 1000
+    pieces = shards.cut(Path(), {"train": 2100, "test": 5}, plan.shard_rows)
+    spans = [(piece.split, piece.start, piece.stop) for piece in pieces]
+    assert spans == [
+        ("train", 0, 1024),
+        ("train", 1024, 2048),
+        ("train", 2048, 2100),
+        ("test", 0, 5),
+    ]
 
 
 def test_another_batch_size_starts_over(small, monkeypatch, cut_small):

@@ -46,7 +46,7 @@ def test_a_store_is_what_the_design_says(small, features):
     assert provenance["images_per_second"] > 0
     assert provenance["peak_memory_mb"] > 50
     assert provenance["skipped_images"] == []
-    assert not list(features.glob(".work/*"))
+    assert not list(features.glob(".work/*/*"))
     assert "256 wide" in done.err
 
 
