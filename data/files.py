@@ -212,13 +212,14 @@ def stat_stamp(path: str | os.PathLike[str], names: Iterable[str] | None = None)
     str
         SHA-256, 64 hexadecimal digits.
     """
-    root = Path(path)
+    root = os.fspath(path)
     digest = hashlib.sha256()
     if names is None:
-        names = [""] if not root.is_dir() else _files_below(root)
+        names = [""] if not os.path.isdir(root) else _files_below(Path(root))
     for name in sorted(names):
         try:
-            found = os.stat(root / name if name else root)
+            # Not Path's "/": for a folder of 60,000 images it would take longer than the rest.
+            found = os.stat(f"{root}/{name}" if name else root)
             facts = f"{found.st_size} {found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
         except FileNotFoundError:
             facts = "missing"
