@@ -28,8 +28,10 @@ Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
 
-# Multiply-adds that may go into one inverse Hessian per column: half a second or so.
+# Multiply-adds and numbers that may go into one inverse Hessian per column: about a second of
+# work, and memory of the order of the features'.
 FACTOR_WORK = 7e10
+FACTOR_NUMBERS = 50_000_000
 # The shared basis: rows in its sample, largest dense block, numbers in all dense blocks.
 SHARED_ROWS = 12_000
 LEADING = 128
@@ -114,7 +116,11 @@ class Fitter:
         columns = objective.n_problems * objective.columns
         sample = max(512, 2 * d)
         rows = min(sample, self.design.n_rows)
-        if columns * min(rows, d) ** 2 * (rows + d) <= FACTOR_WORK:
+        side = min(rows, d)
+        if (
+            columns * side**2 * (rows + d) <= FACTOR_WORK
+            and columns * side * max(side, d) <= FACTOR_NUMBERS
+        ):
             return SampledHessian(sample)
         leading = int(min(LEADING, (DENSE_NUMBERS / columns) ** 0.5))
         return SharedBasis(SHARED_ROWS, leading)

@@ -36,9 +36,11 @@ CURVATURE = 0.9  # their sigma
 LARGEST_TRIALS = 15
 # How many iterations without progress before rounding is blamed.
 PATIENCE = 30
-# The rounds at which the preconditioner is renewed: soon, since the curvature at the start says
-# little about the optimum, then ever more rarely.
-RENEWALS = frozenset([0, 5, 12, 25, 50, *range(100, 100_000, 50)])
+# The rounds at which the preconditioner is renewed: soon where it was made at the start, whose
+# curvature says little about the optimum; later where it comes from a neighbouring problem; then
+# ever more rarely.
+RENEWALS = (5, 14, *range(60, 1000, 60))
+INHERITED_RENEWALS = (9, 24, *range(60, 1000, 60))
 
 
 class Evaluates(Protocol):
@@ -54,9 +56,8 @@ class Evaluates(Protocol):
 class Preconditions(Protocol):
     """What the minimiser needs of a preconditioner."""
 
-    @property
-    def ready(self) -> bool:
-        """Whether there is anything to apply before the first update."""
+    def covers(self, problems: Integers) -> bool:
+        """Say whether `apply` can serve these problems without an update."""
 
     def apply(self, problems: Integers, gradients: Array) -> Array:
         """Return approximate inverse Hessians times gradients, ``(k, n_parameters)``."""
@@ -232,7 +233,8 @@ class _Run:
         )
         ended: dict[int, Status] = {}
         moved = np.ones(k, dtype=bool)
-        n_rounds = fresh = 0
+        n_rounds = 0
+        renewals = INHERITED_RENEWALS
         while True:
             stop = self._stopped(state, moved)
             for row in np.flatnonzero([s is not None for s in stop]):
@@ -245,16 +247,16 @@ class _Run:
                 state.keep(alive)
             if len(state.index) == 0:
                 return [ended[int(place)] for place in todo]
-            if n_rounds in RENEWALS and (n_rounds or not self.preconditioner.ready):
-                self.preconditioner.update(problems[state.index], state.x)
-                fresh = 0
+            live = problems[state.index]
+            if n_rounds in renewals or not self.preconditioner.covers(live):
+                self.preconditioner.update(live, state.x)
+                if n_rounds == 0:
+                    renewals = RENEWALS
             self._aim(problems, state, moved)
             trial = state.x + state.step[:, None] * state.direction
             f, g = self._evaluate(problems[state.index], trial)
-            # The preconditioner's scale settles in a few steps; measuring it costs a product.
-            moved = self._judge(problems, state, trial, f, g, measure=fresh < 3 or fresh % 4 == 0)
+            moved = self._judge(problems, state, trial, f, g)
             n_rounds += 1
-            fresh += 1
 
     def _stopped(self, state: _State, moved: npt.NDArray[np.bool_]) -> list[Status | None]:
         """Say for each problem why it stops here, if it does; only after an accepted step."""
@@ -317,8 +319,6 @@ class _Run:
         trial: Array,
         f: Array,
         g: Array,
-        *,
-        measure: bool,
     ) -> npt.NDArray[np.bool_]:
         """Accept or reject every problem's trial; returns who has moved."""
         slope = np.einsum("ij,ij->i", g, state.direction)
@@ -339,7 +339,7 @@ class _Run:
         state.newest = place = (state.newest + 1) % self.memory
         state.steps[place], state.bends[place] = s, y
         state.rho[place] = np.where(use, 1 / np.where(use, sy, 1.0), 0.0)
-        if measure and use.any():
+        if use.any():
             my = self.preconditioner.apply(problems[state.index], y)
             ymy = np.einsum("ij,ij->i", y, my)
             state.gamma = np.where(use & (ymy > 0), sy / np.where(ymy > 0, ymy, 1), state.gamma)

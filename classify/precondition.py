@@ -68,19 +68,22 @@ class SampledHessian:
     def __init__(self, sample_rows: int) -> None:
         self.sample_rows = sample_rows
         self._inverses: dict[tuple[int, int], _Inverse] = {}
+        self._made_for = np.empty(0)  # the C of each problem's inverse
 
     def attach(self, objective: Problems) -> None:
         """Serve another objective over the same rows; what was learnt is kept."""
         self.objective = objective
+        if not len(self._made_for):
+            self._made_for = np.ones(objective.n_problems)
 
-    @property
-    def ready(self) -> bool:
-        """Whether there is anything to apply."""
-        return bool(self._inverses)
+    def covers(self, problems: Integers) -> bool:
+        """Say whether these problems have inverses."""
+        return all((int(problem), 0) in self._inverses for problem in problems)
 
     def update(self, problems: Integers, points: Array) -> None:
         """Draw the samples anew at these points."""
         objective = self.objective
+        self._made_for[problems] = objective.C[problems]
         weights, intercepts = objective.split(points)
         groups = objective.groups(problems)
         scores = objective.passes.scores(groups, weights, intercepts)
@@ -128,7 +131,13 @@ class SampledHessian:
         solved = self.objective.workers.map(
             lambda i: self._inverses[names[i]].solve(flat[i]), range(len(names))
         )
-        return _without_common(np.stack(solved).reshape(g.shape)).reshape(gradients.shape)
+        d = _without_common(np.stack(solved).reshape(g.shape)).reshape(gradients.shape)
+        # An inverse made for another C: most of the Hessian is proportional to it.
+        return d * (self._made_for[problems] / self.objective.C[problems])[:, None]
+
+
+# Columns whose curvature is computed at once: tens of megabytes of it.
+COLUMNS_AT_A_TIME = 256
 
 
 class SharedBasis:
@@ -148,7 +157,7 @@ class SharedBasis:
 
     def __init__(self, sample_rows: int, leading: int) -> None:
         self.sample_rows, self.leading = sample_rows, leading
-        self.ready = False
+        self._covered: npt.NDArray[np.bool_] | None = None
         self._built = False
 
     def attach(self, objective: Problems) -> None:
@@ -157,6 +166,10 @@ class SharedBasis:
         if not self._built:
             self._rotate()
             self._built = True
+
+    def covers(self, problems: Integers) -> bool:
+        """Say whether these problems' Hessians have been estimated."""
+        return self._covered is not None and bool(self._covered[problems].all())
 
     def _rotate(self) -> None:
         design, workers = self.objective.design, self.objective.workers
@@ -179,32 +192,22 @@ class SharedBasis:
     def update(self, problems: Integers, points: Array) -> None:
         """Estimate the Hessians anew at these points."""
         objective, sample, r = self.objective, self._sample, self._leading
-        weights, intercepts = objective.split(points)
-        rotated = (weights @ self._axes).astype(sample.dtype)
-        offset = (intercepts + weights @ self._mean).astype(sample.dtype)
-        names = np.arange(len(weights))
         dtype = sample.dtype
-        if not self.ready:
+        if self._covered is None:
             shape = (objective.n_problems * objective.columns,)
             self._curvature = np.ones(shape)
             self._centre = np.zeros((*shape, sample.shape[1]), dtype)
             self._diagonal = np.ones((*shape, sample.shape[1]), dtype)
             self._dense = np.zeros((*shape, r, r), dtype)
-            self.ready = True
-        places = self._places(problems)
-        scores = sample @ rotated.T + offset
-        bend = objective.curvature(scores, 0, 0, Group(0, 0, names), None)
-        bend *= np.repeat(objective.C[problems], objective.columns).astype(dtype)
-        bend *= objective.members(problems, self._rows)
-        if objective.weight is not None:
-            bend *= objective.weight[self._rows, None].astype(dtype)
-        bend *= dtype.type(objective.design.n_rows / len(self._rows))
+            self._covered = np.zeros(objective.n_problems, dtype=bool)
+            self._made_for = np.ones(objective.n_problems)
+        self._covered[problems] = True
+        self._made_for[problems] = objective.C[problems]
 
-        def build(column: int) -> None:
-            b = bend[:, column]
-            used = np.flatnonzero(b > 1e-5 * b.max(initial=0))
-            b, place = b[used], places[column]
-            rows = sample[used]
+        def build(column: tuple[int, Floats]) -> None:
+            place, bend = column
+            used = np.flatnonzero(bend > 1e-5 * bend.max(initial=0))
+            b, rows = bend[used], sample[used]
             total = max(float(b.sum(dtype=np.float64)), np.finfo(float).tiny)
             centre = (b @ rows) / dtype.type(total)
             rows -= centre
@@ -213,7 +216,28 @@ class SharedBasis:
             lead = rows[:, :r] * np.sqrt(b)[:, None]
             self._dense[place] = inverse_plus_identity(lead.T @ lead)
 
-        objective.workers.map(build, range(len(weights)))
+        # The curvature of many columns on the sample is large: some problems at a time.
+        step = max(1, COLUMNS_AT_A_TIME // objective.columns)
+        for low in range(0, len(problems), step):
+            some = problems[low : low + step]
+            bend = self._bend(some, points[low : low + step])
+            objective.workers.map(build, zip(self._places(some), bend, strict=True))
+
+    def _bend(self, problems: Integers, points: Array) -> Floats:
+        """Weigh every row of the sample by its curvature in every column, columns first."""
+        objective, sample = self.objective, self._sample
+        dtype = sample.dtype
+        weights, intercepts = objective.split(points)
+        scores = sample @ (weights @ self._axes).astype(dtype).T
+        scores += (intercepts + weights @ self._mean).astype(dtype)
+        group = Group(0, len(sample), np.arange(len(weights)))
+        bend = objective.curvature(scores, 0, len(sample), group, None)
+        bend *= np.repeat(objective.C[problems], objective.columns).astype(dtype)
+        bend *= objective.members(problems, self._rows)
+        if objective.weight is not None:
+            bend *= objective.weight[self._rows, None].astype(dtype)
+        bend *= dtype.type(objective.design.n_rows / len(self._rows))
+        return np.ascontiguousarray(bend.T)
 
     def _places(self, problems: Integers) -> Integers:
         columns = self.objective.columns
@@ -242,7 +266,8 @@ class SharedBasis:
         out[:, :-1] += step @ self._axes.T
         shift = np.einsum("ij,ij->i", step, centre) + out[:, :-1] @ self._mean
         out[:, -1] = flat[:, -1] / self._curvature[places] - shift
-        return _without_common(out.reshape(g.shape)).reshape(gradients.shape)
+        d = _without_common(out.reshape(g.shape)).reshape(gradients.shape)
+        return d * (self._made_for[problems] / self.objective.C[problems])[:, None]
 
 
 def _without_common(table: Array) -> Array:

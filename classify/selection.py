@@ -20,7 +20,7 @@ C_GRID: npt.NDArray[np.float64] = np.logspace(-6, 5, 45)
 # After so many values in a row that make the validation log-loss worse, the path may end.
 PATIENCE = 8
 # Validation rows cannot tell apart what is nearer than this to the optimum.
-PATH_TOL = 1e-4
+PATH_TOL = 3e-4
 PATH_MAX_ITER = 200
 
 

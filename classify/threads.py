@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
@@ -51,30 +51,38 @@ def thread_count(n_jobs: int | None) -> int:
 
 
 class _SingleThreadedBlas:
-    """Limit BLAS to one thread while anyone in this process is inside.
+    """Limit BLAS to one thread while a fit runs.
 
-    The limit belongs to the process. Fits that run at the same time (joblib's threading backend)
-    must not restore it under one another, so the first one in sets it and the last one out
-    restores it.
+    The limit belongs to the process, and `threadpoolctl` (3.8) lets only the thread that has set it
+    lift it. Fits that run at the same time (joblib's threading backend) must neither restore it
+    under one another in the wrong order nor leave it behind: the first one in holds it for all, and
+    lifts it itself. One that stays longer goes on with whatever BLAS does then, which is slower but
+    not wrong.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside = 0
-        self._limiter: object = None
+        self._holder: int | None = None
+        self._depth = 0
+        self._limiter: Any = None
 
     def __enter__(self) -> None:
         with self._lock:
-            if self._inside == 0:
-                self._limiter = _controller().limit(limits=1, user_api="blas")
-            self._inside += 1
+            me = threading.get_ident()
+            if self._holder is None:
+                self._holder = me
+                self._limiter = _controller().limit(limits=1, user_api="blas").__enter__()
+            if self._holder == me:
+                self._depth += 1
 
     def __exit__(self, *exc: object) -> None:
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._limiter.restore_original_limits()  # type: ignore[attr-defined]
-                self._limiter = None
+            if self._holder != threading.get_ident():
+                return
+            self._depth -= 1
+            if self._depth == 0:
+                self._limiter.__exit__(None, None, None)
+                self._holder = self._limiter = None
 
 
 _single_threaded_blas = _SingleThreadedBlas()

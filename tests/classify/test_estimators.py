@@ -104,7 +104,9 @@ def test_permuting_classes_rows_or_features_permutes_the_answer(estimator):
     renamed = estimator(**options).fit(X, np.array([1, 2, 0])[y])
     np.testing.assert_array_equal(renamed.predict(X), np.array([1, 2, 0])[model.predict(X)])
     np.testing.assert_allclose(
-        renamed.predict_proba(X)[:, [1, 2, 0]], model.predict_proba(X), atol=2e-3
+        renamed.predict_proba(X)[:, [1, 2, 0]],
+        model.predict_proba(X),
+        atol=5e-3,  # LIBSVM's coupling stops within 0.005 / n_classes, and its steps are ordered
     )
 
 
@@ -186,7 +188,7 @@ def test_badly_scaled_features_converge_or_warn(estimator, scale):
 def test_a_feature_far_from_zero_keeps_its_digits_when_standardised(estimator):
     X, y = load_iris(return_X_y=True)
     near = estimator(C=0.1, standardize=True, tol=1e-6).fit(X.astype(np.float32), y)
-    far = (X + [0, 4096, 0, 0]).astype(np.float32)
+    far = (X + np.array([0, 4096, 0, 0])).astype(np.float32)
     model = estimator(C=0.1, standardize=True, tol=1e-6).fit(far, y)
     np.testing.assert_allclose(model.coef_, near.coef_, rtol=0.02, atol=2e-3)
 
@@ -268,7 +270,7 @@ def test_bad_data_are_refused(estimator):
         estimator().fit(X[:20], y[:20])
     with pytest.raises(ValueError, match="NaN"):
         estimator().fit(np.where(X > 5, np.nan, X), y)
-    with pytest.raises(ValueError, match="negative"):
+    with pytest.raises(ValueError, match=r"[Nn]egative"):
         estimator().fit(X, y, sample_weight=np.full(len(X), -1.0))
     with pytest.raises(NotFittedError):
         estimator().predict(X)
@@ -294,3 +296,17 @@ def test_torch_is_not_imported():
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("estimator", ALL)
+def test_the_preconditioner_for_many_columns_reaches_the_same_optimum(estimator, monkeypatch):
+    X, y = load_digits(return_X_y=True)
+    X, y = X[:400], y[:400]
+    options = {"C": 0.01, "tol": 1e-13, "standardize": True}
+    own = estimator(**options).fit(X, y)
+    monkeypatch.setattr("classify.fitting.FACTOR_WORK", 0)
+    monkeypatch.setattr("classify.fitting.LEADING", 5)
+    monkeypatch.setattr("classify.precondition.COLUMNS_AT_A_TIME", 7)
+    shared = estimator(**options).fit(X, y)
+    assert shared.certificate_["converged"] and shared.certificate_["n_passes"] < 150
+    np.testing.assert_allclose(shared.coef_, own.coef_, atol=1e-5)

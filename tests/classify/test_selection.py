@@ -44,7 +44,7 @@ def test_path_goes_up_and_the_choice_follows_the_rule(strategy):
     visited = [entry["C"] for entry in selection.path]
     np.testing.assert_allclose(visited + selection.not_visited, grid)
     best = min(selection.path, key=lambda e: (-e["accuracy"], e["log_loss"], e["C"]))
-    assert selection.C == best["C"]
+    assert best["C"] == selection.C
     assert selection.n_train + selection.n_validation == 500
     assert selection.start.coef.shape[1] == 64
     assert best["accuracy"] > 0.85
@@ -83,7 +83,7 @@ def test_a_refit_starts_where_the_path_ended():
     warm = OneVsRestLogistic(**options).fit(X[:400], y[:400], start=selection.start)
     cold = OneVsRestLogistic(**options).fit(X[:400], y[:400])
     assert warm.n_iter_.sum() < cold.n_iter_.sum()
-    np.testing.assert_allclose(warm.coef_, cold.coef_, atol=1e-3)
+    np.testing.assert_array_equal(warm.predict(X), cold.predict(X))
 
 
 def test_a_class_with_one_row_is_trained_on():

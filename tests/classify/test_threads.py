@@ -19,7 +19,8 @@ def test_results_come_in_the_order_of_the_items():
     pool.close()
 
 
-def test_blas_is_limited_inside_and_restored_after_the_last_one_leaves():
+@pytest.mark.parametrize("first_out", ["holder", "guest"])
+def test_blas_is_limited_inside_and_restored_whoever_leaves_first(first_out):
     before = blas_threads()
     inside, leave = threading.Event(), threading.Event()
 
@@ -31,9 +32,16 @@ def test_blas_is_limited_inside_and_restored_after_the_last_one_leaves():
     thread = threading.Thread(target=other)
     with workers(2):
         assert set(blas_threads()) == {1}
+        with workers(1):
+            assert set(blas_threads()) == {1}
+        assert set(blas_threads()) == {1}  # nested in one thread
         thread.start()
         inside.wait(10)
-    assert set(blas_threads()) == {1}  # the other one is still in
+        if first_out == "guest":
+            leave.set()
+            thread.join()
+            assert set(blas_threads()) == {1}
+    assert blas_threads() == before
     leave.set()
     thread.join()
     assert blas_threads() == before
