@@ -232,7 +232,7 @@ def headline(
         mine = [row for row in rows if row["label"] in group["runs"]]
         best = max(mine, key=lambda row: row["accuracy"])
         sentences.append(
-            f"On {group['dataset']} ({group['n']} test images) the highest accuracy is that of "
+            f"On {group['dataset']} ({group['n']:,} test images) the highest accuracy is that of "
             f"{best['label']} with {display_name(best['strategy'])}: {percent(best['accuracy'])} % "
             f"({span(best['accuracy_ci95'])})."
         )
