@@ -26,9 +26,8 @@ from data.errors import UserError
 from data.files import write_json
 
 if TYPE_CHECKING:
-    from data.store import Features
-
     from classify.run import Fitted
+    from data.store import Features
 
 
 def peak_memory_mb() -> float | None:
