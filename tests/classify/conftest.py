@@ -1,4 +1,166 @@
+"""Runs with made-up answers, for what comes after the fits."""
+
+import json
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from classify.evaluate import evaluate
+from classify.report import write_report
+from classify.results import json_ready
+from classify.significance import compare_strategies
+from classify.wording import headline
+
+# Helpers that tests import by name lie beside them.
 sys.path.insert(0, str(Path(__file__).parent))
+
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def spec_of(model="mobilenetv2_100", dataset="cifar10", source="hub", size=128):
+    return {
+        "dataset": {"name": dataset, "digest": "ab" * 32, "limit": None},
+        "model": {
+            "name": model,
+            "args": {"pad_type": "same"},
+            "weights": {"source": source, "digest": "cd" * 32},
+        },
+        "preprocessing": {
+            "image_size": size, "crop_pct": 0.875, "crop_mode": "center",
+            "interpolation": "bicubic", "antialias": True,
+            "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
+        },
+        "pool": "default", "precision": "fp32", "store_dtype": "float32", "seed": None,
+    }  # fmt: skip
+
+
+def fake_results(names=CIFAR10, n=400, seed=0, data_seed=0, strategies=None, **spec):
+    """Results of a run whose answers are drawn at random; `data_seed` draws the truth."""
+    k = len(names)
+    labels = np.random.default_rng(data_seed).integers(0, k, n)
+    rng = np.random.default_rng(seed)
+    base = rng.normal(size=(n, k))
+    entries, answers = {}, {}
+    for i, name in enumerate(strategies or ("multinomial", "ovr", "ovo")):
+        logits = base + 0.3 * rng.normal(size=(n, k)) + 2.6 * np.eye(k)[labels]
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        answers[name] = probabilities.argmax(axis=1)
+        grid = [0.001, 0.01, 0.1, 1.0]
+        entries[name] = {
+            "C": grid[1 + i % 2],
+            "n_problems": k * (k - 1) // 2 if name == "ovo" else k,
+            "fit_seconds": 0.5 + i,
+            "n_iter": 20 + i,
+            "converged": True,
+            "certificate": {"grad_norm": 1e-7, "objective": 12.3, "gap_bound": 1e-9},
+            "validation": [{"C": c, "accuracy": 0.8, "log_loss": 0.5} for c in grid],
+            "validation_not_visited": [10.0],
+            "test": evaluate(labels, answers[name], probabilities, names),
+        }
+    comparisons = compare_strategies(labels, answers, dict.fromkeys(entries, True))
+    results = {
+        "schema_version": 1,
+        "kind": "run",
+        "verdict": headline(entries, comparisons),
+        "command": "python -m classify fit features/x.h5",
+        "store": {
+            "path": "features/x.h5",
+            "key": "1a2b3c4d" * 8,
+            "spec": spec_of(**spec),
+            "provenance": {"device": "cpu", "images_per_second": 100.0},
+            "request": {},
+        },
+        "seed": 0,
+        "settings": {"c": "auto", "strategies": list(entries)},
+        "class_names": list(names),
+        "n_train": 5 * n,
+        "n_test": n,
+        "n_features": 64,
+        "environment": {"python": "3.11"},
+        "strategies": entries,
+        "comparisons": comparisons,
+        "warnings": [],
+        "timings": {"started": "2026-11-23T19:15:02+00:00", "total": 3.0},
+    }
+    return json_ready(results), labels, answers
+
+
+def write_fake_run(folder, *, key=None, started=None, order=None, report=False, **options):
+    """Write results.json and predictions.npz of a made-up run; `order` permutes its rows."""
+    results, labels, answers = fake_results(**options)
+    if key:
+        results["store"]["key"] = key
+    if started:
+        results["timings"]["started"] = started
+    order = np.arange(len(labels)) if order is None else order
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    np.savez(
+        folder / "predictions.npz",
+        ids=np.array([f"test_batch.bin:{i}" for i in range(len(labels))])[order],
+        labels=labels[order],
+        class_names=np.array(results["class_names"]),
+        **{f"{name}_predictions": answer[order] for name, answer in answers.items()},
+    )
+    if report:
+        write_report(folder)
+    return results
+
+
+@pytest.fixture
+def results():
+    return fake_results()[0]
+
+
+@pytest.fixture(scope="session")
+def make_results():
+    return fake_results
+
+
+@pytest.fixture(scope="session")
+def make_run():
+    return write_fake_run
+
+
+def write_store(path, *, names=("ant", "bee", "cat"), n=240, d=6, seed=0, dtype="float32", **spec):
+    """Write a feature store of noisy clusters; `labels_train` and `labels_test` override labels."""
+    from data.joining import join
+    from data.records import SplitSource
+
+    chosen = {split: spec.pop(f"labels_{split}", None) for split in ("train", "test")}
+    provenance = spec.pop("provenance", {"device": "cpu", "images_per_second": 50.0})
+    rng = np.random.default_rng(seed)
+    centres = 1.3 * rng.normal(size=(len(names), d))
+    splits = {}
+    for split, rows in (("train", n), ("test", n // 2)):
+        labels = chosen[split]
+        labels = np.arange(rows) % len(names) if labels is None else np.asarray(labels)
+        X = (centres[labels] + rng.normal(size=(len(labels), d))).astype(dtype)
+        ids = [f"{split}:{i}" for i in range(len(labels))]
+        splits[split] = SplitSource(labels, ids, [(X, np.ones(len(labels), dtype=bool))])
+    described = {**spec_of(**spec), "store_dtype": dtype}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    join(path, spec=described, request={}, provenance=provenance, class_names=names, splits=splits)
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_store():
+    return write_store
+
+
+@pytest.fixture(scope="session")
+def fitted_run(tmp_path_factory):
+    """One real run: its folder, store and command line."""
+    from classify.__main__ import main
+
+    root = tmp_path_factory.mktemp("fitted")
+    store = write_store(root / "features" / "toys" / "toynet-8px-00000000.h5", dataset="toys")
+    main(
+        ["fit", str(store), "--reports-dir", str(root / "reports"), "--jobs", "1",
+         "--c-grid", "0.01,0.1,1,10"]
+    )  # fmt: skip
+    (folder,) = (root / "reports" / "toys-toynet-8px-00000000").iterdir()
+    return folder, store
