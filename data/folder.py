@@ -27,6 +27,7 @@ from data.errors import UserError
 from data.images import FileImages, Source, Split
 from data.subset import hold_out
 
+_SUFFIXES = tuple(SUFFIXES)
 KINDS = "JPEG, PNG, WebP or BMP"
 READ_BYTES = 1 << 18
 HASH_BLOCK = 1024  # files whose digests are asked for at once
@@ -319,9 +320,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _is_image(entry: os.DirEntry[str]) -> bool:
     """Tell by the suffix. A broken link counts: an image is missing, which reading it will say."""
-    if os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
+    # A fingerprint asks this of every file, so the quick answers come first.
+    if not entry.name.lower().endswith(_SUFFIXES):
         return False
-    return (entry.is_symlink() and not os.path.exists(entry.path)) or entry.is_file()
+    return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:
@@ -329,6 +331,8 @@ def _identity(found: os.stat_result) -> tuple[int, int]:
 
 
 def _utf8(folder: Path, name: str) -> str:
+    if name.isascii():
+        return name
     try:
         name.encode("utf-8")
     except UnicodeEncodeError as error:
