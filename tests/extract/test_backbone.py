@@ -72,7 +72,7 @@ def test_the_same_seed_gives_the_same_weights_and_touches_no_global_state():
         "test_mambaout",
         "test_byobnet",
         "test_nfnet",
-        "test_vit_relpos",
+        "vit_relpos_small_patch16_224",
         "mixer_s32_224",
         "vit_tiny_patch16_224",
         "deit_tiny_distilled_patch16_224",
@@ -280,7 +280,7 @@ def test_a_bad_model_argument():
 
 def test_a_model_without_pretrained_weights():
     with pytest.raises(UserError, match=r"no pretrained weights.*--weights FILE"):
-        load_backbone(BackboneRequest("test_coatnet"))
+        load_backbone(BackboneRequest("seresnet18"))
 
 
 def test_a_hub_that_cannot_be_reached_is_known_at_once(monkeypatch, tmp_path):
