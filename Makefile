@@ -101,6 +101,9 @@ format: $(INSTALLED_DEV)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+bench: $(INSTALLED)  ## speed of stage two against scikit-learn, to the same optimum
+	@$(RUN) -m benchmarks.stage_two $(FEATURES) $(call option,C,--c)
+
 clean:  ## remove caches; downloads, features and reports stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov build *.egg-info
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
