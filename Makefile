@@ -11,8 +11,9 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 FEATURES_DIR ?= features
 REPORTS_DIR ?= reports
 
-option = $(if $($(1)),$(2)='$($(1))')
-each = $(foreach value,$($(1)),$(2)='$(value)')
+quote = '$(subst ','\'',$(1))'
+option = $(if $($(1)),$(2)=$(call quote,$($(1))))
+each = $(foreach value,$($(1)),$(2)=$(call quote,$(value)))
 
 EXTRACT_OPTIONS = $(strip \
   $(call option,DATASET,--dataset) $(call option,DATA_DIR,--data-dir) \
@@ -23,16 +24,23 @@ EXTRACT_OPTIONS = $(strip \
   $(call option,POOL,--pool) $(call option,DEVICE,--device) $(call option,PRECISION,--precision) \
   $(call option,BATCH_SIZE,--batch-size) $(call option,STORE_DTYPE,--store-dtype) \
   $(call option,LIMIT,--limit) $(call option,JOBS,--jobs) $(call option,SEED,--seed) \
-  --features-dir='$(FEATURES_DIR)')
+  --features-dir=$(call quote,$(FEATURES_DIR)))
 
 FIT_OPTIONS = $(strip \
   $(call each,STRATEGIES,--strategy) $(call option,C,--c) $(call option,JOBS,--jobs) \
-  $(call option,SEED,--seed) --reports-dir='$(REPORTS_DIR)')
+  $(call option,SEED,--seed) --reports-dir=$(call quote,$(REPORTS_DIR)))
 
 DEMO_OPTIONS = --dataset=digits --model=test_efficientnet --weights=random --image-size=64 \
-  --features-dir='$(FEATURES_DIR)'
+  --features-dir=$(call quote,$(FEATURES_DIR)) $(call option,JOBS,--jobs)
 
-HEAD ?= $(shell ls -t '$(REPORTS_DIR)'/*/*/heads/multinomial.safetensors 2>/dev/null | head -n 1)
+# The newest head, the multinomial one where a run has it.
+HEADS = $(call quote,$(REPORTS_DIR))/*/*/heads
+HEAD ?= $(shell ls -t $(HEADS)/multinomial.safetensors 2>/dev/null | head -n 1 | grep . || \
+  ls -t $(HEADS)/*.safetensors 2>/dev/null | head -n 1)
+
+ifneq ($(filter-out none,$(CLUSTER)),)
+$(error CLUSTER=$(CLUSTER) is not there yet: this version runs on one machine; leave CLUSTER out)
+endif
 
 .PHONY: help install install-dev demo features classify compare predict test lint format bench clean distclean
 
@@ -45,7 +53,8 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "error: Icebox needs Python 3.10 or newer, found $$($(PYTHON) --version 2>&1); give another with PYTHON=python3.11" >&2; exit 2; }
 	@echo "installing into $(VENV) (several GB with torch; a few minutes, once)" >&2
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
+	  echo "error: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
@@ -58,8 +67,8 @@ install-dev: $(INSTALLED_DEV)
 
 demo: $(INSTALLED)  ## the whole pipeline, offline, on bundled digits: features, classifiers, report
 	@set -e; store="$$($(RUN) -m extract $(DEMO_OPTIONS))"; \
-	run="$$($(RUN) -m classify fit "$$store" --reports-dir='$(REPORTS_DIR)')"; \
-	$(RUN) -m classify compare --reports-dir='$(REPORTS_DIR)' >/dev/null; \
+	run="$$($(RUN) -m classify fit "$$store" --reports-dir=$(call quote,$(REPORTS_DIR)))"; \
+	$(RUN) -m classify compare --reports-dir=$(call quote,$(REPORTS_DIR)) >/dev/null; \
 	echo; \
 	echo "This was a demonstration: the backbone's weights are random, so the accuracy says what"; \
 	echo "untrained convolutions are worth on 8x8 digits, and nothing about a real backbone."; \
@@ -76,17 +85,18 @@ classify: $(INSTALLED)  ## stage two: train multinomial, OvR and OvO on the feat
 ifdef FEATURES
 	@$(RUN) -m classify fit $(FEATURES) $(FIT_OPTIONS)
 else
-	@set -e; store="$$($(RUN) -m extract $(EXTRACT_OPTIONS))"; \
+	@set -e; mkdir -p $(call quote,$(REPORTS_DIR)) || exit 2; store="$$($(RUN) -m extract $(EXTRACT_OPTIONS))"; \
 	$(RUN) -m classify fit "$$store" $(FIT_OPTIONS)
 endif
 
 compare: $(INSTALLED)  ## one report over every run under REPORTS_DIR
-	@$(RUN) -m classify compare --reports-dir='$(REPORTS_DIR)'
+	@$(RUN) -m classify compare --reports-dir=$(call quote,$(REPORTS_DIR))
 
 predict: $(INSTALLED)  ## label new images: make predict IMAGES="a.png b.jpg" [HEAD=head.safetensors]
-	@test -n "$(strip $(IMAGES))" || { echo 'error: name the images: make predict IMAGES="a.png b.jpg"' >&2; exit 2; }
-	@test -n "$(HEAD)" || { echo "error: no trained head under $(REPORTS_DIR); run make classify first, or give HEAD=FILE.safetensors" >&2; exit 2; }
-	@$(RUN) -m classify predict '$(HEAD)' $(IMAGES) $(if $(filter-out hub random,$(WEIGHTS)),--weights='$(WEIGHTS)')
+	@$(if $(strip $(IMAGES)),,echo 'error: name the images: make predict IMAGES="a.png b.jpg"' >&2; exit 2)
+	@test -n $(call quote,$(HEAD)) || { echo "error: no trained head under $(REPORTS_DIR); run make classify first, or give HEAD=FILE.safetensors" >&2; exit 2; }
+	@$(RUN) -m classify predict $(call quote,$(HEAD)) $(IMAGES) \
+	  $(if $(filter-out hub random,$(WEIGHTS)),$(call option,WEIGHTS,--weights)) $(call option,DEVICE,--device)
 
 test: $(INSTALLED_DEV)  ## run the tests, with coverage
 	@$(RUN) -m pytest --cov

@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data.cli import Parser, result, run, say
+from data.cli import Parser, folder_path, result, run, say
 from data.errors import UserError, nearest
 
 STRATEGIES = ("multinomial", "ovr", "ovo")
@@ -165,7 +165,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     fit.add_argument("--full-path", action="store_true", help="visit every value of the grid")
     fit.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     fit.add_argument("--jobs", type=parse_count("--jobs"), metavar="N", help="threads (all)")
-    fit.add_argument("--reports-dir", type=Path, default=Path("reports"), metavar="DIR")
+    fit.add_argument("--reports-dir", type=folder_path, default=Path("reports"), metavar="DIR")
     fit.add_argument("--seed", type=parse_count("--seed", 0), default=0, metavar="N")
     fit.add_argument(
         "--max-iter", type=parse_count("--max-iter"), metavar="N", help="iterations of a fit"
@@ -176,7 +176,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "runs", nargs="*", type=Path, metavar="REPORT_DIR",
         help="folders of runs, or folders above them (all under --reports-dir)",
     )  # fmt: skip
-    compare.add_argument("--reports-dir", type=Path, default=Path("reports"), metavar="DIR")
+    compare.add_argument("--reports-dir", type=folder_path, default=Path("reports"), metavar="DIR")
 
     predict = commands.add_parser("predict", help="label images with a trained head")
     predict.add_argument("head", type=Path, metavar="HEAD.safetensors")

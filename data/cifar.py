@@ -156,7 +156,10 @@ def read_cifar(
         n_bytes = layout.n_bytes if official else None
         download(place.url, place.path, sha256=place.sha256, n_bytes=n_bytes)
     reader = CifarReader(layout)
-    origin: dict[str, Any] = {"kind": place.kind, "path": os.path.abspath(place.path)}
+    origin: dict[str, Any] = {
+        "kind": "archive" if place.kind == "archive" else "unpacked",
+        "path": os.path.abspath(place.path),
+    }
     if place.kind == "archive":
         _verify(layout, place)
         reader.read_archive(place.path)

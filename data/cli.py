@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from data.errors import UserError, nearest
@@ -42,6 +43,11 @@ class Parser(argparse.ArgumentParser):
             hint = nearest(choice.group(1), re.findall(r"[\w.-]+", choice.group(2)))
         advice = " ".join(part for part in (hint, f"See: {self.prog} --help") if part)
         raise UserError(f"{self.prog}: {message}\n{advice}")
+
+
+def folder_path(text: str) -> Path:
+    """Turn an option into a path, with ``~`` for the home folder also where no shell saw it."""
+    return Path(text).expanduser()
 
 
 def say(*text: object) -> None:
@@ -116,6 +122,11 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
         # The reader (`| head`) has seen enough; keep the interpreter from saying so at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        say(f"error: {error.filename}: {error.strerror}; change its permissions or name another")
+        return EXIT_USER
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise

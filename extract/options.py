@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.cli import Parser
+from data.cli import Parser, folder_path
 from data.errors import UserError
 from extract.names import DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
 
@@ -76,13 +76,20 @@ def add_options(parser: Parser, *, run: bool) -> None:
         default="cifar10",
         help="cifar10, cifar100, digits, or a folder with one sub-folder per class (%(default)s)",
     )
-    data.add_argument("--data-dir", type=Path, default=Path("data/raw"), help="(%(default)s)")
+    data.add_argument(
+        "--data-dir", type=folder_path, default=Path("data/raw"), help="(%(default)s)"
+    )
     data.add_argument("--data-url", metavar="URL", help="a mirror of the archive")
     data.add_argument("--data-sha256", metavar="HEX", help="the checksum of that mirror's archive")
     data.add_argument(
         "--test-fraction", type=float, metavar="F", help="hold out a share of ROOT/CLASS/*"
     )
-    data.add_argument("--limit", type=_count, metavar="N", help="a stratified subset of N rows")
+    data.add_argument(
+        "--limit",
+        type=_count,
+        metavar="N",
+        help="N training images, stratified, and as large a share for testing",
+    )
     data.add_argument("--skip-bad-images", action="store_true", help="leave out undecodable files")
 
     model = parser.add_argument_group("backbone")
@@ -121,10 +128,16 @@ def add_options(parser: Parser, *, run: bool) -> None:
     how.add_argument(
         "--jobs", type=_count, default=usable_cpus(), metavar="N", help="processes that decode"
     )
-    how.add_argument("--features-dir", type=Path, default=Path("features"), help="(%(default)s)")
+    how.add_argument(
+        "--features-dir", type=folder_path, default=Path("features"), help="(%(default)s)"
+    )
     how.add_argument("--store-dtype", choices=("float32", "float16"), default="float32")
     if run:
-        how.add_argument("--dry-run", action="store_true", help="say what would be done")
+        how.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="say what would be done (data and weights are fetched to know)",
+        )
         how.add_argument("--force", action="store_true", help="compute again what is there")
 
 

@@ -24,6 +24,7 @@ from data.files import check_writable, lock
 from data.store import SplitSource, join, read_header
 from extract import request as requests
 from extract.job import Job, choose_plan, prepare, read_dataset
+from extract.names import check_model_name
 from extract.options import Options
 from extract.shards import Plan, cut, read_plan, resume_plan, start_over
 from extract.watch import peak_memory_mb
@@ -58,6 +59,8 @@ def extract(options: Options) -> Path | None:
         return found.path
     if not options.dry_run:
         check_writable(options.features_dir)
+    # A name that is mistyped should not cost a download of the dataset.
+    check_model_name(options.model)
     dataset = read_dataset(options)
     # Again, because the dataset may have been downloaded just now.
     asked = requests.Request(options)
@@ -72,9 +75,15 @@ def extract(options: Options) -> Path | None:
         # Somebody else may have finished it while this process waited.
         if job.path.exists() and not options.force:
             return _found(job, options)
-        if options.force:
+        # Beside the folder, since starting over with another plan empties that.
+        forced = job.folder.with_suffix(".forced")
+        if options.force and not forced.exists():
             shutil.rmtree(job.folder, ignore_errors=True)
-        return _compute(job)
+            job.folder.mkdir(parents=True)
+            forced.touch()
+        path = _compute(job)
+        forced.unlink(missing_ok=True)
+        return path
 
 
 def _found(job: Job, options: Options) -> Path:

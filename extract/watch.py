@@ -11,6 +11,7 @@ from extract.names import FAST_MODEL
 ESTIMATE_AFTER_SECONDS = 3.0
 ESTIMATE_WORTH_SECONDS = 60.0
 SLOW_SECONDS = 600.0
+SLOW_BATCH_SECONDS = 20.0
 
 
 class Watch:
@@ -60,9 +61,13 @@ class Watch:
         self.computed += rows
         now = time.perf_counter()
         self.seconds = now - self._start
-        if self._steady is None:  # the first batch also warms up
+        if self._steady is None:
             self._steady = (now, self.computed)
-            return []
+            # The first batch also warms up; where it took long, that hardly counts.
+            if self.seconds < SLOW_BATCH_SECONDS:
+                return []
+            self._said = True
+            return self._estimate(rows / self.seconds, self._left * self.seconds / rows)
         elapsed = now - self._steady[0]
         if self._said or elapsed < ESTIMATE_AFTER_SECONDS:
             return []

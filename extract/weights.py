@@ -362,7 +362,10 @@ def misfit(name: str, path: object, error: RuntimeError) -> UserError:
     if not lines:
         return UserError(f"{path} does not fit {name}: {str(error).splitlines()[0]}")
     shown = "\n".join(f"  {line.removeprefix('size mismatch for ')}" for line in lines[:2])
-    return UserError(f"{path} does not fit {name}: {len(lines)} tensors differ in shape\n{shown}")
+    return UserError(
+        f"{path} does not fit {name}: {len(lines)} tensors differ in shape\n{shown}\n"
+        "Give the --model (and --model-arg) that these weights were made with"
+    )
 
 
 def _some(keys: list[str]) -> str:

@@ -1,5 +1,7 @@
 """Make variables reach the command lines as the options of the same name."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -84,6 +86,42 @@ def test_predict_needs_images():
     )
     assert failed.returncode == 2
     assert 'make predict IMAGES="a.png b.jpg"' in failed.stderr
+
+
+def test_names_with_quotes_and_spaces_reach_the_program_whole():
+    assert "--dataset='kid'\\''s photos'" in dry_run("features", "DATASET=kid's photos")
+    printed = dry_run("predict", 'IMAGES="my photo.jpg" b.png', "HEAD=my head.safetensors")
+    assert "predict 'my head.safetensors' \"my photo.jpg\" b.png" in printed
+
+
+def test_a_cluster_is_refused_and_not_ignored():
+    failed = subprocess.run(
+        ["make", "-n", "features", "CLUSTER=dask"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert failed.returncode == 2
+    assert "CLUSTER=dask" in failed.stderr
+
+
+@pytest.mark.skipif(not (ROOT / ".venv/bin/python").exists(), reason="make has not installed")
+def test_the_demo_runs_offline_and_says_what_it_is(tmp_path):
+    done = subprocess.run(
+        [
+            *("make", "-o", ".venv/.installed", "demo"),
+            *(f"FEATURES_DIR={tmp_path / 'features'}", f"REPORTS_DIR={tmp_path / 'reports'}"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    report = Path(done.stdout.splitlines()[-1])
+    assert report.is_file()
+    assert "weights are random" in done.stdout
+    assert "make features && make classify && make compare" in done.stdout
+    results = json.loads((report.parent / "results.json").read_text())
+    for strategy in ("multinomial", "ovr", "ovo"):
+        assert results["strategies"][strategy]["test"]["accuracy"] > 0.9
 
 
 def test_every_option_that_make_passes_exists():

@@ -91,6 +91,7 @@ def test_unpacked_folder_is_used_with_one_warning(tiny, tmp_path, capsys):
     assert lines[0].startswith("warning:")
     assert str(tmp_path / tiny.layout.folder) in lines[0]
     assert dataset.origin["verified"] is False
+    assert dataset.origin["kind"] == "unpacked"  # a folder of another sort than one of images
     assert dataset.origin["sha256"] == source_sha256("cifar10", data_dir=tmp_path)
     sha256 = tiny.pack(tmp_path / tiny.layout.archive)
     packed = load_dataset("cifar10", data_dir=tmp_path, data_sha256=sha256)

@@ -42,6 +42,12 @@ def test_a_full_disk_is_the_users_to_mend(capsys):
     assert "features/x.h5" in capsys.readouterr().err
 
 
+def test_a_file_that_may_not_be_read_is_named(capsys):
+    error = PermissionError(errno.EACCES, "Permission denied", "weights.safetensors")
+    assert cli.run(raising(error), []) == 2
+    assert "weights.safetensors: Permission denied" in capsys.readouterr().err
+
+
 def test_a_bug_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         cli.run(raising(ZeroDivisionError()), [])

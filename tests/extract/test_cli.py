@@ -186,6 +186,30 @@ def test_verify(call, small, tmp_path, refused):
     refused(call("verify", broken), "broken.h5")
 
 
+def test_verify_finds_an_unpacked_archive_again(tmp_path):
+    from types import SimpleNamespace
+
+    from data.cifar import LAYOUTS
+    from extract import check
+
+    folder = tmp_path / LAYOUTS["cifar10"].folder
+    asked = []
+
+    def load(source, **options):
+        asked.append((source, options["data_dir"]))
+        return SimpleNamespace(digest="d")
+
+    store = SimpleNamespace(
+        request={"options": {}, "files": {"dataset": {"path": str(folder)}}},
+        spec={"dataset": {"name": "cifar10", "digest": "d", "limit": None}},
+        provenance={"dataset": {"kind": "unpacked"}},
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check, "load_dataset", load)
+        check._images_of(store, None)
+    assert asked == [("cifar10", tmp_path)]
+
+
 def test_verify_says_why_it_cannot_embed_again(call, small, tmp_path):
     weights = saved_weights(tmp_path / "a.safetensors")
     store = small("--weights", weights).path

@@ -132,6 +132,31 @@ def test_force_and_dry_run(small, features):
     assert small("--dry-run").path == first.path
 
 
+def test_an_interrupted_force_goes_on_where_it_stopped(small, features, monkeypatch):
+    from extract import fill
+
+    first = small()
+    digests = datasets(first.path)
+    real, written = fill.write_shard, []
+
+    def interrupted(path, *args, **kwargs):
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(fill, "write_shard", interrupted)
+    stopped = small("--force")
+    assert stopped.code == 130
+    assert datasets(first.path) == digests  # what was there is still there
+    monkeypatch.setattr(fill, "write_shard", real)
+    again = small("--force")
+    assert again.code == 0
+    assert "going on: 100 of" in again.err
+    assert datasets(again.path) == digests
+    assert "going on" not in small("--force").err
+
+
 def test_stored_halves(small):
     full, half = open_features(small().path), open_features(small("--store-dtype", "float16").path)
     assert half.train.features.dtype == np.float16
@@ -201,6 +226,10 @@ def test_the_estimate_names_a_faster_model_only_where_it_helps(monkeypatch):
     assert "4.3 h for the 99,872 images left, at 6.4 images/s on this CPU" in lines[0]
     assert "--model mobilenetv3_large_100" in lines[1]
     assert slow.update(64) == []
+    monkeypatch.setattr(watch.time, "perf_counter", iter(np.arange(0, 1000, 30.0)).__next__)
+    crawling = watch.Watch(100_000, 0, "cpu", "vit_base_patch16_224")
+    assert "13.0 h for the 99,936 images left" in crawling.update(64)[0]  # after the first batch
+    monkeypatch.setattr(watch.time, "perf_counter", lambda: next(clock))
     on_gpu = watch.Watch(100_000, 0, "cuda", "vit_base_patch16_224")
     on_gpu.update(64)
     assert len(on_gpu.update(64)) == 1
