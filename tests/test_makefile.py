@@ -106,7 +106,7 @@ def test_a_cluster_is_refused_and_not_ignored():
 def test_the_demo_runs_offline_and_says_what_it_is(tmp_path):
     done = subprocess.run(
         [
-            *("make", "-o", ".venv/.installed", "demo"),
+            *("make", "--no-print-directory", "-o", ".venv/.installed", "demo"),
             *(f"FEATURES_DIR={tmp_path / 'features'}", f"REPORTS_DIR={tmp_path / 'reports'}"),
         ],
         cwd=ROOT,
