@@ -16,7 +16,7 @@ from data.errors import UserError
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 # What a file is, is told by its content: a PNG that is called .jpg decodes. Other formats that
 # Pillow knows (TIFF, PostScript, ...) are kept out: nobody asked for their decoders to run.

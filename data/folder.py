@@ -27,7 +27,6 @@ from data.errors import UserError
 from data.images import FileImages, Source, Split
 from data.subset import hold_out
 
-_SUFFIXES = tuple(SUFFIXES)
 KINDS = "JPEG, PNG, WebP or BMP"
 READ_BYTES = 1 << 18
 HASH_BLOCK = 1024  # files whose digests are asked for at once
@@ -321,7 +320,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _is_image(entry: os.DirEntry[str]) -> bool:
     """Tell by the suffix. A broken link counts: an image is missing, which reading it will say."""
     # A fingerprint asks this of every file, so the quick answers come first.
-    if not entry.name.lower().endswith(_SUFFIXES):
+    if not entry.name.lower().endswith(SUFFIXES):
         return False
     return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
 

@@ -67,15 +67,15 @@ class Watch:
             if self.seconds < SLOW_BATCH_SECONDS:
                 return []
             self._said = True
-            return self._estimate(rows / self.seconds, self._left * self.seconds / rows)
+            return self._estimate(rows / self.seconds)
         elapsed = now - self._steady[0]
         if self._said or elapsed < ESTIMATE_AFTER_SECONDS:
             return []
         self._said = True
-        rate = (self.computed - self._steady[1]) / elapsed
-        return self._estimate(rate, self._left / rate)
+        return self._estimate((self.computed - self._steady[1]) / elapsed)
 
-    def _estimate(self, rate: float, seconds: float) -> list[str]:
+    def _estimate(self, rate: float) -> list[str]:
+        seconds = self._left / rate
         if seconds < ESTIMATE_WORTH_SECONDS:
             return []
         lines = [
