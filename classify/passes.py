@@ -133,11 +133,7 @@ class Passes:
         products = np.zeros(weights.shape)
         for group, loss, total, product in self.workers.map(work, self._pieces(groups)):
             losses[group.columns[: len(loss)]] += loss
-            if group.sign is not None:
-                total *= group.sign
-                product *= group.sign[:, None]
-            totals[group.columns] += total
-            products[group.columns] += product
+            _gather(group, total, product, totals, products)
         return losses, totals, self.design.unfold(products, totals)
 
     def scores(self, groups: Sequence[Group], weights: Array, intercepts: Array) -> list[Floats]:
@@ -210,11 +206,7 @@ class Passes:
         totals = np.zeros(n_columns)
         products = np.zeros((n_columns, self.design.n_features))
         for group, total, product in self.workers.map(work, self._pieces(groups)):
-            if group.sign is not None:
-                total *= group.sign
-                product *= group.sign[:, None]
-            totals[group.columns] += total
-            products[group.columns] += product
+            _gather(group, total, product, totals, products)
         return totals, self.design.unfold(products, totals)
 
 
@@ -225,3 +217,12 @@ def _signed(raw: Floats, offset: Floats, group: Group) -> tuple[Floats, Floats]:
         sign = group.sign.astype(raw.dtype)
         w, b = w * sign, b * sign
     return np.ascontiguousarray(w), b
+
+
+def _gather(group: Group, total: Array, product: Array, totals: Array, products: Array) -> None:
+    """Add a piece's sums, freed of the group's signs, to those of all columns, in place."""
+    if group.sign is not None:
+        total *= group.sign
+        product *= group.sign[:, None]
+    totals[group.columns] += total
+    products[group.columns] += product
