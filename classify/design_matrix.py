@@ -16,9 +16,10 @@ Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
-# Rows in one product: features that stay in a core's own cache, so that the second product of a
-# pass finds there what the first one read.
-BLOCK_BYTES = 660_000
+# Rows in one product: features that stay in the shared cache, so that the second product of a pass
+# finds there what the first one read, and enough of them that the interpreter's part is small
+# (blocks of a core's own cache, a quarter of this, took a third longer on two cores).
+BLOCK_BYTES = 2_600_000
 # OpenBLAS multiplies without packing below 10^6 multiply-adds, which for thin factors is twice
 # as fast (the packed copy of the features costs more than the arithmetic).
 SMALL_PRODUCT = 1_000_000
