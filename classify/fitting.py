@@ -18,7 +18,7 @@ from classify.design_matrix import DesignMatrix
 from classify.duality import certify
 from classify.lbfgs import minimise
 from classify.objectives import BinaryProblems, Problems, SoftmaxProblems
-from classify.precondition import SampledHessian, SharedBasis
+from classify.precondition import OWN_ROWS, SHARED_ROWS, SampledHessian
 from classify.solution import Certificate, Solution
 from classify.standardize import mean_and_scale
 from classify.threads import Workers
@@ -28,14 +28,13 @@ Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
 
-# Multiply-adds and numbers that may go into one inverse Hessian per column: about a second of
-# work, and memory of the order of the features'.
-FACTOR_WORK = 7e10
+# An inverse Hessian for each column may cost this many passes and hold this many numbers.
+LARGEST_PRICE = 12.0
+# Multiply-adds that are done at once whatever a pass costs.
+SMALL_WORK = 2e9
+# What an update of the shared one costs, in passes.
+SHARED_PRICE = 8.0
 FACTOR_NUMBERS = 50_000_000
-# The shared basis: rows in its sample, largest dense block, numbers in all dense blocks.
-SHARED_ROWS = 12_000
-LEADING = 128
-DENSE_NUMBERS = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -108,22 +107,24 @@ class Fitter:
             design = design.standardized(self.shift, self.scale)
         self.design, self.labels, self.sample_weight = design, labels, sample_weight
 
-        self._preconditioner: SampledHessian | SharedBasis | None = None
+        self._preconditioner: SampledHessian | None = None
 
-    def _choose(self, objective: Problems) -> SampledHessian | SharedBasis:
-        """Choose an inverse for each column where that is affordable, a shared basis otherwise."""
-        d = self.design.n_features
+    def _choose(self, objective: Problems) -> SampledHessian:
+        """Give each column an inverse of its own where that costs no more than some passes."""
+        n, d = self.design.n_rows, self.design.n_features
         columns = objective.n_problems * objective.columns
-        sample = max(512, 2 * d)
-        rows = min(sample, self.design.n_rows)
-        side = min(rows, d)
-        if (
-            columns * side**2 * (rows + d) <= FACTOR_WORK
-            and columns * side * max(side, d) <= FACTOR_NUMBERS
-        ):
-            return SampledHessian(sample)
-        leading = int(min(LEADING, (DENSE_NUMBERS / columns) ** 0.5))
-        return SharedBasis(SHARED_ROWS, leading)
+        groups = objective.groups(np.arange(objective.n_problems))
+        rows = sum((group.stop - group.start) * len(group.columns) for group in groups)
+        own = OWN_ROWS * d
+        side = min(own, d, n)
+        # Multiply-adds; those of thin products take half as long again.
+        work = columns * side**2 * (min(own, n) / 2 + 0.8 * side)
+        price = work / (6 * rows * d)
+        if work <= SMALL_WORK:
+            price = min(price, 1.0)
+        if price > LARGEST_PRICE or columns * side * d > FACTOR_NUMBERS:
+            own, price = 0, SHARED_PRICE
+        return SampledHessian(own, SHARED_ROWS * d, price)
 
     def problems(self, C: float) -> Problems:
         """Set up the strategy's problems for a value of C."""
@@ -170,6 +171,8 @@ class Fitter:
             weights[:] = start.coef if self.scale is None else start.coef * self.scale
             moved = 0.0 if self.shift is None else start.coef @ self.shift
             intercepts[:] = start.intercept + moved
+        else:
+            objective.split(points)[1][:] = objective.base_rates()
 
         def certified(problems: Integers, at: Array) -> Certificate:
             return certify(objective, problems, at)

@@ -43,6 +43,32 @@ def logistic(u: Floats) -> tuple[Floats, Floats]:
     return loss, residual
 
 
+def logistic_curvature(u: Floats) -> tuple[Floats, Floats]:
+    """Evaluate the first two derivatives of the logistic loss ``log(1 + exp(u))``.
+
+    Parameters
+    ----------
+    u : ndarray of float
+        Minus the margins; overwritten.
+
+    Returns
+    -------
+    residual : ndarray of float
+        ``p = 1 / (1 + exp(-u))``, same shape.
+    second : ndarray of float
+        ``p (1 - p)``, same shape.
+    """
+    wrong = u >= 0
+    np.abs(u, out=u)
+    np.negative(u, out=u)
+    e = np.exp(u, out=u)
+    q = 1 / (1 + e)
+    e *= q
+    residual = np.where(wrong, q, e)
+    q *= e
+    return residual, q
+
+
 def softmax(z: Floats, labels: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
     """Evaluate the multinomial loss ``log(sum_k exp(z_k)) - z_label``.
 

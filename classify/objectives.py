@@ -15,13 +15,15 @@ All problems, or those that are still being solved, are evaluated in one pass ov
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from classify.design_matrix import DesignMatrix
-from classify.losses import logistic, softmax
+from classify.iterates import Iterates
+from classify.losses import logistic, logistic_curvature, softmax
 from classify.passes import Group, Passes
 from classify.threads import Workers
 
@@ -119,6 +121,64 @@ class Problems(ABC):
             the second derivative applied to them. No sample weights.
         """
 
+    @abstractmethod
+    def base_rates(self) -> Array:
+        """Return the intercepts that are best where all weights are zero.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_problems * columns,)
+            Finite, whatever the labels and the sample weights are.
+        """
+
+    def bend(
+        self,
+        scores: Floats,
+        start: int,
+        stop: int,
+        group: Group,
+        problems: Integers,
+        along: Floats,
+    ) -> tuple[Floats, Floats, Floats]:
+        """Return a block's residuals and second derivatives at once, with sample weights.
+
+        Parameters
+        ----------
+        scores : ndarray, shape (stop - start, k)
+            Signed scores in the group's columns; overwritten.
+        start, stop : int
+            Rows.
+        group : Group
+            What the rows meet.
+        problems : ndarray of int
+            The problems in the pass.
+        along : ndarray, shape (stop - start, k)
+            Signed scores of a direction.
+
+        Returns
+        -------
+        residual, curved, second : ndarray, shape (stop - start, k)
+            The loss's derivatives in the signed scores, its second derivative applied to `along`,
+            and the diagonal of the second derivative.
+        """
+        found = self._bend(scores, start, stop, group, problems, along)
+        if self.weight is None:
+            return found
+        weight = self.weight[start:stop, None].astype(along.dtype)
+        return found[0] * weight, found[1] * weight, found[2] * weight
+
+    @abstractmethod
+    def _bend(
+        self,
+        scores: Floats,
+        start: int,
+        stop: int,
+        group: Group,
+        problems: Integers,
+        along: Floats,
+    ) -> tuple[Floats, Floats, Floats]:
+        """Do the work of `bend`, without sample weights."""
+
     def members(self, problems: Integers, rows: Integers) -> npt.NDArray[np.bool_]:
         """Mark which rows take part in which columns.
 
@@ -174,18 +234,54 @@ class Problems(ABC):
         weights, intercepts = self.split(points)
 
         def link(scores: Floats, start: int, stop: int, group: Group) -> tuple[Floats, Floats]:
-            loss, residual = self.link(scores, start, stop, group, problems)
-            if self.weight is not None:
-                weight = self.weight[start:stop, None].astype(residual.dtype)
-                loss, residual = loss * weight, residual * weight
-            return loss, residual
+            return self.weighted_link(scores, start, stop, group, problems)
 
         losses, totals, products = self.passes.fused(
             self.groups(problems), weights, intercepts, link
         )
-        squares = np.einsum("ij,ij->i", weights, weights).reshape(len(problems), -1).sum(axis=1)
-        values = self.C[problems] * losses[: len(problems)] + 0.5 * squares
+        values = self.value(problems, weights, losses)
         return values, self.assemble(problems, weights, totals, products)
+
+    def iterate(self, problems: Integers, points: Array, rounding: float) -> Iterates:
+        """Start from some points: see `classify.iterates.Iterates`."""
+        return Iterates(self, problems, points, rounding)
+
+    def scored(self, problems: Integers, moves: Any) -> tuple[list[Group], list[Floats]]:
+        """Return the groups and signed scores at some iterates, which may have kept them."""
+        if isinstance(moves, Iterates):
+            return moves.groups, moves.scores
+        groups = self.groups(problems)
+        return groups, self.passes.scores(groups, *self.split(moves.points))
+
+    def weighted_link(
+        self, scores: Floats, start: int, stop: int, group: Group, problems: Integers
+    ) -> tuple[Floats, Floats]:
+        """Return `link` times the rows' sample weights."""
+        loss, residual = self.link(scores, start, stop, group, problems)
+        if self.weight is not None:
+            weight = self.weight[start:stop, None].astype(residual.dtype)
+            loss, residual = loss * weight, residual * weight
+        return loss, residual
+
+    def value(self, problems: Integers, weights: Array, losses: Array) -> Array:
+        """Weigh summed losses by C and add the penalty.
+
+        Parameters
+        ----------
+        problems : ndarray of int, shape (k,)
+            Which problems.
+        weights : ndarray of float64, shape (k * columns, n_features)
+            Their weights.
+        losses : ndarray of float64
+            Their summed losses come first.
+
+        Returns
+        -------
+        ndarray of float64, shape (k,)
+            Objectives.
+        """
+        squares = np.einsum("ij,ij->i", weights, weights).reshape(len(problems), -1).sum(axis=1)
+        return self.C[problems] * losses[: len(problems)] + 0.5 * squares
 
     def assemble(self, problems: Integers, weights: Array, totals: Array, products: Array) -> Array:
         """Weigh a pass's sums by C and add the penalty's part.
@@ -307,16 +403,64 @@ class BinaryProblems(Problems):
         """Apply the logistic loss; without signs from the group, each row brings its own."""
         if group.sign is not None:
             return logistic(scores)
-        own = self.labels[start:stop, None] == self.positive[problems]
-        loss, residual = logistic(np.negative(scores, out=scores, where=own))
-        return loss, np.negative(residual, out=residual, where=own)
+        flip = self._flipper(start, stop, problems)
+        flip(scores)
+        loss, residual = logistic(scores)
+        flip(residual)
+        return loss, residual
+
+    def _flipper(self, start: int, stop: int, problems: Integers) -> Callable[[Floats], None]:
+        """Return what negates, in place, the entries of rows in their own class's columns."""
+        positive, labels = self.positive[problems], self.labels[start:stop]
+        place = np.full(int(self.positive.max()) + 1, -1)
+        place[positive] = np.arange(len(positive))
+        if np.array_equal(place[positive], np.arange(len(positive))):
+            # One column a class, so one entry a row at most: few of the block's.
+            known = np.flatnonzero(labels < len(place))
+            rows = known[place[labels[known]] >= 0]
+            columns = place[labels[rows]]
+
+            def few(block: Floats) -> None:
+                block[rows, columns] = -block[rows, columns]
+
+            return few
+        own = labels[:, None] == positive
+
+        def many(block: Floats) -> None:
+            np.negative(block, out=block, where=own)
+
+        return many
+
+    def _bend(
+        self,
+        scores: Floats,
+        start: int,
+        stop: int,
+        group: Group,
+        problems: Integers,
+        along: Floats,
+    ) -> tuple[Floats, Floats, Floats]:
+        flip = None if group.sign is not None else self._flipper(start, stop, problems)
+        if flip:
+            flip(scores)
+        residual, second = logistic_curvature(scores)
+        if flip:
+            flip(residual)
+        return residual, second * along, second
+
+    def base_rates(self) -> Array:
+        """Return each problem's log odds."""
+        mass = np.bincount(self.labels, self.weight, minlength=int(self.positive.max()) + 1)
+        positive = mass[self.positive]
+        negative = mass.sum() - positive if self.negative is None else mass[self.negative]
+        low = np.finfo(float).eps * max(float(mass.sum()), np.finfo(float).tiny)
+        return np.log(np.maximum(positive, low) / np.maximum(negative, low))
 
     def curvature(
         self, scores: Floats, start: int, stop: int, group: Group, directions: Floats | None
     ) -> Floats:
         """Return ``p (1 - p)``, which knows no sign, times the directions."""
-        e = np.exp(-np.abs(scores))
-        second = e / (1 + e) ** 2
+        second = logistic_curvature(scores.copy())[1]
         return second if directions is None else second * directions
 
 
@@ -373,3 +517,30 @@ class SoftmaxProblems(Problems):
             return (p * (1 - p)).reshape(scores.shape)
         bent = p * directions.reshape(z.shape)
         return (bent - p * bent.sum(axis=1, keepdims=True)).reshape(scores.shape)
+
+    def _bend(
+        self,
+        scores: Floats,
+        start: int,
+        stop: int,
+        group: Group,
+        problems: Integers,
+        along: Floats,
+    ) -> tuple[Floats, Floats, Floats]:
+        k = self.columns
+        labels = np.repeat(self.labels[start:stop], len(problems))
+        _, residual = softmax(scores.reshape(-1, k), labels)
+        p = residual.copy()
+        p[np.arange(len(p)), labels] += 1
+        curved = p * along.reshape(-1, k)
+        curved -= p * curved.sum(axis=1, keepdims=True)
+        p *= 1 - p
+        shape = scores.shape
+        return residual.reshape(shape), curved.reshape(shape), p.reshape(shape)
+
+    def base_rates(self) -> Array:
+        """Return the classes' log shares, less their mean."""
+        mass = np.bincount(self.labels, self.weight, minlength=self.columns)
+        low = np.finfo(float).eps * max(float(mass.sum()), np.finfo(float).tiny)
+        logs = np.log(np.maximum(mass, low))
+        return np.tile(logs - logs.mean(), self.n_problems)

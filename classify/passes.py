@@ -52,6 +52,8 @@ class Group:
 
 # (signed scores, first row, last row + 1, group) -> (losses per row, residuals)
 Link = Callable[[Floats, int, int, Group], tuple[Floats, Floats]]
+# (index of the group, first row, last row + 1) -> (losses per row, residuals)
+Residuals = Callable[[int, int, int], tuple[Floats, Floats]]
 
 
 class Passes:
@@ -68,8 +70,19 @@ class Passes:
     def __init__(self, design: DesignMatrix, workers: Workers) -> None:
         self.design, self.workers = design, workers
 
-    def _pieces(self, groups: Sequence[Group]) -> list[tuple[int, int, int]]:
-        """Cut groups into (index of group, first row, last row + 1)."""
+    def pieces(self, groups: Sequence[Group]) -> list[tuple[int, int, int]]:
+        """Cut groups into what one thread does at a time.
+
+        Parameters
+        ----------
+        groups : sequence of Group
+            Which rows meet which columns.
+
+        Returns
+        -------
+        list of tuple
+            Index of the group, first row, last row + 1.
+        """
         rows = self.design.block_rows
         bytes_a_row = max(1, self.design.n_features * self.design.dtype.itemsize)
         step = max(rows, PIECE_BYTES // bytes_a_row // rows * rows)
@@ -112,29 +125,13 @@ class Passes:
         raw, offset = self.design.fold(weights, intercepts)
         factors = [_signed(raw, offset, group) for group in groups]
 
-        def work(piece: tuple[int, int, int]) -> tuple[Group, Array, Array, Array]:
-            index, start, stop = piece
-            group, (w, b) = groups[index], factors[index]
-            loss: Array | float = 0.0
-            total = np.zeros(len(group.columns))
-            product = np.zeros((len(group.columns), self.design.n_features))
-            for low, high in self._blocks(start, stop):
-                block = self.design.block(low, high)
-                scores = thin_product(block, w)
-                scores += b
-                losses, residual = link(scores, low, high, group)
-                loss = loss + losses.sum(axis=0, dtype=np.float64)
-                total += residual.sum(axis=0, dtype=np.float64)
-                product += residual.T @ block
-            return group, np.asarray(loss), total, product
+        def residuals(index: int, low: int, high: int) -> tuple[Floats, Floats]:
+            w, b = factors[index]
+            scores = thin_product(self.design.block(low, high), w)
+            scores += b
+            return link(scores, low, high, groups[index])
 
-        losses = np.zeros(len(weights))
-        totals = np.zeros(len(weights))
-        products = np.zeros(weights.shape)
-        for group, loss, total, product in self.workers.map(work, self._pieces(groups)):
-            losses[group.columns[: len(loss)]] += loss
-            _gather(group, total, product, totals, products)
-        return losses, totals, self.design.unfold(products, totals)
+        return self.pull(groups, residuals, len(weights))
 
     def scores(self, groups: Sequence[Group], weights: Array, intercepts: Array) -> list[Floats]:
         """Compute every group's signed scores: the first half of a pass.
@@ -167,13 +164,60 @@ class Passes:
                 product = thin_product(self.design.block(low, high), w)
                 np.add(product, b, out=result[index][low - first : high - first])
 
-        self.workers.map(work, self._pieces(groups))
+        self.workers.map(work, self.pieces(groups))
         return result
+
+    def pull(
+        self, groups: Sequence[Group], residuals: Residuals, n_columns: int
+    ) -> tuple[Array, Array, Array]:
+        """Sum losses, and multiply signed residuals by the features: the second half of a pass.
+
+        Parameters
+        ----------
+        groups : sequence of Group
+            Which rows meet which columns.
+        residuals : callable
+            From a group's index and a block of its rows to their losses, ``(rows, k)`` or
+            ``(rows, 1)``, and the derivatives with respect to the signed scores, in the features'
+            dtype.
+        n_columns : int
+            Columns of the pass.
+
+        Returns
+        -------
+        losses : ndarray of float64, shape (n_columns,)
+            Summed losses; leading entries are filled where there are fewer than columns.
+        totals : ndarray of float64, shape (n_columns,)
+            Column sums of the residuals.
+        products : ndarray of float64, shape (n_columns, n_features)
+            ``residuals.T @ features``.
+        """
+
+        def work(piece: tuple[int, int, int]) -> tuple[Group, Array, Array, Array]:
+            index, start, stop = piece
+            group = groups[index]
+            loss: Array | float = 0.0
+            total = np.zeros(len(group.columns))
+            product = np.zeros((len(group.columns), self.design.n_features))
+            for low, high in self._blocks(start, stop):
+                losses, residual = residuals(index, low, high)
+                loss = loss + losses.sum(axis=0, dtype=np.float64)
+                total += residual.sum(axis=0, dtype=np.float64)
+                product += residual.T @ self.design.block(low, high)
+            return group, np.asarray(loss), total, product
+
+        losses = np.zeros(n_columns)
+        totals = np.zeros(n_columns)
+        products = np.zeros((n_columns, self.design.n_features))
+        for group, loss, total, product in self.workers.map(work, self.pieces(groups)):
+            losses[group.columns[: len(loss)]] += loss
+            _gather(group, total, product, totals, products)
+        return losses, totals, self.design.unfold(products, totals)
 
     def back(
         self, groups: Sequence[Group], residuals: Sequence[Floats], n_columns: int
     ) -> tuple[Array, Array]:
-        """Multiply signed residuals by the features: the second half of a pass.
+        """Multiply signed residuals by the features: `pull` without the losses.
 
         Parameters
         ----------
@@ -192,22 +236,12 @@ class Passes:
             ``residuals.T @ features``.
         """
 
-        def work(piece: tuple[int, int, int]) -> tuple[Group, Array, Array]:
-            index, start, stop = piece
-            group = groups[index]
-            total = np.zeros(len(group.columns))
-            product = np.zeros((len(group.columns), self.design.n_features))
-            for low, high in self._blocks(start, stop):
-                residual = residuals[index][low - group.start : high - group.start]
-                total += residual.sum(axis=0, dtype=np.float64)
-                product += residual.T @ self.design.block(low, high)
-            return group, total, product
+        def each(index: int, low: int, high: int) -> tuple[Floats, Floats]:
+            first = groups[index].start
+            return np.zeros((1, 0)), residuals[index][low - first : high - first]
 
-        totals = np.zeros(n_columns)
-        products = np.zeros((n_columns, self.design.n_features))
-        for group, total, product in self.workers.map(work, self._pieces(groups)):
-            _gather(group, total, product, totals, products)
-        return totals, self.design.unfold(products, totals)
+        _, totals, products = self.pull(groups, each, n_columns)
+        return totals, products
 
 
 def _signed(raw: Floats, offset: Floats, group: Group) -> tuple[Floats, Floats]:

@@ -4,23 +4,15 @@ import numpy as np
 import pytest
 from problems_for_tests import blobs, make
 
-from classify.precondition import (
-    SampledHessian,
-    SharedBasis,
-    inverse_plus_identity,
-    systematic_sample,
-)
+from classify.precondition import SampledHessian
+from classify.sampling import inverse_factor_plus_identity, systematic_sample
+from classify.trials import Trials
 
 
 @pytest.mark.parametrize("kind", ["ovr", "ovo"])
 @pytest.mark.parametrize("d", [6, 90])
-@pytest.mark.parametrize(
-    "build",
-    [lambda: SampledHessian(10_000), lambda: SharedBasis(10_000, 1000)],
-    ids=["own", "shared"],
-)
-def test_with_all_rows_the_binary_inverse_is_exact(kind, d, build):
-    preconditioner = build()
+def test_with_all_rows_the_binary_inverse_is_exact(kind, d):
+    preconditioner = SampledHessian(10_000, 10_000, 1.0)
     X, labels = blobs(n=60, d=d, k=3)
     X /= np.sqrt(d)
     weight = np.random.default_rng(1).uniform(0, 2, len(X))
@@ -30,7 +22,7 @@ def test_with_all_rows_the_binary_inverse_is_exact(kind, d, build):
     shape = (objective.n_problems, objective.n_parameters)
     points, gradient = rng.standard_normal(shape) * 0.1, rng.standard_normal(shape)
     preconditioner.attach(objective)
-    preconditioner.update(everything, points)
+    preconditioner.update(everything, Trials(objective, everything, points, 1e-15))
     step = preconditioner.apply(everything, gradient)
     product = objective.hessian_product(everything, points, step)
     np.testing.assert_allclose(product, gradient, rtol=1e-6, atol=1e-6)
@@ -40,14 +32,17 @@ def test_with_all_rows_the_binary_inverse_is_exact(kind, d, build):
 
 
 @pytest.mark.parametrize(
-    "preconditioner", [SampledHessian(10_000), SharedBasis(10_000, 3)], ids=["own", "shared"]
+    "preconditioner",
+    [SampledHessian(10_000, 10_000, 1.0), SampledHessian(0, 10_000, 1.0)],
+    ids=["own", "shared"],
 )
 def test_the_multinomials_is_symmetric_positive_and_free_of_the_common_direction(preconditioner):
     X, labels = blobs(n=80, d=4, k=3)
     objective = make("softmax", X, labels)
     one = np.arange(1)
     preconditioner.attach(objective)
-    preconditioner.update(one, np.zeros((1, objective.n_parameters)))
+    start = np.full((1, objective.n_parameters), 0.01)
+    preconditioner.update(one, Trials(objective, one, start, 1e-15))
     matrix = np.stack(
         [preconditioner.apply(one, unit[None])[0] for unit in np.eye(objective.n_parameters)]
     )
@@ -84,13 +79,15 @@ def test_systematic_sample_of_everything_or_of_a_few_that_matter():
 @pytest.mark.parametrize("n", [1, 127, 300])
 def test_inverse_plus_identity(n):
     A = np.random.default_rng(0).standard_normal((n + 5, n))
-    found = inverse_plus_identity(A.T @ A)
+    factor = inverse_factor_plus_identity(A.T @ A)
+    found = factor.T @ factor
     np.testing.assert_allclose(found @ (np.eye(n) + A.T @ A), np.eye(n), atol=1e-8)
-    np.testing.assert_array_equal(found, found.T)
+    np.testing.assert_array_equal(factor, np.tril(factor))
 
 
 def test_inverse_of_what_rounding_made_indefinite_is_still_positive():
     v = np.random.default_rng(0).standard_normal((300, 2)).astype(np.float32) * 1e6
-    found = inverse_plus_identity(v @ v.T - np.float32(1e6) * np.eye(300, dtype=np.float32))
+    factor = inverse_factor_plus_identity(v @ v.T - np.float32(1e6) * np.eye(300, dtype=np.float32))
+    found = factor.T @ factor
     assert np.isfinite(found).all()
     assert np.linalg.eigvalsh(found.astype(float)).min() > -1e-8

@@ -1,0 +1,246 @@
+"""Where unfinished problems are, with the scores of every row there.
+
+Scores are linear in the parameters. Once a direction's scores are known, which costs half a pass
+over the features, any point along it can be looked at without touching the features again: the
+line search is exact, and an intercept can be moved beside it for nothing. The other half of the
+pass then gives the gradient at the point that was chosen.
+
+A step is ``alpha`` along the direction and ``beta`` for each column's intercept. The search finds
+``alpha`` by its slope alone (`classify.linesearch`); its last look also gives the second
+derivatives, and one Newton step in ``alpha`` and ``beta`` together ends it. For the softmax the
+intercepts' own second derivatives, ``diag(sum p) - p'p``, are replaced by twice their diagonal
+``sum p (1 - p)``, which bounds them (their rows sum to zero: Gershgorin).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.linesearch import search
+from classify.passes import Group
+
+if TYPE_CHECKING:
+    from classify.objectives import Problems
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.intp]
+
+# The line search ends where the slope has fallen to this share; Newton's step does the rest.
+FLAT = 0.3
+# Where that step led astray, the search is done again, this exactly and without it.
+EXACT = 0.01
+# Newton's step may change the step's length and an intercept by this much.
+LARGEST_STRETCH = 0.5
+LARGEST_SHIFT = 1.0
+# The share of the slope at zero that may be left after a step.
+CURVATURE = 0.9
+
+
+class Iterates:
+    """Points of a set of problems, their objectives and gradients.
+
+    Parameters
+    ----------
+    objective : Problems
+        The problems.
+    problems : ndarray of int, shape (k,)
+        Which of them.
+    points : ndarray of float64, shape (k, n_parameters)
+        Where they start; copied.
+    rounding : float
+        Relative rounding error of an objective's value.
+
+    Attributes
+    ----------
+    points : ndarray of float64, shape (k, n_parameters)
+        Where they are.
+    value : ndarray of float64, shape (k,)
+        Objectives.
+    gradient : ndarray of float64, shape (k, n_parameters)
+        Gradients.
+    scores : list of ndarray, shape (rows of the group, columns of the group)
+        Signed scores of every group of `groups`.
+    """
+
+    def __init__(
+        self, objective: Problems, problems: Integers, points: Array, rounding: float
+    ) -> None:
+        self.objective, self.problems, self.points = objective, problems, points.copy()
+        self.rounding = rounding
+        self.groups = objective.groups(problems)
+        weights, intercepts = objective.split(self.points)
+        self.scores = objective.passes.scores(self.groups, weights, intercepts)
+        self.value, self.gradient = self._pull()
+
+    def keep(self, mask: npt.NDArray[np.bool_]) -> None:
+        """Drop the problems that are not in `mask`."""
+        columns = np.repeat(mask, self.objective.columns)
+        old = {group.start: i for i, group in enumerate(self.groups)}
+        self.problems, self.points = self.problems[mask], self.points[mask]
+        self.value, self.gradient = self.value[mask], self.gradient[mask]
+        groups = self.objective.groups(self.problems) if len(self.problems) else []
+        places = [(old[group.start], group) for group in groups]
+        self.scores = [
+            np.ascontiguousarray(self.scores[i][:, columns[self.groups[i].columns]])
+            for i, _ in places
+        ]
+        self.groups = groups
+
+    def advance(self, directions: Array) -> npt.NDArray[np.bool_]:
+        """Go along descent directions, each problem as far as it is worth.
+
+        Parameters
+        ----------
+        directions : ndarray of float64, shape (k, n_parameters)
+            Descent directions.
+
+        Returns
+        -------
+        ndarray of bool, shape (k,)
+            Which problems have moved. For the others rounding hides any descent; they stay.
+        """
+        objective = self.objective
+        slope = np.einsum("ij,ij->i", self.gradient, directions)
+        weights, intercepts = objective.split(directions)
+        along = objective.passes.scores(self.groups, weights, intercepts)
+        ray = _Ray(self, directions, along)
+        steps = search(ray.look, slope, FLAT)
+        alpha, beta = ray.newton(steps.step, steps.found)
+        before = self.points, self.value, self.gradient
+        moved = np.zeros(len(slope), dtype=bool)
+        for attempt in range(2):
+            self._move(along, alpha, beta)
+            self.points = before[0] + alpha[:, None] * directions
+            objective.split(self.points)[1][:] += beta
+            self.value, self.gradient = self._pull()
+            after = np.einsum("ij,ij->i", self.gradient, directions)
+            noise = 10 * self.rounding * np.abs(before[1])
+            moved = (
+                np.isfinite(self.value)
+                & (self.value <= before[1] + noise)
+                & (np.abs(after) <= CURVATURE * np.abs(slope))
+            )
+            if moved.all() or attempt:
+                break
+            # Newton's step, or an inexact search, has led some astray.
+            self._move(along, -alpha, -beta)
+            exact = search(ray.look, slope, EXACT)
+            alpha = np.where(moved, alpha, exact.step)
+            beta = np.where(np.repeat(moved, objective.columns), beta, 0.0)
+        if not moved.all():
+            stay = ~moved
+            self._move(along, np.where(stay, -alpha, 0.0), self._spread(stay) * -beta)
+            for name, value in zip(("points", "value", "gradient"), before, strict=True):
+                getattr(self, name)[stay] = value[stay]
+        return moved
+
+    def _spread(self, mask: npt.NDArray[np.bool_]) -> Array:
+        return np.repeat(mask, self.objective.columns).astype(np.float64)
+
+    def _pull(self) -> tuple[Array, Array]:
+        """Compute objectives and gradients from the scores: half a pass."""
+        objective, groups, problems = self.objective, self.groups, self.problems
+
+        def residuals(index: int, low: int, high: int) -> tuple[Floats, Floats]:
+            group = groups[index]
+            scores = self.scores[index][low - group.start : high - group.start]
+            return objective.weighted_link(scores.copy(), low, high, group, problems)
+
+        weights, _ = objective.split(self.points)
+        losses, totals, products = objective.passes.pull(groups, residuals, len(weights))
+        return (
+            objective.value(problems, weights, losses),
+            objective.assemble(problems, weights, totals, products),
+        )
+
+    def _move(self, along: list[Floats], alpha: Array, beta: Array) -> None:
+        """Add a step to the scores."""
+        alpha = np.repeat(alpha, self.objective.columns)
+
+        def work(piece: tuple[int, int, int]) -> None:
+            index, low, high = piece
+            group = self.groups[index]
+            rows = slice(low - group.start, high - group.start)
+            a, b = _factors(alpha, beta, group, along[index].dtype)
+            self.scores[index][rows] += a * along[index][rows] + b
+
+        self.objective.workers.map(work, self.objective.passes.pieces(self.groups))
+
+
+def _factors(alpha: Array, beta: Array, group: Group, dtype: Any) -> tuple[Floats, Floats]:
+    """Return a group's steps and signed shifts."""
+    shift = beta[group.columns]
+    if group.sign is not None:
+        shift = shift * group.sign
+    return alpha[group.columns].astype(dtype), shift.astype(dtype)
+
+
+class _Ray:
+    """The objectives along directions from where the problems are."""
+
+    def __init__(self, iterates: Iterates, directions: Array, along: list[Floats]) -> None:
+        self.iterates, self.along = iterates, along
+        objective = iterates.objective
+        at, _ = objective.split(iterates.points)
+        on, _ = objective.split(directions)
+        k = len(iterates.problems)
+        self._tilt = np.einsum("ij,ij->i", at, on).reshape(k, -1).sum(axis=1)
+        self._square = np.einsum("ij,ij->i", on, on).reshape(k, -1).sum(axis=1)
+
+    def look(self, step: Array) -> tuple[Array, Array]:
+        """Return slopes and curvatures at steps, and remember the intercepts' part."""
+        iterates, along = self.iterates, self.along
+        objective, groups, problems = iterates.objective, iterates.groups, iterates.problems
+        alpha = np.repeat(step, objective.columns)
+
+        def work(piece: tuple[int, int, int]) -> tuple[Group, Array]:
+            index, low, high = piece
+            group = groups[index]
+            rows = slice(low - group.start, high - group.start)
+            a = alpha[group.columns].astype(along[index].dtype)
+            on = along[index][rows]
+            scores = a * on
+            scores += iterates.scores[index][rows]
+            residual, curved, second = objective.bend(scores, low, high, group, problems, on)
+            sums = np.stack(
+                [
+                    np.einsum("ij,ij->j", residual, on),
+                    np.einsum("ij,ij->j", curved, on),
+                    residual.sum(axis=0),
+                    curved.sum(axis=0),
+                    second.sum(axis=0),
+                ]
+            ).astype(np.float64)
+            if group.sign is not None:
+                sums[2:4] *= group.sign
+            return group, sums
+
+        total = np.zeros((5, len(alpha)))
+        for group, sums in objective.workers.map(work, objective.passes.pieces(groups)):
+            total[:, group.columns] += sums
+        C = objective.C[problems]
+        slope, bend = (C * total[i].reshape(len(C), -1).sum(axis=1) for i in (0, 1))
+        self._slope = slope + self._tilt + step * self._square
+        self._bend = bend + self._square
+        self._push, self._mixed, self._stiff = total[2:] * np.repeat(C, objective.columns)
+        return self._slope, self._bend
+
+    def newton(self, step: Array, found: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
+        """Improve the steps that were found, and the intercepts beside them, by Newton's step."""
+        columns = self.iterates.objective.columns
+        tiny = np.finfo(float).tiny
+        stiff = np.maximum(self._stiff * (2.0 if columns > 1 else 1.0), tiny)
+        shape = (len(step), -1)
+        bend = self._bend - (self._mixed**2 / stiff).reshape(shape).sum(axis=1)
+        slope = self._slope - (self._mixed * self._push / stiff).reshape(shape).sum(axis=1)
+        limit = LARGEST_STRETCH * step
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            change = np.where(bend > 1e-3 * self._bend, -slope / bend, 0.0)
+            change = np.where(found & np.isfinite(change), np.clip(change, -limit, limit), 0.0)
+            shift = -(self._push + self._mixed * np.repeat(change, columns)) / stiff
+        shift = np.where(np.isfinite(shift), np.clip(shift, -LARGEST_SHIFT, LARGEST_SHIFT), 0.0)
+        return step + change, np.where(np.repeat(found, columns), shift, 0.0)

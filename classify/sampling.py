@@ -1,0 +1,101 @@
+"""Rows sampled by their weight, and the inverses of what they add up to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.intp]
+
+
+def square(block: Floats) -> Floats:
+    """Return ``block.T @ block``; BLAS computes one half and mirrors it."""
+    return block.T @ block
+
+
+def systematic_sample(size: Array, n: int) -> tuple[Integers, Array]:
+    """Draw about `n` rows with probability proportional to size, without chance.
+
+    Systematic sampling (Madow, *Ann. Math. Stat.* 20, 1949): equal steps along the cumulated
+    probabilities. Rows that would be drawn more than once are all taken.
+
+    Parameters
+    ----------
+    size : ndarray of float64, shape (n_rows,)
+        Not negative.
+    n : int
+        Rows to draw.
+
+    Returns
+    -------
+    rows : ndarray of int
+        Drawn rows, ascending.
+    chance : ndarray of float64
+        The probability with which each was drawn.
+    """
+    if n >= len(size):
+        return np.arange(len(size)), np.ones(len(size))
+    certain = np.zeros(len(size), dtype=bool)
+    chance = np.zeros(len(size))
+    for _ in range(20):
+        rest = n - int(certain.sum())
+        mass = float(size[~certain].sum())
+        if rest <= 0 or mass <= 0:
+            break
+        chance = np.where(certain, 1.0, size * (rest / mass))
+        over = (chance >= 1) & ~certain
+        if not over.any():
+            break
+        certain |= over
+    chance = np.minimum(np.where(certain, 1.0, chance), 1.0)
+    edges = np.floor(np.cumsum(chance) + 0.5)
+    drawn = np.diff(edges, prepend=0.0) > 0
+    rows = np.flatnonzero(drawn | certain)
+    return rows, chance[rows]
+
+
+def inverse_factor_plus_identity(gram: Floats) -> Floats:
+    """Factorise the inverse of ``I + gram``; a growing diagonal mends what rounding spoilt.
+
+    Parameters
+    ----------
+    gram : ndarray, shape (n, n)
+        Symmetric, positive semidefinite up to rounding; overwritten.
+
+    Returns
+    -------
+    ndarray, shape (n, n)
+        Lower triangular ``F``; ``F' F`` is the inverse.
+    """
+    index = np.arange(len(gram))
+    diagonal = gram[index, index].copy()
+    jitter = 1.0
+    while True:
+        gram[index, index] = diagonal + gram.dtype.type(jitter)
+        try:
+            return _inverse_factor(gram)
+        except np.linalg.LinAlgError:
+            jitter = max(jitter * 100, float(diagonal.max(initial=1.0)) * 1e-7)
+
+
+def _inverse_factor(matrix: Floats) -> Floats:
+    """Invert the Cholesky factor of a matrix, by halves.
+
+    Matrix products do the work: on one thread they are several times as fast as LAPACK's
+    factorisation, and numpy's let other threads run where scipy's wrappers of LAPACK do not.
+    """
+    n = len(matrix)
+    if n <= 128:
+        return np.tril(np.linalg.inv(np.linalg.cholesky(matrix)))
+    half = n // 2
+    factor = np.zeros_like(matrix)
+    first = _inverse_factor(matrix[:half, :half])
+    below = matrix[half:, :half] @ first.T
+    second = _inverse_factor(matrix[half:, half:] - below @ below.T)
+    factor[:half, :half], factor[half:, half:] = first, second
+    factor[half:, :half] = -(second @ below) @ first
+    return factor
