@@ -6,9 +6,9 @@ timed whole; scikit-learn on a random sample of the pairs, with all cores busy, 
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from benchmarks.memory import fit_memory
 from benchmarks.objective import objective
 from benchmarks.one_c import REFERENCE_TOL
-from benchmarks.peers import icebox, quietly, single, weights_of
+from benchmarks.peers import cores, icebox, quietly, single, weights_of
 from benchmarks.processes import scratch
 from benchmarks.record import Record, amount, duration, tiny
 from benchmarks.rows import Rows
@@ -67,6 +67,16 @@ def fit_pair(X: Any, y: Any, pair: tuple[int, int], C: float, tol: float) -> Any
 def fit_sample(rows: Rows, sample: Pairs, C: float, tol: float) -> tuple[float, list[Any]]:
     """Fit scikit-learn to some pairs, with all cores.
 
+    Parameters
+    ----------
+    rows : Rows
+        In mapped files, so that handing them to the workers costs nothing: a whole fit does that
+        once, and scaling it up with the sample would be unfair.
+    sample : ndarray of int, shape (n, 2)
+        Pairs of classes.
+    C, tol : float
+        For scikit-learn.
+
     Returns
     -------
     seconds : float
@@ -77,7 +87,7 @@ def fit_sample(rows: Rows, sample: Pairs, C: float, tol: float) -> tuple[float, 
     import joblib
 
     start = time.perf_counter()
-    heads = joblib.Parallel(n_jobs=os.cpu_count())(
+    heads = joblib.Parallel(n_jobs=cores())(
         joblib.delayed(fit_pair)(rows.X, rows.y, (int(a), int(b)), C, tol) for a, b in sample
     )
     return time.perf_counter() - start, list(heads)
@@ -110,21 +120,26 @@ def run(settings: Settings) -> Record:
     for given in settings.data():
         rows = split_classes(given, settings.classes)
         record.remark(rows.describe())
-        for C in settings.C:
-            record.add(_measure(rows, C, settings, record))
+        with scratch() as folder:
+            rows.save(folder)
+            for C in settings.C:
+                record.add(_measure(rows, folder, C, settings, record))
     record.finish()
     return record
 
 
-def _measure(rows: Rows, C: float, settings: Settings, record: Record) -> dict[str, Any]:
+def _measure(
+    rows: Rows, saved: Path, C: float, settings: Settings, record: Record
+) -> dict[str, Any]:
     pairs = class_pairs(rows.n_classes)
     chosen = np.random.default_rng(0).permutation(len(pairs))[: settings.pairs]
     sample = pairs[np.sort(chosen)]
     lowest = of_pairs(rows, sample, reference_heads(rows, sample, C), C)
-    fit_sample(rows, sample[:2], C, 1e-4)  # the worker processes start
+    mapped = Rows.load(saved, mapped=True)
+    fit_sample(mapped, sample, C, 1e-2)  # the worker processes start
 
     def attempt(tol: float) -> tuple[float, float] | None:
-        seconds, heads = fit_sample(rows, sample, C, tol)
+        seconds, heads = fit_sample(mapped, sample, C, tol)
         return of_pairs(rows, sample, heads, C) / lowest - 1, seconds
 
     found = loosest(attempt, start=settings.peer_tol)
@@ -134,15 +149,13 @@ def _measure(rows: Rows, C: float, settings: Settings, record: Record) -> dict[s
         start = time.perf_counter()
         fitted = quietly(icebox("ovo", C), rows.X, rows.y)
         ours.append(time.perf_counter() - start)
-        theirs.append(fit_sample(rows, sample, C, found.tol)[0])
+        theirs.append(fit_sample(mapped, sample, C, found.tol)[0])
     coef, intercept = weights_of(fitted)
     heads = [(coef[[k]], intercept[[k]]) for k in np.sort(chosen)]
     our_excess = of_pairs(rows, sample, heads, C) / lowest - 1
     scale = len(pairs) / len(sample)
     ratio = statistics.median(scale * b / a for a, b in zip(ours, theirs, strict=True))
-    with scratch() as folder:
-        job = {"strategy": "ovo", "C": C, "rows": str(rows.save(folder))}
-        peak = fit_memory(job)["peak_bytes"]
+    peak = fit_memory({"strategy": "ovo", "C": C, "rows": str(saved)})["peak_bytes"]
     extra = peak - rows.X.nbytes
     record.remark(
         f"C={C:g}: Icebox, all {len(pairs):,} pairs: {duration(statistics.median(ours))} "
@@ -152,7 +165,7 @@ def _measure(rows: Rows, C: float, settings: Settings, record: Record) -> dict[s
     median = statistics.median(theirs)
     near = "" if found.reached else f" (as near as it gets: none reaches {SAME:g})"
     record.remark(
-        f"scikit-learn, {len(sample)} pairs at random on {os.cpu_count()} cores, "
+        f"scikit-learn, {len(sample)} pairs at random on {cores()} cores, "
         f"tol={found.tol:g}{near}: {duration(median)} (excess {tiny(found.excess)}); SCALED UP by "
         f"{scale:.4g}: {duration(scale * median)}, {ratio:.1f} times Icebox's (floor: {GOAL:g})"
     )

@@ -136,6 +136,7 @@ def contest(
         ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
     else:
         ratio = settings.peer_limit / statistics.median(ours)
+    their_excess = excess("peer") if theirs else None
     return {
         "data": rows.describe(),
         "digest": digest,
@@ -150,9 +151,9 @@ def contest(
         # Where not one fit of the peer ended, the ratio is the limit's: the truth is above it.
         "ratio_is": "median of pairs" if theirs else "at least",
         "our_excess": excess("icebox"),
-        "peer_excess": excess("peer") if theirs else None,
+        "peer_excess": their_excess,
         "peer_tol": found.tol,
-        "peer_reached": found.reached,
+        "peer_reached": their_excess is not None and their_excess <= SAME,
         "search": found.tried,
         "reference_gap": best["gap"],
     }
@@ -265,6 +266,11 @@ def _against(
             )
             record.add(row)
             done.append(row)
+            if row["reference_gap"] > SAME / 10:
+                record.remark(
+                    f"mind: the reference of {strategy} at C={C:g} is only proven to be within a "
+                    f"relative {row['reference_gap']:.0e} of the minimum"
+                )
     if any(not row["peer_reached"] and row["peer_tol"] is not None for row in done):
         record.remark(f"* as near as it gets: no tol of its ladder reaches {SAME:g}")
     if done:

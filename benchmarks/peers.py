@@ -70,6 +70,11 @@ PEERS = {
 DEFAULT = ("scikit-learn", "scikit-learn-intelex", "snapml")
 
 
+def cores() -> int:
+    """Return how many processes a peer's meta-estimator may use: one a core."""
+    return os.cpu_count() or 1
+
+
 def installed(name: str) -> str | None:
     """Return the version of a peer, or None where it is not installed; nothing is imported."""
     peer = PEERS[name]
@@ -134,7 +139,7 @@ def estimator(name: str, strategy: str, C: float, tol: float) -> Any:
     if strategy == "multinomial":
         return one
     meta = OneVsRestClassifier if strategy == "ovr" else OneVsOneClassifier
-    return meta(one, n_jobs=os.cpu_count())
+    return meta(one, n_jobs=cores())
 
 
 def icebox(strategy: str, C: float, **options: Any) -> Any:

@@ -16,6 +16,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from data.errors import UserError
+
 ROOT = Path(__file__).parents[1]
 READY = "ready"
 
@@ -24,7 +26,7 @@ class TooLong(Exception):
     """The process was ended because it took longer than it was given."""
 
 
-class Failed(Exception):
+class Failed(UserError):
     """The process ended with an error; the message is the end of what it said."""
 
 

@@ -30,6 +30,7 @@ def machine() -> dict[str, Any]:
     facts: dict[str, Any] = {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
         "system": platform.platform(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -55,20 +55,24 @@ class Rows:
         return folder
 
     @classmethod
-    def load(cls, folder: Path) -> Rows:
-        """Read what `save` wrote."""
+    def load(cls, folder: Path, mapped: bool = False) -> Rows:
+        """Read what `save` wrote, into memory or as mapped files."""
         name = (folder / "name.txt").read_text(encoding="utf-8")
-        return cls(name, np.load(folder / "X.npy"), np.load(folder / "y.npy"))
+        X, y = (np.load(folder / f"{a}.npy", mmap_mode="r" if mapped else None) for a in "Xy")
+        return cls(name, X, y)
 
 
 def standardised(X: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """Return float32 rows with mean 0 and deviation 1 (0 for what is constant)."""
-    wide_mean = X.mean(axis=0, dtype=np.float64)
-    scale = X.std(axis=0, dtype=np.float64)
+    blocks = [slice(start, start + 4096) for start in range(0, len(X), 4096)]
+    mean = X.mean(axis=0, dtype=np.float64)
+    # By blocks: all of them in float64 would be twice the features.
+    squares = [((X[block] - mean) ** 2).sum(axis=0) for block in blocks]
+    scale = np.sqrt(np.sum(squares, axis=0) / len(X))
     scale[scale == 0] = 1
     result = np.empty(X.shape, np.float32)
-    for start in range(0, len(X), 4096):
-        result[start : start + 4096] = (X[start : start + 4096] - wide_mean) / scale
+    for block in blocks:
+        result[block] = (X[block] - mean) / scale
     return result
 
 

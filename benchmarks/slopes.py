@@ -45,7 +45,7 @@ def seconds_of_a_pass(n_rows: int, columns: int, width: int, budget: float = SEC
     Parameters
     ----------
     n_rows, columns, width : int
-        Shape.
+        Shape; at least three columns.
     budget : float
         Seconds to spend.
 
@@ -59,8 +59,8 @@ def seconds_of_a_pass(n_rows: int, columns: int, width: int, budget: float = SEC
     labels = np.arange(n_rows) % columns
     with workers(None) as pool:
         problems = Fitter("ovr", X, labels, columns, pool).problems(0.01)
-        points = rng.standard_normal((columns, problems.n_parameters)) / width**0.5
-        which = np.arange(columns)
+        which = np.arange(problems.n_problems)
+        points = rng.standard_normal((len(which), problems.n_parameters)) / width**0.5
         problems.evaluate(which, points)
         best, passes, begun = np.inf, 0, time.perf_counter()
         while passes < LEAST_PASSES or time.perf_counter() - begun < budget:
