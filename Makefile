@@ -30,6 +30,11 @@ FIT_OPTIONS = $(strip \
   $(call each,STRATEGIES,--strategy) $(call option,C,--c) $(call option,JOBS,--jobs) \
   $(call option,SEED,--seed) --reports-dir=$(call quote,$(REPORTS_DIR)))
 
+BENCH_OPTIONS = $(strip \
+  $(call each,PARTS,--part) $(call each,C,--c) $(call each,STRATEGIES,--strategy) \
+  $(call each,PEERS,--peer) $(call option,REPEATS,--repeats) $(call option,PEER_TOL,--peer-tol) \
+  $(call option,PEER_LIMIT,--peer-limit))
+
 DEMO_OPTIONS = --dataset=digits --model=test_efficientnet --weights=random --image-size=64 \
   --features-dir=$(call quote,$(FEATURES_DIR)) $(call option,JOBS,--jobs)
 
@@ -111,8 +116,8 @@ format: $(INSTALLED_DEV)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## speed of stage two against scikit-learn, to the same optimum
-	@$(RUN) -m benchmarks.stage_two $(FEATURES) $(call option,C,--c)
+bench: $(INSTALLED)  ## speed and memory of stage two next to others, to the same optimum
+	@$(RUN) -m benchmarks $(FEATURES) $(BENCH_OPTIONS)
 
 clean:  ## remove caches; downloads, features and reports stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov build *.egg-info

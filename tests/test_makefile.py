@@ -69,6 +69,24 @@ def test_stage_two_variables(variable, option):
     assert option in dry_run("classify", variable, "FEATURES=a.h5")
 
 
+@pytest.mark.parametrize(
+    ("variable", "option"),
+    [
+        ("PARTS=one-c memory", "--part='one-c' --part='memory'"),
+        ("C=0.01 1", "--c='0.01' --c='1'"),
+        ("REPEATS=5", "--repeats='5'"),
+        ("STRATEGIES=ovr", "--strategy='ovr'"),
+        ("PEERS=snapml scikit-learn", "--peer='snapml' --peer='scikit-learn'"),
+        ("PEER_TOL=1e-6", "--peer-tol='1e-6'"),
+        ("PEER_LIMIT=60", "--peer-limit='60'"),
+    ],
+)
+def test_benchmark_variables(variable, option):
+    printed = dry_run("bench", variable, "FEATURES=a.h5 b.h5")
+    assert "-m benchmarks a.h5 b.h5" in printed
+    assert option in printed
+
+
 def test_an_unset_variable_leaves_its_option_out():
     assert "--model" not in dry_run("features")
     assert "--c=" not in dry_run("classify")

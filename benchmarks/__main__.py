@@ -1,0 +1,157 @@
+"""Time stage two next to other libraries, and measure its memory.
+
+Parts, with --part (several may be given):
+  one-c        one fit at each C, against each installed peer, to the same optimum
+  path         choice of C, refit and evaluation; scikit-learn's loop is estimated
+  hundred      one-vs-one of a hundred classes made from the store's
+  slopes       seconds of a pass against rows, columns and width
+  memory       peak memory of a fit, against its limit
+  out-of-core  the same with --memory at a quarter of the features
+  coupling     probabilities of one-vs-one
+Without stores, one-c and slopes run on made data.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.cli import Parser, run
+from data.errors import UserError, nearest
+
+PARTS = ("one-c", "path", "hundred", "slopes", "memory", "out-of-core", "coupling")
+NEED_STORES = ("path", "memory", "out-of-core")
+NO_STORES = ("one-c", "slopes")
+
+
+def positive(option: str, kind: Callable[[str], Any] = float) -> Callable[[str], Any]:
+    """Make a parser of positive numbers."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = -1
+        if not 0 < value < float("inf"):
+            word = "whole number" if kind is int else "number"
+            raise UserError(f"{option} is {text!r}, expected a {word} above 0")
+        return value
+
+    return parse
+
+
+def one_of(option: str, names: Sequence[str]) -> Callable[[str], str]:
+    """Make a parser of names."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            hint = nearest(text, names)
+            found = f"; {hint}" if hint else ""
+            raise UserError(f"{option} {text} is unknown{found} (there are: {', '.join(names)})")
+        return text
+
+    return parse
+
+
+def parser() -> Parser:
+    """Build the parser; its errors are `UserError`."""
+    from benchmarks.peers import DEFAULT, PEERS
+    from benchmarks.settings import STRATEGIES, Settings
+
+    default = Settings()
+    top = Parser(prog="python -m benchmarks", description=__doc__)
+
+    def many(option: str, kind: Callable[[str], Any], usual: Sequence[Any], text: str) -> None:
+        shown = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in usual)
+        shown = f" ({shown})" if shown else ""
+        top.add_argument(option, action="append", type=kind, metavar="X", help=text + shown)
+
+    top.add_argument("stores", nargs="*", type=Path, metavar="FILE.h5", help="feature stores")
+    many("--part", one_of("--part", PARTS), (), "what to run; may be repeated, as all of these")
+    many("--c", positive("--c"), default.C, "weights of the losses")
+    many("--strategy", one_of("--strategy", STRATEGIES), STRATEGIES, "which heads")
+    many("--peer", one_of("--peer", tuple(PEERS)), DEFAULT, f"any of {', '.join(PEERS)}")
+    many("--point", positive("--point"), default.points, "path: where to time scikit-learn")
+
+    def single(option: str, kind: Any, usual: Any, text: str) -> None:
+        parse = positive(option, kind)
+        top.add_argument(
+            option, type=parse, default=usual, metavar="N", help=f"{text} (%(default)s)"
+        )
+
+    single("--repeats", int, default.repeats, "paired runs")
+    single("--peer-tol", float, default.peer_tol, "where the search for a peer's tol starts")
+    single("--peer-limit", float, default.peer_limit, "seconds that one fit of a peer may take")
+    single("--pairs", int, default.pairs, "hundred: pairs in scikit-learn's sample")
+    single("--classes", int, default.classes, "hundred: classes")
+    for name, usual in zip(("rows", "features", "classes"), default.made_shape, strict=True):
+        single(f"--made-{name}", int, usual, f"{name} of made data")
+    top.add_argument(
+        "--results-dir", type=Path, default=default.results, metavar="DIR",
+        help="where the JSON files go (benchmarks/results)",
+    )  # fmt: skip
+    return top
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the parts that were asked for.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The arguments after ``python -m benchmarks``.
+    """
+    options = parser().parse_intermixed_args(list(argv))
+    stores = tuple(dict.fromkeys(options.stores))
+    parts = tuple(dict.fromkeys(options.part or (NO_STORES if not stores else PARTS)))
+    homeless = [part for part in parts if part in NEED_STORES and not stores]
+    if homeless:
+        raise UserError(
+            f"{', '.join(homeless)}: no feature store was given; name one, as in "
+            'make bench FEATURES=features/digits/....h5 PARTS="memory"'
+        )
+    from data.store import read_header
+
+    for store in stores:  # before the first fit, not after it
+        read_header(store)
+
+    from benchmarks import coupling, hundred, memory, one_c, path, slopes
+    from benchmarks.peers import DEFAULT
+    from benchmarks.settings import STRATEGIES, Settings
+
+    settings = Settings(
+        stores=stores,
+        C=tuple(options.c or Settings.C),
+        repeats=options.repeats,
+        peers=tuple(options.peer or DEFAULT),
+        strategies=tuple(options.strategy or STRATEGIES),
+        peer_tol=options.peer_tol,
+        peer_limit=options.peer_limit,
+        points=tuple(options.point or Settings.points),
+        pairs=options.pairs,
+        classes=options.classes,
+        made_shape=(options.made_rows, options.made_features, options.made_classes),
+        results=options.results_dir,
+    )
+    run_part = {
+        "one-c": one_c.run,
+        "path": path.run,
+        "hundred": hundred.run,
+        "slopes": slopes.run,
+        "memory": memory.run,
+        "out-of-core": memory.out_of_core,
+        "coupling": coupling.run,
+    }
+    for part in parts:
+        print(f"== {part}", flush=True)
+        try:
+            run_part[part](settings)
+        except KeyboardInterrupt:
+            kept = settings.results / f"{part}.json"
+            raise KeyboardInterrupt(f"what was measured so far is in {kept}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
