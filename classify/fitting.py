@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import class_pairs
+from classify.chunked import ChunkedDesign, chunk_order
+from classify.coding import class_pairs, n_heads
 from classify.design_matrix import DesignMatrix
 from classify.duality import certify
+from classify.layout import SHARED_ROWS, Layout, lay_out
 from classify.lbfgs import minimise
 from classify.objectives import BinaryProblems, Problems, SoftmaxProblems
 from classify.precondition import SampledHessian, SharedBasis
 from classify.solution import Certificate, Solution
-from classify.standardize import mean_and_scale
-from classify.threads import Workers
+from classify.standardize import mean_and_scale, refuse_not_finite
+from classify.threads import Workers, thread_count
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -32,10 +34,62 @@ Integers = npt.NDArray[np.intp]
 # work, and memory of the order of the features'.
 FACTOR_WORK = 7e10
 FACTOR_NUMBERS = 50_000_000
-# The shared basis: rows in its sample, largest dense block, numbers in all dense blocks.
-SHARED_ROWS = 12_000
+# The shared basis: largest dense block, numbers in all dense blocks.
 LEADING = 128
 DENSE_NUMBERS = 16_000_000
+
+
+def _one_a_column(columns: int, n: int, d: int) -> bool:
+    """Say whether an inverse Hessian for each column is affordable."""
+    rows = min(max(512, 2 * d), n)
+    side = min(rows, d)
+    return (
+        columns * side**2 * (rows + d) <= FACTOR_WORK
+        and columns * side * max(side, d) <= FACTOR_NUMBERS
+    )
+
+
+def _leading_axes(columns: int) -> int:
+    """Size the dense blocks of the shared basis."""
+    return int(min(LEADING, (DENSE_NUMBERS / columns) ** 0.5))
+
+
+def plan(source: Any, strategy: str, n_classes: int, memory: int, n_jobs: int | None) -> Layout:
+    """Lay out a fit of a source of rows.
+
+    Parameters
+    ----------
+    source : StoredRows or the like
+        The features.
+    strategy : {'multinomial', 'ovr', 'ovo'}
+        How classes become problems.
+    n_classes : int
+        Number of classes.
+    memory : int
+        Bytes that the fit may take.
+    n_jobs : int or None
+        Threads at most; see `classify.threads.thread_count`.
+
+    Returns
+    -------
+    Layout
+        For `Fitter`, which then takes no more than so many threads.
+
+    Raises
+    ------
+    TooLittleMemoryError
+        If there is no way.
+    """
+    columns = n_heads(strategy, n_classes)
+    return lay_out(
+        source,
+        strategy,
+        n_classes,
+        memory,
+        threads=thread_count(n_jobs),
+        sampled=_one_a_column(columns, *source.shape),
+        leading=_leading_axes(columns),
+    )
 
 
 @dataclass(frozen=True)
@@ -66,7 +120,7 @@ class Fitter:
     strategy : {'multinomial', 'ovr', 'ovo'}
         How classes become problems.
     X : ndarray of float32 or float64, shape (n_rows, n_features)
-        Features, C-contiguous.
+        Features, C-contiguous; or a source of rows, for which there must be a `layout`.
     labels : ndarray of int, shape (n_rows,)
         Class indices.
     n_classes : int
@@ -78,7 +132,15 @@ class Fitter:
     standardize : bool
         Whether the penalty applies to weights of standardised features.
     rows : ndarray of int, optional
-        Which rows of `X` to use; `labels` and `sample_weight` are those rows' own.
+        Which rows of `X` to use; `labels` and `sample_weight` are those rows' own. Ascending,
+        where `X` is a source.
+    layout : Layout, optional
+        How a source of rows is read.
+
+    Raises
+    ------
+    ValueError
+        If a source holds NaN or infinities. (Arrays have been looked at before.)
     """
 
     def __init__(
@@ -92,38 +154,45 @@ class Fitter:
         sample_weight: Array | None = None,
         standardize: bool = False,
         rows: Integers | None = None,
+        layout: Layout | None = None,
     ) -> None:
         self.strategy, self.n_classes, self.workers = strategy, n_classes, workers
         if strategy == "ovo" and n_classes > 2:
-            order = np.argsort(labels, kind="stable")
+            order = self._by_class(labels, rows, layout)
             labels = labels[order]
             sample_weight = None if sample_weight is None else sample_weight[order]
             rows = order if rows is None else rows[order]
-        design = DesignMatrix(X)
+        design = DesignMatrix(X) if layout is None else ChunkedDesign(X, layout.chunk_rows)
         if rows is not None:
             design = design.take(rows)
         self.shift = self.scale = None
         if standardize:
             self.shift, self.scale = mean_and_scale(design, workers, sample_weight)
             design = design.standardized(self.shift, self.scale)
+        elif layout is not None:
+            refuse_not_finite(design, workers)
         self.design, self.labels, self.sample_weight = design, labels, sample_weight
 
+        self._layout = layout
         self._preconditioner: SampledHessian | SharedBasis | None = None
+
+    @staticmethod
+    def _by_class(labels: Integers, rows: Integers | None, layout: Layout | None) -> Integers:
+        """Sort rows by class, for one-vs-one: those of a chunk, where they come in chunks."""
+        if layout is None:
+            return np.argsort(labels, kind="stable")
+        rows = np.arange(len(labels)) if rows is None else rows
+        return chunk_order(rows, labels, layout.chunk_rows)
 
     def _choose(self, objective: Problems) -> SampledHessian | SharedBasis:
         """Choose an inverse for each column where that is affordable, a shared basis otherwise."""
-        d = self.design.n_features
-        columns = objective.n_problems * objective.columns
-        sample = max(512, 2 * d)
-        rows = min(sample, self.design.n_rows)
-        side = min(rows, d)
-        if (
-            columns * side**2 * (rows + d) <= FACTOR_WORK
-            and columns * side * max(side, d) <= FACTOR_NUMBERS
-        ):
-            return SampledHessian(sample)
-        leading = int(min(LEADING, (DENSE_NUMBERS / columns) ** 0.5))
-        return SharedBasis(SHARED_ROWS, leading)
+        n, d = self.design.n_rows, self.design.n_features
+        columns, layout = objective.n_problems * objective.columns, self._layout
+        if (layout is None or layout.sampled) and _one_a_column(columns, n, d):
+            return SampledHessian(max(512, 2 * d))
+        return SharedBasis(
+            SHARED_ROWS[0] if layout is None else layout.shared_rows, _leading_axes(columns)
+        )
 
     def problems(self, C: float) -> Problems:
         """Set up the strategy's problems for a value of C."""

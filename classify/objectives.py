@@ -248,7 +248,7 @@ class BinaryProblems(Problems):
     Parameters
     ----------
     design : DesignMatrix
-        The features; for one-vs-one with its rows sorted by class.
+        The features; for one-vs-one with its rows sorted by class, within each chunk at least.
     labels : ndarray of int, shape (n_rows,)
         Class index of each row of `design`.
     sample_weight : ndarray of float64, shape (n_rows,), or None
@@ -276,23 +276,29 @@ class BinaryProblems(Problems):
         super().__init__(design, labels, sample_weight, C, 1, workers)
         self.positive, self.negative = positive, negative
         if negative is not None:
-            if np.any(np.diff(labels) < 0):
+            step = np.diff(labels)
+            if not np.isin(np.flatnonzero(step < 0) + 1, design.edges).all():
                 raise ValueError("one-vs-one needs its rows sorted by class")
-            self._edges = np.searchsorted(labels, np.arange(int(labels[-1]) + 2))
+            # A run: the rows of one class, in memory all of them, and those of a chunk otherwise.
+            ends = np.union1d(np.flatnonzero(step) + 1, design.edges)
+            self._runs = list(
+                zip(ends[:-1].tolist(), ends[1:].tolist(), labels[ends[:-1]].tolist(), strict=True)
+            )
 
     def groups(self, problems: Integers) -> list[Group]:
-        """One group of all rows (one-vs-rest), or one a class (one-vs-one)."""
+        """One group of all rows (one-vs-rest), or one a run of a class's rows (one-vs-one)."""
         if self.negative is None:
             return [Group(0, self.design.n_rows, np.arange(len(problems)))]
         positive, negative = self.positive[problems], self.negative[problems]
-        found = []
-        for label in range(len(self._edges) - 1):
-            start, stop = int(self._edges[label]), int(self._edges[label + 1])
+        meets: dict[int, tuple[Integers, Array]] = {}
+        for label in {label for _, _, label in self._runs}:
             columns = np.flatnonzero((positive == label) | (negative == label))
-            if len(columns) and stop > start:
-                sign = np.where(positive[columns] == label, -1.0, 1.0)
-                found.append(Group(start, stop, columns, sign))
-        return found
+            meets[label] = columns, np.where(positive[columns] == label, -1.0, 1.0)
+        return [
+            Group(start, stop, *meets[label])
+            for start, stop, label in self._runs
+            if len(meets[label][0])
+        ]
 
     def members(self, problems: Integers, rows: Integers) -> npt.NDArray[np.bool_]:
         """One-vs-one: a row takes part in its own class's pairs."""
