@@ -28,7 +28,7 @@ EXTRACT_OPTIONS = $(strip \
 
 FIT_OPTIONS = $(strip \
   $(call each,STRATEGIES,--strategy) $(call option,C,--c) $(call option,JOBS,--jobs) \
-  $(call option,SEED,--seed) --reports-dir=$(call quote,$(REPORTS_DIR)))
+  $(call option,SEED,--seed) $(call option,MEMORY,--memory) --reports-dir=$(call quote,$(REPORTS_DIR)))
 
 DEMO_OPTIONS = --dataset=digits --model=test_efficientnet --weights=random --image-size=64 \
   --features-dir=$(call quote,$(FEATURES_DIR)) $(call option,JOBS,--jobs)

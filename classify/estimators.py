@@ -149,7 +149,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         n_jobs, layout = self.n_jobs, None
         if is_source(X):
             memory = default_memory() if self.memory is None else int(self.memory)
-            layout = plan(X, self._strategy, n_classes, memory, self.n_jobs)
+            layout = plan(X.shape, X.dtype, self._strategy, n_classes, memory, self.n_jobs)
             n_jobs = layout.threads
         with workers(n_jobs) as pool:
             fitter = Fitter(

@@ -54,13 +54,22 @@ def _leading_axes(columns: int) -> int:
     return int(min(LEADING, (DENSE_NUMBERS / columns) ** 0.5))
 
 
-def plan(source: Any, strategy: str, n_classes: int, memory: int, n_jobs: int | None) -> Layout:
+def plan(
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    strategy: str,
+    n_classes: int,
+    memory: int,
+    n_jobs: int | None,
+) -> Layout:
     """Lay out a fit of a source of rows.
 
     Parameters
     ----------
-    source : StoredRows or the like
-        The features.
+    shape : tuple of int
+        Rows and features of the source.
+    dtype : numpy.dtype
+        What it hands over.
     strategy : {'multinomial', 'ovr', 'ovo'}
         How classes become problems.
     n_classes : int
@@ -82,12 +91,13 @@ def plan(source: Any, strategy: str, n_classes: int, memory: int, n_jobs: int | 
     """
     columns = n_heads(strategy, n_classes)
     return lay_out(
-        source,
+        shape,
+        dtype.itemsize,
         strategy,
         n_classes,
         memory,
         threads=thread_count(n_jobs),
-        sampled=_one_a_column(columns, *source.shape),
+        sampled=_one_a_column(columns, *shape),
         leading=_leading_axes(columns),
     )
 

@@ -31,7 +31,8 @@ def parse_memory(text: str) -> int:
     UserError
         For anything else.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?(?:e\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    number = r"\s*(\d+(?:\.\d*)?(?:e\d+)?)\s*([kmgt]?)(i?)b?\s*"
+    found = re.fullmatch(number, text.lower(), re.ASCII)
     count = math.nan
     if found and (found[2] or not found[3]):
         count = float(found[1]) * (_BINARY if found[3] else _UNITS)[found[2]]

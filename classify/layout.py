@@ -23,11 +23,10 @@ for which there is not enough memory runs on fewer threads.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from classify.coding import n_heads
 from classify.design_matrix import BLOCK_BYTES
-from classify.duality import BLOCK_NUMBERS
+from classify.duality import block_rows
 
 # One-vs-one cuts a chunk into the runs of its classes, which should not be too short.
 CHUNK_BYTES, RUN_BYTES, LARGEST_CHUNK = 32_000_000, 1_000_000, 256_000_000
@@ -102,20 +101,21 @@ class _Shape:
     def thread(self) -> int:
         """Bytes of a thread, apart from its chunk and the preconditioner's part."""
         a_chunk = 8 * self.d * (2 * self.K if self.m < self.K else self.K)
-        block_rows = max(64, BLOCK_BYTES // max(1, self.d * self.f))
-        blocks = 3 * BLOCK_BYTES + 4 * self.f * min(4096, block_rows) * self.m
-        return 3 * a_chunk + blocks + 12 * 8 * min(BLOCK_NUMBERS, self.n * self.m)
+        rows = min(4096, max(64, BLOCK_BYTES // max(1, self.d * self.f)))
+        blocks = 3 * BLOCK_BYTES + 4 * self.f * rows * self.m
+        return 3 * a_chunk + blocks + 12 * 8 * self.m * block_rows(self.m)
 
 
 def _sampled(shape: _Shape) -> tuple[int, int]:
     """Count the bytes of one inverse a column: `classify.precondition.SampledHessian`.
 
-    Kept: the inverses, and while they are made the scores' curvature with its temporaries. A
-    thread: the chances of all rows of its column, and its sample with the products of it.
+    Kept: the inverses, twice while they are renewed, and then the scores' curvature with its
+    temporaries. A thread: the chances of all rows of its column, and its sample with the products
+    of it.
     """
     rows = min(max(512, 2 * shape.d), shape.n)
     side = min(rows, shape.d)
-    kept = shape.K * side * max(side, shape.d) * shape.f
+    kept = 2 * shape.K * side * max(side, shape.d) * shape.f
     return kept + 4 * shape.n * shape.m * shape.f, (
         80 * shape.n + (3 * rows * shape.d + 4 * side**2) * shape.f
     )
@@ -136,7 +136,8 @@ def _shared(shape: _Shape, rows: int, leading: int) -> tuple[int, int]:
 
 
 def lay_out(
-    source: Any,
+    table: tuple[int, int],
+    itemsize: int,
     strategy: str,
     n_classes: int,
     memory: int,
@@ -149,8 +150,10 @@ def lay_out(
 
     Parameters
     ----------
-    source : StoredRows or the like
-        The features.
+    table : tuple of int
+        Rows and features.
+    itemsize : int
+        Bytes of a feature, as it is computed with.
     strategy : {'multinomial', 'ovr', 'ovo'}
         How classes become problems.
     n_classes : int
@@ -174,10 +177,10 @@ def lay_out(
     TooLittleMemoryError
         If it does not even fit with one thread and the smallest of everything.
     """
-    n, d = source.shape
+    n, d = table
     columns = n_heads(strategy, n_classes)
     meets = n_classes - 1 if strategy == "ovo" else columns
-    shape = _Shape(n, d, source.dtype.itemsize, columns, meets)
+    shape = _Shape(n, d, itemsize, columns, meets)
     row = max(1, d * shape.f)
     smallest = min(max(SMALLEST_CHUNK, 64 * row), max(1, n) * row)
     good = min(max(GOOD_CHUNK, smallest), max(1, n) * row)

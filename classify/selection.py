@@ -155,7 +155,7 @@ def select_C(
     layout = None
     if is_source(X):
         memory = default_memory() if memory is None else memory
-        layout = plan(X, strategy, len(classes), memory, n_jobs)
+        layout = plan(X.shape, X.dtype, strategy, len(classes), memory, n_jobs)
         n_jobs = layout.threads
     path: list[dict[str, Any]] = []
     best: tuple[tuple[float, float, float], Head] | None = None

@@ -63,11 +63,12 @@ def mean_and_scale(
             block = block.astype(np.float64)
             # Centred on one of its rows first, so that a constant feature varies by exactly zero.
             first = block[0].copy()
-            block -= first
-            centre = w @ block / mass
-            block -= centre
-            spread = w @ np.square(block, out=block)
-            centre += first
+            with np.errstate(invalid="ignore"):  # infinities are found at the end
+                block -= first
+                centre = w @ block / mass
+                block -= centre
+                spread = w @ np.square(block, out=block)
+                centre += first
             count, mean, square = _merge(count, mean, square, mass, centre, spread)
         return count, mean, square
 
@@ -115,5 +116,6 @@ def _merge(
 ) -> tuple[float, Array, Array]:
     total = n + n_new
     delta = mean_new - mean
-    mean = mean + delta * (n_new / total)
-    return total, mean, square + square_new + delta**2 * (n * n_new / total)
+    with np.errstate(invalid="ignore"):
+        square = square + square_new + delta**2 * (n * n_new / total)
+    return total, mean + delta * (n_new / total), square

@@ -142,6 +142,8 @@ class StoredRows:
         return result
 
     def _fill(self, start: int, rows: npt.NDArray[Any]) -> None:
+        if not self._close.alive:  # the number may by now be another file's
+            raise ValueError(f"{self!r} is closed")
         offset = self._offset + start * self.shape[1] * self._stored.itemsize
         try:
             read_at(self._descriptor, offset, raw_bytes(rows))
