@@ -243,7 +243,8 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         ndarray, shape (n_samples,)
             Labels.
         """
-        return self.classes_[self._answers(X, decide)]
+        answers = self._answers(X, decide)  # before the classes, which there may not be yet
+        return self.classes_[answers]
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
         """Return the probability of each class.

@@ -109,8 +109,8 @@ def test_settings_tell_runs_of_one_store_apart(tmp_path, make_run):
 
 
 def test_the_memory_that_a_run_had_does_not_tell_it_apart(tmp_path, make_run):
-    for name, memory in (("first", 10**9), ("second", 10**8)):
-        results = make_run(tmp_path / "s" / name, started=f"2026-11-2{memory % 7}T00:00:00+00:00")
+    for day, name, memory in ((1, "first", 10**9), (2, "second", 10**8)):
+        results = make_run(tmp_path / "s" / name, started=f"2026-11-0{day}T00:00:00+00:00")
         results["settings"] |= {"memory": memory, "out_of_core": name == "second"}
         (tmp_path / "s" / name / "results.json").write_text(json.dumps(results))
     assert len(find_runs([], tmp_path, lambda text: None)) == 1
