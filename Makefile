@@ -28,7 +28,7 @@ EXTRACT_OPTIONS = $(strip \
 
 FIT_OPTIONS = $(strip \
   $(call each,STRATEGIES,--strategy) $(call option,C,--c) $(call option,JOBS,--jobs) \
-  $(call option,SEED,--seed) --reports-dir=$(call quote,$(REPORTS_DIR)))
+  $(call option,SEED,--seed) $(call option,MEMORY,--memory) --reports-dir=$(call quote,$(REPORTS_DIR)))
 
 BENCH_OPTIONS = $(strip \
   $(call each,PARTS,--part) $(call each,C,--c) $(call each,STRATEGIES,--strategy) \

@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from classify.free_memory import parse_memory
 from data.cli import Parser, folder_path, result, run, say
 from data.errors import UserError, nearest
 
@@ -170,6 +171,11 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     fit.add_argument(
         "--max-iter", type=parse_count("--max-iter"), metavar="N", help="iterations of a fit"
     )
+    fit.add_argument(
+        "--memory", type=parse_memory, metavar="SIZE",
+        help="such as 2GB: larger features stay on the disk and are read in blocks (half of what "
+        "is free)",
+    )  # fmt: skip
 
     compare = commands.add_parser("compare", help="one report over many runs")
     compare.add_argument(
@@ -245,6 +251,7 @@ def fit_command(options: Namespace, command: str) -> None:
         reports_dir=options.reports_dir,
         seed=options.seed,
         max_iter=options.max_iter,
+        memory=options.memory,
         command=command,
     )
     finished: list[Path] = []

@@ -7,7 +7,7 @@ product runs on the features as they lie in memory; only the small factors chang
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,13 @@ SMALL_PRODUCT = 1_000_000
 LARGEST_FOLD = 50.0
 # Rows in another order are copied up to this size.
 COPY_BYTES = 300_000_000
+
+
+class Blocks(Protocol):
+    """Rows that are in memory."""
+
+    def block(self, start: int, stop: int) -> Floats:
+        """Return raw rows ``start`` to ``stop``, in the design's order."""
 
 
 class DesignMatrix:
@@ -54,7 +61,9 @@ class DesignMatrix:
         self.n_rows = len(X) if order is None else len(order)
         self.n_features = X.shape[1]
         self.dtype = X.dtype
-        rows = BLOCK_BYTES // max(1, self.n_features * X.itemsize)
+        # Rows between two edges are loaded together; in memory they all are.
+        self.edges: Integers = np.array([0, self.n_rows])
+        rows = BLOCK_BYTES // max(1, self.n_features * self.dtype.itemsize)
         self.block_rows = int(np.clip(rows // 64 * 64, 64, 4096))
 
     def take(self, rows: Integers) -> DesignMatrix:
@@ -142,6 +151,36 @@ class DesignMatrix:
         if self.scale is not None:
             products = products / self.scale
         return products
+
+    def spans(self, rows: int) -> list[tuple[int, int]]:
+        """Cut the rows into what one thread takes at a time.
+
+        Parameters
+        ----------
+        rows : int
+            How many rows that shall be.
+
+        Returns
+        -------
+        list of (int, int)
+            First row, last row + 1.
+        """
+        return [(low, min(low + rows, self.n_rows)) for low in range(0, self.n_rows, rows)]
+
+    def load(self, start: int, stop: int) -> Blocks:
+        """Bring rows into memory, for a thread that will ask for blocks of them.
+
+        Parameters
+        ----------
+        start, stop : int
+            Rows, in this design's order; not across an edge.
+
+        Returns
+        -------
+        Blocks
+            Good until the same thread loads others.
+        """
+        return self
 
     def block(self, start: int, stop: int) -> Floats:
         """Return raw rows ``start`` to ``stop``: a view where the order allows.

@@ -48,7 +48,9 @@ Integers = npt.NDArray[np.intp]
 NEWTON_STEPS = 30
 # Newton's step of an intercept; far from the optimum the quadratic model is worthless.
 LARGEST_STEP = 2.0
+# Rows, and float64 scores, in one block of them.
 ROWS = 4096
+BLOCK_NUMBERS = 500_000
 
 
 def certify(objective: Problems, problems: Integers, points: Array) -> Certificate:
@@ -113,7 +115,7 @@ class _Binary:
         def work(piece: tuple[int, int]) -> tuple[Group, Any]:
             index, low = piece
             group = self.groups[index]
-            z = self.scores[index][low : low + ROWS].astype(np.float64)
+            z = self.scores[index][low : low + block_rows(len(group.columns))].astype(np.float64)
             rows = slice(group.start + low, group.start + low + len(z))
             if group.sign is None:
                 own = self.objective.labels[rows, None] == self.objective.positive[self.problems]
@@ -127,7 +129,7 @@ class _Binary:
         pieces = [
             (index, low)
             for index, group in enumerate(self.groups)
-            for low in range(0, group.stop - group.start, ROWS)
+            for low in range(0, group.stop - group.start, block_rows(len(group.columns)))
         ]
         return self.objective.workers.map(work, pieces)
 
@@ -166,7 +168,7 @@ class _Binary:
         heavier = np.maximum(np.maximum(positive, negative), np.finfo(float).tiny)
         cut_positive = np.maximum(positive - negative, 0.0) / heavier
         cut_negative = np.maximum(negative - positive, 0.0) / heavier
-        residuals: list[Floats] = [np.empty_like(z) for z in self.scores]
+        residuals = self.scores  # each block is read before it is written
 
         def visit(index: int, low: int, u: Array, own: Array, s: Any) -> Array:
             group = self.groups[index]
@@ -204,15 +206,16 @@ class _Softmax:
 
     def _each(self, visit: Callable[..., Any]) -> list[Any]:
         """Call ``visit(first row, log p, labels, weight)`` for blocks of rows, in threads."""
+        step = block_rows(self.scores[0].size)
 
         def work(low: int) -> Any:
-            z = self.scores[low : low + ROWS].astype(np.float64)
+            z = self.scores[low : low + step].astype(np.float64)
             labels = self.objective.labels[low : low + len(z)]
             weight = self.objective.weight
             s = np.ones(len(z)) if weight is None else weight[low : low + len(z)]
             return visit(low, z, labels, s[:, None])
 
-        return self.objective.workers.map(work, list(range(0, len(self.scores), ROWS)))
+        return self.objective.workers.map(work, list(range(0, len(self.scores), step)))
 
     def best_shift(self) -> Array:
         """Solve for the change of the intercepts that balances every class's residuals."""
@@ -258,7 +261,7 @@ class _Softmax:
         lack = np.maximum(-off, 0.0)
         share = lack / np.maximum(lack.sum(axis=1, keepdims=True), np.finfo(float).tiny)
         flat = self.scores.reshape(len(self.scores), -1)
-        residuals = np.empty_like(flat)
+        residuals = flat  # each block is read before it is written
 
         def visit(low: int, z: Array, labels: Integers, s: Array) -> Array:
             r, log_p = _residuals(z + shift, labels)
@@ -277,6 +280,22 @@ class _Softmax:
 
         losses, divergence = np.sum(self._each(visit), axis=0)
         return losses, divergence, [residuals], np.linalg.norm(off, axis=1)
+
+
+def block_rows(columns: int) -> int:
+    """Say how many rows of scores make a block.
+
+    Parameters
+    ----------
+    columns : int
+        Scores of a row.
+
+    Returns
+    -------
+    int
+        Fewer for many columns: a block has some ten temporary arrays of its size.
+    """
+    return min(ROWS, max(64, BLOCK_NUMBERS // max(1, columns)))
 
 
 def _sigmoid(u: Array) -> Array:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -23,15 +24,19 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import compute_class_weight
+from sklearn.utils import check_consistent_length, column_or_1d, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from classify.chunked import is_source, row_steps
 from classify.coding import class_pairs, decide, decision_values, probabilities
-from classify.fitting import Fitter, Head
+from classify.fitting import Fitter, Head, plan
+from classify.free_memory import default_memory
 from classify.threads import workers
 
 Floats = npt.NDArray[np.floating[Any]]
+
+_DTYPES = [np.float64, np.float32]
 
 
 def as_features(X: Any) -> Any:
@@ -70,6 +75,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         standardize: bool = False,
         class_weight: dict[Any, float] | str | None = None,
         n_jobs: int | None = None,
+        memory: int | None = None,
     ) -> None:
         self.C = C
         self.tol = tol
@@ -77,6 +83,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         self.standardize = standardize
         self.class_weight = class_weight
         self.n_jobs = n_jobs
+        self.memory = memory
 
     def fit(
         self,
@@ -92,7 +99,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         ----------
         X : array-like or torch.Tensor of shape (n_samples, n_features)
             Features. float32 is multiplied in float32, with sums in float64; float64 in float64;
-            float16 is promoted to float32.
+            float16 is promoted to float32. A `data.stored_rows.StoredRows` is fitted out of core.
         y : array-like of shape (n_samples,)
             Labels, at least two different ones.
         sample_weight : array-like of shape (n_samples,), optional
@@ -109,12 +116,18 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter is out of range, or `y` has fewer than two classes.
+            If a parameter is out of range, `y` has fewer than two classes, or `memory` is too
+            little (a `classify.layout.TooLittleMemoryError`).
         """
         self._check_parameters()
-        X, y = validate_data(
-            self, as_features(X), y, dtype=[np.float64, np.float32], order="C", accept_sparse=False
-        )
+        if is_source(X):
+            validate_data(self, X, skip_check_array=True)
+            y = column_or_1d(y, warn=True)
+            check_consistent_length(X, y)
+        else:
+            X, y = validate_data(
+                self, as_features(X), y, dtype=_DTYPES, order="C", accept_sparse=False
+            )
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         n_classes = len(self.classes_)
@@ -133,7 +146,12 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
                 self.class_weight, classes=self.classes_, y=y, sample_weight=weight
             )
             weight = per_class[labels] * (1.0 if weight is None else weight)
-        with workers(self.n_jobs) as pool:
+        n_jobs, layout = self.n_jobs, None
+        if is_source(X):
+            memory = default_memory() if self.memory is None else int(self.memory)
+            layout = plan(X.shape, X.dtype, self._strategy, n_classes, memory, self.n_jobs)
+            n_jobs = layout.threads
+        with workers(n_jobs) as pool:
             fitter = Fitter(
                 self._strategy,
                 X,
@@ -142,6 +160,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
                 pool,
                 sample_weight=weight,
                 standardize=self.standardize,
+                layout=layout,
             )
             head, solution = fitter.solve(
                 float(self.C), tol=float(self.tol), max_iter=int(self.max_iter), start=start
@@ -165,8 +184,10 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         )
 
     def _check_parameters(self) -> None:
-        for name, kind in (("C", Real), ("tol", Real), ("max_iter", Integral)):
+        for name, kind in (("C", Real), ("tol", Real), ("max_iter", Integral), ("memory", Real)):
             value = getattr(self, name)
+            if name == "memory" and value is None:
+                continue
             if (
                 not isinstance(value, kind)
                 or isinstance(value, bool)
@@ -175,12 +196,24 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
                 number = "an integer" if kind is Integral else "a number"
                 raise ValueError(f"{name} must be {number} above 0, got {value!r}")
 
-    def _scores(self, X: Any) -> Floats:
+    def _answers(self, X: Any, answer: Callable[..., npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Call ``answer(strategy, scores, n_classes)``, block by block for a source of rows."""
         check_is_fitted(self)
-        X = validate_data(
-            self, as_features(X), dtype=[np.float64, np.float32], accept_sparse=False, reset=False
+        head, n_classes = Head(self.coef_, self.intercept_), len(self.classes_)
+        if not is_source(X):
+            X = validate_data(self, as_features(X), dtype=_DTYPES, accept_sparse=False, reset=False)
+            return answer(self._strategy, head.scores(X), n_classes)
+        validate_data(self, X, skip_check_array=True, reset=False)
+        if not len(X):
+            raise ValueError(
+                f"Found array with 0 sample(s) (shape={X.shape}): at least 1 is needed"
+            )
+        return np.concatenate(
+            [
+                answer(self._strategy, head.scores(X.read(low, high)), n_classes)
+                for low, high in row_steps(X, len(X), len(head.coef))
+            ]
         )
-        return Head(self.coef_, self.intercept_).scores(X)
 
     def decision_function(self, X: Any) -> Floats:
         """Return the decision value of each class.
@@ -195,7 +228,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         ndarray of float, shape (n_samples, n_classes), or (n_samples,) for two classes
             Linear scores; for one-vs-one, votes plus confidences in (-1/3, 1/3).
         """
-        return decision_values(self._strategy, self._scores(X), len(self.classes_))
+        return self._answers(X, decision_values)
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
         """Return the class with the highest decision value; the first, where several have it.
@@ -210,8 +243,8 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         ndarray, shape (n_samples,)
             Labels.
         """
-        scores = self._scores(X)
-        return self.classes_[decide(self._strategy, scores, len(self.classes_))]
+        answers = self._answers(X, decide)  # before the classes, which there may not be yet
+        return self.classes_[answers]
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
         """Return the probability of each class.
@@ -226,7 +259,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         ndarray of float64, shape (n_samples, n_classes)
             See `classify.coding.probabilities`.
         """
-        return probabilities(self._strategy, self._scores(X), len(self.classes_))
+        return self._answers(X, probabilities)
 
 
 class MultinomialLogistic(_LogisticHeads):
@@ -253,6 +286,9 @@ class MultinomialLogistic(_LogisticHeads):
         `sample_weight` in every problem.
     n_jobs : int or None
         Threads; ``None`` means as many as BLAS may use.
+    memory : int or None
+        Bytes that a fit may take whose features stay on the disk, apart from `y` and
+        `sample_weight`; ``None`` means half of what is free. Fits of arrays take no notice.
 
     Attributes
     ----------

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import class_pairs
+from classify.chunked import ChunkedDesign, chunk_order
+from classify.coding import class_pairs, n_heads
 from classify.design_matrix import DesignMatrix
 from classify.duality import certify
+from classify.layout import Layout, lay_out
 from classify.lbfgs import minimise
 from classify.objectives import BinaryProblems, Problems, SoftmaxProblems
 from classify.precondition import OWN_ROWS, SHARED_ROWS, SampledHessian
 from classify.solution import Certificate, Solution
-from classify.standardize import mean_and_scale
-from classify.threads import Workers
+from classify.standardize import mean_and_scale, refuse_not_finite
+from classify.threads import Workers, thread_count
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -35,6 +37,72 @@ SMALL_WORK = 2e9
 # What an update of the shared one costs, in passes.
 SHARED_PRICE = 8.0
 FACTOR_NUMBERS = 50_000_000
+
+
+def _own_rows(columns: int, meetings: int, n: int, d: int) -> tuple[int, float]:
+    """Say how many rows an inverse for each column may have, and what renewing it costs in passes.
+
+    None, where that costs more than some passes; `meetings` is how many scores a pass computes.
+    """
+    own = OWN_ROWS * d
+    side = min(own, d, n)
+    # Multiply-adds; those of thin products take half as long again.
+    work = columns * side**2 * (min(own, n) / 2 + 0.8 * side)
+    price = work / (6 * meetings * d)
+    if work <= SMALL_WORK:
+        price = min(price, 1.0)
+    if price > LARGEST_PRICE or columns * side * d > FACTOR_NUMBERS:
+        return 0, SHARED_PRICE
+    return own, price
+
+
+def plan(
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    strategy: str,
+    n_classes: int,
+    memory: int,
+    n_jobs: int | None,
+) -> Layout:
+    """Lay out a fit of a source of rows.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Rows and features of the source.
+    dtype : numpy.dtype
+        What it hands over.
+    strategy : {'multinomial', 'ovr', 'ovo'}
+        How classes become problems.
+    n_classes : int
+        Number of classes.
+    memory : int
+        Bytes that the fit may take.
+    n_jobs : int or None
+        Threads at most; see `classify.threads.thread_count`.
+
+    Returns
+    -------
+    Layout
+        For `Fitter`, which then takes no more than so many threads.
+
+    Raises
+    ------
+    TooLittleMemoryError
+        If there is no way.
+    """
+    columns = n_heads(strategy, n_classes)
+    meets = n_classes - 1 if strategy == "ovo" else columns
+    own, _ = _own_rows(columns, shape[0] * meets, *shape)
+    return lay_out(
+        shape,
+        dtype.itemsize,
+        strategy,
+        n_classes,
+        memory,
+        threads=thread_count(n_jobs),
+        sampled=own > 0,
+    )
 
 
 @dataclass(frozen=True)
@@ -65,7 +133,7 @@ class Fitter:
     strategy : {'multinomial', 'ovr', 'ovo'}
         How classes become problems.
     X : ndarray of float32 or float64, shape (n_rows, n_features)
-        Features, C-contiguous.
+        Features, C-contiguous; or a source of rows, for which there must be a `layout`.
     labels : ndarray of int, shape (n_rows,)
         Class indices.
     n_classes : int
@@ -77,7 +145,15 @@ class Fitter:
     standardize : bool
         Whether the penalty applies to weights of standardised features.
     rows : ndarray of int, optional
-        Which rows of `X` to use; `labels` and `sample_weight` are those rows' own.
+        Which rows of `X` to use; `labels` and `sample_weight` are those rows' own. Ascending,
+        where `X` is a source.
+    layout : Layout, optional
+        How a source of rows is read.
+
+    Raises
+    ------
+    ValueError
+        If a source holds NaN or infinities. (Arrays have been looked at before.)
     """
 
     def __init__(
@@ -91,40 +167,46 @@ class Fitter:
         sample_weight: Array | None = None,
         standardize: bool = False,
         rows: Integers | None = None,
+        layout: Layout | None = None,
     ) -> None:
         self.strategy, self.n_classes, self.workers = strategy, n_classes, workers
         if strategy == "ovo" and n_classes > 2:
-            order = np.argsort(labels, kind="stable")
+            order = self._by_class(labels, rows, layout)
             labels = labels[order]
             sample_weight = None if sample_weight is None else sample_weight[order]
             rows = order if rows is None else rows[order]
-        design = DesignMatrix(X)
+        design = DesignMatrix(X) if layout is None else ChunkedDesign(X, layout.chunk_rows)
         if rows is not None:
             design = design.take(rows)
         self.shift = self.scale = None
         if standardize:
             self.shift, self.scale = mean_and_scale(design, workers, sample_weight)
             design = design.standardized(self.shift, self.scale)
+        elif layout is not None:
+            refuse_not_finite(design, workers)
         self.design, self.labels, self.sample_weight = design, labels, sample_weight
 
+        self._layout = layout
         self._preconditioner: SampledHessian | None = None
+
+    @staticmethod
+    def _by_class(labels: Integers, rows: Integers | None, layout: Layout | None) -> Integers:
+        """Sort rows by class, for one-vs-one: those of a chunk, where they come in chunks."""
+        if layout is None:
+            return np.argsort(labels, kind="stable")
+        rows = np.arange(len(labels)) if rows is None else rows
+        return chunk_order(rows, labels, layout.chunk_rows)
 
     def _choose(self, objective: Problems) -> SampledHessian:
         """Give each column an inverse of its own where that costs no more than some passes."""
-        n, d = self.design.n_rows, self.design.n_features
-        columns = objective.n_problems * objective.columns
+        n, d, layout = self.design.n_rows, self.design.n_features, self._layout
         groups = objective.groups(np.arange(objective.n_problems))
-        rows = sum((group.stop - group.start) * len(group.columns) for group in groups)
-        own = OWN_ROWS * d
-        side = min(own, d, n)
-        # Multiply-adds; those of thin products take half as long again.
-        work = columns * side**2 * (min(own, n) / 2 + 0.8 * side)
-        price = work / (6 * rows * d)
-        if work <= SMALL_WORK:
-            price = min(price, 1.0)
-        if price > LARGEST_PRICE or columns * side * d > FACTOR_NUMBERS:
-            own, price = 0, SHARED_PRICE
-        return SampledHessian(own, SHARED_ROWS * d, price)
+        meetings = sum((group.stop - group.start) * len(group.columns) for group in groups)
+        own, price = _own_rows(objective.n_problems * objective.columns, meetings, n, d)
+        shared = SHARED_ROWS * d
+        if layout is not None:
+            own, shared = own if layout.sampled else 0, min(shared, layout.shared_rows)
+        return SampledHessian(own, shared, price if own else SHARED_PRICE)
 
     def problems(self, C: float) -> Problems:
         """Set up the strategy's problems for a value of C."""

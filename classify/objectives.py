@@ -26,6 +26,7 @@ from classify.iterates import Iterates
 from classify.losses import logistic, logistic_curvature, softmax
 from classify.passes import Group, Passes
 from classify.threads import Workers
+from classify.trials import Trials
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -242,16 +243,17 @@ class Problems(ABC):
         values = self.value(problems, weights, losses)
         return values, self.assemble(problems, weights, totals, products)
 
-    def iterate(self, problems: Integers, points: Array, rounding: float) -> Iterates:
-        """Start from some points: see `classify.iterates.Iterates`."""
-        return Iterates(self, problems, points, rounding)
+    def iterate(self, problems: Integers, points: Array, rounding: float) -> Iterates | Trials:
+        """Start from some points, with their scores kept where the features are in memory."""
+        kind = Iterates if len(self.design.edges) == 2 else Trials
+        return kind(self, problems, points, rounding)
 
-    def scored(self, problems: Integers, moves: Any) -> tuple[list[Group], list[Floats]]:
-        """Return the groups and signed scores at some iterates, which may have kept them."""
+    def scored(self, problems: Integers, moves: Any) -> tuple[list[Group], list[Floats], bool]:
+        """Return groups and signed scores at iterates, and whether the caller may keep them."""
         if isinstance(moves, Iterates):
-            return moves.groups, moves.scores
+            return moves.groups, moves.scores, False
         groups = self.groups(problems)
-        return groups, self.passes.scores(groups, *self.split(moves.points))
+        return groups, self.passes.scores(groups, *self.split(moves.points)), True
 
     def weighted_link(
         self, scores: Floats, start: int, stop: int, group: Group, problems: Integers
@@ -344,7 +346,7 @@ class BinaryProblems(Problems):
     Parameters
     ----------
     design : DesignMatrix
-        The features; for one-vs-one with its rows sorted by class.
+        The features; for one-vs-one with its rows sorted by class, within each chunk at least.
     labels : ndarray of int, shape (n_rows,)
         Class index of each row of `design`.
     sample_weight : ndarray of float64, shape (n_rows,), or None
@@ -372,23 +374,29 @@ class BinaryProblems(Problems):
         super().__init__(design, labels, sample_weight, C, 1, workers)
         self.positive, self.negative = positive, negative
         if negative is not None:
-            if np.any(np.diff(labels) < 0):
+            step = np.diff(labels)
+            if not np.isin(np.flatnonzero(step < 0) + 1, design.edges).all():
                 raise ValueError("one-vs-one needs its rows sorted by class")
-            self._edges = np.searchsorted(labels, np.arange(int(labels[-1]) + 2))
+            # A run: the rows of one class, in memory all of them, and those of a chunk otherwise.
+            ends = np.union1d(np.flatnonzero(step) + 1, design.edges)
+            self._runs = list(
+                zip(ends[:-1].tolist(), ends[1:].tolist(), labels[ends[:-1]].tolist(), strict=True)
+            )
 
     def groups(self, problems: Integers) -> list[Group]:
-        """One group of all rows (one-vs-rest), or one a class (one-vs-one)."""
+        """One group of all rows (one-vs-rest), or one a run of a class's rows (one-vs-one)."""
         if self.negative is None:
             return [Group(0, self.design.n_rows, np.arange(len(problems)))]
         positive, negative = self.positive[problems], self.negative[problems]
-        found = []
-        for label in range(len(self._edges) - 1):
-            start, stop = int(self._edges[label]), int(self._edges[label + 1])
+        meets: dict[int, tuple[Integers, Array]] = {}
+        for label in {label for _, _, label in self._runs}:
             columns = np.flatnonzero((positive == label) | (negative == label))
-            if len(columns) and stop > start:
-                sign = np.where(positive[columns] == label, -1.0, 1.0)
-                found.append(Group(start, stop, columns, sign))
-        return found
+            meets[label] = columns, np.where(positive[columns] == label, -1.0, 1.0)
+        return [
+            Group(start, stop, *meets[label])
+            for start, stop, label in self._runs
+            if len(meets[label][0])
+        ]
 
     def members(self, problems: Integers, rows: Integers) -> npt.NDArray[np.bool_]:
         """One-vs-one: a row takes part in its own class's pairs."""

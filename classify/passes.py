@@ -7,18 +7,20 @@ class meet only the pairs that the class takes part in: ``n_classes - 1`` column
 
 Groups are cut into pieces by the shape of the data alone; threads take pieces, and their float64
 sums are added in the order of the rows. The answer's bits do not depend on the number of threads.
+Where the rows are not in memory (`classify.chunked`), a thread takes a chunk of them, and all the
+pieces of groups that lie in it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from classify.design_matrix import DesignMatrix, thin_product
+from classify.design_matrix import Blocks, DesignMatrix, thin_product
 from classify.threads import Workers
 
 Array = npt.NDArray[np.float64]
@@ -50,6 +52,9 @@ class Group:
     sign: Array | None = None
 
 
+# Index of a group, first row, last row + 1.
+Piece = tuple[int, int, int]
+Result = TypeVar("Result")
 # (signed scores, first row, last row + 1, group) -> (losses per row, residuals)
 Link = Callable[[Floats, int, int, Group], tuple[Floats, Floats]]
 # (index of the group, first row, last row + 1) -> (losses per row, residuals)
@@ -70,7 +75,7 @@ class Passes:
     def __init__(self, design: DesignMatrix, workers: Workers) -> None:
         self.design, self.workers = design, workers
 
-    def pieces(self, groups: Sequence[Group]) -> list[tuple[int, int, int]]:
+    def pieces(self, groups: Sequence[Group]) -> list[Piece]:
         """Cut groups into what one thread does at a time.
 
         Parameters
@@ -91,6 +96,37 @@ class Passes:
             for index, group in enumerate(groups)
             for start in range(group.start, group.stop, step)
         ]
+
+    def _by_chunk(self, groups: Sequence[Group]) -> list[list[Piece]]:
+        """Cut groups where the design's chunks end, and put the pieces of a chunk together."""
+        edges = self.design.edges
+        found: list[list[Piece]] = [[] for _ in edges[1:]]
+        for index, group in enumerate(groups):
+            chunk = int(np.searchsorted(edges, group.start, side="right")) - 1
+            start = group.start
+            while start < group.stop:
+                stop = min(group.stop, int(edges[chunk + 1]))
+                if start < stop:
+                    found[chunk].append((index, start, stop))
+                start, chunk = stop, chunk + 1
+        return [pieces for pieces in found if pieces]
+
+    def _each(
+        self, groups: Sequence[Group], visit: Callable[[Piece, Blocks], Result]
+    ) -> Iterable[Result]:
+        """Call `visit` with every piece of the groups, in threads; results in a fixed order."""
+        design = self.design
+        if len(design.edges) == 2:  # all rows are at hand
+            rows = design.load(0, design.n_rows)
+            return self.workers.map(lambda piece: visit(piece, rows), self.pieces(groups))
+
+        def work(pieces: list[Piece]) -> list[Result]:
+            rows = design.load(pieces[0][1], pieces[-1][2])
+            return [visit(piece, rows) for piece in pieces]
+
+        # The sums of all chunks together may be larger than memory: take them as they come.
+        parts = self.workers.stream(work, self._by_chunk(groups))
+        return (result for part in parts for result in part)
 
     def _blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
         rows = self.design.block_rows
@@ -123,15 +159,31 @@ class Passes:
             ``residuals.T @ features``.
         """
         raw, offset = self.design.fold(weights, intercepts)
-        factors = [_signed(raw, offset, group) for group in groups]
+        factors = _factors(raw, offset, groups)
 
-        def residuals(index: int, low: int, high: int) -> tuple[Floats, Floats]:
-            w, b = factors[index]
-            scores = thin_product(self.design.block(low, high), w)
-            scores += b
-            return link(scores, low, high, groups[index])
+        def visit(piece: Piece, rows: Blocks) -> tuple[Group, Array, Array, Array]:
+            index, start, stop = piece
+            group, (w, b) = groups[index], factors[index]
+            loss: Array | float = 0.0
+            total = np.zeros(len(group.columns))
+            product = np.zeros((len(group.columns), self.design.n_features))
+            for low, high in self._blocks(start, stop):
+                block = rows.block(low, high)
+                scores = thin_product(block, w)
+                scores += b
+                losses, residual = link(scores, low, high, group)
+                loss = loss + losses.sum(axis=0, dtype=np.float64)
+                total += residual.sum(axis=0, dtype=np.float64)
+                product += residual.T @ block
+            return group, np.asarray(loss), total, product
 
-        return self.pull(groups, residuals, len(weights))
+        losses = np.zeros(len(weights))
+        totals = np.zeros(len(weights))
+        products = np.zeros(weights.shape)
+        for group, loss, total, product in self._each(groups, visit):
+            losses[group.columns[: len(loss)]] += loss
+            _gather(group, total, product, totals, products)
+        return losses, totals, self.design.unfold(products, totals)
 
     def scores(self, groups: Sequence[Group], weights: Array, intercepts: Array) -> list[Floats]:
         """Compute every group's signed scores: the first half of a pass.
@@ -151,20 +203,21 @@ class Passes:
             In the features' dtype.
         """
         raw, offset = self.design.fold(weights, intercepts)
-        factors = [_signed(raw, offset, group) for group in groups]
+        factors = _factors(raw, offset, groups)
         result = [
             np.empty((group.stop - group.start, len(group.columns)), raw.dtype) for group in groups
         ]
 
-        def work(piece: tuple[int, int, int]) -> None:
+        def visit(piece: Piece, rows: Blocks) -> None:
             index, start, stop = piece
             w, b = factors[index]
             first = groups[index].start
             for low, high in self._blocks(start, stop):
-                product = thin_product(self.design.block(low, high), w)
+                product = thin_product(rows.block(low, high), w)
                 np.add(product, b, out=result[index][low - first : high - first])
 
-        self.workers.map(work, self.pieces(groups))
+        for _ in self._each(groups, visit):
+            pass
         return result
 
     def pull(
@@ -193,7 +246,7 @@ class Passes:
             ``residuals.T @ features``.
         """
 
-        def work(piece: tuple[int, int, int]) -> tuple[Group, Array, Array, Array]:
+        def visit(piece: Piece, rows: Blocks) -> tuple[Group, Array, Array, Array]:
             index, start, stop = piece
             group = groups[index]
             loss: Array | float = 0.0
@@ -203,13 +256,13 @@ class Passes:
                 losses, residual = residuals(index, low, high)
                 loss = loss + losses.sum(axis=0, dtype=np.float64)
                 total += residual.sum(axis=0, dtype=np.float64)
-                product += residual.T @ self.design.block(low, high)
+                product += residual.T @ rows.block(low, high)
             return group, np.asarray(loss), total, product
 
         losses = np.zeros(n_columns)
         totals = np.zeros(n_columns)
         products = np.zeros((n_columns, self.design.n_features))
-        for group, loss, total, product in self.workers.map(work, self.pieces(groups)):
+        for group, loss, total, product in self._each(groups, visit):
             losses[group.columns[: len(loss)]] += loss
             _gather(group, total, product, totals, products)
         return losses, totals, self.design.unfold(products, totals)
@@ -242,6 +295,15 @@ class Passes:
 
         _, totals, products = self.pull(groups, each, n_columns)
         return totals, products
+
+
+def _factors(raw: Floats, offset: Floats, groups: Sequence[Group]) -> list[tuple[Floats, Floats]]:
+    """Pick every group's weights; runs of a class share their columns, and so their weights."""
+    made: dict[int, tuple[Floats, Floats]] = {}
+    for group in groups:
+        if id(group.columns) not in made:
+            made[id(group.columns)] = _signed(raw, offset, group)
+    return [made[id(group.columns)] for group in groups]
 
 
 def _signed(raw: Floats, offset: Floats, group: Group) -> tuple[Floats, Floats]:

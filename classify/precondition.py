@@ -36,6 +36,8 @@ Integers = npt.NDArray[np.intp]
 # Rows in the sample that all columns share, and in each column's own, as multiples of the width.
 SHARED_ROWS = 8
 OWN_ROWS = 2
+# Rows whose curvature is computed at a time.
+ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -105,16 +107,25 @@ class SampledHessian:
         columns = self._places(problems)
         self._made_for[problems] = objective.C[problems]
         C = np.repeat(objective.C[problems], objective.columns)
-        curvatures = []
+        curvatures: list[Floats] = []
         mass = np.zeros(len(columns))
-        groups, scores = objective.scored(problems, moves)
-        for group, z in zip(groups, scores, strict=True):
-            bend = objective.curvature(z, group.start, group.stop, group, None)
+        groups, scores, fresh = objective.scored(problems, moves)
+
+        def curve(job: tuple[int, int]) -> None:
+            index, low = job
+            group, z = groups[index], scores[index]
+            high = min(low + ROWS, len(z))
+            start, stop = group.start + low, group.start + high
+            bend = objective.curvature(z[low:high], start, stop, group, None)
             if objective.weight is not None:
-                bend = bend * objective.weight[group.start : group.stop, None]
-            bend *= C[group.columns].astype(bend.dtype)
+                bend = bend * objective.weight[start:stop, None]
+            curvatures[index][low:high] = bend * C[group.columns].astype(z.dtype)
+
+        curvatures.extend(scores if fresh else [np.empty_like(z) for z in scores])
+        jobs = [(i, low) for i, z in enumerate(scores) for low in range(0, len(z), ROWS)]
+        objective.workers.map(curve, jobs)
+        for group, bend in zip(groups, curvatures, strict=True):
             mass[group.columns] += bend.sum(axis=0, dtype=np.float64)
-            curvatures.append(bend)
         self._stiffness[columns] = np.maximum(mass, np.finfo(float).tiny)
         flat = not objective.split(moves.points)[0].any()
         if flat or not self.own_rows:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.opening import Room, open_store
 from classify.output import environment, peak_memory_mb, run_folder, write_run
 from classify.results import SCHEMA_VERSION, json_ready
 from classify.wording import display_name, headline, upper_first
@@ -60,6 +61,8 @@ class FitOptions:
         Of the validation split and the bootstrap.
     max_iter : int or None
         Iterations at most for each fit; None for the estimators' own.
+    memory : int or None
+        Bytes that a run may take; None for half of what is free.
     command : str
         The command line, for the record.
     """
@@ -72,6 +75,7 @@ class FitOptions:
     reports_dir: Path = Path("reports")
     seed: int = 0
     max_iter: int | None = None
+    memory: int | None = None
     command: str = ""
 
 
@@ -110,13 +114,11 @@ def fit_store(path: Path, options: FitOptions) -> tuple[Path, dict[str, Any]]:
     """
     begun, started = time.perf_counter(), datetime.now(timezone.utc)
     check_writable(options.reports_dir)
-    from data.store import open_features
-
-    features = open_features(path, verify=True)
+    features, room = open_store(path, options.strategies, options.memory, options.jobs)
     _check_classes(features)
     load_seconds = time.perf_counter() - begun
-    fitted = _fit_all(features, options)
-    results = _results(features, options, fitted)
+    fitted = _fit_all(features, options, room)
+    results = _results(features, options, room, fitted)
     results["timings"] = {
         "started": started.isoformat(timespec="seconds"),
         "load": load_seconds,
@@ -168,7 +170,7 @@ def _check_classes(features: Features) -> None:
         raise UserError(f"{features.path} has no test rows; run stage one with a test split")
 
 
-def _fit_all(features: Features, options: FitOptions) -> dict[str, Fitted]:
+def _fit_all(features: Features, options: FitOptions, room: Room) -> dict[str, Fitted]:
     from classify.selection import C_GRID
 
     X_train, y_train = _usable(features.train.features), features.train.labels
@@ -184,7 +186,7 @@ def _fit_all(features: Features, options: FitOptions) -> dict[str, Fitted]:
         for i, strategy in enumerate(options.strategies):
             bar.set_description(f"fit {display_name(strategy)}", refresh=False)
             fitted[strategy] = _fit_one(
-                strategy, X_train, y_train, X_test, features, options, grid, step
+                strategy, X_train, y_train, X_test, features, options, room, grid, step
             )
             # A path that ended early made fewer steps than were planned.
             bar.update((i + 1) * steps - bar.n)
@@ -204,6 +206,7 @@ def _fit_one(
     X_test: npt.NDArray[np.floating],
     features: Features,
     options: FitOptions,
+    room: Room,
     grid: npt.NDArray[np.float64],
     on_step: Callable[[dict[str, Any]], None],
 ) -> Fitted:
@@ -225,6 +228,7 @@ def _fit_one(
                 full_path=options.full_path,
                 standardize=True,
                 n_jobs=options.jobs,
+                memory=room.solver,
                 on_step=on_step,
             )
         except ValueError as error:
@@ -241,7 +245,7 @@ def _fit_one(
     selected = time.perf_counter()
     settings = {} if options.max_iter is None else {"max_iter": options.max_iter}
     estimator = getattr(estimators, ESTIMATORS[strategy])(
-        c, standardize=True, n_jobs=options.jobs, **settings
+        c, standardize=True, n_jobs=options.jobs, memory=room.solver, **settings
     )
     with python_warnings.catch_warnings():
         # That a fit did not converge is in its certificate, and said in our own words.
@@ -304,7 +308,9 @@ def _line(strategy: str, fit: Fitted, n_grid: int) -> str:
     )
 
 
-def _results(features: Features, options: FitOptions, fitted: dict[str, Fitted]) -> dict[str, Any]:
+def _results(
+    features: Features, options: FitOptions, room: Room, fitted: dict[str, Fitted]
+) -> dict[str, Any]:
     from classify.selection import C_GRID
     from classify.significance import compare_strategies
 
@@ -336,6 +342,8 @@ def _results(features: Features, options: FitOptions, fitted: dict[str, Fitted])
             "validation_fraction": VALIDATION_FRACTION if options.c is None else None,
             "standardize": True,
             "max_iter": options.max_iter,
+            "memory": room.memory,
+            "out_of_core": room.out_of_core,
         },
         "class_names": list(features.class_names),
         "n_train": len(features.train.labels),

@@ -121,9 +121,13 @@ def _newest(runs: Sequence[Run], on_skip: Callable[[str], object]) -> list[Run]:
     newest: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: run.started):
         results = run.results
-        same = json.dumps(
-            [results["store"]["key"], results["seed"], results["settings"]], sort_keys=True
-        )
+        # What the machine had free has no part in the results.
+        settings = {
+            name: value
+            for name, value in results["settings"].items()
+            if name not in ("memory", "out_of_core")
+        }
+        same = json.dumps([results["store"]["key"], results["seed"], settings], sort_keys=True)
         if same in newest:
             on_skip(
                 f"left out: {newest[same].folder}, since {run.folder} is newer and has the same "

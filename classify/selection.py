@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.chunked import is_source, row_steps
 from classify.coding import decide, probabilities
 from classify.estimators import as_features
-from classify.fitting import Fitter, Head
-from classify.threads import workers
+from classify.fitting import Fitter, Head, plan
+from classify.free_memory import default_memory
+from classify.threads import Workers, workers
 from classify.validation import validation_split
 
 # SimCLR's, BYOL's and DINO's grid for linear evaluation.
@@ -51,6 +53,43 @@ class Selection:
     start: Head = field(repr=False)
 
 
+class _HeldOut:
+    """The rows that a path is judged on: in memory, or read block by block."""
+
+    def __init__(
+        self,
+        strategy: str,
+        X: Any,
+        labels: npt.NDArray[np.intp],
+        rows: npt.NDArray[np.intp],
+        n_classes: int,
+        pool: Workers,
+    ) -> None:
+        self.strategy, self.n_classes, self.pool = strategy, n_classes, pool
+        self.labels, self.rows = labels[rows], rows
+        self.X = X if is_source(X) else X[rows]
+
+    def judge(self, head: Head) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        """Say of each row whether the answer is right, and how probable the truth was held."""
+        if not is_source(self.X):
+            return self._judge(head.scores(self.X), self.labels)
+
+        def work(step: tuple[int, int]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+            rows = slice(*step)
+            return self._judge(head.scores(self.X.gather(self.rows[rows])), self.labels[rows])
+
+        steps = row_steps(self.X, len(self.rows), len(head.coef))
+        right, chance = zip(*self.pool.stream(work, steps), strict=True)
+        return np.concatenate(right), np.concatenate(chance)
+
+    def _judge(
+        self, scores: npt.NDArray[Any], labels: npt.NDArray[np.intp]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        right = decide(self.strategy, scores, self.n_classes) == labels
+        chance = probabilities(self.strategy, scores, self.n_classes)
+        return right, chance[np.arange(len(labels)), labels]
+
+
 def select_C(
     strategy: str,
     X: npt.NDArray[Any],
@@ -61,6 +100,7 @@ def select_C(
     full_path: bool = False,
     standardize: bool = True,
     n_jobs: int | None = None,
+    memory: int | None = None,
     on_step: Callable[[dict[str, Any]], None] | None = None,
 ) -> Selection:
     """Choose C by accuracy on a stratified tenth of the rows.
@@ -73,7 +113,7 @@ def select_C(
     strategy : {'multinomial', 'ovr', 'ovo'}
         Which heads.
     X : array-like of shape (n_rows, n_features)
-        Training features.
+        Training features; of a `data.stored_rows.StoredRows`, blocks of rows are read.
     y : array-like of shape (n_rows,)
         Labels.
     grid : sequence of float
@@ -86,6 +126,9 @@ def select_C(
         Standardise the features with the statistics of the rows that are fitted.
     n_jobs : int or None
         Threads; see `classify.threads.thread_count`.
+    memory : int or None
+        Bytes that may be taken where the features stay on the disk; half of what is free by
+        default.
     on_step : callable, optional
         Called with each entry of the path when it is done.
 
@@ -97,32 +140,44 @@ def select_C(
     Raises
     ------
     ValueError
-        If the grid is empty or not positive, or if no row can be held out.
+        If the grid is empty or not positive, if no row can be held out, or if the memory is too
+        little.
     """
     values = np.unique(np.asarray(grid, dtype=np.float64))
     if len(values) == 0 or not np.all(np.isfinite(values)) or values[0] <= 0:
         raise ValueError(f"the grid of C must be positive finite numbers, got {list(grid)}")
-    X = as_features(X)
+    if not is_source(X):
+        X = as_features(X)
     classes, labels = np.unique(np.asarray(y), return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"choosing C needs at least 2 classes, got {len(classes)}")
     train, held = validation_split(labels, seed)
-    X_held, y_held = X[held], labels[held]
+    layout = None
+    if is_source(X):
+        memory = default_memory() if memory is None else memory
+        layout = plan(X.shape, X.dtype, strategy, len(classes), memory, n_jobs)
+        n_jobs = layout.threads
     path: list[dict[str, Any]] = []
     best: tuple[tuple[float, float, float], Head] | None = None
     head: Head | None = None
     rising = 0
     with workers(n_jobs) as pool:
         fitter = Fitter(
-            strategy, X, labels[train], len(classes), pool, standardize=standardize, rows=train
+            strategy,
+            X,
+            labels[train],
+            len(classes),
+            pool,
+            standardize=standardize,
+            rows=train,
+            layout=layout,
         )
+        held_out = _HeldOut(strategy, X, labels, held, len(classes), pool)
         for C in values:
             head, solution = fitter.solve(
                 float(C), tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=head
             )
-            scores = head.scores(X_held)
-            right = decide(strategy, scores, len(classes)) == y_held
-            chance = probabilities(strategy, scores, len(classes))[np.arange(len(held)), y_held]
+            right, chance = held_out.judge(head)
             entry = {
                 "C": float(C),
                 "accuracy": float(right.mean()),

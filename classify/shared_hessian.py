@@ -15,6 +15,7 @@ which starts from those of the update before.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ LEADING = 256
 DENSE_NUMBERS = 16_000_000
 ITERATIONS = 3
 ROWS = 1024
+PARTS = 4
 
 
 class SharedHessian:
@@ -118,7 +120,9 @@ class SharedHessian:
         if self.rows is not None:
             gram = self.rows @ self.rows.T
         else:
-            gram = np.sum(workers.map(lambda i: square(rows(i)), pieces), axis=0)
+            # As many sums as there are parts are held at once.
+            parts = [pieces[i::PARTS] for i in range(min(PARTS, len(pieces)))]
+            gram = _total(workers.map(lambda part: _total(square(rows(i)) for i in part), parts))
         self.bucket = np.round(np.log(mass) / np.log(BUCKET)).astype(np.int64)
         names = np.unique(self.bucket).tolist()
         self.scale = {
@@ -242,3 +246,12 @@ class SharedHessian:
 
 def _rows_times(matrix: Floats, factor: Floats, rows: Integers) -> Floats:
     return matrix[rows] @ factor
+
+
+def _total(matrices: Iterable[Floats]) -> Floats:
+    """Add matrices up in place of the first."""
+    each = iter(matrices)
+    total = next(each)
+    for matrix in each:
+        total += matrix
+    return total

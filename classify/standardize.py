@@ -14,6 +14,7 @@ Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 
 ROWS = 4096
+NOT_FINITE = "X contains NaN or infinity"
 
 
 def mean_and_scale(
@@ -41,13 +42,20 @@ def mean_and_scale(
     scale : ndarray of float64, shape (n_features,)
         Weighted standard deviations (divided by n, as scikit-learn's ``StandardScaler``); 1 for a
         feature that is constant.
+
+    Raises
+    ------
+    ValueError
+        If the features hold NaN or infinities.
     """
 
-    def work(start: int) -> tuple[float, Array, Array]:
+    def work(span: tuple[int, int]) -> tuple[float, Array, Array]:
+        start, stop = span
+        rows = design.load(start, stop)
         count, mean, square = 0.0, np.zeros(design.n_features), np.zeros(design.n_features)
-        for low in range(start, min(start + ROWS, design.n_rows), design.block_rows):
-            high = min(low + design.block_rows, start + ROWS, design.n_rows)
-            block = design.block(low, high)
+        for low in range(start, stop, design.block_rows):
+            high = min(low + design.block_rows, stop)
+            block = rows.block(low, high)
             w = np.ones(high - low) if weight is None else weight[low:high]
             mass = float(w.sum())
             if mass <= 0:
@@ -55,21 +63,52 @@ def mean_and_scale(
             block = block.astype(np.float64)
             # Centred on one of its rows first, so that a constant feature varies by exactly zero.
             first = block[0].copy()
-            block -= first
-            centre = w @ block / mass
-            block -= centre
-            spread = w @ np.square(block, out=block)
-            centre += first
+            with np.errstate(invalid="ignore"):  # infinities are found at the end
+                block -= first
+                centre = w @ block / mass
+                block -= centre
+                spread = w @ np.square(block, out=block)
+                centre += first
             count, mean, square = _merge(count, mean, square, mass, centre, spread)
         return count, mean, square
 
     total, mean, square = 0.0, np.zeros(design.n_features), np.zeros(design.n_features)
-    for part in workers.map(work, range(0, design.n_rows, ROWS)):
+    for part in workers.stream(work, design.spans(ROWS)):
         if part[0] > 0:
             total, mean, square = _merge(total, mean, square, *part)
+    if not np.isfinite(mean).all():
+        raise ValueError(NOT_FINITE)
     scale = np.sqrt(square / max(total, np.finfo(float).tiny))
     constant = scale <= 10 * np.finfo(float).eps * np.abs(mean)
     return mean, np.where(constant, 1.0, scale)
+
+
+def refuse_not_finite(design: DesignMatrix, workers: Workers) -> None:
+    """Look for NaN and infinities in one pass.
+
+    Parameters
+    ----------
+    design : DesignMatrix
+        Features as they are, without shift or scale.
+    workers : Workers
+        Threads.
+
+    Raises
+    ------
+    ValueError
+        If there is one.
+    """
+
+    def work(span: tuple[int, int]) -> bool:
+        start, stop = span
+        rows = design.load(start, stop)
+        return all(
+            bool(np.isfinite(rows.block(low, min(low + design.block_rows, stop))).all())
+            for low in range(start, stop, design.block_rows)
+        )
+
+    if not all(workers.stream(work, design.spans(ROWS))):
+        raise ValueError(NOT_FINITE)
 
 
 def _merge(
@@ -77,5 +116,6 @@ def _merge(
 ) -> tuple[float, Array, Array]:
     total = n + n_new
     delta = mean_new - mean
-    mean = mean + delta * (n_new / total)
-    return total, mean, square + square_new + delta**2 * (n * n_new / total)
+    with np.errstate(invalid="ignore"):
+        square = square + square_new + delta**2 * (n * n_new / total)
+    return total, mean + delta * (n_new / total), square

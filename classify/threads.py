@@ -9,8 +9,9 @@ in the order of the rows, whatever the number of threads and whichever finishes 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -119,6 +120,34 @@ class Workers:
         if self._pool is None:
             return [function(item) for item in items]
         return list(self._pool.map(function, items))
+
+    def stream(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Apply `function` to every item, a few ahead of the caller.
+
+        Parameters
+        ----------
+        function, items
+            As for `map`.
+
+        Yields
+        ------
+        object
+            The results, in order. At most two a thread are in work or wait to be taken.
+        """
+        if self._pool is None:
+            yield from map(function, items)
+            return
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                if len(waiting) >= 2 * self.n_threads:
+                    yield waiting.popleft().result()
+                waiting.append(self._pool.submit(function, item))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for task in waiting:
+                task.cancel()
 
     def close(self) -> None:
         """Drop what has not been started, and end the threads."""

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from data.moments import Moments
 from data.records import Features, FeatureSplit, Header, StoreError
-from data.rows import IDS_NAMED, name_rows, raw_bytes, read_array, rows_not_finite
+from data.rows import BLOCK_BYTES, IDS_NAMED, name_rows, raw_bytes, read_array, rows_not_finite
 from data.seal import read_at
 from data.vlen import DamagedTextError, read_texts
 
@@ -213,6 +213,31 @@ def iter_table(
         yield block
     if verify and digest.hexdigest() != stored.sha256:
         raise _other_digest(path, stored, digest.hexdigest())
+
+
+def verify_table(path: Path, descriptor: int, stored: Stored) -> None:
+    """Compare an array of numbers with its digest, and refuse NaN, a block at a time.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file, for messages.
+    descriptor : int
+        The same file, open.
+    stored : Stored
+        Which dataset, of any shape.
+
+    Raises
+    ------
+    StoreError
+        If it is damaged or holds NaN.
+    """
+    height = stored.shape[0]
+    width = stored.nbytes // max(1, height * stored.dtype.itemsize)
+    table = replace(stored, shape=(height, width))
+    rows = max(1, BLOCK_BYTES // max(1, width * stored.dtype.itemsize))
+    for _ in iter_table(path, descriptor, table, rows, verify=True):
+        pass
 
 
 def check_labels(path: Path, name: str, labels: npt.NDArray[np.int64], n_classes: int) -> None:

@@ -27,7 +27,8 @@ class FeatureSplit:
     Attributes
     ----------
     features : ndarray of float32 or float16, shape (n_samples, n_features)
-        The embeddings, in the type they are stored in.
+        The embeddings, in the type they are stored in; a `data.stored_rows.StoredRows` where the
+        store was opened with ``in_memory=False``.
     labels : ndarray of int64, shape (n_samples,)
         Indices into the store's ``class_names``.
     ids : list of str
@@ -96,14 +97,15 @@ class Header:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Features(Header):
-    """A feature store in memory; nothing of the file stays open.
+    """A feature store in memory, where nothing of the file stays open, or all but its features.
 
     Attributes
     ----------
     train, test : FeatureSplit
         The rows.
     moments : Moments or None
-        Per-class sufficient statistics of the training rows, where the file has them.
+        Per-class sufficient statistics of the training rows, where the file has them, and they
+        were read into memory.
     """
 
     train: FeatureSplit

@@ -44,7 +44,15 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from data.loading import AGAIN, Stored, check_labels, iter_table, load, to_features
+from data.loading import (
+    AGAIN,
+    Stored,
+    check_labels,
+    iter_table,
+    load,
+    to_features,
+    verify_table,
+)
 from data.records import (
     DatasetReport,
     Features,
@@ -59,6 +67,7 @@ from data.schema import SCHEMA_VERSION, SPLITS, TEXT, describe
 from data.seal import SEAL_VERSION, SIGNATURE, BrokenSealError, Extent, append_seal, check_seal
 from data.sparse import SparseFile
 from data.spec import canonical_json, find_stores, spec_key, store_path, work_dir
+from data.stored_rows import StoredRows
 
 if TYPE_CHECKING:
     from data.joining import join
@@ -130,8 +139,10 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         return describe(file)[0]
 
 
-def open_features(path: str | os.PathLike[str], *, verify: bool = True) -> Features:
-    """Read a feature store into memory.
+def open_features(
+    path: str | os.PathLike[str], *, verify: bool = True, in_memory: bool = True
+) -> Features:
+    """Read a feature store into memory, or all of it but the features.
 
     Parameters
     ----------
@@ -140,11 +151,14 @@ def open_features(path: str | os.PathLike[str], *, verify: bool = True) -> Featu
     verify : bool
         Compare every array with its digest, and refuse NaN and infinities. Without it only
         the structure, the labels and the bytes outside the arrays are checked.
+    in_memory : bool
+        False leaves the features on the disk, as `data.stored_rows.StoredRows`, and the moments
+        out; they are verified all the same, a block at a time.
 
     Returns
     -------
     Features
-        Read-only arrays; no file stays open.
+        Read-only arrays; no file stays open, but by the features that were left on the disk.
 
     Raises
     ------
@@ -152,7 +166,7 @@ def open_features(path: str | os.PathLike[str], *, verify: bool = True) -> Featu
         If anything is wrong with the file; the message says what, and what to do.
     """
     with opened(path) as file:
-        return _load(file, verify=verify)[0]
+        return _load(file, verify=verify)[0] if in_memory else _leave(file, verify=verify)
 
 
 def verify_store(path: str | os.PathLike[str]) -> Report:
@@ -229,6 +243,20 @@ def _load(file: StoreFile, *, verify: bool) -> tuple[Features, dict[str, Stored]
     header, datasets = describe(file)
     found = load(file.path, file.descriptor, list(datasets.values()), verify=verify)
     return to_features(header, found), datasets
+
+
+def _leave(file: StoreFile, *, verify: bool) -> Features:
+    """Read what is small; verify what is large, and leave it where it is."""
+    header, datasets = describe(file)
+    large = {n: d for n, d in datasets.items() if n.endswith("/features") or "/moments/" in n}
+    small = [stored for name, stored in datasets.items() if name not in large]
+    found = load(file.path, file.descriptor, small, verify=verify)
+    for stored in large.values() if verify else ():
+        verify_table(file.path, file.descriptor, stored)
+    for split in SPLITS:
+        name = f"/{split}/features"
+        found[name] = StoredRows(file.path, file.descriptor, datasets[name])
+    return to_features(header, found)
 
 
 def _guarded(method: Callable[..., Answer]) -> Callable[..., Answer]:

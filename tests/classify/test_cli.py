@@ -105,6 +105,7 @@ def test_the_same_seed_gives_the_same_results(tmp_path, make_store, capsys):
         page = capsys.readouterr().out.strip()
         results = json.loads((tmp_path / page).with_name("results.json").read_text("utf-8"))
         results.pop("timings")
+        assert results["settings"].pop("memory") > 0  # half of what is free
         for entry in results["strategies"].values():
             entry.pop("fit_seconds")
         outcomes.append(results)
@@ -200,6 +201,13 @@ CASES = [
     (["--jobs", "0"], "--jobs is '0'"),
     (["--seed", "-1"], "--seed is '-1'"),
     (["--max-iter", "many"], "--max-iter is 'many'"),
+    (["--memory", "0"], "--memory is '0', expected a size above 0, such as 2GB"),
+    (["--memory", "-1GB"], "--memory"),
+    (["--memory", "nan"], "--memory is 'nan'"),
+    (["--memory", "inf"], "--memory is 'inf'"),
+    (["--memory", "much"], "--memory is 'much'"),
+    (["--memory", "2 bananas"], "--memory is '2 bananas'"),
+    (["--memory", ""], "--memory is ''"),
     (["--stratgy", "ovr"], "did you mean --strategy?"),
 ]
 

@@ -108,6 +108,14 @@ def test_settings_tell_runs_of_one_store_apart(tmp_path, make_run):
     assert [r.label.split("(")[1] for r in runs] == ["first)", "second)"]
 
 
+def test_the_memory_that_a_run_had_does_not_tell_it_apart(tmp_path, make_run):
+    for day, name, memory in ((1, "first", 10**9), (2, "second", 10**8)):
+        results = make_run(tmp_path / "s" / name, started=f"2026-11-0{day}T00:00:00+00:00")
+        results["settings"] |= {"memory": memory, "out_of_core": name == "second"}
+        (tmp_path / "s" / name / "results.json").write_text(json.dumps(results))
+    assert len(find_runs([], tmp_path, lambda text: None)) == 1
+
+
 def test_damaged_runs_are_skipped_when_found_and_refused_when_named(reports, capsys):
     bad = reports / "bad" / "run"
     bad.mkdir(parents=True)

@@ -1,0 +1,138 @@
+"""A store opened for a fit: in memory where it fits, and left on the disk where it does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classify.design_matrix import COPY_BYTES
+from classify.fitting import plan
+from classify.free_memory import default_memory
+from classify.layout import TooLittleMemoryError, show_bytes
+from data.cli import say
+from data.errors import UserError
+
+if TYPE_CHECKING:
+    from data.store import Features, Header
+
+# A label and a name: a text object of Python, and its place in a list.
+ROW_BYTES = 150
+
+
+@dataclass(frozen=True)
+class Room:
+    """The memory of a run.
+
+    Attributes
+    ----------
+    memory : int
+        Bytes that the run may take.
+    out_of_core : bool
+        Whether the features stay on the disk.
+    solver : int or None
+        Bytes that are left for one fit; None in memory.
+    """
+
+    memory: int
+    out_of_core: bool
+    solver: int | None
+
+
+def open_store(
+    path: Path, strategies: tuple[str, ...], memory: int | None, jobs: int | None
+) -> tuple[Features, Room]:
+    """Open a store within a memory, and verify it.
+
+    Parameters
+    ----------
+    path : Path
+        A feature store.
+    strategies : tuple of str
+        What will be fitted.
+    memory : int or None
+        Bytes that the run may take, apart from the program itself; half of what is free by
+        default.
+    jobs : int or None
+        Threads.
+
+    Returns
+    -------
+    features : Features
+        The store.
+    room : Room
+        How its memory is divided.
+
+    Raises
+    ------
+    UserError
+        If the store cannot be used, or cannot be fitted within the memory.
+    """
+    from data.store import open_features, read_header
+
+    memory = default_memory() if memory is None else memory
+    header = read_header(path)
+    needed = in_memory_bytes(header)
+    if needed <= memory:
+        return open_features(path), Room(memory, False, None)
+    kept = kept_bytes(header, len(strategies))
+    shape, n_classes = (header.n_train, header.n_features), max(2, len(header.class_names))
+    worst: TooLittleMemoryError | None = None
+    for strategy in strategies:
+        try:
+            plan(shape, np.dtype(np.float32), strategy, n_classes, memory - kept, jobs)
+        except TooLittleMemoryError as error:
+            worst = error if worst is None or error.needed > worst.needed else worst
+    if worst is not None:
+        raise UserError(
+            f"{path}: --memory is {show_bytes(memory)}, and fitting {worst.what} from the disk "
+            f"needs at least {show_bytes(worst.needed + kept)}; give more, or fewer strategies"
+        ) from worst
+    say(
+        f"{path}: with its features in memory a fit needs {show_bytes(needed)}, more than "
+        f"--memory {show_bytes(memory)}; they stay on the disk and are read in blocks"
+    )
+    return open_features(path, in_memory=False), Room(memory, True, memory - kept)
+
+
+def in_memory_bytes(header: Header) -> int:
+    """Count what a fit in memory takes: the features, and its copies of them.
+
+    Parameters
+    ----------
+    header : Header
+        Of a store.
+
+    Returns
+    -------
+    int
+        Bytes: both splits in float32, and in half precision if that is how they are stored; a copy
+        of the training rows in another order, up to the size at which none is made; the tenth
+        that C is chosen on.
+    """
+    train = 4 * header.n_train * header.n_features
+    test = 4 * header.n_test * header.n_features
+    widened = (train + test) // 2 if header.dtype == "float16" else 0
+    return train + test + widened + min(train, COPY_BYTES) + train // 10
+
+
+def kept_bytes(header: Header, n_strategies: int) -> int:
+    """Count what a run out of core holds besides its fits.
+
+    Parameters
+    ----------
+    header : Header
+        Of a store.
+    n_strategies : int
+        How many strategies are fitted.
+
+    Returns
+    -------
+    int
+        Bytes: labels and names of all rows; every strategy's scores and probabilities of the test
+        rows, and the temporary arrays of the metrics.
+    """
+    rows = ROW_BYTES * (header.n_train + header.n_test)
+    return rows + (2 * n_strategies + 6) * 8 * header.n_test * len(header.class_names)
