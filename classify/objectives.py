@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from classify.design_matrix import DesignMatrix
 from classify.losses import logistic, softmax
-from classify.passes import Group, Passes
+from classify.passes import Group, Link, Passes
 from classify.threads import Workers
 
 Array = npt.NDArray[np.float64]
@@ -154,6 +154,29 @@ class Problems(ABC):
         table = points.reshape(-1, self.design.n_features + 1)
         return table[:, :-1], table[:, -1]
 
+    def weighted_link(self, problems: Integers) -> Link:
+        """Bind `link` to the problems of a pass, and multiply by the sample weights.
+
+        Parameters
+        ----------
+        problems : ndarray of int
+            The problems in the pass.
+
+        Returns
+        -------
+        callable
+            What `classify.passes.Passes.fused` asks for.
+        """
+
+        def link(scores: Floats, start: int, stop: int, group: Group) -> tuple[Floats, Floats]:
+            loss, residual = self.link(scores, start, stop, group, problems)
+            if self.weight is not None:
+                weight = self.weight[start:stop, None].astype(residual.dtype)
+                loss, residual = loss * weight, residual * weight
+            return loss, residual
+
+        return link
+
     def evaluate(self, problems: Integers, points: Array) -> tuple[Array, Array]:
         """Evaluate objectives and gradients in one pass over the rows.
 
@@ -172,16 +195,8 @@ class Problems(ABC):
             Gradients.
         """
         weights, intercepts = self.split(points)
-
-        def link(scores: Floats, start: int, stop: int, group: Group) -> tuple[Floats, Floats]:
-            loss, residual = self.link(scores, start, stop, group, problems)
-            if self.weight is not None:
-                weight = self.weight[start:stop, None].astype(residual.dtype)
-                loss, residual = loss * weight, residual * weight
-            return loss, residual
-
         losses, totals, products = self.passes.fused(
-            self.groups(problems), weights, intercepts, link
+            self.groups(problems), weights, intercepts, self.weighted_link(problems)
         )
         squares = np.einsum("ij,ij->i", weights, weights).reshape(len(problems), -1).sum(axis=1)
         values = self.C[problems] * losses[: len(problems)] + 0.5 * squares
