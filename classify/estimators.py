@@ -25,10 +25,19 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_n_features,
+    _check_sample_weight,
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
 
 from classify.coding import class_pairs, decide, decision_values, probabilities
-from classify.fitting import Fitter, Head
+from classify.engines import as_labels, choose_device, lies_on, open_fitter
+from classify.fitting import Head
 from classify.threads import workers
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -70,6 +79,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         standardize: bool = False,
         class_weight: dict[Any, float] | str | None = None,
         n_jobs: int | None = None,
+        device: str = "cpu",
     ) -> None:
         self.C = C
         self.tol = tol
@@ -77,6 +87,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         self.standardize = standardize
         self.class_weight = class_weight
         self.n_jobs = n_jobs
+        self.device = device
 
     def fit(
         self,
@@ -109,12 +120,19 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter is out of range, or `y` has fewer than two classes.
+            If a parameter is out of range, the device is not there, or `y` has fewer than two
+            classes.
         """
         self._check_parameters()
-        X, y = validate_data(
-            self, as_features(X), y, dtype=[np.float64, np.float32], order="C", accept_sparse=False
-        )
+        device = choose_device(self.device, X)
+        y = as_labels(y)
+        if lies_on(X, device):
+            X, y = self._check_tensor(X, y)
+        else:
+            X, y = validate_data(
+                self, as_features(X), y, dtype=[np.float64, np.float32], order="C",
+                accept_sparse=False,
+            )  # fmt: skip
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
         n_classes = len(self.classes_)
@@ -126,7 +144,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         weight = None
         if sample_weight is not None:
             weight = _check_sample_weight(
-                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+                as_labels(sample_weight), y, dtype=np.float64, ensure_non_negative=True
             )
         if self.class_weight is not None:
             per_class = compute_class_weight(
@@ -134,7 +152,8 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             )
             weight = per_class[labels] * (1.0 if weight is None else weight)
         with workers(self.n_jobs) as pool:
-            fitter = Fitter(
+            fitter = open_fitter(
+                device,
                 self._strategy,
                 X,
                 labels,
@@ -148,10 +167,27 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             )
         self.coef_, self.intercept_ = head.coef, head.intercept
         self.n_iter_ = solution.n_iter
+        self.device_ = fitter.device
         self.certificate_ = solution.certificate()
         if not solution.converged:
             self._warn(solution)
         return self
+
+    def _check_tensor(self, X: Any, y: Any) -> tuple[Any, Any]:
+        """Check features that stay on their device as `validate_data` checks arrays."""
+        if X.ndim != 2:
+            raise ValueError(f"X must be a matrix, got a tensor of shape {tuple(X.shape)}")
+        if not X.is_floating_point():
+            X = X.double()
+        elif X.element_size() < 4:
+            X = X.float()
+        if not bool(X.isfinite().all()):
+            raise ValueError("Input X contains NaN or infinity.")
+        y = column_or_1d(y, warn=True)
+        check_consistent_length(X, y)
+        _check_n_features(self, X, reset=True)
+        _check_feature_names(self, X, reset=True)
+        return X, y
 
     def _warn(self, solution: Any) -> None:
         late = [status for status in solution.status if status.name != "CONVERGED"]
@@ -253,6 +289,10 @@ class MultinomialLogistic(_LogisticHeads):
         `sample_weight` in every problem.
     n_jobs : int or None
         Threads; ``None`` means as many as BLAS may use.
+    device : {'cpu', 'auto', 'cuda', 'cuda:N'}
+        Where to fit. ``auto`` is the device of a CUDA tensor `X`, which is then not copied, else
+        CUDA where there is one. A fit that does not fit into the device's memory is done on the
+        CPU, with a warning. Predictions are computed on the CPU.
 
     Attributes
     ----------
@@ -264,6 +304,8 @@ class MultinomialLogistic(_LogisticHeads):
         Intercepts.
     n_iter_ : ndarray of int, shape (n_problems,)
         Iterations of each problem.
+    device_ : str
+        Where it was fitted.
     certificate_ : dict
         How near the optimum the fit is: see `classify.solution.Solution.certificate`.
     n_features_in_ : int

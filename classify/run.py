@@ -62,6 +62,8 @@ class FitOptions:
         Iterations at most for each fit; None for the estimators' own.
     command : str
         The command line, for the record.
+    device : str
+        Where to fit: what `classify.engines.choose_device` returned.
     """
 
     strategies: tuple[str, ...] = ("multinomial", "ovr", "ovo")
@@ -73,6 +75,7 @@ class FitOptions:
     seed: int = 0
     max_iter: int | None = None
     command: str = ""
+    device: str = "cpu"
 
 
 @dataclass
@@ -169,6 +172,7 @@ def _check_classes(features: Features) -> None:
 
 
 def _fit_all(features: Features, options: FitOptions) -> dict[str, Fitted]:
+    from classify.engines import telling
     from classify.selection import C_GRID
 
     X_train, y_train = _usable(features.train.features), features.train.labels
@@ -176,7 +180,8 @@ def _fit_all(features: Features, options: FitOptions) -> dict[str, Fitted]:
     grid = np.array(sorted(options.c_grid)) if options.c_grid else np.asarray(C_GRID)
     steps = 1 + (len(grid) if options.c is None else 0)
     fitted = {}
-    with progress(len(options.strategies) * steps, "fit", "step") as bar:
+    notes: list[str] = []
+    with telling(notes.append), progress(len(options.strategies) * steps, "fit", "step") as bar:
 
         def step(_: dict[str, Any]) -> None:
             bar.update(1)
@@ -186,6 +191,8 @@ def _fit_all(features: Features, options: FitOptions) -> dict[str, Fitted]:
             fitted[strategy] = _fit_one(
                 strategy, X_train, y_train, X_test, features, options, grid, step
             )
+            fitted[strategy].warnings.extend(notes)
+            notes.clear()
             # A path that ended early made fewer steps than were planned.
             bar.update((i + 1) * steps - bar.n)
             bar.write(_line(strategy, fitted[strategy], len(grid)), file=sys.stderr)
@@ -214,6 +221,7 @@ def _fit_one(
     warnings: list[str] = []
     clock = time.perf_counter()
     c, path, not_visited, start = options.c, [], [], None
+    device = options.device
     if c is None:
         try:
             selection = select_C(
@@ -225,13 +233,14 @@ def _fit_one(
                 full_path=options.full_path,
                 standardize=True,
                 n_jobs=options.jobs,
+                device=device,
                 on_step=on_step,
             )
         except ValueError as error:
             # The grid was checked; what is left is that no class can spare a row.
             raise UserError(f"--c auto on {features.path}: {error} (--c 1)") from error
         c, path, not_visited = selection.C, selection.path, selection.not_visited
-        start = selection.start
+        start, device = selection.start, selection.device
         if len(grid) > 1 and c in (grid[0], grid[-1]):
             end = "smallest" if c == grid[0] else "largest"
             warnings.append(
@@ -241,7 +250,7 @@ def _fit_one(
     selected = time.perf_counter()
     settings = {} if options.max_iter is None else {"max_iter": options.max_iter}
     estimator = getattr(estimators, ESTIMATORS[strategy])(
-        c, standardize=True, n_jobs=options.jobs, **settings
+        c, standardize=True, n_jobs=options.jobs, device=device, **settings
     )
     with python_warnings.catch_warnings():
         # That a fit did not converge is in its certificate, and said in our own words.
@@ -336,12 +345,15 @@ def _results(features: Features, options: FitOptions, fitted: dict[str, Fitted])
             "validation_fraction": VALIDATION_FRACTION if options.c is None else None,
             "standardize": True,
             "max_iter": options.max_iter,
+            "device": options.device,
         },
         "class_names": list(features.class_names),
         "n_train": len(features.train.labels),
         "n_test": len(features.test.labels),
         "n_features": int(features.train.features.shape[1]),
-        "environment": environment(options.jobs),
+        "environment": environment(
+            options.jobs, [fit.estimator.device_ for fit in fitted.values()]
+        ),
         "strategies": strategies,
         "comparisons": comparisons,
         "warnings": [text for fit in fitted.values() for text in fit.warnings]

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.coding import decide, probabilities
+from classify.engines import as_labels, choose_device, open_fitter
 from classify.estimators import as_features
-from classify.fitting import Fitter, Head
+from classify.fitting import Head
 from classify.threads import workers
 from classify.validation import validation_split
 
@@ -41,6 +42,8 @@ class Selection:
         Rows fitted to and rows judged on.
     start : Head
         The heads fitted at the chosen value: where a refit on all rows may start.
+    device : str
+        Where the path was fitted.
     """
 
     C: float
@@ -49,6 +52,7 @@ class Selection:
     n_train: int
     n_validation: int
     start: Head = field(repr=False)
+    device: str = "cpu"
 
 
 def select_C(
@@ -61,6 +65,7 @@ def select_C(
     full_path: bool = False,
     standardize: bool = True,
     n_jobs: int | None = None,
+    device: str = "cpu",
     on_step: Callable[[dict[str, Any]], None] | None = None,
 ) -> Selection:
     """Choose C by accuracy on a stratified tenth of the rows.
@@ -86,6 +91,8 @@ def select_C(
         Standardise the features with the statistics of the rows that are fitted.
     n_jobs : int or None
         Threads; see `classify.threads.thread_count`.
+    device : {'cpu', 'auto', 'cuda', 'cuda:N'}
+        Where to fit; see `classify.MultinomialLogistic`.
     on_step : callable, optional
         Called with each entry of the path when it is done.
 
@@ -102,8 +109,8 @@ def select_C(
     values = np.unique(np.asarray(grid, dtype=np.float64))
     if len(values) == 0 or not np.all(np.isfinite(values)) or values[0] <= 0:
         raise ValueError(f"the grid of C must be positive finite numbers, got {list(grid)}")
-    X = as_features(X)
-    classes, labels = np.unique(np.asarray(y), return_inverse=True)
+    device, X = choose_device(device, X), as_features(X)
+    classes, labels = np.unique(np.asarray(as_labels(y)), return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"choosing C needs at least 2 classes, got {len(classes)}")
     train, held = validation_split(labels, seed)
@@ -113,9 +120,10 @@ def select_C(
     head: Head | None = None
     rising = 0
     with workers(n_jobs) as pool:
-        fitter = Fitter(
-            strategy, X, labels[train], len(classes), pool, standardize=standardize, rows=train
-        )
+        fitter = open_fitter(
+            device, strategy, X, labels[train], len(classes), pool,
+            standardize=standardize, rows=train,
+        )  # fmt: skip
         for C in values:
             head, solution = fitter.solve(
                 float(C), tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=head
@@ -147,4 +155,5 @@ def select_C(
         n_train=len(train),
         n_validation=len(held),
         start=best[1],
+        device=fitter.device,
     )
