@@ -27,8 +27,8 @@ EXTRACT_OPTIONS = $(strip \
   --features-dir=$(call quote,$(FEATURES_DIR)))
 
 FIT_OPTIONS = $(strip \
-  $(call each,STRATEGIES,--strategy) $(call option,C,--c) $(call option,JOBS,--jobs) \
-  $(call option,SEED,--seed) --reports-dir=$(call quote,$(REPORTS_DIR)))
+  $(call each,STRATEGIES,--strategy) $(call option,C,--c) $(call option,DEVICE,--device) \
+  $(call option,JOBS,--jobs) $(call option,SEED,--seed) --reports-dir=$(call quote,$(REPORTS_DIR)))
 
 DEMO_OPTIONS = --dataset=digits --model=test_efficientnet --weights=random --image-size=64 \
   --features-dir=$(call quote,$(FEATURES_DIR)) $(call option,JOBS,--jobs)
@@ -42,7 +42,7 @@ ifneq ($(filter-out none,$(CLUSTER)),)
 $(error CLUSTER=$(CLUSTER) is not there yet: this version runs on one machine; leave CLUSTER out)
 endif
 
-.PHONY: help install install-dev demo features classify compare predict test lint format bench clean distclean
+.PHONY: help install install-dev demo features classify compare predict test lint format bench bench-cuda clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -113,6 +113,9 @@ format: $(INSTALLED_DEV)
 
 bench: $(INSTALLED)  ## speed of stage two against scikit-learn, to the same optimum
 	@$(RUN) -m benchmarks.stage_two $(FEATURES) $(call option,C,--c)
+
+bench-cuda: $(INSTALLED)  ## the same on a GPU, beside scikit-learn on the same CUDA tensors
+	@SCIPY_ARRAY_API=1 $(RUN) -m benchmarks.cuda $(FEATURES) $(call option,C,--c)
 
 clean:  ## remove caches; downloads, features and reports stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov build *.egg-info
