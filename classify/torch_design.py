@@ -51,7 +51,7 @@ class TorchDesign:
 
     def send(self, values: npt.NDArray[Any]) -> torch.Tensor:
         """Copy an array to the device, in its own dtype."""
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+        return tensor_of(values).to(self.device)
 
     def take(self, rows: Integers) -> TorchDesign:
         """Return the same features with other rows, in another order.
@@ -218,6 +218,23 @@ class TorchDesign:
         """
         step = max(1, CHUNK_NUMBERS // 2 // max(1, width))
         return [(low, min(low + step, self.n_rows)) for low in range(0, self.n_rows, step)]
+
+
+def tensor_of(values: npt.NDArray[Any]) -> torch.Tensor:
+    """Make a tensor that shares an array's memory where it may.
+
+    Parameters
+    ----------
+    values : ndarray
+        Left as it is. One that is read-only is copied: torch warns that it could write to it.
+
+    Returns
+    -------
+    torch.Tensor
+        On the host, contiguous.
+    """
+    values = np.ascontiguousarray(values)
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 
 class _FullPrecision:

@@ -16,7 +16,7 @@ from classify.fitting import DENSE_NUMBERS, LEADING, SHARED_ROWS, Fitter, Head
 from classify.objectives import Problems
 from classify.precondition import SharedBasis
 from classify.solution import Solution
-from classify.torch_design import TorchDesign, arithmetic
+from classify.torch_design import TorchDesign, arithmetic, tensor_of
 from classify.torch_duality import certify
 from classify.torch_precondition import TorchSampledHessian
 from classify.torch_problems import TorchBinaryProblems, TorchSoftmaxProblems
@@ -83,7 +83,7 @@ class TorchFitter(Fitter):
             )
 
     def _open(self, X: Any) -> Any:
-        tensor = X.detach() if isinstance(X, torch.Tensor) else torch.from_numpy(_writable(X))
+        tensor = X.detach() if isinstance(X, torch.Tensor) else tensor_of(X)
         return TorchDesign(tensor.to(self._at).contiguous())
 
     def _moments(self, design: Any, sample_weight: Array | None) -> tuple[Array, Array]:
@@ -112,12 +112,6 @@ class TorchFitter(Fitter):
             return super().solve(C, tol=tol, max_iter=max_iter, start=start)
 
 
-def _writable(X: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Keep torch from warning that it could write to an array that must not be written to."""
-    X = np.ascontiguousarray(X)
-    return X if X.flags.writeable else X.copy()
-
-
 class _memory_errors:
     """Turn torch's out-of-memory errors into `OutOfDeviceMemory`."""
 
@@ -133,8 +127,9 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     """Tell an out-of-memory error of a device, or of torch's own libraries on it, from others."""
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return True
+    # cuBLAS and cuSOLVER have statuses of their own; without room a handle is not initialised.
     text = str(error).lower()
-    return "out of memory" in text or "alloc_failed" in text
+    return any(sign in text for sign in ("out of memory", "alloc_failed", "status_not_initialized"))
 
 
 def release(device: str) -> None:

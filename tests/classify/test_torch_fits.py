@@ -142,6 +142,18 @@ def test_labels_and_weights_may_be_tensors():
                                atol=1e-2)  # fmt: skip
 
 
+def test_arrays_that_must_not_be_written_to():
+    X, y = data()
+    weight = np.ones(len(X))
+    before = X.copy()
+    for array in (X, y, weight):
+        array.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        MultinomialLogistic(device=REHEARSAL, standardize=True).fit(X, y, weight)
+    np.testing.assert_array_equal(X, before)
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_settings_of_torch_are_left_alone(legacy, monkeypatch):
     matmul = torch.backends.cuda.matmul
