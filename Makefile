@@ -27,8 +27,9 @@ EXTRACT_OPTIONS = $(strip \
   --features-dir=$(call quote,$(FEATURES_DIR)))
 
 FIT_OPTIONS = $(strip \
-  $(call each,STRATEGIES,--strategy) $(call option,C,--c) $(call option,JOBS,--jobs) \
-  $(call option,SEED,--seed) $(call option,MEMORY,--memory) --reports-dir=$(call quote,$(REPORTS_DIR)))
+  $(call each,STRATEGIES,--strategy) $(call option,C,--c) $(call option,DEVICE,--device) \
+  $(call option,JOBS,--jobs) $(call option,SEED,--seed) $(call option,MEMORY,--memory) \
+  --reports-dir=$(call quote,$(REPORTS_DIR)))
 
 BENCH_OPTIONS = $(strip \
   $(call each,PARTS,--part) $(call each,C,--c) $(call each,STRATEGIES,--strategy) \
@@ -47,7 +48,7 @@ ifneq ($(filter-out none,$(CLUSTER)),)
 $(error CLUSTER=$(CLUSTER) is not there yet: this version runs on one machine; leave CLUSTER out)
 endif
 
-.PHONY: help install install-dev demo features classify compare predict test lint format bench clean distclean
+.PHONY: help install install-dev demo features classify compare predict test lint format bench bench-cuda clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -118,6 +119,9 @@ format: $(INSTALLED_DEV)
 
 bench: $(INSTALLED)  ## speed and memory of stage two next to others, to the same optimum
 	@$(RUN) -m benchmarks $(FEATURES) $(BENCH_OPTIONS)
+
+bench-cuda: $(INSTALLED)  ## the same on a GPU, beside scikit-learn on the same CUDA tensors
+	@SCIPY_ARRAY_API=1 $(RUN) -m benchmarks.cuda $(FEATURES) $(call option,C,--c)
 
 clean:  ## remove caches; downloads, features and reports stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov build *.egg-info

@@ -164,7 +164,10 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "--c-grid", type=parse_grid, metavar="0.01,0.1,1", help="the values for --c auto"
     )
     fit.add_argument("--full-path", action="store_true", help="visit every value of the grid")
-    fit.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    fit.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto",
+        help="auto is the GPU where there is one (auto)",
+    )  # fmt: skip
     fit.add_argument("--jobs", type=parse_count("--jobs"), metavar="N", help="threads (all)")
     fit.add_argument("--reports-dir", type=folder_path, default=Path("reports"), metavar="DIR")
     fit.add_argument("--seed", type=parse_count("--seed", 0), default=0, metavar="N")
@@ -224,16 +227,12 @@ def parse(argv: Sequence[str]) -> tuple[str, Namespace]:
 
 def fit_command(options: Namespace, command: str) -> None:
     """Run ``fit``: a table and the verdict on stderr, the reports' paths on stdout."""
-    if options.device == "cuda":
-        raise UserError(
-            "--device cuda: stage two runs on the CPU in this version; leave --device out. "
-            "(Stage one, python -m extract, does use the GPU)"
-        )
     if options.c is not None and (options.c_grid or options.full_path):
         given = "--c-grid" if options.c_grid else "--full-path"
         raise UserError(
             f"{given} is for --c auto, but --c {options.c:g} was given; use one of them"
         )
+    from classify.engines import DeviceMissing, choose_device
     from classify.run import FitOptions, fit_store
     from classify.terminal import emphasise, printable, results_table
     from data.store import read_header
@@ -241,6 +240,11 @@ def fit_command(options: Namespace, command: str) -> None:
     stores = list(dict.fromkeys(options.stores))
     for store in stores:  # before the first fit, not after it
         read_header(store)
+
+    try:
+        device = choose_device(options.device)
+    except DeviceMissing as error:
+        raise UserError(f"--{error}") from error
 
     settings = FitOptions(
         strategies=tuple(dict.fromkeys(options.strategy or STRATEGIES)),
@@ -253,6 +257,7 @@ def fit_command(options: Namespace, command: str) -> None:
         max_iter=options.max_iter,
         memory=options.memory,
         command=command,
+        device=device,
     )
     finished: list[Path] = []
     for store in stores:

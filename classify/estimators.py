@@ -24,13 +24,22 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_consistent_length, column_or_1d, compute_class_weight
+from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_n_features,
+    _check_sample_weight,
+    check_consistent_length,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
 
 from classify.chunked import is_source, row_steps
 from classify.coding import class_pairs, decide, decision_values, probabilities
-from classify.fitting import Fitter, Head, plan
+from classify.engines import as_labels, choose_device, lies_on, open_fitter
+from classify.fitting import Head, plan
 from classify.free_memory import default_memory
 from classify.threads import workers
 
@@ -76,6 +85,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         class_weight: dict[Any, float] | str | None = None,
         n_jobs: int | None = None,
         memory: int | None = None,
+        device: str = "cpu",
     ) -> None:
         self.C = C
         self.tol = tol
@@ -84,6 +94,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         self.class_weight = class_weight
         self.n_jobs = n_jobs
         self.memory = memory
+        self.device = device
 
     def fit(
         self,
@@ -116,14 +127,18 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter is out of range, `y` has fewer than two classes, or `memory` is too
-            little (a `classify.layout.TooLittleMemoryError`).
+            If a parameter is out of range, the device is not there, `y` has fewer than two
+            classes, or `memory` is too little (a `classify.layout.TooLittleMemoryError`).
         """
         self._check_parameters()
+        device = "cpu" if is_source(X) else choose_device(self.device, X)
+        y = as_labels(y)
         if is_source(X):
             validate_data(self, X, skip_check_array=True)
             y = column_or_1d(y, warn=True)
             check_consistent_length(X, y)
+        elif lies_on(X, device):
+            X, y = self._check_tensor(X, y)
         else:
             X, y = validate_data(
                 self, as_features(X), y, dtype=_DTYPES, order="C", accept_sparse=False
@@ -139,7 +154,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         weight = None
         if sample_weight is not None:
             weight = _check_sample_weight(
-                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+                as_labels(sample_weight), y, dtype=np.float64, ensure_non_negative=True
             )
         if self.class_weight is not None:
             per_class = compute_class_weight(
@@ -152,7 +167,8 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             layout = plan(X.shape, X.dtype, self._strategy, n_classes, memory, self.n_jobs)
             n_jobs = layout.threads
         with workers(n_jobs) as pool:
-            fitter = Fitter(
+            fitter = open_fitter(
+                device,
                 self._strategy,
                 X,
                 labels,
@@ -167,10 +183,27 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             )
         self.coef_, self.intercept_ = head.coef, head.intercept
         self.n_iter_ = solution.n_iter
+        self.device_ = fitter.device
         self.certificate_ = solution.certificate()
         if not solution.converged:
             self._warn(solution)
         return self
+
+    def _check_tensor(self, X: Any, y: Any) -> tuple[Any, Any]:
+        """Check features that stay on their device as `validate_data` checks arrays."""
+        if X.ndim != 2:
+            raise ValueError(f"X must be a matrix, got a tensor of shape {tuple(X.shape)}")
+        if not X.is_floating_point():
+            X = X.double()
+        elif X.element_size() < 4:
+            X = X.float()
+        if not bool(X.isfinite().all()):
+            raise ValueError("Input X contains NaN or infinity.")
+        y = column_or_1d(y, warn=True)
+        check_consistent_length(X, y)
+        _check_n_features(self, X, reset=True)
+        _check_feature_names(self, X, reset=True)
+        return X, y
 
     def _warn(self, solution: Any) -> None:
         late = [status for status in solution.status if status.name != "CONVERGED"]
@@ -289,6 +322,10 @@ class MultinomialLogistic(_LogisticHeads):
     memory : int or None
         Bytes that a fit may take whose features stay on the disk, apart from `y` and
         `sample_weight`; ``None`` means half of what is free. Fits of arrays take no notice.
+    device : {'cpu', 'auto', 'cuda', 'cuda:N'}
+        Where to fit. ``auto`` is the device of a CUDA tensor `X`, which is then not copied, else
+        CUDA where there is one. A fit that does not fit into the device's memory is done on the
+        CPU, with a warning. Predictions are computed on the CPU.
 
     Attributes
     ----------
@@ -300,6 +337,8 @@ class MultinomialLogistic(_LogisticHeads):
         Intercepts.
     n_iter_ : ndarray of int, shape (n_problems,)
         Iterations of each problem.
+    device_ : str
+        Where it was fitted.
     certificate_ : dict
         How near the optimum the fit is: see `classify.solution.Solution.certificate`.
     n_features_in_ : int

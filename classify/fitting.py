@@ -156,6 +156,12 @@ class Fitter:
         If a source holds NaN or infinities. (Arrays have been looked at before.)
     """
 
+    device = "cpu"
+    # What another engine puts in place of numpy's: see `classify.torch_fitting`.
+    _binary: type[BinaryProblems] = BinaryProblems
+    _softmax: type[SoftmaxProblems] = SoftmaxProblems
+    _certify = staticmethod(certify)
+
     def __init__(
         self,
         strategy: str,
@@ -175,12 +181,12 @@ class Fitter:
             labels = labels[order]
             sample_weight = None if sample_weight is None else sample_weight[order]
             rows = order if rows is None else rows[order]
-        design = DesignMatrix(X) if layout is None else ChunkedDesign(X, layout.chunk_rows)
+        design = self._open(X) if layout is None else ChunkedDesign(X, layout.chunk_rows)
         if rows is not None:
             design = design.take(rows)
         self.shift = self.scale = None
         if standardize:
-            self.shift, self.scale = mean_and_scale(design, workers, sample_weight)
+            self.shift, self.scale = self._moments(design, sample_weight)
             design = design.standardized(self.shift, self.scale)
         elif layout is not None:
             refuse_not_finite(design, workers)
@@ -188,6 +194,12 @@ class Fitter:
 
         self._layout = layout
         self._preconditioner: SampledHessian | None = None
+
+    def _open(self, X: Floats) -> DesignMatrix:
+        return DesignMatrix(X)
+
+    def _moments(self, design: DesignMatrix, sample_weight: Array | None) -> tuple[Array, Array]:
+        return mean_and_scale(design, self.workers, sample_weight)
 
     @staticmethod
     def _by_class(labels: Integers, rows: Integers | None, layout: Layout | None) -> Integers:
@@ -213,15 +225,13 @@ class Fitter:
         common = (self.design, self.labels, self.sample_weight)
         k = self.n_classes
         if k == 2:
-            return BinaryProblems(*common, np.array([C]), np.array([1]), None, self.workers)
+            return self._binary(*common, np.array([C]), np.array([1]), None, self.workers)
         if self.strategy == "multinomial":
-            return SoftmaxProblems(*common, np.array([C]), k, self.workers)
+            return self._softmax(*common, np.array([C]), k, self.workers)
         if self.strategy == "ovr":
-            return BinaryProblems(*common, np.full(k, C), np.arange(k), None, self.workers)
+            return self._binary(*common, np.full(k, C), np.arange(k), None, self.workers)
         pairs = class_pairs(k)
-        return BinaryProblems(
-            *common, np.full(len(pairs), C), pairs[:, 1], pairs[:, 0], self.workers
-        )
+        return self._binary(*common, np.full(len(pairs), C), pairs[:, 1], pairs[:, 0], self.workers)
 
     def solve(
         self, C: float, *, tol: float, max_iter: int, start: Head | None = None
@@ -257,7 +267,7 @@ class Fitter:
             objective.split(points)[1][:] = objective.base_rates()
 
         def certified(problems: Integers, at: Array) -> Certificate:
-            return certify(objective, problems, at)
+            return self._certify(objective, problems, at)
 
         if self._preconditioner is None:
             self._preconditioner = self._choose(objective)

@@ -144,11 +144,12 @@ class Iterates:
     def _pull(self) -> tuple[Array, Array]:
         """Compute objectives and gradients from the scores: half a pass."""
         objective, groups, problems = self.objective, self.groups, self.problems
+        link = objective.weighted_link(problems)
 
         def residuals(index: int, low: int, high: int) -> tuple[Floats, Floats]:
             group = groups[index]
             scores = self.scores[index][low - group.start : high - group.start]
-            return objective.weighted_link(scores.copy(), low, high, group, problems)
+            return link(scores.copy(), low, high, group)
 
         weights, _ = objective.split(self.points)
         losses, totals, products = objective.passes.pull(groups, residuals, len(weights))

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from classify.design_matrix import DesignMatrix
 from classify.iterates import Iterates
 from classify.losses import logistic, logistic_curvature, softmax
-from classify.passes import Group, Passes
+from classify.passes import Group, Link, Passes
 from classify.threads import Workers
 from classify.trials import Trials
 
@@ -215,6 +215,29 @@ class Problems(ABC):
         table = points.reshape(-1, self.design.n_features + 1)
         return table[:, :-1], table[:, -1]
 
+    def weighted_link(self, problems: Integers) -> Link:
+        """Bind `link` to the problems of a pass, and multiply by the sample weights.
+
+        Parameters
+        ----------
+        problems : ndarray of int
+            The problems in the pass.
+
+        Returns
+        -------
+        callable
+            What `classify.passes.Passes.fused` asks for.
+        """
+
+        def link(scores: Floats, start: int, stop: int, group: Group) -> tuple[Floats, Floats]:
+            loss, residual = self.link(scores, start, stop, group, problems)
+            if self.weight is not None:
+                weight = self.weight[start:stop, None].astype(residual.dtype)
+                loss, residual = loss * weight, residual * weight
+            return loss, residual
+
+        return link
+
     def evaluate(self, problems: Integers, points: Array) -> tuple[Array, Array]:
         """Evaluate objectives and gradients in one pass over the rows.
 
@@ -233,12 +256,8 @@ class Problems(ABC):
             Gradients.
         """
         weights, intercepts = self.split(points)
-
-        def link(scores: Floats, start: int, stop: int, group: Group) -> tuple[Floats, Floats]:
-            return self.weighted_link(scores, start, stop, group, problems)
-
         losses, totals, products = self.passes.fused(
-            self.groups(problems), weights, intercepts, link
+            self.groups(problems), weights, intercepts, self.weighted_link(problems)
         )
         values = self.value(problems, weights, losses)
         return values, self.assemble(problems, weights, totals, products)
@@ -254,16 +273,6 @@ class Problems(ABC):
             return moves.groups, moves.scores, False
         groups = self.groups(problems)
         return groups, self.passes.scores(groups, *self.split(moves.points)), True
-
-    def weighted_link(
-        self, scores: Floats, start: int, stop: int, group: Group, problems: Integers
-    ) -> tuple[Floats, Floats]:
-        """Return `link` times the rows' sample weights."""
-        loss, residual = self.link(scores, start, stop, group, problems)
-        if self.weight is not None:
-            weight = self.weight[start:stop, None].astype(residual.dtype)
-            loss, residual = loss * weight, residual * weight
-        return loss, residual
 
     def value(self, problems: Integers, weights: Array, losses: Array) -> Array:
         """Weigh summed losses by C and add the penalty.

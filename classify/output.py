@@ -9,7 +9,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import version
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.engines import describe
 from classify.heads import Head, save_head
 from classify.report import write_report
 from classify.results import FILE_NAME
@@ -46,13 +47,15 @@ def peak_memory_mb() -> float | None:
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def environment(jobs: int | None) -> dict[str, Any]:
+def environment(jobs: int | None, devices: Sequence[str] = ("cpu",)) -> dict[str, Any]:
     """Describe the software and machine that a fit runs on.
 
     Parameters
     ----------
     jobs : int or None
         Threads asked for.
+    devices : sequence of str
+        Where the strategies were fitted.
 
     Returns
     -------
@@ -64,7 +67,8 @@ def environment(jobs: int | None) -> dict[str, Any]:
     for package in packages:
         with suppress(ImportError):  # a checkout that was never installed has no version
             found[package] = version(package)
-    return {**found, "device": "cpu", "cpus": os.cpu_count(), "jobs": jobs or "all"}
+    device = ", ".join(dict.fromkeys(describe(device) for device in devices))
+    return {**found, "device": device, "cpus": os.cpu_count(), "jobs": jobs or "all"}
 
 
 @contextmanager

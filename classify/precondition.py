@@ -38,6 +38,8 @@ SHARED_ROWS = 8
 OWN_ROWS = 2
 # Rows whose curvature is computed at a time.
 ROWS = 4096
+# The least curvature of an intercept, per row and in units of C.
+SOFTEST = 1e-6
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,13 @@ class SampledHessian:
         curvatures.extend(scores if fresh else [np.empty_like(z) for z in scores])
         jobs = [(i, low) for i, z in enumerate(scores) for low in range(0, len(z), ROWS)]
         objective.workers.map(curve, jobs)
+        count = np.zeros(len(columns))
         for group, bend in zip(groups, curvatures, strict=True):
             mass[group.columns] += bend.sum(axis=0, dtype=np.float64)
-        self._stiffness[columns] = np.maximum(mass, np.finfo(float).tiny)
+            count[group.columns] += len(bend)
+        # Where the classes are apart hardly any curvature is left, and rounding in an intercept's
+        # gradient over next to nothing would be all there is of a step.
+        self._stiffness[columns] = np.maximum(mass, SOFTEST * C * count)
         flat = not objective.split(moves.points)[0].any()
         if flat or not self.own_rows:
             self._shared = SharedHessian(

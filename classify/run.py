@@ -65,6 +65,8 @@ class FitOptions:
         Bytes that a run may take; None for half of what is free.
     command : str
         The command line, for the record.
+    device : str
+        Where to fit: what `classify.engines.choose_device` returned.
     """
 
     strategies: tuple[str, ...] = ("multinomial", "ovr", "ovo")
@@ -77,6 +79,7 @@ class FitOptions:
     max_iter: int | None = None
     memory: int | None = None
     command: str = ""
+    device: str = "cpu"
 
 
 @dataclass
@@ -171,6 +174,7 @@ def _check_classes(features: Features) -> None:
 
 
 def _fit_all(features: Features, options: FitOptions, room: Room) -> dict[str, Fitted]:
+    from classify.engines import telling
     from classify.selection import C_GRID
 
     X_train, y_train = _usable(features.train.features), features.train.labels
@@ -178,7 +182,8 @@ def _fit_all(features: Features, options: FitOptions, room: Room) -> dict[str, F
     grid = np.array(sorted(options.c_grid)) if options.c_grid else np.asarray(C_GRID)
     steps = 1 + (len(grid) if options.c is None else 0)
     fitted = {}
-    with progress(len(options.strategies) * steps, "fit", "step") as bar:
+    notes: list[str] = []
+    with telling(notes.append), progress(len(options.strategies) * steps, "fit", "step") as bar:
 
         def step(_: dict[str, Any]) -> None:
             bar.update(1)
@@ -188,6 +193,8 @@ def _fit_all(features: Features, options: FitOptions, room: Room) -> dict[str, F
             fitted[strategy] = _fit_one(
                 strategy, X_train, y_train, X_test, features, options, room, grid, step
             )
+            fitted[strategy].warnings.extend(notes)
+            notes.clear()
             # A path that ended early made fewer steps than were planned.
             bar.update((i + 1) * steps - bar.n)
             bar.write(_line(strategy, fitted[strategy], len(grid)), file=sys.stderr)
@@ -217,6 +224,7 @@ def _fit_one(
     warnings: list[str] = []
     clock = time.perf_counter()
     c, path, not_visited, start = options.c, [], [], None
+    device = options.device
     if c is None:
         try:
             selection = select_C(
@@ -229,13 +237,14 @@ def _fit_one(
                 standardize=True,
                 n_jobs=options.jobs,
                 memory=room.solver,
+                device=device,
                 on_step=on_step,
             )
         except ValueError as error:
             # The grid was checked; what is left is that no class can spare a row.
             raise UserError(f"--c auto on {features.path}: {error} (--c 1)") from error
         c, path, not_visited = selection.C, selection.path, selection.not_visited
-        start = selection.start
+        start, device = selection.start, selection.device
         if len(grid) > 1 and c in (grid[0], grid[-1]):
             end = "smallest" if c == grid[0] else "largest"
             warnings.append(
@@ -245,7 +254,7 @@ def _fit_one(
     selected = time.perf_counter()
     settings = {} if options.max_iter is None else {"max_iter": options.max_iter}
     estimator = getattr(estimators, ESTIMATORS[strategy])(
-        c, standardize=True, n_jobs=options.jobs, memory=room.solver, **settings
+        c, standardize=True, n_jobs=options.jobs, memory=room.solver, device=device, **settings
     )
     with python_warnings.catch_warnings():
         # That a fit did not converge is in its certificate, and said in our own words.
@@ -344,12 +353,15 @@ def _results(
             "max_iter": options.max_iter,
             "memory": room.memory,
             "out_of_core": room.out_of_core,
+            "device": options.device,
         },
         "class_names": list(features.class_names),
         "n_train": len(features.train.labels),
         "n_test": len(features.test.labels),
         "n_features": int(features.train.features.shape[1]),
-        "environment": environment(options.jobs),
+        "environment": environment(
+            options.jobs, [fit.estimator.device_ for fit in fitted.values()]
+        ),
         "strategies": strategies,
         "comparisons": comparisons,
         "warnings": [text for fit in fitted.values() for text in fit.warnings]

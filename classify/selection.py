@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from classify.chunked import is_source, row_steps
 from classify.coding import decide, probabilities
+from classify.engines import as_labels, choose_device, open_fitter
 from classify.estimators import as_features
-from classify.fitting import Fitter, Head, plan
+from classify.fitting import Head, plan
 from classify.free_memory import default_memory
 from classify.threads import Workers, workers
 from classify.validation import validation_split
@@ -43,6 +44,8 @@ class Selection:
         Rows fitted to and rows judged on.
     start : Head
         The heads fitted at the chosen value: where a refit on all rows may start.
+    device : str
+        Where the path was fitted.
     """
 
     C: float
@@ -51,6 +54,7 @@ class Selection:
     n_train: int
     n_validation: int
     start: Head = field(repr=False)
+    device: str = "cpu"
 
 
 class _HeldOut:
@@ -101,6 +105,7 @@ def select_C(
     standardize: bool = True,
     n_jobs: int | None = None,
     memory: int | None = None,
+    device: str = "cpu",
     on_step: Callable[[dict[str, Any]], None] | None = None,
 ) -> Selection:
     """Choose C by accuracy on a stratified tenth of the rows.
@@ -129,6 +134,8 @@ def select_C(
     memory : int or None
         Bytes that may be taken where the features stay on the disk; half of what is free by
         default.
+    device : {'cpu', 'auto', 'cuda', 'cuda:N'}
+        Where to fit; see `classify.MultinomialLogistic`.
     on_step : callable, optional
         Called with each entry of the path when it is done.
 
@@ -146,9 +153,10 @@ def select_C(
     values = np.unique(np.asarray(grid, dtype=np.float64))
     if len(values) == 0 or not np.all(np.isfinite(values)) or values[0] <= 0:
         raise ValueError(f"the grid of C must be positive finite numbers, got {list(grid)}")
+    device = "cpu" if is_source(X) else choose_device(device, X)
     if not is_source(X):
         X = as_features(X)
-    classes, labels = np.unique(np.asarray(y), return_inverse=True)
+    classes, labels = np.unique(np.asarray(as_labels(y)), return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"choosing C needs at least 2 classes, got {len(classes)}")
     train, held = validation_split(labels, seed)
@@ -162,16 +170,10 @@ def select_C(
     head: Head | None = None
     rising = 0
     with workers(n_jobs) as pool:
-        fitter = Fitter(
-            strategy,
-            X,
-            labels[train],
-            len(classes),
-            pool,
-            standardize=standardize,
-            rows=train,
-            layout=layout,
-        )
+        fitter = open_fitter(
+            device, strategy, X, labels[train], len(classes), pool,
+            standardize=standardize, rows=train, layout=layout,
+        )  # fmt: skip
         held_out = _HeldOut(strategy, X, labels, held, len(classes), pool)
         for C in values:
             head, solution = fitter.solve(
@@ -202,4 +204,5 @@ def select_C(
         n_train=len(train),
         n_validation=len(held),
         start=best[1],
+        device=fitter.device,
     )

@@ -196,7 +196,6 @@ CASES = [
     (["--c-grid", ""], "--c-grid is ''"),
     (["--c", "1", "--c-grid", "1,2"], "--c-grid is for --c auto"),
     (["--c", "1", "--full-path"], "--full-path is for --c auto"),
-    (["--device", "cuda"], "runs on the CPU in this version"),
     (["--device", "gpu"], "invalid choice: 'gpu'"),
     (["--jobs", "0"], "--jobs is '0'"),
     (["--seed", "-1"], "--seed is '-1'"),
