@@ -146,7 +146,7 @@ class Iterates:
         objective, groups, problems = self.objective, self.groups, self.problems
         link = objective.weighted_link(problems)
 
-        def residuals(index: int, low: int, high: int) -> tuple[Floats, Floats]:
+        def residuals(index: int, low: int, high: int, _: Floats) -> tuple[Floats, Floats]:
             group = groups[index]
             scores = self.scores[index][low - group.start : high - group.start]
             return link(scores.copy(), low, high, group)

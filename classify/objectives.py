@@ -180,23 +180,6 @@ class Problems(ABC):
     ) -> tuple[Floats, Floats, Floats]:
         """Do the work of `bend`, without sample weights."""
 
-    def members(self, problems: Integers, rows: Integers) -> npt.NDArray[np.bool_]:
-        """Mark which rows take part in which columns.
-
-        Parameters
-        ----------
-        problems : ndarray of int, shape (k,)
-            Which problems.
-        rows : ndarray of int, shape (n,)
-            Rows of the design.
-
-        Returns
-        -------
-        ndarray of bool, broadcastable to (n, k * columns)
-            All do, unless a subclass says otherwise.
-        """
-        return np.ones((1, 1), dtype=bool)
-
     def split(self, points: Array) -> tuple[Array, Array]:
         """Split parameters into weights and intercepts.
 
@@ -406,13 +389,6 @@ class BinaryProblems(Problems):
             for start, stop, label in self._runs
             if len(meets[label][0])
         ]
-
-    def members(self, problems: Integers, rows: Integers) -> npt.NDArray[np.bool_]:
-        """One-vs-one: a row takes part in its own class's pairs."""
-        if self.negative is None:
-            return super().members(problems, rows)
-        own = self.labels[rows, None]
-        return (own == self.positive[problems]) | (own == self.negative[problems])
 
     def link(
         self, scores: Floats, start: int, stop: int, group: Group, problems: Integers

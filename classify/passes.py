@@ -57,8 +57,8 @@ Piece = tuple[int, int, int]
 Result = TypeVar("Result")
 # (signed scores, first row, last row + 1, group) -> (losses per row, residuals)
 Link = Callable[[Floats, int, int, Group], tuple[Floats, Floats]]
-# (index of the group, first row, last row + 1) -> (losses per row, residuals)
-Residuals = Callable[[int, int, int], tuple[Floats, Floats]]
+# (index of the group, first row, last row + 1, those rows) -> (losses per row, residuals)
+Residuals = Callable[[int, int, int, Floats], tuple[Floats, Floats]]
 
 
 class Passes:
@@ -161,29 +161,13 @@ class Passes:
         raw, offset = self.design.fold(weights, intercepts)
         factors = _factors(raw, offset, groups)
 
-        def visit(piece: Piece, rows: Blocks) -> tuple[Group, Array, Array, Array]:
-            index, start, stop = piece
-            group, (w, b) = groups[index], factors[index]
-            loss: Array | float = 0.0
-            total = np.zeros(len(group.columns))
-            product = np.zeros((len(group.columns), self.design.n_features))
-            for low, high in self._blocks(start, stop):
-                block = rows.block(low, high)
-                scores = thin_product(block, w)
-                scores += b
-                losses, residual = link(scores, low, high, group)
-                loss = loss + losses.sum(axis=0, dtype=np.float64)
-                total += residual.sum(axis=0, dtype=np.float64)
-                product += residual.T @ block
-            return group, np.asarray(loss), total, product
+        def residuals(index: int, low: int, high: int, block: Floats) -> tuple[Floats, Floats]:
+            w, b = factors[index]
+            scores = thin_product(block, w)
+            scores += b
+            return link(scores, low, high, groups[index])
 
-        losses = np.zeros(len(weights))
-        totals = np.zeros(len(weights))
-        products = np.zeros(weights.shape)
-        for group, loss, total, product in self._each(groups, visit):
-            losses[group.columns[: len(loss)]] += loss
-            _gather(group, total, product, totals, products)
-        return losses, totals, self.design.unfold(products, totals)
+        return self.pull(groups, residuals, len(weights))
 
     def scores(self, groups: Sequence[Group], weights: Array, intercepts: Array) -> list[Floats]:
         """Compute every group's signed scores: the first half of a pass.
@@ -230,9 +214,9 @@ class Passes:
         groups : sequence of Group
             Which rows meet which columns.
         residuals : callable
-            From a group's index and a block of its rows to their losses, ``(rows, k)`` or
-            ``(rows, 1)``, and the derivatives with respect to the signed scores, in the features'
-            dtype.
+            From a group's index, the edges of a block of its rows and the block itself to their
+            losses, ``(rows, k)`` or ``(rows, 1)``, and the derivatives with respect to the signed
+            scores, in the features' dtype.
         n_columns : int
             Columns of the pass.
 
@@ -253,10 +237,11 @@ class Passes:
             total = np.zeros(len(group.columns))
             product = np.zeros((len(group.columns), self.design.n_features))
             for low, high in self._blocks(start, stop):
-                losses, residual = residuals(index, low, high)
+                block = rows.block(low, high)
+                losses, residual = residuals(index, low, high, block)
                 loss = loss + losses.sum(axis=0, dtype=np.float64)
                 total += residual.sum(axis=0, dtype=np.float64)
-                product += residual.T @ rows.block(low, high)
+                product += residual.T @ block
             return group, np.asarray(loss), total, product
 
         losses = np.zeros(n_columns)
@@ -289,7 +274,7 @@ class Passes:
             ``residuals.T @ features``.
         """
 
-        def each(index: int, low: int, high: int) -> tuple[Floats, Floats]:
+        def each(index: int, low: int, high: int, _: Floats) -> tuple[Floats, Floats]:
             first = groups[index].start
             return np.zeros((1, 0)), residuals[index][low - first : high - first]
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from classify.duality import LARGEST_STEP, NEWTON_STEPS
+from classify.duality import LARGEST_STEP, NEWTON_STEPS, conclude
 from classify.objectives import Problems
 from classify.passes import Group
 from classify.solution import Certificate
@@ -54,21 +54,7 @@ def certify(objective: Problems, problems: Integers, points: Array) -> Certifica
         side = _Softmax(objective, problems, scores[0])
     else:
         raise TypeError(f"no dual is known for {type(objective).__name__}")
-    shift = side.best_shift()
-    losses, divergence, residuals, imbalance = side.feasible(shift)
-    totals, products = objective.passes.back(groups, residuals, len(weights))
-    C = objective.C[problems]
-    slack = objective.assemble(problems, weights, np.zeros_like(totals), products)
-    half = 0.5 * np.einsum("ij,ij->i", slack, slack)
-    moved = points.copy()
-    objective.split(moved)[1][:] += shift.reshape(-1)
-    squares = np.einsum("ij,ij->i", weights, weights).reshape(len(problems), -1).sum(axis=1)
-    return Certificate(
-        points=moved,
-        objective=C * losses + 0.5 * squares,
-        grad_norm=np.sqrt(2 * half + (C * imbalance) ** 2),
-        gap_bound=C * np.maximum(divergence, 0.0) + half,
-    )
+    return conclude(objective, problems, points, groups, side)
 
 
 def _chunks(n_rows: int, width: int) -> list[slice]:
