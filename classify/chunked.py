@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.design_matrix import BLOCK_BYTES, LARGEST_FOLD, DesignMatrix
+from classify.threads import Workers
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -117,7 +118,7 @@ class ChunkedDesign(DesignMatrix):
         self._buffers = threading.local()
         self._apart: tuple[Array, Array] | None = None
 
-    def take(self, rows: Integers) -> DesignMatrix:
+    def take(self, rows: Integers, workers: Workers) -> DesignMatrix:
         """Return the same features with other rows; they must be in the order of the chunks."""
         whole = len(rows) == len(self.source) and np.array_equal(rows, np.arange(len(rows)))
         return ChunkedDesign(self.source, self._chunk_rows, None if whole else rows)

@@ -183,7 +183,7 @@ class Fitter:
             rows = order if rows is None else rows[order]
         design = self._open(X) if layout is None else ChunkedDesign(X, layout.chunk_rows)
         if rows is not None:
-            design = design.take(rows)
+            design = design.take(rows, workers)
         self.shift = self.scale = None
         if standardize:
             self.shift, self.scale = self._moments(design, sample_weight)

@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
 # The line search ends where the slope has fallen to this share; Newton's step does the rest.
-FLAT = 0.3
+FLAT = 0.7
 # Where that step led astray, the search is done again, this exactly and without it.
 EXACT = 0.01
 # Newton's step may change the step's length and an intercept by this much.

@@ -135,9 +135,9 @@ class SampledHessian:
         self._stiffness[columns] = np.maximum(mass, SOFTEST * C * count)
         flat = not objective.split(moves.points)[0].any()
         if flat or not self.own_rows:
-            self._shared = SharedHessian(
-                objective.design, objective.workers, self.shared_rows, self._shared
-            )
+            # The first serves for a few rounds only, far from the optimum: half as many will do.
+            rows = self.shared_rows // (2 if self._shared is None else 1)
+            self._shared = SharedHessian(objective.design, objective.workers, rows, self._shared)
             self._shared.build(columns, groups, curvatures, objective.labels)
         else:
             self._divide(columns, groups, curvatures)

@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
 # Columns whose curvatures are within this factor of each other share a factorisation.
-BUCKET = 1.5
+BUCKET = 3.0
 # Directions in which a column has its own part, and numbers in all those parts.
 LEADING = 256
 DENSE_NUMBERS = 16_000_000

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from classify.design_matrix import LARGEST_FOLD
+from classify.threads import Workers
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -54,13 +55,15 @@ class TorchDesign:
         """Copy an array to the device, in its own dtype."""
         return tensor_of(values).to(self.device)
 
-    def take(self, rows: Integers) -> TorchDesign:
+    def take(self, rows: Integers, workers: Workers) -> TorchDesign:
         """Return the same features with other rows, in another order.
 
         Parameters
         ----------
         rows : ndarray of int
             Rows of `X`.
+        workers : Workers
+            Not needed: the device copies by itself.
 
         Returns
         -------

@@ -112,7 +112,7 @@ def test_blocks_orders_and_threads_do_not_change_the_answer(kind, monkeypatch):
     monkeypatch.setattr("classify.design_matrix.COPY_BYTES", 0)
     shuffle = np.random.default_rng(0).permutation(len(X))
     back = np.argsort(shuffle)
-    design = DesignMatrix(X[shuffle]).take(back)
+    design = DesignMatrix(X[shuffle]).take(back, Workers(1))
     assert design.order is not None
     design.block_rows = 7
     bits = []

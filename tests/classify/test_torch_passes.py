@@ -198,14 +198,16 @@ def test_rows_are_taken_and_far_columns_are_copied():
     X, _ = blobs(n=50)
     X += 1e4 * np.arange(X.shape[1])
     rows = np.array([7, 3, 3, 40])
-    host, device = DesignMatrix(X).take(rows), TorchDesign(torch.from_numpy(X)).take(rows)
+    one = Workers(1)
+    host = DesignMatrix(X).take(rows, one)
+    device = TorchDesign(torch.from_numpy(X)).take(rows, one)
     moments = mean_and_scale(host, Workers())
     far, far_there = host.standardized(*moments), device.standardized(*moments)
     assert far_there.shift is None
     np.testing.assert_allclose(far_there.X.numpy(), far.X)
     near, near_there = DesignMatrix(X, *moments), TorchDesign(torch.from_numpy(X), *moments)
     np.testing.assert_array_equal(near_there.dense(rows), near.dense(rows))
-    assert device.take(np.arange(4)) is device
+    assert device.take(np.arange(4), one) is device
 
 
 def test_systematic_rows_are_in_proportion():
