@@ -92,7 +92,7 @@ class SampledHessian:
         if not len(self._stiffness):
             self._stiffness = np.ones(columns)
             self._made_for = np.ones(objective.n_problems)
-        self._updates = min(self._updates, 1)
+        self._updates = min(self._updates, 2)
 
     def due(self, problems: Integers, n_rounds: int) -> bool:
         """Say whether the rounds since the last update have cost as much as the next one."""
