@@ -189,8 +189,11 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
 
     predict = commands.add_parser("predict", help="label images with a trained head")
     predict.add_argument("head", type=Path, metavar="HEAD.safetensors")
-    predict.add_argument("images", nargs="+", metavar="IMAGE")
+    predict.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="files, folders, or - for a list on stdin"
+    )
     predict.add_argument("--json", action="store_true", help="a JSON list instead of a table")
+    predict.add_argument("--csv", action="store_true", help="CSV instead of a table")
     predict.add_argument("--top", type=parse_count("--top"), default=3, metavar="N")
     predict.add_argument("--weights", metavar="FILE", help="the backbone's weights, if moved")
     predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -289,17 +292,20 @@ def compare_command(options: Namespace) -> None:
 
 def predict_command(options: Namespace) -> None:
     """Run ``predict``: answers on stdout."""
-    from classify.predict import note, predict, show
+    if options.json and options.csv:
+        raise UserError("--json and --csv were both given; use one of them")
+    from classify.predict import answers_csv, note, predict, show
+    from classify.sources import find_images
 
     head, found = predict(
         options.head,
-        options.images,
+        find_images(options.images, sys.stdin),
         top=options.top,
         weights=options.weights,
         device=options.device,
     )
     note(head)
-    result(show(head, found, as_json=options.json))
+    result(answers_csv(found) if options.csv else show(head, found, as_json=options.json))
 
 
 def report_command(options: Namespace) -> None:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from classify.figures import backbones as draw_backbones
 from classify.pages import percent, render_html, render_markdown, seconds, span, write_pages
 from classify.results import FILE_NAME, SCHEMA_VERSION, has_random_weights, json_ready, load_json
 from classify.runs import Answers, Run, find_runs, read_answers
 from classify.significance import ALPHA, compare_answers, holm
 from classify.terminal import printable, table, wants_colour
+from classify.tradeoffs import backbones as draw_backbones
+from classify.tradeoffs import draw_tradeoffs, known_costs, numbered
 from classify.wording import display_name, verdict
 from data.cli import say
 from data.errors import UserError
@@ -145,6 +146,7 @@ def _describe(run: Run, target: Path) -> dict[str, Any]:
 
 
 def _rows(run: Run) -> list[dict[str, Any]]:
+    speed = run.results["store"]["provenance"].get("images_per_second")
     return [
         {
             "label": run.label,
@@ -155,6 +157,7 @@ def _rows(run: Run) -> list[dict[str, Any]]:
             "C": entry["C"],
             "n_problems": entry["n_problems"],
             "fit_seconds": entry["fit_seconds"],
+            "extraction_seconds_per_1000": 1000 / speed if speed else None,
             "converged": entry["converged"],
             "n_features": run.results["n_features"],
             "n_train": run.results["n_train"],
@@ -339,14 +342,15 @@ def _write(target: Path, comparison: dict[str, Any]) -> None:
     """Fill a hidden folder and put it in the place of the comparison before."""
     mark = f"{os.getpid()}-{secrets.token_hex(4)}"
     fresh, old = (target.with_name(f".{kind}-{mark}") for kind in ("comparison", "old"))
-    figures = {
-        f"accuracy-{i + 1}": draw_backbones(
-            [row for row in comparison["leaderboard"] if row["label"] in group["labels"]],
-            f"accuracy-{i + 1}",
-        )
-        for i, group in enumerate(_figure_groups(comparison))
-    }
-    context = {"comparison": comparison, "groups": _figure_groups(comparison)}
+    groups, figures = _figure_groups(comparison), {}
+    for i, group in enumerate(groups, start=1):
+        rows = [row for row in comparison["leaderboard"] if row["label"] in group["labels"]]
+        figures[f"accuracy-{i}"] = draw_backbones(rows, f"accuracy-{i}")
+        group["numbered"] = numbered(rows) if len(group["labels"]) > 1 else []
+        group["costs"] = list(known_costs(rows).values())
+        if group["numbered"]:  # one backbone alone trades nothing off
+            figures[f"cost-{i}"] = draw_tradeoffs(rows, f"cost-{i}")
+    context = {"comparison": comparison, "groups": groups}
     try:
         fresh.mkdir()
         write_json(fresh / FILE_NAME, comparison)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import io
 import re
-import textwrap
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -66,8 +65,21 @@ _STYLE: Any = {
 
 
 @contextmanager
-def _figure(width: float, height: float, **kwargs: Any) -> Iterator[tuple[Figure, Any]]:
-    """Open a figure (inches) in the common style, without pyplot and its global state."""
+def figure_in_style(width: float, height: float, **kwargs: Any) -> Iterator[tuple[Figure, Any]]:
+    """Open a figure in the common style, without pyplot and its global state.
+
+    Parameters
+    ----------
+    width, height : float
+        In inches.
+    **kwargs : object
+        For ``Figure.subplots``.
+
+    Yields
+    ------
+    tuple
+        The figure and its axes.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -78,8 +90,23 @@ def _figure(width: float, height: float, **kwargs: Any) -> Iterator[tuple[Figure
         yield figure, figure.subplots(**kwargs)
 
 
-def _svg(figure: Figure, name: str, title: str) -> str:
-    """Write a figure as a standalone SVG document with a title, in the same bytes each time."""
+def write_svg(figure: Figure, name: str, title: str) -> str:
+    """Write a figure as a standalone SVG document with a title, in the same bytes each time.
+
+    Parameters
+    ----------
+    figure : Figure
+        From `figure_in_style`.
+    name : str
+        Unique on its page.
+    title : str
+        What the figure says, for those who do not see it.
+
+    Returns
+    -------
+    str
+        SVG.
+    """
     import matplotlib
 
     stream = io.StringIO()
@@ -144,8 +171,16 @@ def shorten(name: str, length: int = 18) -> str:
     return f"{name[: length - 1 - tail]}…{name[-tail:]}"
 
 
-def _percent_axis(axis: Axes, low: float, high: float) -> None:
-    """Zoom an accuracy axis (percent) to what is shown, with room for the numbers."""
+def percent_axis(axis: Axes, low: float, high: float) -> None:
+    """Zoom an accuracy axis to what is shown, with room for the numbers.
+
+    Parameters
+    ----------
+    axis : Axes
+        Its x axis is in percent.
+    low, high : float
+        Smallest and largest value shown.
+    """
     room = max(0.6, 0.12 * (high - low))
     axis.set_xlim(max(-1.0, low - room), min(101.0, high + room))
 
@@ -167,7 +202,7 @@ def accuracies(strategies: Mapping[str, Any]) -> str:
         f"{display_name(name)} {100 * entry['test']['accuracy']:.2f} %"
         for name, entry in strategies.items()
     )
-    with _figure(4.8, 0.75 + 0.42 * len(strategies)) as (figure, axes):
+    with figure_in_style(4.8, 0.75 + 0.42 * len(strategies)) as (figure, axes):
         ends = []
         for row, (name, entry) in enumerate(strategies.items()):
             value = 100 * entry["test"]["accuracy"]
@@ -182,11 +217,11 @@ def accuracies(strategies: Mapping[str, Any]) -> str:
             )  # fmt: skip
         axes.set_yticks(range(len(strategies)), [display_name(name) for name in strategies])
         axes.set_ylim(len(strategies) - 0.5, -0.75)
-        _percent_axis(axes, min(ends), max(ends))
+        percent_axis(axes, min(ends), max(ends))
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("test accuracy (%), the axis does not start at zero")
-        return _svg(figure, "accuracy", title)
+        return write_svg(figure, "accuracy", title)
 
 
 def class_f1(
@@ -214,7 +249,7 @@ def class_f1(
         for side in (a, b)
     }
     order = np.argsort(np.mean([values[a], values[b]], axis=0), kind="stable")
-    with _figure(4.8, 1.0 + 0.26 * len(class_names)) as (figure, axes):
+    with figure_in_style(4.8, 1.0 + 0.26 * len(class_names)) as (figure, axes):
         for row, i in enumerate(order):
             axes.plot([values[a][i], values[b][i]], [row, row], color=INK, linewidth=1.2, zorder=1)
         for side, size in ((a, 7.5), (b, 5.5)):
@@ -228,7 +263,7 @@ def class_f1(
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("F1 on the test set (%)")
         figure.legend(loc="outside upper center", ncols=2)
-        return _svg(figure, "class-f1", title)
+        return write_svg(figure, "class-f1", title)
 
 
 def confusion(name: str, class_names: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
@@ -260,7 +295,7 @@ def confusion(name: str, class_names: Sequence[str], matrix: Sequence[Sequence[i
         f"{right:.2f} % on the diagonal"
     )
     side = max(3.4, min(0.36 * n, 7.2)) if legible else 4.6
-    with _figure(side + 1.3, side + 0.9) as (figure, axes):
+    with figure_in_style(side + 1.3, side + 0.9) as (figure, axes):
         # Errors are rare, so the scale is that of square roots: 1 % is visible beside 100 %.
         norm = PowerNorm(0.5, 0, 100)
         if legible:
@@ -288,7 +323,7 @@ def confusion(name: str, class_names: Sequence[str], matrix: Sequence[Sequence[i
         bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, ticks=[0, 1, 5, 20, 50, 100])
         bar.ax.set_yticklabels(["0", "1", "5", "20", "50", "100 %"])
         bar.outline.set_visible(False)
-        return _svg(figure, f"confusion-{name}", title)
+        return write_svg(figure, f"confusion-{name}", title)
 
 
 def _write_counts(axes: Axes, counts: Any, shares: Any) -> None:
@@ -318,7 +353,7 @@ def validation(strategies: Mapping[str, Any]) -> str:
     title = "Validation accuracy and log-loss over C; chosen: " + ", ".join(
         f"{display_name(name)} {entry['C']:.3g}" for name, entry in shown.items()
     )
-    with _figure(4.8, 4.6, nrows=2, sharex=True) as (figure, axes):
+    with figure_in_style(4.8, 4.6, nrows=2, sharex=True) as (figure, axes):
         for name, entry in shown.items():
             path = entry["validation"]
             x = [step["C"] for step in path]
@@ -335,65 +370,27 @@ def validation(strategies: Mapping[str, Any]) -> str:
                     markeredgecolor=INK, linestyle="", zorder=3,
                 )  # fmt: skip
         axes[0].set_xscale("log")
-        axes[1].xaxis.set_major_formatter(_power_of_ten)
+        axes[1].xaxis.set_major_formatter(power_of_ten)
         axes[0].set_ylabel("accuracy (%)")
         axes[1].set_ylabel("log-loss (nats)")
         axes[1].set_xlabel("C (inverse regularisation strength)")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=3)
-        return _svg(figure, "validation", title)
+        return write_svg(figure, "validation", title)
 
 
-def backbones(rows: Sequence[Mapping[str, Any]], figure_name: str = "backbones") -> str:
-    """Draw accuracies with intervals for every backbone and strategy.
+def power_of_ten(value: float, _position: float | None = None) -> str:
+    """Label a tick of a logarithmic axis without mathtext, which `_STYLE` turns off.
 
     Parameters
     ----------
-    rows : sequence of mapping
-        Leaderboard rows with ``label``, ``strategy``, ``accuracy`` and ``accuracy_ci95``; rows of
-        one label stand together.
-    figure_name : str
-        Unique on its page.
+    value : float
+        A power of ten.
 
     Returns
     -------
     str
-        SVG.
+        Such as ``10⁻³``.
     """
-    labels = list(dict.fromkeys(row["label"] for row in rows))
-    names = list(dict.fromkeys(row["strategy"] for row in rows))
-    title = "Test accuracy with 95 % intervals of every backbone and strategy"
-    with _figure(5.6, 1.1 + 0.62 * len(labels)) as (figure, axes):
-        step = 0.72 / max(len(names), 1)
-        for name in names:
-            mine = [row for row in rows if row["strategy"] == name]
-            offset = (names.index(name) - (len(names) - 1) / 2) * step
-            y = [labels.index(row["label"]) + offset for row in mine]
-            colour = COLOURS.get(name, INK)
-            for row, height in zip(mine, y, strict=True):
-                ends = [100 * end for end in row["accuracy_ci95"]]
-                axes.plot(ends, [height, height], color=colour, linewidth=2)
-            axes.plot(
-                [100 * row["accuracy"] for row in mine], y, linestyle="", color=colour,
-                marker=MARKERS.get(name, "D"), markersize=6.5, label=display_name(name),
-            )  # fmt: skip
-        ends = [100 * end for row in rows for end in row["accuracy_ci95"]]
-        _percent_axis(axes, min(ends), max(ends))
-        axes.set_yticks(range(len(labels)), ["\n".join(_wrap(label)) for label in labels])
-        axes.set_ylim(len(labels) - 0.5, -0.5)
-        axes.grid(axis="y", visible=False)
-        axes.tick_params(axis="y", length=0)
-        axes.set_xlabel("test accuracy (%), the axis does not start at zero")
-        figure.legend(loc="outside upper center", ncols=3)
-        return _svg(figure, figure_name, title)
-
-
-def _power_of_ten(value: float, _position: int | None = None) -> str:
-    """Label a tick of a logarithmic axis without mathtext, which `_STYLE` turns off."""
     exponent = round(np.log10(value))
     return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-
-
-def _wrap(label: str, width: int = 20) -> list[str]:
-    label = label.replace(" px", "\N{NO-BREAK SPACE}px")
-    return [shorten(line, width) for line in textwrap.wrap(label, width)[:3]] or [" "]

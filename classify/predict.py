@@ -6,6 +6,8 @@ torch; it gets the head's spec, and hands back one row of features for each imag
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -45,7 +47,7 @@ def predict(
     head_path : Path
         A head that ``classify fit`` wrote.
     images : sequence of str
-        Image files.
+        Image files that exist, from `classify.sources.find_images`.
     top : int
         How many of the most probable classes to return.
     weights : str, optional
@@ -65,10 +67,6 @@ def predict(
         If the head or an image cannot be used.
     """
     head = load_head(head_path)
-    for image in images:
-        if not os.path.isfile(image):
-            what = "is a folder" if os.path.isdir(image) else "does not exist"
-            raise UserError(f"the image {image} {what}; give the paths of image files")
     X = embed(head, images, weights=weights, device=device)
     return head, answers(head, images, X, top=top)
 
@@ -141,12 +139,13 @@ def embed(
     weights = weights or _weights_file(head)
     with tempfile.TemporaryDirectory(prefix="icebox-predict-") as folder:
         spec, out = Path(folder, "spec.json"), Path(folder, "features.npy")
+        # Thousands of names are more than a command line holds.
+        listing = Path(folder, "images.json")
+        listing.write_text(json.dumps(list(images)), encoding="utf-8")
         needed = {"spec": head.spec, "weights_file": weights}
         spec.write_text(json.dumps(needed), encoding="utf-8")
         command = [sys.executable, "-m", "extract", "images", f"--spec={spec}", f"--out={out}"]
-        command.append(f"--device={device}")
-        # A name that starts with a dash is a file all the same.
-        command += [f"./{name}" if name.startswith("-") else name for name in images]
+        command += [f"--device={device}", f"--list={listing}"]
         _run(command)
         X = np.load(out, allow_pickle=False)
     if X.shape != (len(images), head.n_features):
@@ -180,6 +179,32 @@ def _run(command: list[str]) -> None:
         raise KeyboardInterrupt
     if done.returncode:
         raise RuntimeError(f"stage one ended with code {done.returncode}: {' '.join(command)}")
+
+
+def answers_csv(found: Sequence[Mapping[str, Any]]) -> str:
+    """Write answers as CSV, one line an image.
+
+    Parameters
+    ----------
+    found : sequence of mapping
+        From `predict`.
+
+    Returns
+    -------
+    str
+        A line of heads (``image``, ``label``, ``class_1``, ``probability_1`` and so on), then the
+        answers; without a line feed at the end.
+    """
+    n_top = max(len(answer["top"]) for answer in found)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    numbers = range(1, n_top + 1)
+    ranks = [column for i in numbers for column in (f"class_{i}", f"probability_{i}")]
+    writer.writerow(["image", "label", *ranks])
+    for answer in found:
+        cells = [cell for item in answer["top"] for cell in (item["class"], item["probability"])]
+        writer.writerow([answer["image"], answer["label"], *cells])
+    return stream.getvalue().rstrip("\n")
 
 
 def show(head: Head, found: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> str:

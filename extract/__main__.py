@@ -104,14 +104,18 @@ def _images(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.npy")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="a .safetensors file")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("--list", type=Path, metavar="LIST.json", help="a JSON list of more images")
+    parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE")
     arguments = parser.parse_args(argv)
+    if not arguments.images and arguments.list is None:
+        parser.error("give images, or --list LIST.json")
 
-    from extract.images import embed_files
+    from extract.images import embed_files, read_list
 
+    listed = [] if arguments.list is None else read_list(arguments.list)
     embed_files(
         arguments.spec,
-        arguments.images,
+        [*arguments.images, *listed],
         arguments.out,
         weights=arguments.weights,
         device=arguments.device,

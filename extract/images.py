@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from data.cli import progress
 from data.dataset import BadImage, decode_image
 from data.errors import UserError
 from data.files import atomic_path, check_writable
@@ -114,6 +115,33 @@ def read_spec(path: Path) -> tuple[dict[str, Any], str | None]:
     return spec, content.get("weights_file")
 
 
+def read_list(path: Path) -> list[Path]:
+    """Read a JSON list of file names.
+
+    Parameters
+    ----------
+    path : Path
+        A JSON file.
+
+    Returns
+    -------
+    list of Path
+        At least one.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or is something else.
+    """
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"--list {path}: cannot be read as JSON ({error})") from error
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise UserError(f"--list {path}: expected a JSON list of file names, one or more")
+    return [Path(name) for name in names]
+
+
 def embed_files(
     spec_path: Path,
     images: Sequence[Path],
@@ -144,18 +172,20 @@ def embed_files(
     """
     spec, weights_file = read_spec(spec_path)
     check_writable(out.resolve().parent)
-    decoded = [_decode(path) for path in images]
     chosen = choose_device(device)
     backbone = backbone_of_spec(spec, weights or weights_file)
-    batch_size = min(default_batch_size(chosen), len(decoded))
+    batch_size = min(default_batch_size(chosen), len(images))
     memory_format = default_memory_format(backbone)
     while True:
         embedder = Embedder(backbone, chosen, spec["precision"], memory_format, batch_size)
         try:
-            blocks = [
-                embedder.embed(decoded[start : start + batch_size])
-                for start in range(0, len(decoded), batch_size)
-            ]
+            with progress(len(images), "images", "image") as bar:
+                blocks = []
+                # Decoded batch by batch: thousands of photographs do not fit into memory.
+                for start in range(0, len(images), batch_size):
+                    batch = [_decode(path) for path in images[start : start + batch_size]]
+                    blocks.append(embedder.embed(batch))
+                    bar.update(len(batch))
             break
         except OutOfMemory as error:
             if batch_size == 1:

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -10,6 +11,7 @@ from classify.__main__ import main
 from classify.compare import compare, headline
 from classify.runs import find_runs, read_answers
 from classify.significance import holm, mcnemar_exact
+from classify.tradeoffs import COSTS, draw_tradeoffs, known_costs
 from data.cli import run
 from data.errors import UserError
 
@@ -53,6 +55,35 @@ def test_comparison_of_all_runs(reports, capsys):
     assert 'href="../c-one/20260101-000000/report.html"' in html
     assert "random" in html
     assert [p for p in reports.iterdir() if p.name.startswith(".")] == []
+
+
+def test_accuracy_is_drawn_against_what_it_costs(reports):
+    page, comparison, _ = compare([], reports)
+    figures = page.parent / "figures"
+    # digits has one backbone, which trades nothing off
+    assert sorted(p.name for p in figures.glob("cost-*")) == ["cost-1.svg"]
+    svg = (figures / "cost-1.svg").read_text("utf-8")
+    for what in COSTS.values():
+        assert f">{what}<" in svg
+    best = comparison["leaderboard"][0]["label"]
+    for text in (svg, page.read_text("utf-8"), page.with_name("report.md").read_text("utf-8")):
+        assert re.search(rf"1( is|:) {best}", text)
+    assert 'aria-labelledby="cost-1-title"' in page.read_text("utf-8")
+    assert {row["extraction_seconds_per_1000"] for row in comparison["leaderboard"]} == {10.0}
+
+
+def test_a_store_without_a_speed_is_left_out_of_that_panel_only(make_run, tmp_path):
+    for i, speed in enumerate((None, 100.0)):
+        results = make_run(tmp_path / f"r{i}", key=str(i) * 64, model=f"m{i}", seed=i)
+        results["store"]["provenance"]["images_per_second"] = speed
+        (tmp_path / f"r{i}" / "results.json").write_text(json.dumps(results))
+    _, comparison, _ = compare([], tmp_path)
+    rows = comparison["leaderboard"]
+    assert known_costs(rows) == COSTS
+    none = [row for row in rows if row["extraction_seconds_per_1000"] is None]
+    assert {row["label"] for row in none} == {"m0 128 px"}
+    assert "extraction_seconds_per_1000" not in known_costs(none)
+    assert ">extraction" not in draw_tradeoffs(none, "x")
 
 
 def test_backbones_are_paired_by_id(reports, make_results):

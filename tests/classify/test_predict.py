@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 import sys
 
@@ -32,7 +34,8 @@ def stage_one(monkeypatch, fitted_run):
 
     def fake(command, **kwargs):
         options = dict(part[2:].split("=", 1) for part in command if part.startswith("--"))
-        names = [part for part in command[4:] if not part.startswith("--")]
+        with open(options["list"], encoding="utf-8") as stream:
+            names = json.load(stream)
         with open(options["spec"], encoding="utf-8") as stream:
             calls.append((command, json.load(stream), names))
         if Done.returncode == 0:
@@ -82,12 +85,35 @@ def test_the_backbone_is_called_once_with_the_heads_spec(fitted_run, images, sta
     assert "%" in lines[1]
 
 
-def test_a_relative_name_with_a_dash_is_no_option(fitted_run, tmp_path, stage_one, monkeypatch):
-    (tmp_path / "-x.png").write_bytes(b"")
+def test_folders_and_lists(fitted_run, tmp_path, stage_one, monkeypatch, capsys):
+    folder = tmp_path / "photos"
+    for name in ("b.JPG", "a/c.png", "a/notes.txt", ".hidden.png", ".cache/d.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    (tmp_path / "my photo.png").write_bytes(b"")
     monkeypatch.chdir(tmp_path)
-    head = load_head(fitted_run[0] / "heads" / "ovr.safetensors")
-    module.embed(head, ["-x.png"])
-    assert stage_one.calls[0][2] == ["./-x.png"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("my photo.png\r\n\nphotos/a\n"))
+    head = str(fitted_run[0] / "heads" / "ovr.safetensors")
+    assert run(main, ["predict", head, "photos", "-", "--csv"]) == 0
+    expected = ["photos/b.JPG", "photos/a/c.png", "my photo.png"]
+    assert stage_one.calls[0][2] == expected
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["image"] for row in rows] == expected
+    for row in rows:
+        chances = [float(row[f"probability_{i}"]) for i in (1, 2, 3)]
+        assert chances == sorted(chances, reverse=True)
+        assert sum(chances) == pytest.approx(1)
+        assert {row[f"class_{i}"] for i in (1, 2, 3)} == {"ant", "bee", "cat"}
+
+
+@pytest.mark.parametrize(
+    ("listed", "told"), [("\n \n", "standard input is empty"), ("none.png\n", "none.png: it does")]
+)
+def test_a_bad_list(fitted_run, monkeypatch, capsys, listed, told):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(listed))
+    head = str(fitted_run[0] / "heads" / "ovr.safetensors")
+    assert run(main, ["predict", head, "-"]) == 2
+    assert told in capsys.readouterr().err
 
 
 def with_weights(tmp_path, fitted_run, weights_file):
@@ -155,9 +181,12 @@ def test_features_that_do_not_fit(fitted_run, images, stage_one):
 
 def test_bad_input(fitted_run, tmp_path, images, capsys):
     head = str(fitted_run[0] / "heads" / "ovr.safetensors")
+    empty = tmp_path / "empty"
+    empty.mkdir()
     for arguments, told in [
-        ([head, str(tmp_path / "none.png")], "none.png does not exist"),
-        ([head, str(tmp_path)], "is a folder"),
+        ([head, str(tmp_path / "none.png")], "none.png: it does not exist"),
+        ([head, str(empty)], "holds no image"),
+        ([head, images[0], "--json", "--csv"], "--json and --csv"),
         ([str(tmp_path / "none.safetensors"), images[0]], "no head at"),
         ([head], "required: IMAGE"),
         ([head, images[0], "--top", "0"], "--top is '0'"),

@@ -261,6 +261,30 @@ def test_images_gives_the_rows_of_the_store(call, small, tmp_path, precision):
     assert np.abs(rows - store.test.features[:5]).max() < tolerance * np.abs(rows).max()
 
 
+def test_images_of_a_list_in_several_batches(call, small, tmp_path, refused, monkeypatch):
+    from extract import images
+
+    header = read_header(small().path)
+    files = [tmp_path / f"-{i}.png" for i in range(5)]
+    for i, file in enumerate(files):
+        Image.new("RGB", (40, 30), (50 * i, 90, 200 - 40 * i)).save(file)
+    spec, listing, out = (tmp_path / name for name in ("s.json", "l.json", "rows.npy"))
+    spec.write_text(json.dumps({"spec": header.spec, "weights_file": None}))
+    listing.write_text(json.dumps([str(file) for file in files]))
+    arguments = ("images", "--spec", spec, "--out", out)
+    assert call(*arguments, *files).code == 0
+    whole = np.load(out)
+    monkeypatch.setattr(images, "default_batch_size", lambda device: 2)
+    assert call(*arguments, "--list", listing).code == 0
+    rows = np.load(out)
+    np.testing.assert_allclose(rows, whole, rtol=1e-4, atol=1e-5)
+    assert len(np.unique(rows, axis=0)) == 5
+    refused(call(*arguments), "--list")
+    for content in ("[]", "[1]", "{"):
+        listing.write_text(content)
+        refused(call(*arguments, "--list", listing), "l.json")
+
+
 def test_images_refuses_what_is_none_and_other_weights(call, small, tmp_path, refused):
     weights = saved_weights(tmp_path / "a.safetensors")
     header = read_header(small("--weights", weights).path)
