@@ -24,6 +24,7 @@ import numpy.typing as npt
 from classify import coding
 from data.errors import UserError
 from data.files import atomic_path
+from data.spec import SPEC_SHAPE, mismatch
 
 FORMAT = "icebox-head"
 FORMAT_VERSION = 1
@@ -270,8 +271,9 @@ def _head(path: Path, metadata: dict[str, str], tensors: dict[str, npt.NDArray[A
         raise _bad(path, f"strategy {strategy!r} is none of {', '.join(coding.STRATEGIES)}")
     names = _class_names(path, metadata)
     spec = _json_of(path, metadata, "spec")
-    if not isinstance(spec, dict):
-        raise _bad(path, "spec in its metadata is not an object")
+    problem = mismatch(spec, SPEC_SHAPE, "spec")
+    if problem:
+        raise _bad(path, f"in its metadata {problem}")
     rows = coding.n_heads(strategy, len(names))
     coef = _check_tensor(path, tensors, "coef", (rows, None))
     intercept = _check_tensor(path, tensors, "intercept", (rows,))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from data.errors import UserError
+from data.spec import PROVENANCE_SHAPE, SPEC_SHAPE, mismatch
 
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
@@ -141,6 +142,9 @@ def _inconsistency(results: dict[str, Any]) -> str:
     n_classes = len(results["class_names"])
     if n_classes < 2 or not results["strategies"]:
         return "it holds no strategy or fewer than two classes"
+    for name, shape in (("spec", SPEC_SHAPE), ("provenance", PROVENANCE_SHAPE)):
+        if found := mismatch(results["store"][name], shape, f"store.{name}"):
+            return found
     for name, entry in results["strategies"].items():
         test, where = entry["test"], f"strategies.{name}.test"
         matrix = test["confusion_matrix"]

@@ -99,7 +99,9 @@ def decode_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
         # struct.error, ...). Only an error of the system has a number: then the disk or the
         # permissions are at fault, and leaving the image out would hide that.
         if isinstance(error, OSError) and error.errno is not None:
-            raise UserError(f"cannot read the image {name}: {error.strerror}") from error
+            raise UserError(
+                f"cannot read the image {name}: {error.strerror}; repair it, or leave it out"
+            ) from error
         raise BadImage(name, str(error) or type(error).__name__) from error
 
 

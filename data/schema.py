@@ -11,7 +11,7 @@ import numpy as np
 
 from data.loading import AGAIN, Stored
 from data.records import Header, StoreError
-from data.spec import spec_key
+from data.spec import PROVENANCE_SHAPE, REQUEST_SHAPE, SPEC_SHAPE, mismatch, spec_key
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "test")
@@ -24,6 +24,7 @@ JSON_ATTRIBUTES: dict[str, type] = {
 FLOATS = (np.dtype("<f4"), np.dtype("<f2"))
 INTEGER = np.dtype("<i8")
 TEXT = np.dtype(object)
+SHAPES = {"spec": SPEC_SHAPE, "provenance": PROVENANCE_SHAPE, "request": REQUEST_SHAPE}
 
 
 class Source(Protocol):
@@ -89,6 +90,10 @@ def _describe_1(source: Source) -> Description:
     values = {name: _parse(path, name, source.text(name)) for name in JSON_ATTRIBUTES}
     if _key(values["spec"]) != key:
         raise StoreError(f"{path} is damaged: its key is not the digest of its spec. {AGAIN}")
+    for name, shape in SHAPES.items():
+        problem = mismatch(values[name], shape, name)
+        if problem:
+            raise StoreError(f"{path} is not a usable store: {problem}. {AGAIN}")
     names = tuple(values["class_names"])
     if not names or not all(isinstance(name, str) for name in names):
         raise StoreError(f"{path}: class_names is not a list of names. {AGAIN}")

@@ -395,7 +395,9 @@ def opened(path: str | os.PathLike[str]) -> Iterator[StoreFile]:
     except FileNotFoundError as error:
         raise StoreError(f"{path} does not exist. Write it with python -m extract") from error
     except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+        raise StoreError(
+            f"cannot read {path}: {error.strerror}. Give a feature store, FEATURES_DIR/DATASET/*.h5"
+        ) from error
     with stream:
         try:
             _check_start(path, stream)

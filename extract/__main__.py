@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.cli import Parser, result, run
 from data.errors import UserError, nearest
-from extract.options import add_options, to_options
+from extract.options import add_options, count_or_none, seed, to_options
 
 COMMANDS = {
     "list": "backbones that timm knows, with embedding width and input size",
@@ -78,11 +78,13 @@ def _why(argv: Sequence[str]) -> None:
 def _verify(argv: Sequence[str]) -> None:
     parser = Parser(prog="python -m extract verify", description=COMMANDS["verify"])
     parser.add_argument("store", type=Path, metavar="FILE.h5")
-    parser.add_argument("--rows", type=int, default=16, help="to embed again (%(default)s)")
+    parser.add_argument(
+        "--rows", type=count_or_none, default=16, help="to embed again, 0 for none (%(default)s)"
+    )
     parser.add_argument("--data-dir", type=Path, help="where the images lie, if not where they lay")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="the weights, if they moved")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of rows (%(default)s)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the choice of rows (%(default)s)")
     arguments = parser.parse_args(argv)
 
     from extract.check import verify

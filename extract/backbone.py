@@ -235,10 +235,7 @@ def _build(
     import torch
 
     arguments: dict[str, Any] = dict(request.model_args or {})
-    for taken, instead in (("num_classes", None), ("img_size", "--image-size")):
-        if taken in arguments:
-            advice = f"use {instead}" if instead else "the classifier is always left out"
-            raise UserError(f"--model-arg {taken}: {advice}")
+    names.check_model_args(arguments)
     if config.get("fixed_input_size"):
         # These build their position embedding for one size, and timm resamples stored weights.
         arguments["img_size"] = image_size
@@ -331,7 +328,7 @@ def _measured_width(module: nn.Module, name: str, image_size: int) -> int:
         own = getattr(module, "pretrained_cfg", {}).get("input_size", (3, "?", "?"))[-1]
         raise UserError(
             f"{name} cannot take images of {image_size}x{image_size} pixels: {reason}\n"
-            f"Its own size is {own}; give another --image-size."
+            f"Its own size is {own}; give another --image-size, or mend --model-arg."
         ) from error
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or output.shape[1] == 0:
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__

@@ -13,6 +13,7 @@ from data.cli import progress
 from data.dataset import BadImage, decode_image
 from data.errors import UserError
 from data.files import atomic_path, check_writable
+from data.spec import PRECISIONS, SPEC_SHAPE, mismatch
 from extract.backbone import Backbone, BackboneRequest, load_backbone
 from extract.embed import (
     Embedder,
@@ -102,9 +103,13 @@ def read_spec(path: Path) -> tuple[dict[str, Any], str | None]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"--spec {path}: no such file") from error
-    except (ValueError, OSError) as error:
-        raise UserError(f"--spec {path}: cannot be read as JSON ({error})") from error
+        raise UserError(
+            f"--spec {path}: no such file; give a JSON file with 'spec' and 'weights_file'"
+        ) from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(
+            f"--spec {path}: cannot be read as JSON ({error}); write it again"
+        ) from error
     spec = content.get("spec") if isinstance(content, dict) else None
     needed = {"model", "preprocessing", "pool", "precision", "seed"}
     if not isinstance(spec, dict) or not needed <= spec.keys():
@@ -112,7 +117,18 @@ def read_spec(path: Path) -> tuple[dict[str, Any], str | None]:
             f"--spec {path}: expected an object with 'spec' (a store's spec: "
             f"{', '.join(sorted(needed))}) and 'weights_file'"
         )
-    return spec, content.get("weights_file")
+    # A spec from a head that somebody else made: nothing in it is believed.
+    parts = (spec, content["weights_file"]) if "weights_file" in content else (spec, None)
+    problem = mismatch(parts[0], SPEC_SHAPE, "spec") or mismatch(
+        parts[1], (str, type(None)), "weights_file"
+    )
+    if not problem and spec["precision"] not in PRECISIONS:
+        problem = f"spec.precision is {spec['precision']!r}, expected {' or '.join(PRECISIONS)}"
+    if not problem and not {"name", "args", "weights"} <= spec["model"].keys():
+        problem = "spec.model has no name, args or weights"
+    if problem:
+        raise UserError(f"--spec {path}: {problem}; take the spec of a store or a head unchanged")
+    return parts
 
 
 def read_list(path: Path) -> list[Path]:
@@ -135,8 +151,10 @@ def read_list(path: Path) -> list[Path]:
     """
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"--list {path}: cannot be read as JSON ({error})") from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(
+            f"--list {path}: cannot be read as JSON ({error}); give a JSON list of file names"
+        ) from error
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise UserError(f"--list {path}: expected a JSON list of file names, one or more")
     return [Path(name) for name in names]
@@ -200,4 +218,7 @@ def _decode(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return decode_image(path)
     except BadImage as error:
         # Its own advice is about leaving images out, which makes no sense for one asked for.
-        raise UserError(f"{path} is not an image that can be decoded: {error.reason}") from error
+        raise UserError(
+            f"{path} is not an image that can be decoded: {error.reason}; "
+            "repair it, or leave it out"
+        ) from error

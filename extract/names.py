@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from data.errors import UserError, nearest
@@ -48,6 +49,39 @@ def check_model_name(name: str) -> None:
             f"--model {name}: timm knows {architecture} but not the tag '{tag}'; "
             f"it has {', '.join(tags) or 'none'}"
         )
+
+
+# timm's factory would take these for itself: some read files of their own, pickles among them,
+# and none would be in the key but by its name.
+_FACTORY = {
+    "pretrained": "use --weights",
+    "pretrained_cfg": "use --weights",
+    "pretrained_cfg_overlay": "use --weights",
+    "checkpoint_path": "use --weights FILE.safetensors",
+    "cache_dir": "set HF_HOME",
+    "num_classes": "the classifier is always left out; leave it out",
+    "img_size": "use --image-size",
+    "features_only": "embeddings are single vectors; leave it out",
+}
+
+
+def check_model_args(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that are not the network's, but the factory's that builds it.
+
+    Parameters
+    ----------
+    arguments : mapping
+        As given with ``--model-arg``, or as a store or a head records them.
+
+    Raises
+    ------
+    UserError
+        Naming the argument and what to use instead.
+    """
+    for name in arguments:
+        if name in _FACTORY or name.startswith(("pretrained_", "hf_")):
+            advice = _FACTORY.get(name, "leave it out")
+            raise UserError(f"--model-arg {name}: not an argument of the network; {advice}")
 
 
 def known_tags(architecture: str) -> list[str]:

@@ -7,6 +7,7 @@ timm's spellings are accepted where they mean the same (``-b``, ``--img-size``, 
 from __future__ import annotations
 
 import ast
+import math
 import os
 import re
 from argparse import ArgumentTypeError, Namespace
@@ -114,11 +115,11 @@ def add_options(parser: Parser, *, run: bool) -> None:
         "--image-size", "--img-size", type=_count, metavar="N", help="side of the input, in pixels"
     )
     model.add_argument("--pool", "--gp", choices=("default", "avg", "token"), default="default")
-    model.add_argument("--crop-pct", type=float, metavar="F", help="the model's own by default")
+    model.add_argument("--crop-pct", type=_share, metavar="F", help="the model's own by default")
     model.add_argument("--interpolation", metavar="NAME", help="the model's own by default")
     model.add_argument("--mean", nargs="+", metavar="R,G,B", help="the model's own by default")
     model.add_argument("--std", nargs="+", metavar="R,G,B", help="the model's own by default")
-    model.add_argument("--seed", type=int, default=0, help="of random weights (%(default)s)")
+    model.add_argument("--seed", type=seed, default=0, help="of random weights (%(default)s)")
 
     how = parser.add_argument_group("how to run")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -163,7 +164,10 @@ def to_options(arguments: Namespace) -> Options:
     dtype = values.pop("amp_dtype", None)
     if dtype is not None:
         if values["precision"] not in ("auto", _TIMM_DTYPES[dtype]):
-            raise UserError(f"--amp-dtype {dtype} contradicts --precision {values['precision']}")
+            raise UserError(
+                f"--amp-dtype {dtype} contradicts --precision {values['precision']}; "
+                "give one of them"
+            )
         values["precision"] = _TIMM_DTYPES[dtype]
     if values["model"] is None:
         values["model"] = DEFAULT_MODEL
@@ -174,14 +178,73 @@ def to_options(arguments: Namespace) -> Options:
     return Options(**values)
 
 
-def _count(text: str) -> int:
+def _count(text: str, low: int = 1) -> int:
     """Parse a whole number of at least one."""
     try:
         value = int(text)
     except ValueError as error:
-        raise ArgumentTypeError(f"'{text}' is not a whole number") from error
-    if value < 1:
-        raise ArgumentTypeError(f"{value} is not possible; give 1 or more")
+        raise ArgumentTypeError(f"'{text}' is not a whole number; give {low} or more") from error
+    if value < low:
+        raise ArgumentTypeError(f"{value} is not possible; give {low} or more")
+    return value
+
+
+def count_or_none(text: str) -> int:
+    """Parse a whole number of at least zero.
+
+    Parameters
+    ----------
+    text : str
+        As typed.
+
+    Returns
+    -------
+    int
+        The number.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        For anything else.
+    """
+    return _count(text, 0)
+
+
+def seed(text: str) -> int:
+    """Parse a seed that every random generator in use takes.
+
+    Parameters
+    ----------
+    text : str
+        As typed.
+
+    Returns
+    -------
+    int
+        From 0 to 2**63 - 1.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        For anything else.
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**63:
+        raise ArgumentTypeError(f"'{text}' is not possible; give a whole number from 0 to 2^63 - 1")
+    return value
+
+
+def _share(text: str) -> float:
+    """Parse a number above 0 and up to 1: timm would take 0 for nothing said."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 1e-3 <= value <= 1:
+        raise ArgumentTypeError(f"'{text}' is not possible; give a number from 0.001 to 1")
     return value
 
 
@@ -217,6 +280,8 @@ def _per_channel(name: str, words: list[str] | None) -> tuple[float, ...] | None
         values = values * 3
     if len(values) != 3:
         raise UserError(f"--{name} {text}: give three numbers (red,green,blue), not {len(values)}")
+    if not all(map(math.isfinite, values)):
+        raise UserError(f"--{name} {text}: every value must be finite; give numbers such as 0.5")
     if name == "std" and min(values) <= 0:
-        raise UserError(f"--std {text}: every value must be positive")
+        raise UserError(f"--std {text}: every value must be positive; give numbers such as 0.5")
     return values

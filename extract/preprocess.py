@@ -73,9 +73,18 @@ class Preprocessing:
     def from_spec(cls, spec: Mapping[str, Any]) -> Preprocessing:
         """Rebuild from the ``preprocessing`` entry of a store's ``spec``."""
         fields = dict(spec)
-        fields["mean"] = tuple(fields["mean"])
-        fields["std"] = tuple(fields["std"])
-        return cls(**fields)
+        try:
+            for name in ("mean", "std"):
+                red, green, blue = map(float, fields[name])
+                fields[name] = (red, green, blue)
+            settings = cls(**fields)
+            _check(settings)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"the preprocessing in the spec cannot be carried out ({error}); it is damaged or "
+                "of another version of Icebox: fit again, or extract again"
+            ) from error
+        return settings
 
 
 def resolve_preprocessing(
@@ -141,6 +150,9 @@ def _check(settings: Preprocessing) -> None:
             raise UserError(
                 f"{name} '{value}' is not supported ({', '.join(known)}); {nearest(value, known)}"
             )
+    for name, values in (("mean", settings.mean), ("std", settings.std)):
+        if not all(map(math.isfinite, values)):
+            raise UserError(f"--{name} {values}: every value must be finite")
     if min(settings.std) <= 0.0:
         raise UserError(f"--std {settings.std}: every value must be positive")
 

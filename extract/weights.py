@@ -110,11 +110,15 @@ def read_tensor_index(path: Path) -> dict[str, Any]:
             header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
             if not header:
-                raise UserError(f"--weights {path}: a safetensors file that holds no tensors")
+                raise UserError(
+                    f"--weights {path}: a safetensors file that holds no tensors; give the "
+                    "backbone's own"
+                )
             end = 8 + length + max(entry["data_offsets"][1] for entry in header.values())
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"--weights {path}: not a safetensors file (its header cannot be read: {error})"
+                f"--weights {path}: not a safetensors file (its header cannot be read: {error}); "
+                "get it again"
             ) from error
     if end != size:
         raise UserError(

@@ -140,7 +140,7 @@ F32 = np.float32
         (None, {"class_names": '["a", "b", "c", "d"]'}, "expected float32 (6, n)"),
         (None, {"class_names": "{"}, "not JSON"),
         (None, {"class_names": None}, "no class_names"),
-        (None, {"spec": "[]"}, "spec in its metadata is not an object"),
+        (None, {"spec": "[]"}, "in its metadata spec is a list, expected an object"),
         (None, {"spec": "[" * 100_000}, "not JSON"),
         (None, {"C": "nan"}, "expected a positive number"),
         (None, {"C": None}, "expected a positive number"),

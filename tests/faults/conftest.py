@@ -1,0 +1,19 @@
+"""One small world of real files for the fault tests: datasets, a store, a run, and broken ones."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+# Helpers that tests import by name lie beside them.
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Everything that the table of errors names; no test may change a file of it."""
+    from fault_world import build
+
+    return build(tmp_path_factory.mktemp("world"))
