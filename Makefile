@@ -48,7 +48,7 @@ ifneq ($(filter-out none,$(CLUSTER)),)
 $(error CLUSTER=$(CLUSTER) is not there yet: this version runs on one machine; leave CLUSTER out)
 endif
 
-.PHONY: help install install-dev demo features classify compare predict test lint format bench bench-cuda clean distclean
+.PHONY: help install install-dev demo features classify compare predict test faults lint format bench bench-cuda clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -106,6 +106,9 @@ predict: $(INSTALLED)  ## label new images: make predict IMAGES="a.png b.jpg" [H
 
 test: $(INSTALLED_DEV)  ## run the tests, with coverage
 	@$(RUN) -m pytest --cov
+
+faults: $(INSTALLED_DEV)  ## the fault tests at length: every step, many random times, processes of their own
+	@ICEBOX_FAULTS=1 $(RUN) -m pytest tests/faults --timeout=3600
 
 lint: $(INSTALLED_DEV)  ## style, types and the one-way imports
 	@$(BIN)/ruff check .

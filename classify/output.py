@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import platform
-import secrets
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +22,7 @@ from classify.heads import Head, save_head
 from classify.report import write_report
 from classify.results import FILE_NAME
 from data.errors import UserError
-from data.files import write_json
+from data.files import temporary_folder, write_json
 
 if TYPE_CHECKING:
     from classify.run import Fitted
@@ -88,10 +86,9 @@ def run_folder(folder: Path, started: datetime) -> Iterator[tuple[Path, Callable
         The hidden folder, and a function that renames it (``-2`` and so on is added when the name
         is taken) and returns the final path. Without that call nothing stays.
     """
-    partial = folder / f".partial-{os.getpid()}-{secrets.token_hex(4)}"
     run = started.strftime("%Y%m%d-%H%M%S")
 
-    def place() -> Path:
+    def place(partial: Path) -> Path:
         for number in range(1, 1000):
             final = folder / (run if number == 1 else f"{run}-{number}")
             try:
@@ -104,10 +101,9 @@ def run_folder(folder: Path, started: datetime) -> Iterator[tuple[Path, Callable
         raise UserError(f"{folder} holds too many runs of {run}; remove some and fit again")
 
     try:
-        partial.mkdir(parents=True)
-        yield partial, place
+        with temporary_folder(folder) as partial:
+            yield partial, lambda: place(partial)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
         with suppress(OSError):  # not empty: there are other runs
             folder.rmdir()
 

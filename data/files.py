@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -87,6 +88,33 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         # After the rename there is nothing left under this name.
         temporary.unlink(missing_ok=True)
+        _live.discard(temporary)
+
+
+@contextlib.contextmanager
+def temporary_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a hidden folder to fill and then to rename; what is left of it is removed at the end.
+
+    What killed processes left of theirs in the same place is removed first.
+
+    Parameters
+    ----------
+    folder : path
+        Where to make it; created when missing.
+
+    Yields
+    ------
+    pathlib.Path
+        The new, empty folder, under a name that `clean_leftovers` knows.
+    """
+    temporary = temporary_path(Path(folder) / "folder")
+    _live.add(temporary)
+    try:
+        temporary.mkdir(parents=True)
+        clean_leftovers(folder)
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
         _live.discard(temporary)
 
 
@@ -339,7 +367,7 @@ def _reason(path: Path, error: OSError) -> str:
 
 
 def clean_leftovers(folder: str | os.PathLike[str], *, recursive: bool = False) -> list[Path]:
-    """Remove the temporary files of processes that are gone.
+    """Remove the temporary files and folders of processes that are gone.
 
     A file of a process that runs on this machine stays, as does one of another machine (a
     shared disk) until it has not been touched for a day.
@@ -360,7 +388,10 @@ def clean_leftovers(folder: str | os.PathLike[str], *, recursive: bool = False) 
     removed = []
     for path in sorted(folder.rglob(".tmp-*") if recursive else folder.glob(".tmp-*")):
         if _is_leftover(path):
-            path.unlink(missing_ok=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
             removed.append(path)
     return removed
 

@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from data.cli import say
 from data.errors import UserError
-from data.files import check_writable, lock
-from data.store import SplitSource, join, read_header
+from data.files import check_writable, clean_leftovers, lock
+from data.store import SplitSource, join, read_header, work_dir
 from extract import request as requests
 from extract.job import Job, choose_plan, prepare, read_dataset
 from extract.names import check_model_name
@@ -56,9 +56,11 @@ def extract(options: Options) -> Path | None:
     found = None if options.force else requests.find(options, asked)
     if found is not None:
         requests.announce(found, options)
+        if not options.dry_run:
+            _tidy(options, found.key)
         return found.path
     if not options.dry_run:
-        check_writable(options.features_dir)
+        clean_leftovers(check_writable(options.features_dir))
     # A name that is mistyped should not cost a download of the dataset.
     check_model_name(options.model)
     dataset = read_dataset(options)
@@ -84,6 +86,16 @@ def extract(options: Options) -> Path | None:
         path = _compute(job)
         forced.unlink(missing_ok=True)
         return path
+
+
+def _tidy(options: Options, key: str) -> None:
+    """Remove the shards of a finished store, whose run was killed before it could."""
+    folder = work_dir(options.features_dir, key)
+    forced = folder.with_suffix(".forced")  # an interrupted --force: its shards are wanted
+    if folder.exists() and not forced.exists():
+        with lock(folder.with_suffix(".lock")):
+            if not forced.exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _found(job: Job, options: Options) -> Path:

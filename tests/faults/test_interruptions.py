@@ -1,0 +1,229 @@
+"""`kill -9` and Ctrl-C of whole command lines: what stays, what is said, how it goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from fault_world import TINY, call, digests, write_store
+
+from data.store import verify_store
+
+ROOT = Path(__file__).parents[2]
+HALTING = Path(__file__).with_name("halting.py")
+DIGITS = ["--dataset=digits", "--limit=100", *TINY]
+LONG = bool(os.environ.get("ICEBOX_FAULTS"))  # `make faults`
+RANDOM_TIMES = 50 if LONG else 3
+
+
+def start(how, steps, *words):
+    return subprocess.Popen(
+        [sys.executable, HALTING, how, *steps, "--", *map(str, words)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1"},
+    )
+
+
+def extraction(features, how="halt", *steps):
+    return start(how, steps, "extract", *DIGITS, f"--features-dir={features}")
+
+
+def finish(process, code=0):
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    return out, err
+
+
+def content(path):
+    """Digests of all that a store holds but the time it was made."""
+    report = verify_store(path)
+    return report.header.key, {entry.name: entry.sha256 for entry in report.datasets}
+
+
+def files_of(features):
+    """Every file but the empty locks, which stay by design."""
+    return [name for name in digests(features) if not name.endswith(".lock")]
+
+
+def again(features):
+    """Give the same command again, and let it end: in this process, which saves seconds."""
+    import torch
+
+    import extract.shards
+
+    threads, rows = torch.get_num_threads(), extract.shards.SHARD_ROWS
+    torch.set_num_threads(1)
+    extract.shards.SHARD_ROWS = 32
+    try:
+        done = call(["extract", *DIGITS, f"--features-dir={features}"])
+    finally:
+        torch.set_num_threads(threads)
+        extract.shards.SHARD_ROWS = rows
+    assert done.code == 0, done.err
+    return Path(done.out.strip()), done.err
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """What an uninterrupted run gives."""
+    return content(again(tmp_path_factory.mktemp("uninterrupted"))[0])
+
+
+# Steps of a run, and how often the function is called before it is killed there.
+STEPS = {
+    "before the plan is in place": "os.replace@1",
+    "in the first batch": "extract.embed.Embedder.embed@1",
+    "in a batch": "extract.embed.Embedder.embed@5",
+    "reserving a shard": "data.shards.reserve@2",
+    "reading a shard back": "data.shards._read@2",
+    "syncing a shard": "data.files.sync_file@3",
+    "renaming a shard": "os.replace@3",
+    "joining": "data.joining.reserve@1",
+    "finishing the store": "data.joining.Skeleton.finish@1",
+    "reading the store back": "data.joining.verify_store@1",
+    "removing the shards": "extract.run.shutil.rmtree@2",
+}
+
+
+QUICK = ["in a batch", "reading a shard back", "renaming a shard", "finishing the store"]
+
+
+@pytest.mark.parametrize("step", STEPS if LONG else [*QUICK, "removing the shards"])
+def test_a_killed_extraction_goes_on_to_the_same_bits_and_leaves_nothing(step, tmp_path, expected):
+    finish(extraction(tmp_path, "kill", STEPS[step]), -signal.SIGKILL)
+    store, err = again(tmp_path)
+    assert content(store) == expected
+    assert files_of(tmp_path) == [str(store.relative_to(tmp_path))]
+    assert ("found" in err) == (step == "removing the shards")
+
+
+def test_an_extraction_killed_at_random_times_again_and_again(tmp_path, expected):
+    chance = random.Random(0)
+    for _ in range(RANDOM_TIMES):
+        process = extraction(tmp_path)
+        time.sleep(chance.uniform(0, 5))
+        process.kill()
+        process.communicate()
+        for path in tmp_path.glob("*/*.h5"):
+            if not path.name.startswith("."):
+                assert content(path) == expected, "what has its final name is whole"
+    store, _ = again(tmp_path)
+    assert content(store) == expected
+    assert files_of(tmp_path) == [str(store.relative_to(tmp_path))]
+
+
+def interrupt(process):
+    """Send Ctrl-C when the process has said that it is there; return what it says."""
+    assert process.stdout.readline() == "there\n", process.communicate()
+    process.send_signal(signal.SIGINT)
+    out, err = finish(process, 130)
+    assert out == ""
+    assert "Traceback" not in err
+    said = [line for line in err.splitlines() if line.startswith("interrupted: ")]
+    assert len(said) == 1
+    assert err.strip().splitlines()[-1] == said[0]
+    return said[0]
+
+
+@pytest.mark.parametrize("step", ["in the first batch", "in a batch", "joining"])
+def test_ctrl_c_of_an_extraction(step, tmp_path, expected):
+    said = interrupt(extraction(tmp_path, "halt", STEPS[step]))
+    assert "same command" in said
+    store, err = again(tmp_path)
+    assert content(store) == expected
+    assert ("going on" in err) == (step != "in the first batch")
+    assert files_of(tmp_path) == [str(store.relative_to(tmp_path))]
+
+
+@pytest.fixture
+def slow_server():
+    """A server on 127.0.0.1 that sends a few bytes of an archive, and then no more."""
+    asked, stop = threading.Event(), threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            self.wfile.write(b"\x1f\x8b" * 2000)
+            self.wfile.flush()
+            asked.set()
+            stop.wait(60)
+
+        def log_message(self, *args):
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{http.server_port}/archive.tar.gz", asked
+    stop.set()
+    http.shutdown()
+    http.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_download_leaves_no_archive(slow_server, tmp_path, how):
+    url, asked = slow_server
+    words = ["--dataset=cifar10", *TINY, f"--data-url={url}", f"--data-sha256={'0' * 64}"]
+    words += [f"--data-dir={tmp_path}/raw", f"--features-dir={tmp_path}/features"]
+    process = start("halt", [], "extract", *words)
+    assert asked.wait(60), process.communicate()
+    process.send_signal(how)
+    _, err = finish(process, 130 if how == signal.SIGINT else -how)
+    assert not (tmp_path / "raw" / "cifar-10-binary.tar.gz").exists()
+    if how == signal.SIGINT:
+        assert err.strip().splitlines()[-1].startswith("interrupted: ")
+        assert "same command" in err
+        assert files_of(tmp_path) == []
+
+
+FITTING = {
+    "choosing C": "classify.selection.select_C",
+    "fitting": "classify.estimators._LogisticHeads.fit@2",
+    "evaluating": "classify.evaluate.evaluate",
+    "writing the heads": "classify.output.save_head@2",
+    "drawing the report": "classify.output.write_report",
+    "putting it in place": "os.rename",
+}
+
+
+@pytest.fixture
+def store(tmp_path):
+    return write_store(tmp_path / "a.h5", [0, 1, 2] * 20, [0, 1, 2] * 4, ["a", "b", "c"])
+
+
+def fit(store, reports, how, *steps):
+    words = [store, f"--reports-dir={reports}", "--jobs=1", "--c-grid=0.1,1"]
+    return start(how, steps, "classify", "fit", *words)
+
+
+@pytest.mark.parametrize("step", FITTING)
+def test_ctrl_c_of_a_fit_leaves_no_half_of_a_report(step, store, tmp_path):
+    reports = tmp_path / "reports"
+    said = interrupt(fit(store, reports, "halt", FITTING[step]))
+    assert f"nothing was written for {store}" in said
+    assert "same command" in said
+    assert digests(reports) == {}
+
+
+@pytest.mark.parametrize("step", ["writing the heads", "drawing the report", "putting it in place"])
+def test_what_a_killed_fit_leaves_goes_with_the_next(step, store, tmp_path):
+    reports = tmp_path / "reports"
+    finish(fit(store, reports, "kill", FITTING[step]), -signal.SIGKILL)
+    assert all("/.tmp-" in f"/{name}" for name in digests(reports))
+    page, _ = finish(fit(store, reports, "halt"))
+    run = Path(page.strip()).parent
+    assert [path.name for path in run.parent.iterdir()] == [run.name]
