@@ -100,10 +100,11 @@ def _compare(
     store: Features, dataset: ImageDataset, backbone: Any, rows: int, device: str, seed: int
 ) -> None:
     """Embed random rows of both splits in float32, and compare them with what is stored."""
-    from extract.embed import Embedder, choose_device, default_memory_format
+    from extract.embed import Embedder, choose_device
+    from extract.engines import default_engine
 
     chosen = choose_device(device)
-    embedder = Embedder(backbone, chosen, "fp32", default_memory_format(backbone), min(rows, 16))
+    embedder = Embedder(backbone, chosen, "fp32", default_engine(backbone), min(rows, 16))
     generator = np.random.default_rng(seed)
     total = len(store.train.labels) + len(store.test.labels)
     picked = generator.choice(total, size=min(rows, total), replace=False)

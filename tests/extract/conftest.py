@@ -51,6 +51,12 @@ def _call(*argv) -> Done:
     return Done(code, out.getvalue(), err.getvalue())
 
 
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path_factory, monkeypatch):
+    """Keep what is measured here out of the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture
 def call():
     """Call the command line in this process."""
