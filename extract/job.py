@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,19 +217,15 @@ def first_images(job: Job) -> Images:
     ndarray of uint8, shape (n, height, width, 3), or sequence of such images
         One at least, of the size in which the run hands them to the network's side.
     """
-    from extract.preprocess import is_small, resize_one
+    from extract.loading import decode_batches
 
     split = job.dataset.train
     n = min(N_FIRST, len(split.ids))
     if isinstance(split.images, ArrayImages):
         return split.images.rows(0, n)
     settings = job.backbone.preprocessing
-    found = []
-    for row in range(n):
-        # A bad one is met again by the run itself, which says so.
-        with suppress(UserError):
-            image = split.images.decode(row)
-            small = is_small(settings, *image.shape[:2])
-            found.append(image if small else resize_one(settings, image))
+    decoded = next(decode_batches(split.images, settings, [range(n)], 1))
+    # A bad one is met again by the run itself, which says so.
+    found = [item for item in decoded if not isinstance(item, UserError)]
     size = settings.image_size
     return found or np.zeros((1, size, size, 3), dtype=np.uint8)

@@ -128,7 +128,7 @@ def choose(subject: Subject, n_images: int) -> Choice:
     """
     names, instead_of = subject.names(), None
     size = subject.batch_size or default_batch_size(subject.device)
-    if subject.engine != "auto":
+    if subject.engine in engines.CHECKED:
         try:
             _admit(subject, subject.engine, size)
         except EngineFailed as error:

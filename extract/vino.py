@@ -76,14 +76,20 @@ def compile_network(backbone: Backbone, precision: str, batch_size: int) -> Netw
         request = compiled.create_infer_request()
     # Exporters raise whatever the network's own code makes them raise.
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise EngineFailed(f"the network cannot be converted ({lines[0][:200]})") from error
+        raise EngineFailed(f"the network cannot be converted ({_reason(error)})") from error
 
     def run(images: torch.Tensor) -> torch.Tensor:
         results = request.infer([images.contiguous().numpy()], share_inputs=True)
         return torch.from_numpy(results[0])
 
     return run
+
+
+def _reason(error: Exception) -> str:
+    """Find the one line of an exporter's long message that names the trouble."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    named = [line.strip("- ") for line in lines if "No conversion rule" in line]
+    return (named or lines)[0][:200]
 
 
 def _converted(backbone: Backbone, batch_size: int) -> Any:
