@@ -78,7 +78,11 @@ def _why(argv: Sequence[str]) -> None:
 def _verify(argv: Sequence[str]) -> None:
     parser = Parser(prog="python -m extract verify", description=COMMANDS["verify"])
     parser.add_argument("store", type=Path, metavar="FILE.h5")
-    parser.add_argument("--rows", type=int, default=16, help="to embed again (%(default)s)")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        help="to embed again (16); where given, every engine and precision is compared on them",
+    )
     parser.add_argument("--data-dir", type=Path, help="where the images lie, if not where they lay")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="the weights, if they moved")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")

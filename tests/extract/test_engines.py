@@ -222,6 +222,29 @@ def test_an_operation_that_cannot_be_converted_is_named():
         Embedder(network, CPU, "fp32", "openvino", 2)
 
 
+def test_verify_reports_every_engine_and_precision(call, small):
+    store = small("--precision", "bf16").path
+    short = call("verify", store)
+    assert "stored: channels-last, bf16, float32" in short.err
+    assert "largest error" not in short.err
+    done = call("verify", store, "--rows", "24")
+    assert done.code == 0, done.err
+    assert "24 rows embedded again" in done.err
+    lines = done.err.splitlines()
+    start = next(i for i, line in enumerate(lines) if "largest error" in line)
+    found = {}
+    for line in lines[start + 1 :]:
+        words = line.replace("fp32, float16", "float16").split()
+        if len(words) == 5 and words[1] in ("fp32", "bf16", "float16"):
+            found[words[0], words[1]] = [float(word) for word in words[2:]]
+    expected = {"channels-last", "folded", *(["openvino"] if VINO else [])}
+    assert {name for name, precision in found if precision == "fp32"} == expected
+    for (_, precision), (error, lowest, mean) in found.items():
+        low, high = {"fp32": (0, 1e-5), "float16": (1e-6, 1e-3), "bf16": (1e-4, 0.2)}[precision]
+        assert low <= error <= high
+        assert lowest <= mean <= 1.00001
+
+
 def test_an_engine_that_is_not_installed(small, monkeypatch, refused):
     monkeypatch.setattr(engines, "openvino_version", lambda: None)
     refused(small("--engine", "openvino"), "--engine openvino", "pip install '.[cpu]'")
