@@ -22,7 +22,7 @@ EXTRACT_OPTIONS = $(strip \
   $(call option,MODEL,--model) $(call option,WEIGHTS,--weights) $(call each,MODEL_ARGS,--model-arg) \
   $(call option,MEAN,--mean) $(call option,STD,--std) $(call option,IMAGE_SIZE,--image-size) \
   $(call option,POOL,--pool) $(call option,DEVICE,--device) $(call option,PRECISION,--precision) \
-  $(call option,BATCH_SIZE,--batch-size) $(call option,STORE_DTYPE,--store-dtype) \
+  $(call option,ENGINE,--engine) $(call option,BATCH_SIZE,--batch-size) $(call option,STORE_DTYPE,--store-dtype) \
   $(call option,LIMIT,--limit) $(call option,JOBS,--jobs) $(call option,SEED,--seed) \
   --features-dir=$(call quote,$(FEATURES_DIR)))
 
@@ -62,6 +62,9 @@ $(INSTALLED): pyproject.toml
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || { \
 	  echo "error: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e .
+	@$(RUN) -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || \
+	  $(RUN) -m pip install --quiet --disable-pip-version-check -e '.[cpu]' || \
+	  echo "OpenVINO could not be installed: stage one runs on torch alone, more slowly" >&2
 	@touch $@
 
 $(INSTALLED_DEV): pyproject.toml $(INSTALLED)

@@ -79,7 +79,9 @@ def _verify(argv: Sequence[str]) -> None:
     parser = Parser(prog="python -m extract verify", description=COMMANDS["verify"])
     parser.add_argument("store", type=Path, metavar="FILE.h5")
     parser.add_argument(
-        "--rows", type=count_or_none, default=16, help="to embed again, 0 for none (%(default)s)"
+        "--rows",
+        type=count_or_none,
+        help="to embed again (16); where given, every engine and precision is compared on them",
     )
     parser.add_argument("--data-dir", type=Path, help="where the images lie, if not where they lay")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="the weights, if they moved")

@@ -78,6 +78,8 @@ class Backbone:
         Of random weights.
     width : int
         Length of the embedding, as measured by a forward pass.
+    prepared : dict
+        What engines have made of the module, so that it is made once.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Backbone:
         self.source = source
         self.digest = digest
         self.seed = request.seed if source.source == "random" else None
+        self.prepared: dict[str, Any] = {}
         self.width = _measured_width(module, name, preprocessing.image_size)
 
     @property

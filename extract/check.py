@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.cli import say
+from data.cli import progress, say
 from data.dataset import ArrayImages, ImageDataset, Split, load_dataset
 from data.errors import UserError
 from data.store import Features, open_features, verify_store
@@ -16,14 +16,15 @@ from data.store import Features, open_features, verify_store
 # Largest difference, relative to the largest value of the store's rows, that a recomputation in
 # float32 may show: other devices and batch sizes stay below 1e-5, stored halves round to 5e-4.
 TOLERANCE = {"float32": 1e-4, "float16": 2e-3}
-# Half-precision networks lose digits at every layer: the direction of a row is what remains.
-LOWEST_COSINE = {"fp32": 0.9999, "fp16": 0.99, "bf16": 0.98}
+BATCH = 16
+ROWS = 16
+TABLE = "  {:<14} {:<14} {:>14} {:>14} {:>12}"
 
 
 def verify(
     path: Path,
     *,
-    rows: int,
+    rows: int | None,
     data_dir: Path | None,
     weights: Path | None,
     device: str,
@@ -35,8 +36,10 @@ def verify(
     ----------
     path : Path
         The store.
-    rows : int
-        How many rows to embed again; 0 for none.
+    rows : int or None
+        How many rows to embed again by plain torch; 0 for none. Where a number is given, every
+        engine and precision that runs here is compared on these rows as well; None is `ROWS`
+        rows without that.
     data_dir : Path or None
         Where the images lie now, if not where they lay.
     weights : Path or None
@@ -56,6 +59,8 @@ def verify(
         shape = " x ".join(f"{side:,}" for side in entry.shape)
         say(f"  {entry.name:<18} {entry.dtype:<8} {shape:<22} {entry.sha256[:16]}")
     say(f"{path}: {len(report.datasets)} checksums are right, {report.size / 1e6:,.1f} MB")
+    every_engine = rows is not None
+    rows = ROWS if rows is None else rows
     if rows < 1:
         return
     try:
@@ -65,7 +70,7 @@ def verify(
     except UserError as error:
         say(f"the rows were not embedded again: {error}")
         return
-    _compare(store, dataset, backbone, rows, device, seed)
+    _compare(store, dataset, backbone, rows, device, seed, every_engine)
 
 
 def _images_of(store: Features, data_dir: Path | None) -> ImageDataset:
@@ -97,17 +102,22 @@ def _backbone_of(store: Features, weights: Path | None) -> Any:
 
 
 def _compare(
-    store: Features, dataset: ImageDataset, backbone: Any, rows: int, device: str, seed: int
+    store: Features,
+    dataset: ImageDataset,
+    backbone: Any,
+    rows: int,
+    device: str,
+    seed: int,
+    every_engine: bool,
 ) -> None:
     """Embed random rows of both splits in float32, and compare them with what is stored."""
-    from extract.embed import Embedder, choose_device, default_memory_format
+    from extract.embed import Embedder, choose_device
 
     chosen = choose_device(device)
-    embedder = Embedder(backbone, chosen, "fp32", default_memory_format(backbone), min(rows, 16))
     generator = np.random.default_rng(seed)
     total = len(store.train.labels) + len(store.test.labels)
     picked = generator.choice(total, size=min(rows, total), replace=False)
-    stored, again, ids = [], [], []
+    stored, images, ids = [], [], []
     for stored_split, split, first in (
         (store.train, dataset.train, 0),
         (store.test, dataset.test, len(store.train.labels)),
@@ -116,38 +126,97 @@ def _compare(
             picked[(picked >= first) & (picked < first + len(stored_split.labels))] - first
         )
         position = {identity: row for row, identity in enumerate(split.ids)}
-        for start in range(0, len(chosen_rows), embedder.batch_size):
-            batch = chosen_rows[start : start + embedder.batch_size]
-            names = [stored_split.ids[row] for row in batch]
-            again.append(embedder.embed([_image(split, position[name]) for name in names]))
-            stored.append(stored_split.features[batch].astype(np.float32))
-            ids.extend(names)
-    _report(store, np.concatenate(stored), np.concatenate(again), ids)
+        names = [stored_split.ids[row] for row in chosen_rows]
+        images += [_network_image(split, position[name], backbone) for name in names]
+        stored.append(stored_split.features[chosen_rows].astype(np.float32))
+        ids.extend(names)
+    size = min(rows, BATCH)
+    plain = _embed(Embedder(backbone, chosen, "fp32", "torch", size), images, "torch fp32")
+    kept = np.concatenate(stored)
+    _say_differences(store, kept, plain, ids)
+    if every_engine:
+        _compare_engines(backbone, chosen, images, plain, size)
+    _refuse(store, kept, plain, ids)
 
 
-def _image(split: Split, row: int) -> npt.NDArray[np.uint8]:
+def _embed(embedder: Any, images: list[Any], what: str) -> npt.NDArray[np.float32]:
+    """Embed images batch by batch, with a progress bar."""
+    blocks = []
+    with progress(len(images), what, "img") as bar:
+        for start in range(0, len(images), embedder.batch_size):
+            batch = images[start : start + embedder.batch_size]
+            blocks.append(embedder.embed(batch))
+            bar.update(len(batch))
+    return np.concatenate(blocks)
+
+
+def _compare_engines(
+    backbone: Any, device: Any, images: list[Any], plain: npt.NDArray[np.float32], size: int
+) -> None:
+    """Print how far every engine and precision that runs here is from plain torch in fp32."""
+    from extract.embed import Embedder
+    from extract.engines import EngineFailed, candidates, differences
+
+    say(TABLE.format("engine", "precision", "largest error", "lowest cosine", "mean cosine"))
+
+    def row(engine: str, precision: str, rows: npt.NDArray[np.float32]) -> None:
+        error, cosine = differences(rows, plain)
+        numbers = (f"{error.max():.1e}", f"{cosine.min():.6f}", f"{cosine.mean():.6f}")
+        say(TABLE.format(engine, precision, *numbers))
+
+    with np.errstate(over="ignore"):
+        row("torch", "fp32, float16", plain.astype(np.float16).astype(np.float32))
+    for precision in ("fp32", "bf16") if device.type == "cpu" else ("fp32", "bf16", "fp16"):
+        for engine in sorted(candidates(backbone, device, precision)):
+            if (engine, precision) == ("torch", "fp32"):
+                continue  # is what the others are compared with
+            try:
+                embedder = Embedder(backbone, device, precision, engine, size)
+                row(engine, precision, _embed(embedder, images, f"{engine} {precision}"))
+            except (EngineFailed, UserError) as failure:
+                say(f"  {engine} {precision}: {failure}")
+
+
+def _network_image(split: Split, row: int, backbone: Any) -> npt.NDArray[np.uint8]:
+    """Read an image; a large one is resized at once, so that hundreds fit into memory."""
+    from extract.preprocess import is_small, resize_one
+
     if isinstance(split.images, ArrayImages):
         return split.images.rows(row, row + 1)[0]
-    return split.images.decode(row)
+    image = split.images.decode(row)
+    settings = backbone.preprocessing
+    return image if is_small(settings, *image.shape[:2]) else resize_one(settings, image)
 
 
-def _report(
+def _say_differences(
     store: Features,
     stored: npt.NDArray[np.float32],
     again: npt.NDArray[np.float32],
     ids: list[str],
 ) -> None:
-    """Say how far the rows are from what is stored, and refuse what rounding cannot explain."""
-    scale = float(np.abs(again).max()) or 1.0
-    error = np.abs(stored - again).max(axis=1) / scale
-    lengths = np.linalg.norm(stored, axis=1) * np.linalg.norm(again, axis=1)
-    cosine = (stored * again).sum(axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny)
-    precision = store.spec["precision"]
+    """Say how far the rows are from what is stored."""
+    from extract.engines import differences
+
+    error, cosine = differences(stored, again)
+    engine = store.provenance.get("engine", "torch")
     say(
-        f"{len(ids)} rows embedded again in fp32 (stored: {precision}, {store.dtype}): "
-        f"largest difference {error.max():.1e} of the largest value, lowest cosine "
-        f"{cosine.min():.6f}"
+        f"{len(ids)} rows embedded again in fp32 by plain torch (stored: {engine}, "
+        f"{store.spec['precision']}, {store.dtype}): largest difference {error.max():.1e} of the "
+        f"largest value, lowest cosine {cosine.min():.6f}"
     )
+
+
+def _refuse(
+    store: Features,
+    stored: npt.NDArray[np.float32],
+    again: npt.NDArray[np.float32],
+    ids: list[str],
+) -> None:
+    """Refuse rows that rounding cannot explain."""
+    from extract.engines import LOWEST_COSINE, differences
+
+    error, cosine = differences(stored, again)
+    precision = store.spec["precision"]
     wrong = cosine < LOWEST_COSINE[precision]
     if precision == "fp32":
         wrong |= error > TOLERANCE[store.dtype]

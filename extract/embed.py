@@ -1,4 +1,4 @@
-"""Batches of images in, embeddings out: device, precision, memory format, batch size."""
+"""Batches of images in, embeddings out: device, precision, engine, batch size."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import UserError
-from extract.backbone import Backbone, embed_normalised
+from extract.backbone import Backbone
+from extract.engines import build
 from extract.preprocess import normalise, resize_batch
 
 if TYPE_CHECKING:
     import torch
 
-CPU_BATCH = 64
+# On a CPU the activations of large batches do not fit into its caches.
+CPU_BATCH = 16
 CUDA_BATCH = 256
 
 
@@ -93,20 +95,11 @@ def default_batch_size(device: torch.device) -> int:
     return CPU_BATCH if device.type == "cpu" else CUDA_BATCH
 
 
-def default_memory_format(backbone: Backbone) -> str:
-    """Choose the memory format: channels last for convolutional networks.
-
-    Measured on two cores in fp32: MobileNetV2 gains a factor of 1.3 to 2 by it, ResNet-50 1.4;
-    vision transformers lose more than half of their speed.
-    """
-    return "channels_last" if backbone.is_convolutional else "contiguous"
-
-
 class Embedder:
     """A backbone on its device, fed with full batches only.
 
-    Every batch has the same number of rows, the last one being padded, because torch's last
-    bits depend on it. So rows do not depend on how many there are.
+    Every batch has the same number of rows, the last one being padded, because the last bits of
+    every engine depend on it. So rows do not depend on how many there are.
 
     Parameters
     ----------
@@ -115,11 +108,18 @@ class Embedder:
     device : torch.device
         Where to compute.
     precision : {'fp32', 'bf16', 'fp16'}
-        By autocast; the weights stay float32.
-    memory_format : {'channels_last', 'contiguous'}
-        Of weights and images.
+        Of the products; the embeddings are float32.
+    engine : {'torch', 'channels-last', 'folded', 'openvino'}
+        What runs the network; see `extract.engines`.
     batch_size : int
         Rows in every forward pass.
+
+    Raises
+    ------
+    EngineFailed
+        If the engine cannot run this network.
+    UserError
+        If the device has no room for it.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Embedder:
         backbone: Backbone,
         device: torch.device,
         precision: str,
-        memory_format: str,
+        engine: str,
         batch_size: int,
     ) -> None:
         import torch
@@ -135,17 +135,14 @@ class Embedder:
         self.backbone = backbone
         self.device = device
         self.precision = precision
-        self.memory_format = memory_format
+        self.engine = engine
         self.batch_size = batch_size
-        self._format = (
-            torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
-        )
         if device.type == "cuda":
             # Lower-precision products are asked for with --precision, not slipped in.
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
         try:
-            self.module = backbone.module.to(device).to(memory_format=self._format)
+            self._network = build(engine, backbone, device, precision, batch_size)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -182,6 +179,8 @@ class Embedder:
             with torch.inference_mode():
                 output = self._forward(self._levels(images))
                 return output[: len(images)].float().cpu().numpy()
+        except MemoryError as error:
+            raise OutOfMemory(str(error)) from error
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise OutOfMemory(str(error)) from error
@@ -214,22 +213,16 @@ class Embedder:
         return levels
 
     def _forward(self, levels: torch.Tensor) -> torch.Tensor:
-        import torch
-
-        batch = normalise(self.backbone.preprocessing, levels)
-        batch = batch.contiguous(memory_format=self._format)
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        if dtype is None:
-            return embed_normalised(self.module, batch)
-        with torch.autocast(self.device.type, dtype=dtype):
-            return embed_normalised(self.module, batch)
+        return self._network(normalise(self.backbone.preprocessing, levels))
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell an out-of-memory error of CUDA or of torch's CPU allocator from others."""
+    """Tell an out-of-memory error of CUDA, of torch's CPU allocator or of OpenVINO from others."""
     import torch
 
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return True
     text = str(error)
-    return "out of memory" in text.lower() or "can't allocate memory" in text
+    return any(
+        sign in text.lower() for sign in ("out of memory", "can't allocate memory", "bad_alloc")
+    )

@@ -20,8 +20,8 @@ from extract.embed import (
     OutOfMemory,
     choose_device,
     default_batch_size,
-    default_memory_format,
 )
+from extract.engines import default_engine
 from extract.preprocess import Preprocessing
 
 
@@ -193,9 +193,9 @@ def embed_files(
     chosen = choose_device(device)
     backbone = backbone_of_spec(spec, weights or weights_file)
     batch_size = min(default_batch_size(chosen), len(images))
-    memory_format = default_memory_format(backbone)
+    engine = default_engine(backbone)
     while True:
-        embedder = Embedder(backbone, chosen, spec["precision"], memory_format, batch_size)
+        embedder = Embedder(backbone, chosen, spec["precision"], engine, batch_size)
         try:
             with progress(len(images), "images", "image") as bar:
                 blocks = []

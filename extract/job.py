@@ -6,19 +6,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from data.cli import say
-from data.dataset import ImageDataset, Split, load_dataset
+from data.dataset import ArrayImages, ImageDataset, Split, load_dataset
+from data.errors import UserError
 from data.store import spec_key, store_path, work_dir
 from extract import shards
 from extract.options import Options
 from extract.request import Request
-from extract.shards import Plan
+from extract.shards import Here, Plan
 
 if TYPE_CHECKING:
     from extract.backbone import Backbone, BackboneRequest
+    from extract.tuning import Choice, Images
 
 # A transformer of the "small" size has 22 million.
 SLOW_PARAMETERS = 30_000_000
+# Images that engines are measured with.
+N_FIRST = 16
 
 
 def read_dataset(options: Options) -> ImageDataset:
@@ -66,9 +72,11 @@ def prepare(options: Options, asked: Request, dataset: ImageDataset) -> Job:
     from extract.allocator import keep_pages
     from extract.backbone import load_backbone
     from extract.embed import choose_device, choose_precision
+    from extract.engines import check_engine
 
     device = choose_device(options.device)
     precision = choose_precision(options.precision, device)
+    check_engine(options.engine, device, precision)
     if device.type == "cpu":
         keep_pages()
     say(f"loading {options.model}")
@@ -115,20 +123,109 @@ def backbone_request(options: Options) -> BackboneRequest:
     )
 
 
-def choose_plan(job: Job) -> Plan:
-    """Choose what the settings leave open: batch size, memory format, size of the shards."""
+def here(job: Job) -> Here:
+    """Describe this machine and what the user insists on, as a kept plan must agree with it."""
     import torch
 
-    from extract.embed import default_batch_size, default_memory_format, device_name
+    from extract.embed import device_name
+    from extract.engines import openvino_version
 
-    batch_size = job.options.batch_size or default_batch_size(job.device)
+    return Here(
+        device=device_name(job.device),
+        torch=torch.__version__,
+        openvino=openvino_version(),
+        engine=job.options.engine,
+        batch_size=job.options.batch_size,
+    )
+
+
+def choose_plan(job: Job, *, measured: bool = True) -> Plan:
+    """Choose what the settings leave open: engine, batch size, size of the shards.
+
+    Parameters
+    ----------
+    job : Job
+        What the run is about.
+    measured : bool
+        Whether to run the network to find out which engine and batch size are the fastest.
+
+    Returns
+    -------
+    Plan
+        Of a new run.
+
+    Raises
+    ------
+    UserError
+        If not even single images fit into memory.
+    """
+    from extract.embed import OutOfMemory
+    from extract.tuning import Subject, choose, choose_quickly
+
+    subject = Subject(
+        job.backbone,
+        job.device,
+        job.precision,
+        first_images(job),
+        job.options.engine,
+        job.options.batch_size,
+    )
+    try:
+        choice = (choose if measured else choose_quickly)(subject, sum(job.sizes.values()))
+    except OutOfMemory as error:
+        raise no_memory(job.options.batch_size or 1, here(job).device) from error
+    return plan_of(job, choice)
+
+
+def plan_of(job: Job, choice: Choice) -> Plan:
+    """Turn a choice into a plan."""
+    import torch
+
+    now = here(job)
     slow = job.device.type == "cpu" and job.backbone.n_parameters > SLOW_PARAMETERS
     rows = shards.SLOW_SHARD_ROWS if slow else shards.SHARD_ROWS
     return Plan(
-        batch_size=batch_size,
-        memory_format=default_memory_format(job.backbone),
-        device=device_name(job.device),
+        batch_size=choice.batch_size,
+        engine=choice.engine,
+        device=now.device,
         threads=torch.get_num_threads(),
-        torch=torch.__version__,
-        shard_rows=shards.whole_batches(rows, batch_size),
+        torch=now.torch,
+        openvino=now.openvino if choice.engine == "openvino" else None,
+        instead_of=choice.instead_of,
+        shard_rows=shards.whole_batches(rows, choice.batch_size),
     )
+
+
+def no_memory(batch_size: int, device: str) -> UserError:
+    """Say that a batch does not fit."""
+    return UserError(
+        f"batches of {batch_size} do not fit into the memory of {device}; "
+        "give a smaller --batch-size, --image-size or --model"
+    )
+
+
+def first_images(job: Job) -> Images:
+    """Give some of the dataset's images, to measure with; a blank one where none is readable.
+
+    Parameters
+    ----------
+    job : Job
+        What the run is about.
+
+    Returns
+    -------
+    ndarray of uint8, shape (n, height, width, 3), or sequence of such images
+        One at least, of the size in which the run hands them to the network's side.
+    """
+    from extract.loading import decode_batches
+
+    split = job.dataset.train
+    n = min(N_FIRST, len(split.ids))
+    if isinstance(split.images, ArrayImages):
+        return split.images.rows(0, n)
+    settings = job.backbone.preprocessing
+    decoded = next(decode_batches(split.images, settings, [range(n)], 1))
+    # A bad one is met again by the run itself, which says so.
+    found = [item for item in decoded if not isinstance(item, UserError)]
+    size = settings.image_size
+    return found or np.zeros((1, size, size, 3), dtype=np.uint8)

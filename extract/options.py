@@ -21,6 +21,8 @@ from extract.names import DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
 
 _TIMM_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+# What can run the network: see `extract.engines`.
+ENGINES = ("torch", "channels-last", "folded", "openvino")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Options:
     std: tuple[float, ...] | None = None
     device: str = "auto"
     precision: str = "auto"
+    engine: str = "auto"
     batch_size: int | None = None
     jobs: int = 1
     features_dir: Path = Path("features")
@@ -125,6 +128,12 @@ def add_options(parser: Parser, *, run: bool) -> None:
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     how.add_argument("--precision", choices=_PRECISIONS, default="auto")
     how.add_argument("--amp-dtype", choices=tuple(_TIMM_DTYPES), help="timm's word for --precision")
+    how.add_argument(
+        "--engine",
+        choices=("auto", *ENGINES),
+        default="auto",
+        help="what runs the network; auto measures them (%(default)s)",
+    )
     how.add_argument("--batch-size", "-b", type=_batch_size, default=None, metavar="auto|N")
     how.add_argument(
         "--jobs", type=_count, default=usable_cpus(), metavar="N", help="processes that decode"

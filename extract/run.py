@@ -23,7 +23,7 @@ from data.errors import UserError
 from data.files import check_writable, clean_leftovers, lock
 from data.store import SplitSource, join, read_header, work_dir
 from extract import request as requests
-from extract.job import Job, choose_plan, prepare, read_dataset
+from extract.job import Job, choose_plan, here, no_memory, prepare, read_dataset
 from extract.names import check_model_name
 from extract.options import Options
 from extract.shards import Plan, cut, read_plan, resume_plan, start_over
@@ -115,7 +115,7 @@ def _say_waiting(job: Job) -> None:
 
 def _describe(job: Job) -> None:
     """Say what a run would do: ``--dry-run``."""
-    plan = read_plan(job.folder) or choose_plan(job)
+    plan = read_plan(job.folder) or choose_plan(job, measured=False)
     shards = cut(job.folder, job.sizes, plan.shard_rows)
     done = sum(shard.read(job.key) is not None for shard in shards)
     rows = sum(job.sizes.values())
@@ -129,7 +129,7 @@ def _describe(job: Job) -> None:
         f"{job.options.store_dtype}: {size / 1e6:,.1f} MB of features"
     )
     say(f"shards {done} of {len(shards)} done, in {job.folder}")
-    say(f"run    {plan.device}, {plan.memory_format}, batches of {plan.batch_size}")
+    say(f"run    {plan.device}, {plan.engine}, batches of {plan.batch_size}")
 
 
 def _compute(job: Job) -> Path:
@@ -141,21 +141,18 @@ def _compute(job: Job) -> Path:
 
     started = datetime.now(timezone.utc)
     clock = time.perf_counter()
-    plan = resume_plan(job.folder, choose_plan(job), job.options.batch_size)
+    plan = resume_plan(job.folder, here(job), lambda: choose_plan(job))
     while True:
         torch.set_num_threads(plan.threads)
-        embedder = Embedder(
-            job.backbone, job.device, job.precision, plan.memory_format, plan.batch_size
-        )
         try:
+            embedder = Embedder(
+                job.backbone, job.device, job.precision, plan.engine, plan.batch_size
+            )
             computed, seconds = fill(job, plan, embedder)
             break
         except OutOfMemory as error:
             if job.options.batch_size is not None or plan.batch_size == 1:
-                raise UserError(
-                    f"batches of {plan.batch_size} do not fit into the memory of {plan.device}; "
-                    "give a smaller --batch-size, --image-size or --model"
-                ) from error
+                raise no_memory(plan.batch_size, plan.device) from error
             # Last bits depend on the batch size, so shards of two sizes are not mixed.
             plan = plan.halved()
             say(f"out of memory; starting over with batches of {plan.batch_size}")
@@ -179,7 +176,8 @@ def _provenance(
         **library_versions(),
         "device": plan.device,
         "batch_size": plan.batch_size,
-        "memory_format": plan.memory_format,
+        "engine": plan.engine,
+        **({} if plan.openvino is None else {"openvino": plan.openvino}),
         "threads": plan.threads,
         "started": started.isoformat(timespec="seconds"),
         "finished": finished.isoformat(timespec="seconds"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -32,23 +32,29 @@ class Plan:
     ----------
     batch_size : int
         Rows in every forward pass.
-    memory_format : str
-        ``channels_last`` or ``contiguous``.
+    engine : str
+        What runs the network: one of `extract.options.ENGINES`.
     device : str
         Its name.
     threads : int
         torch's threads on the CPU.
     torch : str
         Its version.
+    openvino : str or None
+        Its version, where it is the engine.
+    instead_of : str or None
+        The engine that was asked for and failed.
     shard_rows : int
         Rows of a shard, a multiple of the batch size.
     """
 
     batch_size: int
-    memory_format: str
+    engine: str
     device: str
     threads: int
     torch: str
+    openvino: str | None = None
+    instead_of: str | None = None
     shard_rows: int = SHARD_ROWS
 
     def halved(self) -> Plan:
@@ -107,17 +113,40 @@ def cut(folder: Path, sizes: Mapping[str, int], rows: int) -> list[Shard]:
     ]
 
 
-def resume_plan(folder: Path, chosen: Plan, batch_size: int | None) -> Plan:
+@dataclass(frozen=True)
+class Here:
+    """What a plan must agree with: the machine, the libraries, and what the user insists on.
+
+    Attributes
+    ----------
+    device, torch : str
+        As in `Plan`.
+    openvino : str or None
+        Its version, or None where it is not installed.
+    engine : str
+        ``auto``, or what the user insists on.
+    batch_size : int or None
+        What the user insists on.
+    """
+
+    device: str
+    torch: str
+    openvino: str | None
+    engine: str
+    batch_size: int | None
+
+
+def resume_plan(folder: Path, here: Here, choose: Callable[[], Plan]) -> Plan:
     """Go on with the plan of an interrupted run, or start over with a new one.
 
     Parameters
     ----------
     folder : Path
         The work folder of the key; created, and emptied where its shards cannot be continued.
-    chosen : Plan
-        What this run would choose by itself.
-    batch_size : int or None
-        What the user insists on.
+    here : Here
+        What a kept plan must agree with.
+    choose : callable
+        Gives the plan of this run, at the cost of measuring; called only for a new one.
 
     Returns
     -------
@@ -130,12 +159,13 @@ def resume_plan(folder: Path, chosen: Plan, batch_size: int | None) -> Plan:
         if started:
             say(f"starting over: {folder / PLAN_NAME} is missing or cannot be read")
     else:
-        # On the same machine the old batch size is followed even if an automatic choice differs.
-        same_machine = (kept.device, kept.torch) == (chosen.device, chosen.torch)
-        if same_machine and batch_size in (None, kept.batch_size):
+        # Automatic choices are those of the interrupted run, even if they would differ now.
+        differing = _difference(kept, here)
+        if differing is None:
             return kept
         if started:
-            say(f"starting over: the interrupted run {_difference(kept, chosen, batch_size)}")
+            say(f"starting over: the interrupted run {differing}")
+    chosen = choose()
     start_over(folder, chosen)
     return chosen
 
@@ -155,9 +185,16 @@ def read_plan(folder: Path) -> Plan | None:
         return None
 
 
-def _difference(kept: Plan, chosen: Plan, batch_size: int | None) -> str:
-    if kept.device != chosen.device:
-        return f"was on {kept.device}, this one is on {chosen.device}"
-    if kept.torch != chosen.torch:
-        return f"had torch {kept.torch}, this one has {chosen.torch}"
-    return f"had batches of {kept.batch_size}, --batch-size asks for {batch_size}"
+def _difference(kept: Plan, here: Here) -> str | None:
+    """Say why shards of a plan cannot be continued here; None where they can."""
+    if kept.device != here.device:
+        return f"was on {kept.device}, this one is on {here.device}"
+    if kept.torch != here.torch:
+        return f"had torch {kept.torch}, this one has {here.torch}"
+    if kept.openvino not in (None, here.openvino):
+        return f"had openvino {kept.openvino}, this one has {here.openvino or 'none'}"
+    if here.engine not in ("auto", kept.engine, kept.instead_of):
+        return f"ran on {kept.engine}, --engine asks for {here.engine}"
+    if here.batch_size not in (None, kept.batch_size):
+        return f"had batches of {kept.batch_size}, --batch-size asks for {here.batch_size}"
+    return None

@@ -14,18 +14,16 @@ from extract.embed import (
     OutOfMemory,
     choose_device,
     choose_precision,
-    default_memory_format,
     is_out_of_memory,
 )
+from extract.engines import default_engine
 
 CPU = torch.device("cpu")
 
 
-def embedder(model="test_efficientnet", size=32, batch=8, precision="fp32", memory_format=None):
+def embedder(model="test_efficientnet", size=32, batch=8, precision="fp32", engine=None):
     backbone = load_backbone(BackboneRequest(model, "random", image_size=size))
-    return Embedder(
-        backbone, CPU, precision, memory_format or default_memory_format(backbone), batch
-    )
+    return Embedder(backbone, CPU, precision, engine or default_engine(backbone), batch)
 
 
 def pictures(n, height=20, width=24):
@@ -70,10 +68,10 @@ def test_images_of_several_sizes_come_back_in_order():
 
 def test_memory_formats_agree():
     images = pictures(5)
-    last, first = (embedder(memory_format=f).embed(images) for f in ("channels_last", "contiguous"))
+    last, first = (embedder(engine=e).embed(images) for e in ("channels-last", "torch"))
     assert relative(last, first) < 1e-5
-    assert default_memory_format(embedder("resnet18").backbone) == "channels_last"
-    assert default_memory_format(embedder("test_vit").backbone) == "contiguous"
+    assert default_engine(embedder("resnet18").backbone) == "channels-last"
+    assert default_engine(embedder("test_vit").backbone) == "torch"
 
 
 def test_bf16_is_close_but_not_the_same():
@@ -136,7 +134,7 @@ def test_cuda_gives_the_same_rows(model):
     on_cpu = embedder(model).embed(images[:8])
     backbone = load_backbone(BackboneRequest(model, "random", image_size=32))
     device = choose_device("cuda")
-    on_cuda = Embedder(backbone, device, "fp32", default_memory_format(backbone), 8)
+    on_cuda = Embedder(backbone, device, "fp32", default_engine(backbone), 8)
     assert relative(on_cuda.embed(images[:8]), on_cpu) < 1e-4
-    half = Embedder(backbone, device, choose_precision("auto", device), "contiguous", 8)
+    half = Embedder(backbone, device, choose_precision("auto", device), "torch", 8)
     assert relative(half.embed(images[:8]), on_cpu) < 0.1

@@ -42,7 +42,7 @@ def test_a_store_is_what_the_design_says(small, features):
     provenance = store.provenance
     assert {"python", "torch", "timm", "h5py", "numpy", "device", "started"} <= provenance.keys()
     assert provenance["batch_size"] == 16
-    assert provenance["memory_format"] == "channels_last"
+    assert provenance["engine"] == "channels-last"
     assert provenance["images_per_second"] > 0
     assert provenance["peak_memory_mb"] > 50
     assert provenance["skipped_images"] == []
@@ -267,7 +267,7 @@ def test_a_folder_gives_what_the_same_pixels_give(small, folder):
     store = open_features(done.path)
     assert store.class_names == tuple(sorted(f"digit {n}" for n in range(10)))
     backbone = load_backbone(BackboneRequest("test_efficientnet", "random", image_size=32))
-    embedder = embed.Embedder(backbone, torch.device("cpu"), "fp32", "channels_last", 16)
+    embedder = embed.Embedder(backbone, torch.device("cpu"), "fp32", "channels-last", 16)
     for name, split in (("train", store.train), ("test", store.test)):
         pixels = [np.asarray(Image.open(folder / name / identity)) for identity in split.ids]
         rows = np.concatenate(

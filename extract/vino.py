@@ -1,0 +1,140 @@
+"""Networks converted to OpenVINO, for CPUs; the package is an extra, ``pip install '.[cpu]'``."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from extract.backbone import Backbone, embed_normalised
+
+if TYPE_CHECKING:
+    import torch
+
+    from extract.engines import Network
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+# Of the export, where the number of images must be seen to be a variable: not 0 or 1.
+_EXAMPLE_BATCH = 2
+
+
+def computes_in(precision: str) -> bool:
+    """Tell whether OpenVINO multiplies in this precision on this processor.
+
+    Asked for another one it would go on in float32 without a word, and the store's key would
+    name a precision that its rows do not have.
+    """
+    import openvino
+
+    if precision not in _HINTS:
+        return False
+    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return {"f32": "FP32", "bf16": "BF16"}[_HINTS[precision]] in able
+
+
+def compile_network(backbone: Backbone, precision: str, batch_size: int) -> Network:
+    """Convert a network, once, and compile it for one batch size.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Its module lies on the CPU, in contiguous format.
+    precision : {'fp32', 'bf16'}
+        Of the products.
+    batch_size : int
+        Images in every call.
+
+    Returns
+    -------
+    callable
+        From normalised images to vectors, float32 tensors on the CPU.
+
+    Raises
+    ------
+    EngineFailed
+        If the network cannot be exported or converted.
+    """
+    import openvino
+    import torch
+
+    from extract.engines import EngineFailed
+
+    size = backbone.preprocessing.image_size
+    shape = [batch_size, 3, size, size]
+    try:
+        converted = _converted(backbone, batch_size).clone()
+        converted.reshape(shape)
+        compiled = openvino.Core().compile_model(
+            converted,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": _HINTS[precision],
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            },
+        )
+        request = compiled.create_infer_request()
+    # Exporters raise whatever the network's own code makes them raise.
+    except Exception as error:
+        raise EngineFailed(f"the network cannot be converted ({_reason(error)})") from error
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        results = request.infer([images.contiguous().numpy()], share_inputs=True)
+        return torch.from_numpy(results[0])
+
+    return run
+
+
+def _reason(error: Exception) -> str:
+    """Find the one line of an exporter's long message that names the trouble."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    named = [line.strip("- ") for line in lines if "No conversion rule" in line]
+    return (named or lines)[0][:200]
+
+
+def _converted(backbone: Backbone, batch_size: int) -> Any:
+    """Convert with a variable number of images, or where that fails with the one wanted."""
+    if "openvino" not in backbone.prepared:
+        backbone.prepared["openvino"] = _convert(backbone, None)
+    if backbone.prepared["openvino"] is not None:
+        return backbone.prepared["openvino"]
+    name = f"openvino-{batch_size}"
+    if name not in backbone.prepared:
+        backbone.prepared[name] = _convert(backbone, batch_size)
+    return backbone.prepared[name]
+
+
+def _convert(backbone: Backbone, batch_size: int | None) -> Any:
+    """Export and convert; None where a variable number of images is asked for and not possible."""
+    import openvino
+    import torch
+    from torch import nn
+
+    class Embedding(nn.Module):
+        """The network's vector as the output of ``forward``, which is what is exported."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = backbone.module
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return embed_normalised(self.network, images)
+
+    size = backbone.preprocessing.image_size
+    example = torch.zeros(batch_size or _EXAMPLE_BATCH, 3, size, size)
+    dynamic = ({0: torch.export.Dim("images")},) if batch_size is None else None
+    levels = {name: logging.getLogger(name).level for name in ("torch", "openvino")}
+    for name in levels:  # they tell of what they try, which nobody asked
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(Embedding().eval(), (example,), dynamic_shapes=dynamic)
+            return openvino.convert_model(exported)
+    except Exception:
+        if batch_size is None:
+            return None
+        raise
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,258 @@
+"""Every engine gives torch's rows; the fastest is chosen; one that fails is replaced."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from data.store import open_features, read_header, verify_store
+from extract import embed, engines, measured, tuning, vino
+from extract.backbone import BackboneRequest, load_backbone
+from extract.embed import Embedder
+from extract.engines import EngineFailed
+
+CPU = torch.device("cpu")
+VINO = engines.openvino_version() is not None
+needs_vino = pytest.mark.skipif(not VINO, reason="OpenVINO is not installed")
+VIT = "vit_tiny_patch16_224"
+OTHERS = ["channels-last", "folded", pytest.param("openvino", marks=needs_vino)]
+
+
+def backbone(model="test_efficientnet"):
+    # Vision transformers that take any size resize their positions in every pass, which OpenVINO
+    # cannot convert.
+    size = 224 if model == VIT else 32
+    return load_backbone(BackboneRequest(model, "random", image_size=size))
+
+
+def pictures(n):
+    return np.random.default_rng(0).integers(0, 256, (n, 20, 24, 3), dtype=np.uint8)
+
+
+def embedded(network, engine, images, batch=8, precision="fp32"):
+    made = Embedder(network, CPU, precision, engine, batch)
+    return np.concatenate([made.embed(images[i : i + batch]) for i in range(0, len(images), batch)])
+
+
+def relative(rows, reference):
+    return np.abs(rows - reference).max() / np.abs(reference).max()
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+@pytest.mark.parametrize("model", ["test_efficientnet", "test_resnet", VIT])
+def test_engines_agree_at_every_batch_size(model, engine):
+    network = backbone(model)
+    images = pictures(11)
+    reference = embedded(network, "torch", images)
+    if engine == "folded" and model == VIT:
+        with pytest.raises(EngineFailed, match="no batch norm"):
+            embedded(network, engine, images)
+        return
+    sizes = (4, 16) if model == VIT else (1, 4, 16)
+    rows = {batch: embedded(network, engine, images, batch) for batch in sizes}
+    for batch in rows:
+        assert relative(rows[batch], reference) < 1e-5
+        assert relative(rows[batch], rows[16]) < 1e-5
+    # Another engine leaves the network as it was.
+    assert np.array_equal(embedded(network, "torch", images), reference)
+
+
+def test_folding_folds_every_norm_of_a_resnet():
+    network = backbone("test_resnet")
+    from extract.folding import fold_batch_norms, foldable
+
+    assert foldable(network.module)
+    folded = fold_batch_norms(network.module, torch.zeros(1, 3, 32, 32))
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
+
+
+@needs_vino
+def test_bf16_is_close_but_not_the_same():
+    if not vino.computes_in("bf16"):
+        pytest.skip("this processor has no bf16")
+    network = backbone()
+    images = pictures(6)
+    full = embedded(network, "torch", images)
+    half = embedded(network, "openvino", images, precision="bf16")
+    assert not np.array_equal(full, half)
+    assert engines.differences(half, full)[1].min() > 0.98
+
+
+def test_wrong_rows_are_refused():
+    rows = np.random.default_rng(0).normal(size=(5, 9)).astype(np.float32)
+    engines.check_rows(rows, rows, "fp32")
+    with pytest.raises(EngineFailed, match="differs from torch by"):
+        engines.check_rows(rows + 0.01, rows, "fp32")
+    with pytest.raises(EngineFailed, match="cosine"):
+        engines.check_rows(-rows, rows, "bf16")
+    with pytest.raises(EngineFailed, match="NaN"):
+        engines.check_rows(rows * np.nan, rows, "bf16")
+
+
+def subject(**more):
+    return tuning.Subject(backbone(), CPU, "fp32", pictures(5), **more)
+
+
+@pytest.fixture
+def rates(monkeypatch):
+    """Make every trial see the rate given here, without a clock."""
+    given = {}
+
+    def trial(subject, name, size, found):
+        if name in found.failed or (name, size) not in given:
+            return None
+        made = measured.Measurement(name, size, given[name, size], 1.0)
+        found.trials.append(made)
+        return made
+
+    monkeypatch.setattr(tuning, "_try", trial)
+    monkeypatch.setattr(tuning, "_seconds_of_one", lambda *_: 0.01)
+    return given
+
+
+def test_the_fastest_engine_and_batch_are_taken_and_remembered(rates, monkeypatch):
+    rates.update({("torch", 16): 10, ("channels-last", 16): 90, ("folded", 16): 100})
+    rates.update({("folded", 32): 120, ("folded", 64): 110, ("channels-last", 8): 200})
+    choice = tuning.choose(subject(), 100_000)
+    assert (choice.engine, choice.batch_size) == ("channels-last", 8)
+    monkeypatch.setattr(tuning, "measure", None)
+    assert tuning.choose(subject(), 100_000) == choice
+    assert tuning.choose_quickly(subject(), 100_000) == choice
+
+
+def test_a_short_run_is_not_measured(rates, monkeypatch):
+    monkeypatch.setattr(tuning, "measure", None)
+    choice = tuning.choose(subject(), 100)
+    assert (choice.engine, choice.batch_size) == ("channels-last", embed.CPU_BATCH)
+
+
+def test_what_the_user_insists_on_is_not_measured(monkeypatch):
+    monkeypatch.setattr(tuning, "measure", None)
+    choice = tuning.choose(subject(engine="folded", batch_size=3), 10**9)
+    assert choice == tuning.Choice("folded", 3)
+
+
+def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
+    original = Embedder.embed
+
+    def tight(self, images):
+        if self.batch_size > 4:
+            raise embed.OutOfMemory
+        return original(self, images)
+
+    monkeypatch.setattr(Embedder, "embed", tight)
+    monkeypatch.setattr(tuning, "TRIAL_SECONDS", 0.0001)
+    found = tuning.measure(subject(), ["torch"], 16)
+    assert {trial.batch_size for trial in found.trials} <= {1, 2, 4}
+    assert 4 in {trial.batch_size for trial in found.trials}
+
+
+def datasets(path):
+    return {entry.name: entry.sha256 for entry in verify_store(path).datasets}
+
+
+@pytest.mark.parametrize("engine", ["folded", pytest.param("openvino", marks=needs_vino)])
+def test_a_run_on_an_engine(small, engine):
+    plain = small("--engine", "torch")
+    done = small("--engine", engine, "--force")
+    assert done.code == 0, done.err
+    assert done.path == plain.path, "the engine is not in the key"
+    provenance = read_header(done.path).provenance
+    assert provenance["engine"] == engine
+    assert ("openvino" in provenance) == (engine == "openvino")
+
+
+@needs_vino
+def test_an_interrupted_run_goes_on_with_its_engine(small, features, monkeypatch):
+    from extract import shards
+
+    monkeypatch.setattr(shards, "SHARD_ROWS", 32)
+    expected = datasets(small("--engine", "openvino").path)
+    original = Embedder.embed
+    calls = []
+
+    def stop(self, images):
+        calls.append(1)
+        if len(calls) > 8:
+            raise KeyboardInterrupt
+        return original(self, images)
+
+    monkeypatch.setattr(Embedder, "embed", stop)
+    assert small("--engine", "openvino", "--force").code == 130
+    monkeypatch.setattr(Embedder, "embed", original)
+    plan = json.loads(next(features.glob(".work/*/plan.json")).read_text())
+    assert plan["engine"] == "openvino"
+    done = small(
+        "--engine", "auto", "--force"
+    )  # which is left to choose an engine, and goes on with that one
+    assert "going on" in done.err
+    assert read_header(done.path).provenance["engine"] == "openvino"
+    assert datasets(done.path) == expected
+
+
+@needs_vino
+@pytest.mark.parametrize("how", ["cannot be converted", "differs from torch"])
+def test_an_engine_that_fails_is_replaced_and_said_so(small, monkeypatch, how):
+    original = vino.compile_network
+
+    def fail(*_):
+        raise EngineFailed("the network cannot be converted (aten::odd)")
+
+    def differ(*arguments):
+        network = original(*arguments)
+        return lambda images: network(images) * 1.01
+
+    broken = fail if how == "cannot be converted" else differ
+    monkeypatch.setattr(vino, "compile_network", broken)
+    done = small("--engine", "openvino")
+    assert done.code == 0, done.err
+    (line,) = [line for line in done.err.splitlines() if "openvino" in line]
+    assert how in line
+    store = open_features(done.path)
+    assert store.provenance["engine"] == "channels-last"
+
+
+@needs_vino
+def test_an_operation_that_cannot_be_converted_is_named():
+    network = load_backbone(BackboneRequest("test_vit", "random", image_size=32))
+    with pytest.raises(EngineFailed, match=r"No conversion rule .*bicubic"):
+        Embedder(network, CPU, "fp32", "openvino", 2)
+
+
+def test_verify_reports_every_engine_and_precision(call, small):
+    store = small("--precision", "bf16").path
+    short = call("verify", store)
+    assert "stored: channels-last, bf16, float32" in short.err
+    assert "largest error" not in short.err
+    done = call("verify", store, "--rows", "24")
+    assert done.code == 0, done.err
+    assert "24 rows embedded again" in done.err
+    lines = done.err.splitlines()
+    start = next(i for i, line in enumerate(lines) if "largest error" in line)
+    found = {}
+    for line in lines[start + 1 :]:
+        words = line.replace("fp32, float16", "float16").split()
+        if len(words) == 5 and words[1] in ("fp32", "bf16", "float16"):
+            found[words[0], words[1]] = [float(word) for word in words[2:]]
+    expected = {"channels-last", "folded", *(["openvino"] if VINO else [])}
+    assert {name for name, precision in found if precision == "fp32"} == expected
+    for (_, precision), (error, lowest, mean) in found.items():
+        low, high = {"fp32": (0, 1e-5), "float16": (1e-6, 1e-3), "bf16": (1e-4, 0.2)}[precision]
+        assert low <= error <= high
+        assert lowest <= mean <= 1.00001
+
+
+def test_an_engine_that_is_not_installed(small, monkeypatch, refused):
+    monkeypatch.setattr(engines, "openvino_version", lambda: None)
+    refused(small("--engine", "openvino"), "--engine openvino", "pip install '.[cpu]'")
+    done = small("--engine", "auto")
+    assert done.code == 0, done.err
+
+
+def test_a_precision_that_an_engine_has_not(small, refused):
+    if VINO:
+        refused(small("--engine", "openvino", "--precision", "fp16"), "--engine openvino", "fp16")
+    refused(small("--engine", "onnx"), "onnx", "openvino")
