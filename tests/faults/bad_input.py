@@ -42,6 +42,7 @@ TABLE = [
     (f"{EXTRACT} digits --crop-pct nan", "--crop-pct", "'nan' is", "a number from 0.001 to 1"),
     (f"{EXTRACT} digits --interpolation cubist", "'cubist'", "(bicubic,", "did you mean bicubic"),
     (f"{EXTRACT} digits --precision fp17", "--precision", "'fp17'", "did you mean fp16"),
+    (f"{EXTRACT} digits --engine opnvino", "--engine", "'opnvino'", "did you mean openvino"),
     (f"{EXTRACT} digits --store-dtype f8", "--store-dtype", "'f8'", "choose from 'float32'"),
     (
         f"{EXTRACT} digits --precision fp32 --amp-dtype bfloat16",
