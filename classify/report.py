@@ -11,13 +11,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from classify import figures as draw
-from classify.pages import render_html, render_markdown, write_pages
+from classify import figures_accuracy, figures_classes, figures_validation
+from classify.pages import TEMPLATES, render_html, render_markdown, write_pages
 from classify.results import FILE_NAME, backbone_name, has_random_weights, read_results
 
+# In the order of the page; each has a function `draw`, from results to SVG documents by name.
+FIGURES = (
+    figures_accuracy,
+    figures_classes,
+    figures_validation,
+)
+# The parts of the page, in the order of the numbers in their file names.
+SECTIONS = sorted(
+    path.name.removesuffix(".html.j2") for path in (TEMPLATES / "report").glob("*.html.j2")
+)
 CONFUSED_SHOWN = 10
-# A chart with more rows than this is longer than a screen; the table has them all.
-CLASSES_CHARTED = 40
 
 
 def write_report(folder: Path) -> Path:
@@ -63,17 +71,7 @@ def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
     dict of str to str
         SVG documents by name; those that make no sense for this run are left out.
     """
-    strategies, names = results["strategies"], results["class_names"]
-    figures = {"accuracy": draw.accuracies(strategies)}
-    if {"ovr", "ovo"} <= set(strategies) and len(names) <= CLASSES_CHARTED:
-        figures["class-f1"] = draw.class_f1(names, strategies)
-    for name, entry in strategies.items():
-        figures[f"confusion-{name}"] = draw.confusion(
-            name, names, entry["test"]["confusion_matrix"]
-        )
-    if any(entry["validation"] for entry in strategies.values()):
-        figures["validation"] = draw.validation(strategies)
-    return figures
+    return {name: svg for module in FIGURES for name, svg in module.draw(results).items()}
 
 
 def most_confused(
@@ -226,13 +224,15 @@ def report_context(results: Mapping[str, Any]) -> dict[str, Any]:
     comparisons = results["comparisons"]
     question = [c for c in comparisons if {c["a"], c["b"]} == {"ovr", "ovo"}]
     return {
+        "sections": SECTIONS,
         "results": results,
+        "strategies": strategies,
         "dataset": (spec.get("dataset") or {}).get("name", "unknown dataset"),
         "backbone": backbone_name(spec),
         "random_weights": has_random_weights(spec),
         "question": question[0] if question else None,
         "confused": most_confused(strategies, results["class_names"]),
-        "legible": len(results["class_names"]) <= draw.LEGIBLE_CLASSES,
+        "legible": len(results["class_names"]) <= figures_classes.LEGIBLE_CLASSES,
         "extract_command": extract_command(results["store"]),
         "provenance": provenance_rows(results),
     }

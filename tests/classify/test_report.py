@@ -132,7 +132,7 @@ def test_class_names_show_as_text(tmp_path, make_results):
     for name in names:
         assert name in shown
     assert HOSTILE not in markdown
-    part = markdown[markdown.index("F1 of every class") : markdown.index("## Is any")]
+    part = markdown[markdown.index("F1 of every class") : markdown.index("## What is taken")]
     rows = [line for line in part.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(names)
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {7}
