@@ -236,7 +236,8 @@ def fit_command(options: Namespace, command: str) -> None:
             f"{given} is for --c auto, but --c {options.c:g} was given; use one of them"
         )
     from classify.engines import DeviceMissing, choose_device
-    from classify.run import FitOptions, fit_store
+    from classify.run import fit_store
+    from classify.strategy import FitOptions
     from classify.terminal import emphasise, printable, results_table
     from data.store import read_header
 

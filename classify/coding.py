@@ -25,6 +25,8 @@ import numpy.typing as npt
 from classify.coupling import couple
 
 STRATEGIES = ("multinomial", "ovr", "ovo")
+# In place of a probability of zero, whose logarithm is not finite.
+SMALLEST = float(np.finfo(np.float64).tiny)
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -144,6 +146,80 @@ def probabilities(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[
     logits = logits - logits.max(axis=1, keepdims=True)
     mass = np.exp(logits)
     return mass / mass.sum(axis=1, keepdims=True)
+
+
+def temper(
+    probabilities: npt.NDArray[np.floating[Any]], temperature: float
+) -> npt.NDArray[np.float64]:
+    """Divide the logarithms of probabilities by a temperature, and normalise.
+
+    Of a softmax that is the softmax of the scores divided by the temperature: temperature scaling
+    (Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017). The
+    order of the classes stays as it is.
+
+    Parameters
+    ----------
+    probabilities : ndarray of float, shape (n_samples, n_classes)
+        Rows sum to 1.
+    temperature : float
+        Above 0; 1 changes nothing, more makes the probabilities more even.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_samples, n_classes)
+        Rows sum to 1.
+    """
+    logits = np.log(np.maximum(probabilities, SMALLEST)) / temperature
+    mass = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return mass / mass.sum(axis=1, keepdims=True)
+
+
+def problem_sums(
+    strategy: str, scores: Floats, labels: npt.NDArray[np.intp], n_classes: int
+) -> npt.NDArray[np.float64]:
+    """Judge each binary problem by itself, on the rows of its own classes.
+
+    Parameters
+    ----------
+    strategy : {'ovr', 'ovo'}
+        How classes became heads.
+    scores : ndarray of float, shape (n_samples, n_heads)
+        Linear scores.
+    labels : ndarray of int, shape (n_samples,)
+        Class indices.
+    n_classes : int
+        Number of classes, at least 2.
+
+    Returns
+    -------
+    ndarray of float64, shape (3, n_heads)
+        Of each problem the number of its rows, the number of those on the right side of zero, and
+        the sum of their logistic losses. They add up over blocks of rows.
+    """
+    scores = _check_scores(strategy, scores, n_classes)
+    sums = np.zeros((3, scores.shape[1]))
+    for label in np.unique(labels):
+        rows = scores[labels == label].astype(np.float64)
+        heads, positive = _part_in(strategy, int(label), n_classes)
+        rows = rows[:, heads]
+        sums[0, heads] += len(rows)
+        sums[1, heads] += ((rows > 0) == positive).sum(axis=0)
+        sums[2, heads] -= _log_sigmoid(np.where(positive, rows, -rows)).sum(axis=0)
+    return sums
+
+
+def _part_in(
+    strategy: str, label: int, n_classes: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """Name the heads whose problem has rows of a class, and whether it is the positive one."""
+    if n_classes == 2:
+        return np.array([0]), np.array([label == 1])
+    if strategy == "ovr":
+        heads = np.arange(n_classes)
+        return heads, heads == label
+    pairs = class_pairs(n_classes)
+    heads = np.flatnonzero((pairs == label).any(axis=1))
+    return heads, pairs[heads, 1] == label
 
 
 def _log_sigmoid(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

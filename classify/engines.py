@@ -243,7 +243,7 @@ class DeviceFitter:
         return None
 
     def solve(
-        self, C: float, *, tol: float, max_iter: int, start: Head | None = None
+        self, C: float | Any, *, tol: float, max_iter: int, start: Head | None = None
     ) -> tuple[Head, Solution]:
         """Fit the heads for one value of C; see `classify.fitting.Fitter.solve`."""
 

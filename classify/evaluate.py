@@ -92,12 +92,36 @@ def expected_calibration_error(
     float
         Mean over rows of the gap between accuracy and confidence in the row's bin.
     """
+    _, confidence, right = confidence_bins(labels, probabilities, bins)
+    # Per bin, |sum(right) - sum(confidence)| is its gap times its number of rows.
+    return float(np.abs(right - confidence).sum() / len(labels))
+
+
+def confidence_bins(
+    labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.floating], bins: int = ECE_BINS
+) -> npt.NDArray[np.float64]:
+    """Sort rows by the confidence of their most probable class into bins of equal width.
+
+    Parameters
+    ----------
+    labels : ndarray of int64, shape (n_samples,)
+        Class indices.
+    probabilities : ndarray, shape (n_samples, n_classes)
+        Rows sum to one.
+    bins : int
+        Number of bins ``(i/bins, (i+1)/bins]``.
+
+    Returns
+    -------
+    ndarray of float64, shape (3, bins)
+        Of each bin the number of its rows, the sum of their confidences, and how many of them are
+        right.
+    """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    # Per bin, |sum(right) - sum(confidence)| is its gap times its number of rows.
-    gaps = np.bincount(which, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    weights = (np.ones(len(labels)), confidence, right)
+    return np.stack([np.bincount(which, weights=weight, minlength=bins) for weight in weights])
 
 
 def top_k_accuracy(

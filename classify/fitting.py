@@ -220,12 +220,12 @@ class Fitter:
             own, shared = own if layout.sampled else 0, min(shared, layout.shared_rows)
         return SampledHessian(own, shared, price if own else SHARED_PRICE)
 
-    def problems(self, C: float) -> Problems:
-        """Set up the strategy's problems for a value of C."""
+    def problems(self, C: float | Array) -> Problems:
+        """Set up the strategy's problems for a value of C, or for one of each problem."""
         common = (self.design, self.labels, self.sample_weight)
         k = self.n_classes
         if k == 2:
-            return self._binary(*common, np.array([C]), np.array([1]), None, self.workers)
+            return self._binary(*common, np.full(1, C), np.array([1]), None, self.workers)
         if self.strategy == "multinomial":
             return self._softmax(*common, np.array([C]), k, self.workers)
         if self.strategy == "ovr":
@@ -234,14 +234,14 @@ class Fitter:
         return self._binary(*common, np.full(len(pairs), C), pairs[:, 1], pairs[:, 0], self.workers)
 
     def solve(
-        self, C: float, *, tol: float, max_iter: int, start: Head | None = None
+        self, C: float | Array, *, tol: float, max_iter: int, start: Head | None = None
     ) -> tuple[Head, Solution]:
         """Fit the heads for one value of C.
 
         Parameters
         ----------
-        C : float
-            Weight of the losses against the penalty.
+        C : float or ndarray of float64, shape (n_heads,)
+            Weight of the losses against the penalty; binary problems may each have their own.
         tol : float
             Largest duality gap relative to the objective, for every problem.
         max_iter : int

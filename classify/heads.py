@@ -4,7 +4,8 @@ Tensors: ``coef`` (n_problems, n_features) and ``intercept`` (n_problems,), floa
 the raw features; for one-vs-one also ``pairs`` (n_problems, 2), int64, in scikit-learn's order: a
 positive score speaks for the second class. Metadata (strings): the
 format and its version, strategy, class names and the store's spec as JSON, the store's key, C, the
-number of features, and the file that the backbone's weights came from, if they came from one.
+number of features, the file that the backbone's weights came from, if they came from one, and the
+temperature that its probabilities are calibrated with, if one was fitted.
 
 safetensors runs no code when it is read and checks that the tensors fit the file.
 """
@@ -54,6 +55,9 @@ class Head:
         Inverse strength of the regularisation.
     weights_file : str or None
         Where the backbone's weights lay when the store was made, if they came from a file.
+    temperature : float or None
+        What the logarithms of its probabilities are divided by to calibrate them; None where the
+        validation rows could not tell.
     """
 
     strategy: str
@@ -64,6 +68,7 @@ class Head:
     store_key: str
     C: float
     weights_file: str | None = None
+    temperature: float | None = None
 
     @property
     def n_features(self) -> int:
@@ -107,7 +112,7 @@ class Head:
         return answers.astype(np.int64)
 
     def probabilities(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """Class probabilities of every row.
+        """Class probabilities of every row, calibrated where the head has a temperature.
 
         Parameters
         ----------
@@ -119,7 +124,8 @@ class Head:
         ndarray of float64, shape (n_samples, n_classes)
             Rows sum to one.
         """
-        return coding.probabilities(self.strategy, self.scores(X), len(self.class_names))
+        found = coding.probabilities(self.strategy, self.scores(X), len(self.class_names))
+        return found if self.temperature is None else coding.temper(found, self.temperature)
 
 
 def save_head(path: Path, head: Head) -> None:
@@ -150,6 +156,7 @@ def save_head(path: Path, head: Head) -> None:
         "C": repr(float(head.C)),
         "n_features": str(head.n_features),
         "weights_file": head.weights_file or "",
+        "temperature": "" if head.temperature is None else repr(float(head.temperature)),
     }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
@@ -235,14 +242,15 @@ def _class_names(path: Path, metadata: dict[str, str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _regularisation(path: Path, metadata: dict[str, str]) -> float:
+def _positive(path: Path, metadata: dict[str, str], key: str) -> float:
     try:
-        c = float(metadata.get("C", ""))
+        value = float(metadata.get(key, ""))
     except ValueError:
-        c = math.nan
-    if not (math.isfinite(c) and c > 0):
-        raise _bad(path, f"C in its metadata is {metadata.get('C')!r}, expected a positive number")
-    return c
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        found = metadata.get(key)
+        raise _bad(path, f"{key} in its metadata is {found!r}, expected a positive number")
+    return value
 
 
 def _check_tensor(
@@ -292,6 +300,10 @@ def _head(path: Path, metadata: dict[str, str], tensors: dict[str, npt.NDArray[A
         intercept=intercept,
         spec=spec,
         store_key=metadata.get("store_key", ""),
-        C=_regularisation(path, metadata),
+        C=_positive(path, metadata, "C"),
         weights_file=metadata.get("weights_file") or None,
+        # Heads of before there was one have no such line.
+        temperature=_positive(path, metadata, "temperature")
+        if metadata.get("temperature")
+        else None,
     )

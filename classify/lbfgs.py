@@ -169,6 +169,7 @@ class _Run:
         self.objective, self.preconditioner, self.certify = objective, preconditioner, certify
         self.tol, self.max_iter, self.memory, self.rounding = tol, max_iter, memory, rounding
         self.n_passes = self.column_products = 0
+        self.course: list[tuple[Integers, Array]] = []
 
     def solve(self, problems: Integers, start: Array) -> Solution:
         """Run, certify, and run on with what is not good enough yet."""
@@ -198,8 +199,9 @@ class _Run:
                     status[place] = Status.PRECISION
                 break
         return Solution(
-            points, tuple(status), value, norm, bound, n_iter, self.n_passes, self.column_products
-        )
+            points, tuple(status), value, norm, bound, n_iter, self.n_passes, self.column_products,
+            tuple(self.course),
+        )  # fmt: skip
 
     def _count(self, columns: int) -> None:
         self.n_passes += 1
@@ -219,6 +221,7 @@ class _Run:
         ended: dict[int, Status] = {}
         n_rounds = 0
         while True:
+            self.course.append((watch.index, at.value.copy()))
             stop = watch.stopped(at, n_iter, self.max_iter)
             alive = np.array([status is None for status in stop])
             for row in np.flatnonzero(~alive):

@@ -25,7 +25,7 @@ from data.errors import UserError
 from data.files import temporary_folder, write_json
 
 if TYPE_CHECKING:
-    from classify.run import Fitted
+    from classify.strategy import Fitted
     from data.store import Features
 
 
@@ -144,6 +144,7 @@ def write_run(
             store_key=features.key,
             C=fit.entry["C"],
             weights_file=str(weights_file) if weights_file else None,
+            temperature=fit.entry["calibration"]["temperature"],
         )
         save_head(folder / "heads" / f"{name}.safetensors", head)
     _write_predictions(folder / "predictions.npz", features, fitted)

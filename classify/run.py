@@ -10,9 +10,6 @@ from __future__ import annotations
 import re
 import sys
 import time
-import warnings as python_warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.analyses import analyse
 from classify.opening import Room, open_store
 from classify.output import environment, peak_memory_mb, run_folder, write_run
 from classify.results import SCHEMA_VERSION, json_ready
+from classify.strategy import FitOptions, Fitted, fit_strategy
 from classify.wording import display_name, headline, upper_first
 from data.cli import progress
 from data.errors import UserError
@@ -32,67 +31,6 @@ if TYPE_CHECKING:
     from data.store import Features
 
 VALIDATION_FRACTION = 0.1
-ESTIMATORS = {
-    "multinomial": "MultinomialLogistic",
-    "ovr": "OneVsRestLogistic",
-    "ovo": "OneVsOneLogistic",
-}
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """What `python -m classify fit` was told.
-
-    Attributes
-    ----------
-    strategies : tuple of str
-        Without repetition, in the order in which they are reported.
-    c : float or None
-        None chooses it.
-    c_grid : tuple of float or None
-        The values to choose from; None for the usual 45.
-    full_path : bool
-        Visit every value of the grid.
-    jobs : int or None
-        Threads; None for all.
-    reports_dir : Path
-        Where results go.
-    seed : int
-        Of the validation split and the bootstrap.
-    max_iter : int or None
-        Iterations at most for each fit; None for the estimators' own.
-    memory : int or None
-        Bytes that a run may take; None for half of what is free.
-    command : str
-        The command line, for the record.
-    device : str
-        Where to fit: what `classify.engines.choose_device` returned.
-    """
-
-    strategies: tuple[str, ...] = ("multinomial", "ovr", "ovo")
-    c: float | None = None
-    c_grid: tuple[float, ...] | None = None
-    full_path: bool = False
-    jobs: int | None = None
-    reports_dir: Path = Path("reports")
-    seed: int = 0
-    max_iter: int | None = None
-    memory: int | None = None
-    command: str = ""
-    device: str = "cpu"
-
-
-@dataclass
-class Fitted:
-    """One strategy, fitted and asked for its answers on the test rows."""
-
-    estimator: Any
-    entry: dict[str, Any]
-    predictions: npt.NDArray[np.int64]
-    probabilities: npt.NDArray[np.float64]
-    scores: npt.NDArray[np.float64]
-    seconds: dict[str, float]
-    warnings: list[str] = field(default_factory=list)
 
 
 def fit_store(path: Path, options: FitOptions) -> tuple[Path, dict[str, Any]]:
@@ -120,7 +58,11 @@ def fit_store(path: Path, options: FitOptions) -> tuple[Path, dict[str, Any]]:
     features, room = open_store(path, options.strategies, options.memory, options.jobs)
     _check_classes(features)
     load_seconds = time.perf_counter() - begun
-    fitted = _fit_all(features, options, room)
+    X_train, X_test = _usable(features.train.features), _usable(features.test.features)
+    fitted = _fit_all(features, X_train, X_test, options, room)
+    clock = time.perf_counter()
+    analyse(features, X_train, fitted)
+    analyse_seconds = time.perf_counter() - clock
     results = _results(features, options, room, fitted)
     results["timings"] = {
         "started": started.isoformat(timespec="seconds"),
@@ -129,6 +71,7 @@ def fit_store(path: Path, options: FitOptions) -> tuple[Path, dict[str, Any]]:
             step: {name: fit.seconds[step] for name, fit in fitted.items()}
             for step in ("select", "fit", "evaluate")
         },
+        "analyse": analyse_seconds,
         "peak_memory_mb": peak_memory_mb(),
     }
     folder = options.reports_dir / store_name(features)
@@ -173,14 +116,16 @@ def _check_classes(features: Features) -> None:
         raise UserError(f"{features.path} has no test rows; run stage one with a test split")
 
 
-def _fit_all(features: Features, options: FitOptions, room: Room) -> dict[str, Fitted]:
+def _fit_all(
+    features: Features, X_train: Any, X_test: Any, options: FitOptions, room: Room
+) -> dict[str, Fitted]:
     from classify.engines import telling
     from classify.selection import C_GRID
 
-    X_train, y_train = _usable(features.train.features), features.train.labels
-    X_test = _usable(features.test.features)
     grid = np.array(sorted(options.c_grid)) if options.c_grid else np.asarray(C_GRID)
-    steps = 1 + (len(grid) if options.c is None else 0)
+    if options.c is not None:
+        grid = np.array([options.c])
+    steps = 1 + len(grid)
     fitted = {}
     notes: list[str] = []
     with telling(notes.append), progress(len(options.strategies) * steps, "fit", "step") as bar:
@@ -190,8 +135,16 @@ def _fit_all(features: Features, options: FitOptions, room: Room) -> dict[str, F
 
         for i, strategy in enumerate(options.strategies):
             bar.set_description(f"fit {display_name(strategy)}", refresh=False)
-            fitted[strategy] = _fit_one(
-                strategy, X_train, y_train, X_test, features, options, room, grid, step
+            fitted[strategy] = fit_strategy(
+                strategy,
+                X_train,
+                features.train.labels,
+                X_test,
+                features,
+                options,
+                room,
+                grid,
+                step,
             )
             fitted[strategy].warnings.extend(notes)
             notes.clear()
@@ -204,105 +157,6 @@ def _fit_all(features: Features, options: FitOptions, room: Room) -> dict[str, F
 def _usable(X: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
     """Half precision is for storage; arithmetic starts at single."""
     return X.astype(np.float32) if X.dtype == np.float16 else X
-
-
-def _fit_one(
-    strategy: str,
-    X: npt.NDArray[np.floating],
-    y: npt.NDArray[np.int64],
-    X_test: npt.NDArray[np.floating],
-    features: Features,
-    options: FitOptions,
-    room: Room,
-    grid: npt.NDArray[np.float64],
-    on_step: Callable[[dict[str, Any]], None],
-) -> Fitted:
-    from classify import estimators
-    from classify.evaluate import evaluate
-    from classify.selection import select_C
-
-    warnings: list[str] = []
-    clock = time.perf_counter()
-    c, path, not_visited, start = options.c, [], [], None
-    device = options.device
-    if c is None:
-        try:
-            selection = select_C(
-                strategy,
-                X,
-                y,
-                grid=grid,
-                seed=options.seed,
-                full_path=options.full_path,
-                standardize=True,
-                n_jobs=options.jobs,
-                memory=room.solver,
-                device=device,
-                on_step=on_step,
-            )
-        except ValueError as error:
-            # The grid was checked; what is left is that no class can spare a row.
-            raise UserError(f"--c auto on {features.path}: {error} (--c 1)") from error
-        c, path, not_visited = selection.C, selection.path, selection.not_visited
-        start, device = selection.start, selection.device
-        if len(grid) > 1 and c in (grid[0], grid[-1]):
-            end = "smallest" if c == grid[0] else "largest"
-            warnings.append(
-                f"C for {display_name(strategy)} is the {end} of those tried ({c:.3g}); "
-                "--c-grid with values beyond it may do better."
-            )
-    selected = time.perf_counter()
-    settings = {} if options.max_iter is None else {"max_iter": options.max_iter}
-    estimator = getattr(estimators, ESTIMATORS[strategy])(
-        c, standardize=True, n_jobs=options.jobs, memory=room.solver, device=device, **settings
-    )
-    with python_warnings.catch_warnings():
-        # That a fit did not converge is in its certificate, and said in our own words.
-        python_warnings.simplefilter("ignore")
-        estimator.fit(X, y, start=start)
-    trained = time.perf_counter()
-    certificate = estimator.certificate_
-    if not certificate["converged"]:
-        advice = " Raise --max-iter." if certificate["status"] == "MAX_ITER" else ""
-        warnings.append(
-            f"The {display_name(strategy)} fit did not converge in {certificate['n_iter']} "
-            "iterations, so its numbers may still move: its objective may be above the minimum by "
-            f"{certificate['relative_gap']:.1e} of itself.{advice}"
-        )
-    predictions, probabilities, scores = _answers(estimator, X_test, len(features.class_names))
-    test = evaluate(features.test.labels, predictions, probabilities, features.class_names)
-    entry = {
-        "C": c,
-        "n_problems": certificate["n_problems"],
-        "fit_seconds": trained - selected,
-        "n_iter": certificate["n_iter"],
-        "converged": bool(certificate["converged"]),
-        "certificate": {
-            key: certificate[key]
-            for key in ("grad_norm", "objective", "gap_bound", "relative_gap", "status")
-        },
-        "validation": path,
-        "validation_not_visited": list(not_visited),
-        "test": test,
-    }
-    done = time.perf_counter()
-    seconds = {"select": selected - clock, "fit": trained - selected, "evaluate": done - trained}
-    return Fitted(
-        estimator, json_ready(entry), predictions, probabilities, scores, seconds, warnings
-    )
-
-
-def _answers(
-    estimator: Any, X: npt.NDArray[np.floating], n_classes: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Answers, probabilities and scores over all classes, those without training rows included."""
-    known = np.asarray(estimator.classes_, dtype=np.int64)
-    probabilities = np.zeros((len(X), n_classes))
-    probabilities[:, known] = estimator.predict_proba(X)
-    scores = np.full((len(X), n_classes), -np.inf)
-    values = np.asarray(estimator.decision_function(X), dtype=np.float64)
-    scores[:, known] = values if values.ndim == 2 else np.stack([-values, values], axis=1)
-    return np.asarray(estimator.predict(X), dtype=np.int64), probabilities, scores
 
 
 def _line(strategy: str, fit: Fitted, n_grid: int) -> str:

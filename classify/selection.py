@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.chunked import is_source, row_steps
-from classify.coding import decide, probabilities
+from classify.coding import decide, probabilities, problem_sums
 from classify.engines import as_labels, choose_device, open_fitter
 from classify.estimators import as_features
 from classify.fitting import Head, plan
@@ -46,6 +46,11 @@ class Selection:
         The heads fitted at the chosen value: where a refit on all rows may start.
     device : str
         Where the path was fitted.
+    held : ndarray of int, shape (n_validation,)
+        The rows that were held out.
+    own : ndarray of float64, shape (n_heads,), or None
+        A value of C for each binary problem, chosen by the same rule on the held-out rows of its
+        own classes; None for the multinomial, which is one problem.
     """
 
     C: float
@@ -54,7 +59,9 @@ class Selection:
     n_train: int
     n_validation: int
     start: Head = field(repr=False)
-    device: str = "cpu"
+    device: str
+    held: npt.NDArray[np.intp] = field(repr=False)
+    own: npt.NDArray[np.float64] | None = field(repr=False)
 
 
 class _HeldOut:
@@ -73,25 +80,55 @@ class _HeldOut:
         self.labels, self.rows = labels[rows], rows
         self.X = X if is_source(X) else X[rows]
 
-    def judge(self, head: Head) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
-        """Say of each row whether the answer is right, and how probable the truth was held."""
+    def judge(self, head: Head) -> _Judged:
+        """Say of each row whether the answer is right, and how probable the truth was held.
+
+        The third array judges the binary problems by themselves: see `problem_sums`.
+        """
         if not is_source(self.X):
             return self._judge(head.scores(self.X), self.labels)
 
-        def work(step: tuple[int, int]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+        def work(step: tuple[int, int]) -> _Judged:
             rows = slice(*step)
             return self._judge(head.scores(self.X.gather(self.rows[rows])), self.labels[rows])
 
         steps = row_steps(self.X, len(self.rows), len(head.coef))
-        right, chance = zip(*self.pool.stream(work, steps), strict=True)
-        return np.concatenate(right), np.concatenate(chance)
+        right, chance, sums = zip(*self.pool.stream(work, steps), strict=True)
+        return np.concatenate(right), np.concatenate(chance), np.sum(sums, axis=0)
 
-    def _judge(
-        self, scores: npt.NDArray[Any], labels: npt.NDArray[np.intp]
-    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    def _judge(self, scores: npt.NDArray[Any], labels: npt.NDArray[np.intp]) -> _Judged:
         right = decide(self.strategy, scores, self.n_classes) == labels
         chance = probabilities(self.strategy, scores, self.n_classes)
-        return right, chance[np.arange(len(labels)), labels]
+        sums = np.zeros((3, 0))
+        if self.strategy != "multinomial":
+            sums = problem_sums(self.strategy, scores, labels, self.n_classes)
+        return right, chance[np.arange(len(labels)), labels], sums
+
+
+_Judged = tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]
+
+
+def own_values(
+    values: npt.NDArray[np.float64], sums: Sequence[npt.NDArray[np.float64]]
+) -> npt.NDArray[np.float64]:
+    """Choose a value of C for each binary problem: as for all, but on its own rows.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (n_values,)
+        Ascending.
+    sums : sequence of ndarray of float64, shape (3, n_heads)
+        What `classify.coding.problem_sums` says of the held-out rows at each value.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_heads,)
+        The highest accuracy, then the lowest log-loss, then the smallest C. Where no row of its
+        classes was held out, the smallest.
+    """
+    _, right, loss = np.stack(sums).transpose(1, 0, 2)
+    loss = np.where(right == right.max(axis=0), loss, np.inf)
+    return values[loss.argmin(axis=0)]
 
 
 def select_C(
@@ -169,6 +206,7 @@ def select_C(
     best: tuple[tuple[float, float, float], Head] | None = None
     head: Head | None = None
     rising = 0
+    sums = []
     with workers(n_jobs) as pool:
         fitter = open_fitter(
             device, strategy, X, labels[train], len(classes), pool,
@@ -179,7 +217,8 @@ def select_C(
             head, solution = fitter.solve(
                 float(C), tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=head
             )
-            right, chance = held_out.judge(head)
+            right, chance, apart = held_out.judge(head)
+            sums.append(apart)
             entry = {
                 "C": float(C),
                 "accuracy": float(right.mean()),
@@ -205,4 +244,6 @@ def select_C(
         n_validation=len(held),
         start=best[1],
         device=fitter.device,
+        held=held,
+        own=None if strategy == "multinomial" else own_values(values, sums),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -70,6 +70,9 @@ class Solution:
         Passes over the rows, all problems together.
     column_products : int
         Sum over the passes of the columns in the product: what the work is proportional to.
+    course : tuple of (ndarray of int, ndarray of float64)
+        Round by round, the problems that were at work (by their place in `points`) and their
+        objectives.
     """
 
     points: Array
@@ -80,6 +83,7 @@ class Solution:
     n_iter: npt.NDArray[np.int64]
     n_passes: int
     column_products: int
+    course: tuple[tuple[npt.NDArray[np.intp], Array], ...] = field(default=(), repr=False)
 
     @property
     def converged(self) -> bool:
@@ -94,8 +98,10 @@ class Solution:
         dict
             ``grad_norm``, ``objective``, ``gap_bound`` (sums over the problems, but the norm of
             all gradients together), ``relative_gap`` (the largest of any problem), ``converged``,
-            ``status``, ``n_iter`` (the largest), ``n_problems``, ``n_passes``, and under
-            ``problems`` the arrays per problem.
+            ``status``, ``n_iter`` (the largest), ``n_problems``, ``n_passes``, under ``problems``
+            the arrays per problem, and under ``hardest`` the course of the problem that took the
+            most iterations: its ``problem`` number, its ``objective`` at the end, and for each
+            round the ``gaps``, at most so far above the minimum.
         """
         scale = np.abs(self.objective)
         # An objective of zero is at its minimum: it is a sum of terms that are not negative.
@@ -118,6 +124,19 @@ class Solution:
                 "n_iter": self.n_iter.tolist(),
                 "status": [status.name for status in self.status],
             },
+            "hardest": self._hardest(relative),
+        }
+
+    def _hardest(self, relative: Array) -> dict[str, Any]:
+        """Follow the problem with the most iterations; among equals, the one with the worst gap."""
+        problem = int(np.lexsort((-relative, -self.n_iter))[0])
+        heights = np.concatenate([values[rows == problem] for rows, values in self.course])
+        end, bound = self.objective[problem], self.gap_bound[problem]
+        return {
+            "problem": problem,
+            "objective": float(end),
+            # The dual objective is a floor, and what rounding hides is no less than the last bound.
+            "gaps": np.maximum(heights - (end - bound), bound).tolist(),
         }
 
 

@@ -104,7 +104,7 @@ class TorchFitter(Fitter):
         raise OutOfDeviceMemory(f"{columns:,} problems, each with an inverse Hessian of its own")
 
     def solve(
-        self, C: float, *, tol: float, max_iter: int, start: Head | None = None
+        self, C: float | Any, *, tol: float, max_iter: int, start: Head | None = None
     ) -> tuple[Head, Solution]:
         """Fit the heads for one value of C; see `Fitter.solve`."""
         with _memory_errors(), arithmetic(self._at):

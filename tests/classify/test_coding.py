@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from sklearn.utils.multiclass import _ovr_decision_function
 
-from classify.coding import class_pairs, decide, decision_values, n_heads, probabilities
+from classify.coding import (
+    class_pairs,
+    decide,
+    decision_values,
+    n_heads,
+    probabilities,
+    problem_sums,
+)
 
 
 def libsvm_multiclass_probability(r):
@@ -114,3 +121,33 @@ def test_wrong_shapes_and_names_are_named():
         decide("ovo", np.zeros((2, 4)), 4)
     with pytest.raises(ValueError, match="unknown strategy 'one-vs-all'"):
         n_heads("one-vs-all", 3)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "n_classes"), [("ovr", 4), ("ovo", 4), ("ovr", 2), ("ovo", 2)]
+)
+def test_problems_are_judged_on_their_own_rows(strategy, n_classes):
+    from sklearn.metrics import log_loss
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, n_classes, 90)
+    scores = rng.normal(size=(90, n_heads(strategy, n_classes)))
+    pairs = class_pairs(n_classes)
+    rows, right, loss = problem_sums(strategy, scores, labels, n_classes)
+    for k in range(scores.shape[1]):
+        if n_classes == 2:
+            mine, truth = np.ones(90, dtype=bool), labels == 1
+        elif strategy == "ovr":
+            mine, truth = np.ones(90, dtype=bool), labels == k
+        else:
+            mine, truth = np.isin(labels, pairs[k]), labels == pairs[k, 1]
+        truth, score = truth[mine], scores[mine, k]
+        assert rows[k] == len(truth)
+        assert right[k] == ((score > 0) == truth).sum()
+        expected = log_loss(truth, 1 / (1 + np.exp(-score)), normalize=False)
+        assert loss[k] == pytest.approx(expected)
+    both = [
+        problem_sums(strategy, scores[part], labels[part], n_classes)
+        for part in (slice(0, 40), slice(40, 90))
+    ]
+    np.testing.assert_allclose(np.sum(both, axis=0), [rows, right, loss])

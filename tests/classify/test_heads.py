@@ -5,6 +5,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
+from classify.coding import temper
 from classify.heads import Head, load_head, save_head
 from data.errors import UserError
 
@@ -76,19 +77,28 @@ def test_the_heads_of_a_run_answer_as_it_did(fitted_run):
     for strategy in ESTIMATORS:
         head = load_head(folder / "heads" / f"{strategy}.safetensors")
         np.testing.assert_array_equal(head.predict(X), stored[f"{strategy}_predictions"])
-        np.testing.assert_allclose(
-            head.probabilities(X), stored[f"{strategy}_probabilities"], atol=1e-5
-        )
+        assert head.temperature > 0
+        calibrated = temper(stored[f"{strategy}_probabilities"], head.temperature)
+        np.testing.assert_allclose(head.probabilities(X), calibrated, atol=1e-5)
 
 
 def test_everything_survives_the_file(tmp_path):
     head = head_of(
-        "ovo", class_names=("<b>", "猫", 'q"'), weights_file="/tmp/w.safetensors", C=1 / 3
-    )
+        "ovo", class_names=("<b>", "猫", 'q"'), weights_file="/tmp/w.safetensors", C=1 / 3,
+        temperature=2 / 3,
+    )  # fmt: skip
     path = tmp_path / "head.safetensors"
     save_head(path, head)
     loaded = load_head(path)
-    for name in ("strategy", "class_names", "spec", "store_key", "C", "weights_file"):
+    for name in (
+        "strategy",
+        "class_names",
+        "spec",
+        "store_key",
+        "C",
+        "weights_file",
+        "temperature",
+    ):
         assert getattr(loaded, name) == getattr(head, name)
     np.testing.assert_array_equal(loaded.coef, head.coef)
     tensors = load_file(path)
@@ -144,6 +154,7 @@ F32 = np.float32
         (None, {"spec": "[" * 100_000}, "not JSON"),
         (None, {"C": "nan"}, "expected a positive number"),
         (None, {"C": None}, "expected a positive number"),
+        (None, {"temperature": "-1"}, "temperature in its metadata is '-1'"),
         (None, {"n_features": "5"}, "n_features is '5' but coef has 4"),
         ({"coef": None}, {}, "the tensor coef is missing"),
         ({"coef": np.zeros((3, 4))}, {}, "coef is float64"),

@@ -8,6 +8,7 @@ import pytest
 
 from classify import predict as module
 from classify.__main__ import main
+from classify.coding import temper
 from classify.heads import Head, load_head, save_head
 from data.cli import run
 from data.errors import UserError
@@ -57,7 +58,8 @@ def test_answers_are_those_of_the_run(fitted_run, images, stage_one, capsys, str
     with np.load(folder / "predictions.npz") as stored:
         names = stored["class_names"]
         labels = names[stored[f"{strategy}_predictions"][:3]].tolist()
-        probabilities = stored[f"{strategy}_probabilities"][:3]
+        temperature = load_head(head).temperature
+        probabilities = temper(stored[f"{strategy}_probabilities"][:3], temperature)
     assert [answer["image"] for answer in answers] == images
     assert [answer["label"] for answer in answers] == labels
     for answer, row in zip(answers, probabilities, strict=True):

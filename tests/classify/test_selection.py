@@ -5,6 +5,7 @@ import pytest
 from sklearn.datasets import load_digits, load_iris
 
 from classify import OneVsRestLogistic
+from classify.coding import class_pairs
 from classify.selection import C_GRID, PATIENCE, select_C
 from classify.validation import validation_split
 
@@ -109,3 +110,29 @@ def test_an_interrupt_gets_through():
 
     with pytest.raises(KeyboardInterrupt):
         select_C("multinomial", X, y, on_step=stop)
+
+
+def test_each_problem_may_have_a_value_of_its_own():
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+    from sklearn.preprocessing import StandardScaler
+
+    X, y = load_digits(return_X_y=True)
+    X, y = X[y < 4][:400], y[y < 4][:400]
+    X = X + np.random.default_rng(0).normal(size=X.shape) * 6
+    grid = [1e-4, 1e-2, 1.0, 100.0]
+    found = select_C("ovo", X, y, grid=grid, full_path=True, n_jobs=1)
+    train, held = validation_split(y)
+    np.testing.assert_array_equal(found.held, held)
+    scaler = StandardScaler().fit(X[train])
+    Z = scaler.transform(X)
+    for chosen, (a, b) in zip(found.own, class_pairs(4), strict=True):
+        mine, judged = train[np.isin(y[train], (a, b))], held[np.isin(y[held], (a, b))]
+        merits = []
+        for C in grid:
+            model = LogisticRegression(C=C, max_iter=2000, tol=1e-8).fit(Z[mine], y[mine])
+            loss = log_loss(y[judged], model.predict_proba(Z[judged]))
+            merits.append((-model.score(Z[judged], y[judged]), loss))
+        assert chosen == grid[merits.index(min(merits))]
+    assert len(set(found.own)) > 1
+    assert select_C("multinomial", X, y, grid=grid, n_jobs=1).own is None
