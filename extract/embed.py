@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,9 @@ from extract.preprocess import normalise, resize_batch
 
 if TYPE_CHECKING:
     import torch
+
+# Equally large ones in an array, or of any sizes.
+Images: TypeAlias = "npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]"
 
 # On a CPU the activations of large batches do not fit into its caches.
 CPU_BATCH = 16
@@ -151,9 +155,7 @@ class Embedder:
                 "give a smaller --model, or --device cpu"
             ) from error
 
-    def embed(
-        self, images: npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]
-    ) -> npt.NDArray[np.float32]:
+    def embed(self, images: Images) -> npt.NDArray[np.float32]:
         """Embed up to one batch of images.
 
         Parameters
@@ -175,10 +177,18 @@ class Embedder:
         """
         import torch
 
+        with self.translated_errors(), torch.inference_mode():
+            groups = [
+                (rows, torch.from_numpy(np.ascontiguousarray(block)).to(self.device))
+                for rows, block in by_size(images)
+            ]
+            return self.forward(groups, len(images)).cpu().numpy()
+
+    @contextmanager
+    def translated_errors(self) -> Iterator[None]:
+        """Turn torch's errors into `OutOfMemory` and `UserError`, where they are such."""
         try:
-            with torch.inference_mode():
-                output = self._forward(self._levels(images))
-                return output[: len(images)].float().cpu().numpy()
+            yield
         except MemoryError as error:
             raise OutOfMemory(str(error)) from error
         except RuntimeError as error:
@@ -191,29 +201,73 @@ class Embedder:
                 ) from error
             raise
 
-    def _levels(
-        self, images: npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]
+    def forward(
+        self, groups: Sequence[tuple[torch.Tensor | None, torch.Tensor]], count: int
     ) -> torch.Tensor:
-        """Resize images on the device, those of one size together, into a full batch."""
+        """Resize, normalise and embed a batch that lies on the device.
+
+        Parameters
+        ----------
+        groups : sequence of (Tensor of int64, shape (k,), or None, and Tensor of uint8)
+            Images of one size, shape (k, height, width, 3), and which rows of the batch they
+            are; None where they are all of them, in order.
+        count : int
+            Images in all of them, at most ``batch_size``.
+
+        Returns
+        -------
+        torch.Tensor of float32, shape (count, width)
+            On the device.
+        """
+        return self._forward(self._levels(groups))[:count].float()
+
+    def _levels(self, groups: Sequence[tuple[torch.Tensor | None, torch.Tensor]]) -> torch.Tensor:
+        """Resize images, those of one size together, into a full batch."""
         import torch
 
         settings = self.backbone.preprocessing
+        if len(groups) == 1 and len(groups[0][1]) == self.batch_size:
+            return resize_batch(settings, groups[0][1])
         size = settings.image_size
         levels = torch.zeros(self.batch_size, 3, size, size, device=self.device)
-        if isinstance(images, np.ndarray):
-            batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
-            levels[: len(images)] = resize_batch(settings, batch)
-            return levels
-        groups: dict[tuple[int, ...], list[int]] = {}
-        for row, image in enumerate(images):
-            groups.setdefault(image.shape, []).append(row)
-        for rows in groups.values():
-            batch = torch.from_numpy(np.stack([images[row] for row in rows])).to(self.device)
-            levels[torch.tensor(rows, device=self.device)] = resize_batch(settings, batch)
+        for rows, images in groups:
+            resized = resize_batch(settings, images)
+            if rows is None:
+                levels[: len(images)] = resized
+            else:
+                levels.index_copy_(0, rows.to(self.device, non_blocking=True), resized)
         return levels
 
     def _forward(self, levels: torch.Tensor) -> torch.Tensor:
         return self._network(normalise(self.backbone.preprocessing, levels))
+
+
+def by_size(images: Images) -> list[tuple[torch.Tensor | None, npt.NDArray[np.uint8]]]:
+    """Group images by their size.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, height, width, 3), or sequence of such images
+        Of a batch.
+
+    Returns
+    -------
+    list of (Tensor of int64 or None, ndarray of uint8, shape (k, height, width, 3))
+        Which rows of the batch the images of a group are, and the images; None where one group
+        is the whole batch, in order.
+    """
+    import torch
+
+    if isinstance(images, np.ndarray):
+        return [(None, images)]
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, image in enumerate(images):
+        groups.setdefault(image.shape, []).append(row)
+    if len(groups) == 1:
+        return [(None, np.stack(images))]
+    return [
+        (torch.tensor(rows), np.stack([images[row] for row in rows])) for rows in groups.values()
+    ]
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

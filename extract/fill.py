@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from data.store import write_shard
 from extract.job import Job
 from extract.request import bad_images_error
 from extract.shards import Plan, Shard, cut
+from extract.stream import Batch, embed_batches, resident
 from extract.watch import Watch
+from extract.writing import Writer
 
 if TYPE_CHECKING:
     from extract.embed import Embedder
@@ -64,22 +67,29 @@ def fill(job: Job, plan: Plan, embedder: Embedder) -> tuple[int, float]:
     if kept:
         say(f"going on: {kept:,} of {total:,} images are done")
     watch = Watch(total, kept, job.device.type, job.options.model)
+
+    def write(shard: Shard, features: npt.NDArray[np.float32], ok: npt.NDArray[np.bool_]) -> None:
+        nonlocal kept
+        write_shard(
+            shard.path,
+            _stored(features, job.options.store_dtype),
+            ok,
+            key=job.key,
+            split=shard.split,
+            start=shard.start,
+            ids=job.splits[shard.split].ids[shard.start : shard.stop],
+        )
+        kept += shard.stop - shard.start
+
     try:
-        with progress(total, "embedding", "img", initial=kept) as bar:
+        with progress(total, "embedding", "img", initial=kept) as bar, Writer() as writer:
             for split in job.splits:
                 todo = [shard for shard in missing if shard.split == split]
                 for shard, features, ok in _embed_shards(job, todo, embedder, bar, watch):
-                    write_shard(
-                        shard.path,
-                        _stored(features, job.options.store_dtype),
-                        ok,
-                        key=job.key,
-                        split=split,
-                        start=shard.start,
-                        ids=job.splits[split].ids[shard.start : shard.stop],
-                    )
+                    writer.put(partial(write, shard, features, ok))
                     _note_skipped(job, shard, ok)
-                    kept += shard.stop - shard.start
+                # Before the next split's decoders are forked: no thread is inside HDF5 then.
+                writer.drain()
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
             f"{kept:,} of {total:,} images are kept in {job.folder}; "
@@ -106,16 +116,16 @@ def _embed_shards(
         ]
         for shard in shards
     ]
-    batches = _batches(job, shards, [span for group in spans for span in group])
+    decoded = _batches(job, shards, [span for group in spans for span in group])
+    batches = embed_batches(embedder, decoded)
     for shard, group in zip(shards, spans, strict=True):
         features = np.zeros((shard.stop - shard.start, job.backbone.width), dtype=np.float32)
         ok = np.zeros(shard.stop - shard.start, dtype=np.bool_)
         for span in group:
-            images, good = next(batches)
+            good, embedded = next(batches)
             rows = np.flatnonzero(good) + (span.start - shard.start)
-            if len(rows):
-                features[rows] = embedder.embed(images)
-                ok[rows] = True
+            features[rows] = embedded
+            ok[rows] = True
             bar.update(len(span))
             for line in watch.update(len(span)):
                 bar.write(line, file=sys.stderr)
@@ -124,14 +134,15 @@ def _embed_shards(
 
 def _batches(
     job: Job, shards: list[Shard], spans: list[range]
-) -> Iterator[tuple[Any, npt.NDArray[np.bool_]]]:
-    """Give the images of each batch, and which of its rows could be decoded."""
+) -> Iterator[tuple[npt.NDArray[np.bool_], Batch]]:
+    """Give which rows of each batch could be decoded, and the images of those."""
     if not shards:
         return
     images = job.splits[shards[0].split].images
     if isinstance(images, ArrayImages):
+        pixels = resident(images.array, job.device)
         for span in spans:
-            yield images.rows(span.start, span.stop), np.ones(len(span), dtype=np.bool_)
+            yield np.ones(len(span), dtype=np.bool_), pixels[span.start : span.stop]
         return
     from extract.loading import decode_batches
 
@@ -144,7 +155,7 @@ def _batches(
             ):
                 raise item
         arrays = [item for item in decoded if not isinstance(item, UserError)]
-        yield arrays, np.array([not isinstance(item, UserError) for item in decoded])
+        yield np.array([not isinstance(item, UserError) for item in decoded]), arrays
 
 
 def _note_skipped(job: Job, shard: Shard, ok: npt.NDArray[np.bool_]) -> None:

@@ -19,7 +19,8 @@ from extract.shards import Here, Plan
 
 if TYPE_CHECKING:
     from extract.backbone import Backbone, BackboneRequest
-    from extract.tuning import Choice, Images
+    from extract.embed import Images
+    from extract.tuning import Choice
 
 # A transformer of the "small" size has 22 million.
 SLOW_PARAMETERS = 30_000_000

@@ -287,8 +287,7 @@ def resize_batch(settings: Preprocessing, images: torch.Tensor) -> torch.Tensor:
     size = settings.image_size
     if levels.shape[-2:] == (size, size):
         return levels
-    fill = torch.tensor(_fill(settings), dtype=torch.float32, device=images.device)
-    canvas = fill.reshape(1, 3, 1, 1).repeat(count, 1, size, size)
+    canvas = _device_fill(settings, images.device).repeat(count, 1, size, size)
     rows, columns = levels.shape[-2:]
     canvas[..., down.before : down.before + rows, across.before : across.before + columns] = levels
     return canvas
@@ -380,10 +379,25 @@ def normalise(settings: Preprocessing, levels: torch.Tensor) -> torch.Tensor:
     torch.Tensor
         The same tensor.
     """
+    scale, shift = _scale_and_shift(settings, levels.device)
+    return levels.mul_(scale).sub_(shift)
+
+
+# Kept on the device: a copy from ordinary memory would wait for all that is under way there.
+@lru_cache(maxsize=16)
+def _scale_and_shift(
+    settings: Preprocessing, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     import torch
 
     std = torch.tensor(settings.std, dtype=torch.float64).reshape(1, 3, 1, 1)
     mean = torch.tensor(settings.mean, dtype=torch.float64).reshape(1, 3, 1, 1)
-    scale = (1.0 / (255.0 * std)).to(levels.device, torch.float32)
-    shift = (mean / std).to(levels.device, torch.float32)
-    return levels.mul_(scale).sub_(shift)
+    scale, shift = 1.0 / (255.0 * std), mean / std
+    return scale.to(device, torch.float32), shift.to(device, torch.float32)
+
+
+@lru_cache(maxsize=16)
+def _device_fill(settings: Preprocessing, device: torch.device) -> torch.Tensor:
+    import torch
+
+    return torch.tensor(_fill(settings), dtype=torch.float32, device=device).reshape(1, 3, 1, 1)

@@ -10,22 +10,19 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from data.cli import say
 from extract import engines
 from extract.backbone import Backbone
-from extract.embed import Embedder, OutOfMemory, default_batch_size
+from extract.embed import Embedder, Images, OutOfMemory, default_batch_size
 from extract.engines import EngineFailed
 from extract.measured import Measurement, Measurements, read, write
 
 if TYPE_CHECKING:
     import torch
-
-Images: TypeAlias = "npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]"
 
 # A run that the default engine ends sooner is not worth measuring for.
 WORTH_SECONDS = 30.0

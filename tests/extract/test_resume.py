@@ -81,7 +81,8 @@ def test_kill_9_at_any_moment(small_job, small, features, expected, where, when)
     assert process.returncode == -signal.SIGKILL, err
     assert not list(features.glob("*/*.h5")), "nothing under a final name"
     kept = list(features.glob(".work/*/shard-*.h5"))
-    assert len(kept) == (2 if where == "embed" else 1)
+    # In the fifth batch, the second shard of two batches may still be being written.
+    assert len(kept) in ((1, 2) if where == "embed" else (1,))
     stamps = {path: path.stat().st_ino for path in kept}
     done = small()
     assert done.code == 0, done.err
