@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from argparse import Namespace
+from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -180,6 +180,11 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "is free)",
     )  # fmt: skip
 
+    fit.add_argument(
+        "--few-shot", action=BooleanOptionalAction, default=True,
+        help="accuracy against labelled images per class, five draws each (on)",
+    )  # fmt: skip
+
     compare = commands.add_parser("compare", help="one report over many runs")
     compare.add_argument(
         "runs", nargs="*", type=Path, metavar="REPORT_DIR",
@@ -262,6 +267,7 @@ def fit_command(options: Namespace, command: str) -> None:
         memory=options.memory,
         command=command,
         device=device,
+        few_shot=options.few_shot,
     )
     finished: list[Path] = []
     for store in stores:

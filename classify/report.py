@@ -11,15 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from classify import figures_accuracy, figures_classes, figures_validation
+from classify import figures_accuracy, figures_classes, figures_few_shot, figures_validation
 from classify.pages import TEMPLATES, render_html, render_markdown, write_pages
 from classify.results import FILE_NAME, backbone_name, has_random_weights, read_results
+from classify.wording import labels_sentence
 
 # In the order of the page; each has a function `draw`, from results to SVG documents by name.
 FIGURES = (
     figures_accuracy,
     figures_classes,
     figures_validation,
+    figures_few_shot,
 )
 # The parts of the page, in the order of the numbers in their file names.
 SECTIONS = sorted(
@@ -223,6 +225,7 @@ def report_context(results: Mapping[str, Any]) -> dict[str, Any]:
     strategies = results["strategies"]
     comparisons = results["comparisons"]
     question = [c for c in comparisons if {c["a"], c["b"]} == {"ovr", "ovo"}]
+    few_shot = results.get("few_shot")
     return {
         "sections": SECTIONS,
         "results": results,
@@ -233,6 +236,9 @@ def report_context(results: Mapping[str, Any]) -> dict[str, Any]:
         "question": question[0] if question else None,
         "confused": most_confused(strategies, results["class_names"]),
         "legible": len(results["class_names"]) <= figures_classes.LEGIBLE_CLASSES,
+        "few_shot": few_shot,
+        "few_shot_rows": list(zip(*few_shot["curves"].values(), strict=True)) if few_shot else [],
+        "labels_sentence": labels_sentence(few_shot) if few_shot else "",
         "extract_command": extract_command(results["store"]),
         "provenance": provenance_rows(results),
     }

@@ -64,6 +64,24 @@ _COMPARISON = {
     "converged": bool,
     "verdict": str,
 }
+_POINT = {
+    "per_class": (int, type(None)),
+    "n_train": int,
+    "accuracies": [_Number],
+    "mean": _Number,
+    "ci95": (list, type(None)),
+}
+# Parts that a run may be without, such as one of an older version.
+_OPTIONAL = {
+    "few_shot": {
+        "draws": int,
+        "level": _Number,
+        "near": _Number,
+        "curves": {"*": [_POINT]},
+        "enough": {"*": (int, type(None))},
+        "left_out": [int],
+    },
+}
 _RUN = {
     "kind": str,
     "store": {"path": str, "key": str, "spec": dict, "provenance": dict},
@@ -154,6 +172,11 @@ def _inconsistency(results: dict[str, Any]) -> str:
             return f"{where}.per_class does not name the classes of class_names"
         if len(test["accuracy_ci95"]) != 2:
             return f"{where}.accuracy_ci95 is not a pair"
+    curves = (results.get("few_shot") or {}).get("curves", {})
+    for name, curve in curves.items():
+        counts = [[point["per_class"] for point in other] for other in curves.values()]
+        if name not in results["strategies"] or not curve or counts.count(counts[0]) < len(counts):
+            return f"few_shot.curves.{name} does not fit the others, or the strategies"
     for i, comparison in enumerate(results["comparisons"]):
         if not {comparison["a"], comparison["b"]} <= set(results["strategies"]):
             return f"comparisons[{i}] names a strategy that is not in strategies"
@@ -223,7 +246,8 @@ def read_results(path: Path) -> dict[str, Any]:
         Naming the file, and the place in it that is wrong.
     """
     results = load_json(path)
-    problem = _mismatch(results, _RUN, "it") or _inconsistency(results)
+    parts = {name: shape for name, shape in _OPTIONAL.items() if results.get(name) is not None}
+    problem = _mismatch(results, {**_RUN, **parts}, "it") or _inconsistency(results)
     if problem:
         raise UserError(
             f"{path} is not the results of a run: {problem.removeprefix('it.')}; "

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.analyses import analyse
+from classify.few_shot import few_shot
 from classify.opening import Room, open_store
 from classify.output import environment, peak_memory_mb, run_folder, write_run
 from classify.results import SCHEMA_VERSION, json_ready
@@ -74,6 +75,16 @@ def fit_store(path: Path, options: FitOptions) -> tuple[Path, dict[str, Any]]:
         "analyse": analyse_seconds,
         "peak_memory_mb": peak_memory_mb(),
     }
+    if options.few_shot:
+        clock = time.perf_counter()
+        results["few_shot"] = few_shot(
+            features,
+            {name: fit.estimator for name, fit in fitted.items()},
+            seed=options.seed,
+            jobs=options.jobs,
+            memory=room.solver,
+        )
+        results["timings"]["few_shot"] = time.perf_counter() - clock
     folder = options.reports_dir / store_name(features)
     with run_folder(folder, started) as (partial, place):
         write_run(partial, features, results, fitted, begun)
@@ -208,6 +219,7 @@ def _results(
             "memory": room.memory,
             "out_of_core": room.out_of_core,
             "device": options.device,
+            "few_shot": options.few_shot,
         },
         "class_names": list(features.class_names),
         "n_train": len(features.train.labels),

@@ -121,11 +121,11 @@ def _newest(runs: Sequence[Run], on_skip: Callable[[str], object]) -> list[Run]:
     newest: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: run.started):
         results = run.results
-        # What the machine had free has no part in the results.
+        # What the machine had free, and what else was measured, has no part in the results.
         settings = {
             name: value
             for name, value in results["settings"].items()
-            if name not in ("memory", "out_of_core")
+            if name not in ("memory", "out_of_core", "few_shot")
         }
         same = json.dumps([results["store"]["key"], results["seed"], settings], sort_keys=True)
         if same in newest:

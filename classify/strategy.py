@@ -56,6 +56,8 @@ class FitOptions:
         The command line, for the record.
     device : str
         Where to fit: what `classify.engines.choose_device` returned.
+    few_shot : bool
+        Whether to measure accuracy against labelled images per class.
     """
 
     strategies: tuple[str, ...] = ("multinomial", "ovr", "ovo")
@@ -69,6 +71,7 @@ class FitOptions:
     memory: int | None = None
     command: str = ""
     device: str = "cpu"
+    few_shot: bool = True
 
 
 @dataclass

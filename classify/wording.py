@@ -165,3 +165,31 @@ def headline(strategies: Mapping[str, Any], comparisons: Sequence[Mapping[str, A
         f"{points(entry['test']['accuracy'])} % (95 % interval {points(low)} to {points(high)}); "
         "it is the only strategy of this run, so there is nothing to compare it with."
     )
+
+
+def labels_sentence(few_shot: Mapping[str, Any]) -> str:
+    """Say how many labels are enough.
+
+    Parameters
+    ----------
+    few_shot : mapping
+        From `classify.few_shot.few_shot`.
+
+    Returns
+    -------
+    str
+        One sentence; empty where there is no curve.
+    """
+    told = []
+    for name, curve in few_shot["curves"].items():
+        counts = [point["per_class"] for point in curve[:-1]]
+        if counts:
+            enough = few_shot["enough"][name]
+            more = f"more than {counts[-1]:,}" if enough is None else f"{enough:,}"
+            told.append(f"{display_name(name)} {more}")
+    if not told:
+        return ""
+    return (
+        f"Labelled images per class with which a strategy comes within "
+        f"{points(few_shot['near'], 0)} point of its accuracy with all of them: {', '.join(told)}."
+    )

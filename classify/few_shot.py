@@ -1,0 +1,339 @@
+"""How many labels are enough: accuracy against labelled images per class.
+
+A draw shuffles the training rows of each class once, and its set of ``n`` images per class is the
+first ``n`` of each, so that the sets of one draw lie in each other as those of
+`sklearn.model_selection.learning_curve` do. A class with fewer rows gives all it has.
+
+C is the one that was chosen on all training images, unscaled: in ``C * sum(loss) + ||w||^2 / 2``
+the penalty then weighs the more the fewer images there are, as a prior does, and a learner with so
+few labels has none to spare for a choice of its own. The curves end at the fit on all images, which
+exists already.
+
+The fits go through joblib. By default they share threads; what `joblib.parallel_config` sets is
+used instead, such as Dask or Ray: a task is the path of the store and a few numbers, and opens the
+store where it runs.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings as python_warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.chunked import is_source
+from classify.threads import thread_count, workers
+from data.cli import progress
+
+if TYPE_CHECKING:
+    from data.store import Features
+
+DRAWS = 5
+LEVEL = 0.95
+# Largest duality gap: a tenth of the draws' spread in accuracy comes of it, or less.
+TOL = 1e-3
+MAX_ITER = 200
+# "Enough" is what comes as near as this to the accuracy with all labels.
+NEAR = 0.01
+# Fits of a draw hold its rows, a standardised copy in another order, and what they compute.
+COPIES = 4
+
+# Stores that this process has open, for the tasks that run in it.
+_opened: dict[tuple[str, str], Features] = {}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One strategy on one draw, from one image per class upwards.
+
+    Attributes
+    ----------
+    path, key : str
+        The store, and the key that it must have.
+    strategy, estimator : str
+        Its name, and its estimator's.
+    C : float
+        Of every fit.
+    counts : tuple of int
+        Images per class, ascending.
+    draw, seed : int
+        Which draw, and the seed of all of them.
+    device : str
+        Where to fit.
+    """
+
+    path: str
+    key: str
+    strategy: str
+    estimator: str
+    C: float
+    counts: tuple[int, ...]
+    draw: int
+    seed: int
+    device: str
+
+
+def ladder(largest: int) -> list[int]:
+    """List 1, 2, 5, 10, 20, 50 and so on below a number.
+
+    Parameters
+    ----------
+    largest : int
+        What all of them are less than.
+
+    Returns
+    -------
+    list of int
+        Ascending; empty for 1 or less.
+    """
+    rungs = []
+    step = 1
+    while step < largest:
+        rungs += [step * factor for factor in (1, 2, 5) if step * factor < largest]
+        step *= 10
+    return rungs
+
+
+def draw_rows(
+    labels: npt.NDArray[np.int64], counts: Sequence[int], draw: int, seed: int
+) -> list[npt.NDArray[np.intp]]:
+    """Draw stratified sets of rows, each within the next.
+
+    Parameters
+    ----------
+    labels : ndarray of int64, shape (n_rows,)
+        Class indices.
+    counts : sequence of int
+        Rows of each class in each set.
+    draw, seed : int
+        The same numbers give the same rows, whatever `counts` holds.
+
+    Returns
+    -------
+    list of ndarray of int
+        Ascending row indices, one array for each count.
+    """
+    generator = np.random.default_rng([seed, draw])
+    shuffled = [
+        generator.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)
+    ]
+    return [np.sort(np.concatenate([rows[:count] for rows in shuffled])) for count in counts]
+
+
+def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Student's t interval of a mean, within [0, 1].
+
+    Parameters
+    ----------
+    values : sequence of float
+        Two or more accuracies of independent draws.
+    level : float
+        Confidence level.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end.
+    """
+    from scipy.stats import t
+
+    sample = np.asarray(values, dtype=np.float64)
+    half = t.ppf(0.5 + level / 2, len(sample) - 1) * sample.std(ddof=1) / math.sqrt(len(sample))
+    return max(0.0, float(sample.mean() - half)), min(1.0, float(sample.mean() + half))
+
+
+def few_shot(
+    features: Features,
+    fitted: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    jobs: int | None = None,
+    memory: int | None = None,
+) -> dict[str, Any]:
+    """Measure accuracy against labelled images per class.
+
+    Parameters
+    ----------
+    features : Features
+        An open store.
+    fitted : mapping of str to estimator
+        The strategies, fitted to all training rows; their C, device and test accuracy are used.
+    seed : int
+        Of the draws.
+    jobs : int or None
+        Fits side by side, where no ``joblib.parallel_config`` says otherwise; None for all threads.
+    memory : int or None
+        Bytes that fits may take where the features stay on the disk: larger sets are left out,
+        and no two fits run at once.
+
+    Returns
+    -------
+    dict
+        ``draws``, ``level`` and ``near``; ``curves``: for each strategy a list of ``per_class``
+        (None for all), ``n_train``, ``accuracies``, ``mean`` and ``ci95`` (None for all, which is
+        one fit); ``enough``: for each strategy the least ``per_class`` whose mean comes within
+        ``near`` of all; ``left_out``: counts that `memory` has no room for.
+    """
+    labels = np.asarray(features.train.labels)
+    sizes = np.unique(labels, return_counts=True)[1]
+    counts = ladder(int(sizes.max()))
+    n_train = {count: int(np.minimum(sizes, count).sum()) for count in counts}
+    if memory is not None:
+        row_bytes = 4 * features.train.features.shape[1] * COPIES
+        counts = [count for count in counts if n_train[count] * row_bytes <= memory]
+    tasks = [
+        Task(
+            str(Path(features.path).absolute()), features.key, name, type(estimator).__name__,
+            float(estimator.C), tuple(counts), draw, seed, estimator.device,
+        )
+        for draw in range(DRAWS)
+        for name, estimator in fitted.items()
+    ]  # fmt: skip
+    alone = memory is not None or any(task.device != "cpu" for task in tasks)
+    accuracies: dict[str, list[list[float]]] = {name: [] for name in fitted}
+    with _remembered(features):
+        for task, found in zip(tasks, _run(tasks, 1 if alone else jobs), strict=True):
+            accuracies[task.strategy].append(found)
+    curves = {
+        name: [
+            *_curve(counts, n_train, accuracies[name]),
+            _all(features, estimator, int(labels.size)),
+        ]
+        for name, estimator in fitted.items()
+    }
+    return {
+        "draws": DRAWS,
+        "level": LEVEL,
+        "near": NEAR,
+        "curves": curves,
+        "enough": {name: _enough(curve) for name, curve in curves.items()},
+        "left_out": [count for count in n_train if count not in counts],
+    }
+
+
+def _curve(
+    counts: Sequence[int], n_train: Mapping[int, int], accuracies: Sequence[Sequence[float]]
+) -> list[dict[str, Any]]:
+    points = []
+    for i, count in enumerate(counts):
+        values = [found[i] for found in accuracies]
+        points.append(
+            {
+                "per_class": count,
+                "n_train": n_train[count],
+                "accuracies": values,
+                "mean": float(np.mean(values)),
+                "ci95": list(t_interval(values)),
+            }
+        )
+    return points
+
+
+def _all(features: Features, estimator: Any, n_train: int) -> dict[str, Any]:
+    accuracy = _accuracy(estimator, features)
+    return {
+        "per_class": None,
+        "n_train": n_train,
+        "accuracies": [accuracy],
+        "mean": accuracy,
+        "ci95": None,
+    }
+
+
+def _enough(curve: Sequence[Mapping[str, Any]]) -> int | None:
+    """Find the least count from which on no mean is further below all labels' than `NEAR`."""
+    enough = None
+    for point in reversed(curve[:-1]):
+        if point["mean"] < curve[-1]["mean"] - NEAR:
+            break
+        enough = point["per_class"]
+    return enough
+
+
+def _run(tasks: Sequence[Task], jobs: int | None) -> list[list[float]]:
+    """Run tasks through joblib, with a progress bar; results in the order of the tasks."""
+    import joblib
+
+    with progress(len(tasks), "few-shot", "curve") as bar:
+
+        class Told(joblib.Parallel):
+            def print_progress(self) -> None:
+                # joblib calls this in our process as tasks end, whatever the backend.
+                bar.update(min(self.n_completed_tasks, len(tasks)) - bar.n)
+
+        # Somebody's parallel_config goes before our own threads.
+        configured = joblib.effective_n_jobs(None) > 1
+        with workers(1):  # holds BLAS to one thread for all fits of this process
+            parallel = Told(n_jobs=None if configured else thread_count(jobs), prefer="threads")
+            return list(parallel(joblib.delayed(run_task)(task) for task in tasks))
+
+
+def run_task(task: Task) -> list[float]:
+    """Fit a strategy to the sets of a draw, each fit starting from the one before.
+
+    Parameters
+    ----------
+    task : Task
+        What to do.
+
+    Returns
+    -------
+    list of float
+        Test accuracies, one for each count.
+    """
+    from classify import estimators
+    from classify.fitting import Head
+
+    features = _open(task)
+    labels = np.asarray(features.train.labels)
+    X: Any = features.train.features
+    found, start = [], None
+    for rows in draw_rows(labels, task.counts, task.draw, task.seed):
+        estimator = getattr(estimators, task.estimator)(
+            task.C, standardize=True, tol=TOL, max_iter=MAX_ITER, n_jobs=1,
+            device=task.device,
+        )  # fmt: skip
+        with python_warnings.catch_warnings():
+            python_warnings.simplefilter("ignore")  # what one of these fits lacks in tol is no news
+            estimator.fit(X.gather(rows) if is_source(X) else X[rows], labels[rows], start=start)
+        start = Head(estimator.coef_, estimator.intercept_)
+        found.append(_accuracy(estimator, features))
+    return found
+
+
+def _accuracy(estimator: Any, features: Features) -> float:
+    answers = estimator.predict(features.test.features)
+    return float(np.mean(answers == features.test.labels))
+
+
+def _open(task: Task) -> Features:
+    from data.errors import UserError
+    from data.store import open_features
+
+    known = _opened.get((task.path, task.key))
+    if known is None:
+        known = open_features(Path(task.path))
+        if known.key != task.key:
+            raise UserError(
+                f"{task.path} is another store here (key {known.key[:8]}, expected "
+                f"{task.key[:8]}); give every worker the same features folder"
+            )
+        _opened.clear()  # a worker serves one store after another, and has room for one
+        _opened[task.path, task.key] = known
+    return known
+
+
+@contextmanager
+def _remembered(features: Features) -> Iterator[None]:
+    name = (str(Path(features.path).absolute()), features.key)
+    _opened[name] = features
+    try:
+        yield
+    finally:
+        _opened.pop(name, None)
