@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,14 +154,35 @@ def embed_normalised(module: nn.Module, images: torch.Tensor) -> torch.Tensor:
     torch.Tensor, shape (n, width)
         timm's pre-logits vectors.
     """
+    return vector_function(module)(images)
+
+
+def vector_function(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Give the function behind `embed_normalised`, with nothing left in it to find out.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A frozen timm model.
+
+    Returns
+    -------
+    callable
+        From normalised images to vectors; torch can compile and export it.
+    """
     model: Any = module  # torch's type says nothing of timm's methods
-    if "pre_logits" in _parameters(getattr(model, "forward_head", None)):
-        output = model.forward_head(model.forward_features(images), pre_logits=True)
-    else:
-        output = model(images)  # without a classifier this is the pooled feature
-    if output.ndim == 4 and output.shape[-2:] == (1, 1):
-        output = output.flatten(1)
-    return output
+    has_head = "pre_logits" in _parameters(getattr(model, "forward_head", None))
+
+    def vectors(images: torch.Tensor) -> torch.Tensor:
+        if has_head:
+            output = model.forward_head(model.forward_features(images), pre_logits=True)
+        else:
+            output = model(images)  # without a classifier this is the pooled feature
+        if output.ndim == 4 and output.shape[-2:] == (1, 1):
+            output = output.flatten(1)
+        return output
+
+    return vectors
 
 
 def _parameters(function: Any) -> Collection[str]:

@@ -1,4 +1,4 @@
-"""What runs the network: torch in either memory format, with folded batch norms, or OpenVINO.
+"""What runs the network: torch in either memory format, folded, compiled, or OpenVINO.
 
 All of them compute the same function, and in float32 the same store within 1e-5 relative; so
 the engine is provenance and not part of a store's key. Which is fastest depends on the network
@@ -16,18 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from data.errors import UserError
-from extract.backbone import Backbone, embed_normalised
+from extract.backbone import Backbone, vector_function
 from extract.options import ENGINES
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     # Normalised images of shape (batch_size, 3, image_size, image_size) to their vectors.
     Network: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 # Those that compute otherwise than torch's own layers, and are compared with them first.
-CHECKED = ("folded", "openvino")
+CHECKED = ("folded", "compiled", "openvino")
 # Largest difference from torch in float32, relative to the largest value of the first batch.
 FP32_TOLERANCE = 1e-3
 # Half-precision networks lose digits at every layer: the direction of a row is what remains.
@@ -56,7 +55,9 @@ def openvino_version() -> str | None:
 
 
 def candidates(backbone: Backbone, device: torch.device, precision: str) -> list[str]:
-    """List the engines that can be tried here, the default one first.
+    """List the engines that can be tried here at once, the default one first.
+
+    Not ``compiled``, which takes tens of seconds to try.
 
     Parameters
     ----------
@@ -74,7 +75,9 @@ def candidates(backbone: Backbone, device: torch.device, precision: str) -> list
     """
     from extract.folding import foldable
 
-    found = [name for name in ENGINES if why_not(name, device, precision) is None]
+    found = [
+        name for name in ENGINES if name != "compiled" and why_not(name, device, precision) is None
+    ]
     if not backbone.is_convolutional:
         found.remove("channels-last")
     if "folded" in found and not foldable(backbone.module):
@@ -86,6 +89,11 @@ def why_not(name: str, device: torch.device, precision: str) -> str | None:
     """Say why an engine cannot run here, and what to do; None where it can."""
     if name in ("torch", "channels-last"):
         return None
+    if name == "compiled":
+        from extract.compiled import missing_tool
+
+        missing = missing_tool(device)
+        return missing and f"{missing}; install it, or give --engine auto"
     if device.type != "cpu":
         return f"it runs on the CPU, not on {device.type}; give --device cpu or --engine auto"
     if name == "folded":
@@ -148,7 +156,8 @@ def build(
     Raises
     ------
     EngineFailed
-        If OpenVINO cannot convert the network, or no batch norm can be folded.
+        If OpenVINO cannot convert the network, torch cannot compile it, or no batch norm can be
+        folded.
     """
     import torch
 
@@ -159,19 +168,32 @@ def build(
         module.to(memory_format=torch.contiguous_format)
         return compile_network(backbone, precision, batch_size)
     convolutional = backbone.is_convolutional
-    last = name == "channels-last" or (name == "folded" and convolutional)
+    last = name == "channels-last" or (name in ("folded", "compiled") and convolutional)
     layout = torch.channels_last if last else torch.contiguous_format
+    size = backbone.preprocessing.image_size
     if name == "folded":
         from extract.folding import fold_batch_norms
 
-        size = backbone.preprocessing.image_size
         module = fold_batch_norms(copy.deepcopy(module), torch.zeros(1, 3, size, size))
-    return _torch_network(module.to(memory_format=layout), device, precision, layout)
+    module.to(memory_format=layout)
+    if name != "compiled":
+        return _torch_network(vector_function(module), device, precision, layout)
+    from extract.compiled import compiled_function
+
+    def first_batch(function: Network) -> None:
+        images = torch.zeros(batch_size, 3, size, size, device=device)
+        with torch.inference_mode():
+            _torch_network(function, device, precision, layout)(images)
+
+    kept_as = f"compiled-{device}-{precision}-{batch_size}"
+    function = compiled_function(backbone, device, layout, first_batch, kept_as)
+    return _torch_network(function, device, precision, layout)
 
 
 def _torch_network(
-    module: nn.Module, device: torch.device, precision: str, layout: torch.memory_format
+    function: Network, device: torch.device, precision: str, layout: torch.memory_format
 ) -> Network:
+    """Put a network's function behind the conversions that its format and precision ask for."""
     import torch
 
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
@@ -179,9 +201,9 @@ def _torch_network(
     def run(images: torch.Tensor) -> torch.Tensor:
         images = images.contiguous(memory_format=layout)
         if dtype is None:
-            return embed_normalised(module, images)
+            return function(images)
         with torch.autocast(device.type, dtype=dtype):
-            return embed_normalised(module, images)
+            return function(images)
 
     return run
 

@@ -136,6 +136,7 @@ def here(job: Job) -> Here:
         torch=torch.__version__,
         openvino=openvino_version(),
         engine=job.options.engine,
+        compile=job.options.compile,
         batch_size=job.options.batch_size,
     )
 
@@ -170,6 +171,7 @@ def choose_plan(job: Job, *, measured: bool = True) -> Plan:
         first_images(job),
         job.options.engine,
         job.options.batch_size,
+        may_compile=job.options.compile != "off",
     )
     try:
         choice = (choose if measured else choose_quickly)(subject, sum(job.sizes.values()))

@@ -1,7 +1,7 @@
 """The options of stage one: their names, their types, and nothing heavy.
 
 timm's spellings are accepted where they mean the same (``-b``, ``--img-size``, ``--gp``,
-``--model-kwargs``, ``--amp-dtype``).
+``--model-kwargs``, ``--amp-dtype``, ``--torchcompile``).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from extract.names import DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
 _TIMM_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # What can run the network: see `extract.engines`.
-ENGINES = ("torch", "channels-last", "folded", "openvino")
+ENGINES = ("torch", "channels-last", "folded", "compiled", "openvino")
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Options:
     device: str = "auto"
     precision: str = "auto"
     engine: str = "auto"
+    compile: str = "auto"
     batch_size: int | None = None
     jobs: int = 1
     features_dir: Path = Path("features")
@@ -134,6 +135,18 @@ def add_options(parser: Parser, *, run: bool) -> None:
         default="auto",
         help="what runs the network; auto measures them (%(default)s)",
     )
+    how.add_argument(
+        "--compile",
+        choices=("auto", "on", "off"),
+        help="torch.compile; auto: where the images repay the time it takes (auto)",
+    )
+    how.add_argument(
+        "--torchcompile",
+        nargs="?",
+        const="inductor",
+        choices=("inductor",),
+        help="timm's word for --compile on",
+    )
     how.add_argument("--batch-size", "-b", type=_batch_size, default=None, metavar="auto|N")
     how.add_argument(
         "--jobs", type=_count, default=usable_cpus(), metavar="N", help="processes that decode"
@@ -178,6 +191,7 @@ def to_options(arguments: Namespace) -> Options:
                 "give one of them"
             )
         values["precision"] = _TIMM_DTYPES[dtype]
+    values["engine"], values["compile"] = _engine(values, values.pop("torchcompile"))
     if values["model"] is None:
         values["model"] = DEFAULT_MODEL
         values["image_size"] = values["image_size"] or DEFAULT_MODEL_IMAGE_SIZE
@@ -185,6 +199,20 @@ def to_options(arguments: Namespace) -> Options:
     for name in ("mean", "std"):
         values[name] = _per_channel(name, values[name])
     return Options(**values)
+
+
+def _engine(values: dict[str, Any], timms: str | None) -> tuple[str, str]:
+    """Settle ``--engine`` and ``--compile``, which may name the same thing."""
+    engine, asked = values["engine"], values["compile"]
+    if timms is not None:
+        if asked not in (None, "on"):
+            raise UserError(f"--torchcompile contradicts --compile {asked}; give one of them")
+        asked = "on"
+    if asked == "on" and engine not in ("auto", "compiled"):
+        raise UserError(f"--compile on contradicts --engine {engine}; give one of them")
+    if asked == "off" and engine == "compiled":
+        raise UserError("--compile off contradicts --engine compiled; give one of them")
+    return "compiled" if asked == "on" else engine, asked or "auto"
 
 
 def _count(text: str, low: int = 1) -> int:

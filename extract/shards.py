@@ -125,6 +125,8 @@ class Here:
         Its version, or None where it is not installed.
     engine : str
         ``auto``, or what the user insists on.
+    compile : {'auto', 'on', 'off'}
+        Whether a compiled network may be used.
     batch_size : int or None
         What the user insists on.
     """
@@ -133,6 +135,7 @@ class Here:
     torch: str
     openvino: str | None
     engine: str
+    compile: str
     batch_size: int | None
 
 
@@ -195,6 +198,8 @@ def _difference(kept: Plan, here: Here) -> str | None:
         return f"had openvino {kept.openvino}, this one has {here.openvino or 'none'}"
     if here.engine not in ("auto", kept.engine, kept.instead_of):
         return f"ran on {kept.engine}, --engine asks for {here.engine}"
+    if kept.engine == "compiled" and here.compile == "off":
+        return "ran on a compiled network, --compile off asks for another engine"
     if here.batch_size not in (None, kept.batch_size):
         return f"had batches of {kept.batch_size}, --batch-size asks for {here.batch_size}"
     return None

@@ -35,6 +35,9 @@ TRIAL_SECONDS = 0.4
 CLOSE = 0.8
 # Another batch size must be faster by more than the noise of a trial.
 GAIN = 1.02
+# Compiling takes tens of seconds, and is only tried, once, where it may save more than that.
+COMPILE_SECONDS = 30.0
+COMPILE_GAIN = 0.25
 LARGEST_BATCH = {"cpu": 64, "cuda": 1024}
 CHECKED_ROWS = 16
 
@@ -76,6 +79,8 @@ class Subject:
         ``auto``, or an engine that can run here.
     batch_size : int or None
         None to measure it.
+    may_compile : bool
+        Whether ``auto`` may choose a compiled network.
     """
 
     backbone: Backbone
@@ -84,6 +89,7 @@ class Subject:
     images: Images
     engine: str = "auto"
     batch_size: int | None = None
+    may_compile: bool = True
 
     def names(self) -> list[str]:
         """List the engines to choose from, the default one first."""
@@ -125,6 +131,11 @@ def choose(subject: Subject, n_images: int) -> Choice:
     """
     names, instead_of = subject.names(), None
     size = subject.batch_size or default_batch_size(subject.device)
+    if subject.engine == "compiled" and subject.batch_size is None:
+        # Every size would have to be compiled: it takes the one that suits torch.
+        plain = replace(subject, engine=engines.default_engine(subject.backbone))
+        subject = replace(subject, batch_size=choose(plain, n_images).batch_size)
+        size = subject.batch_size or size
     if subject.engine in engines.CHECKED:
         try:
             _admit(subject, subject.engine, size)
@@ -134,7 +145,7 @@ def choose(subject: Subject, n_images: int) -> Choice:
             names = torch_paths(subject, without=subject.engine)
     if len(names) == 1 and subject.batch_size is not None:
         return Choice(names[0], subject.batch_size, instead_of)
-    known = read(subject, names)
+    known = _read(subject, names)
     if known is None:
         seconds = _seconds_of_one(subject, names[0])
         if seconds * n_images < WORTH_SECONDS:
@@ -143,16 +154,50 @@ def choose(subject: Subject, n_images: int) -> Choice:
         known = measure(subject, names, min(size, SLOW_BATCH) if slow else size)
         write(subject, names, known)
         say(known.summary())
+    compiled = _try_compiling(subject, names, known, n_images)
     for name, reason in known.failed.items():
         say_failed(name, reason)
-    best = known.best(n_images)
+    best = known.best(n_images, compiled)
     return Choice(best.engine, best.batch_size, instead_of)
+
+
+def _read(subject: Subject, names: Sequence[str]) -> Measurements | None:
+    """Read what earlier runs measured of the engines that this one may use."""
+    known = read(subject, names)
+    if known is not None and subject.engine == "auto" and not _can_compile(subject):
+        known.trials = [trial for trial in known.trials if trial.engine != "compiled"]
+    return known
+
+
+def _can_compile(subject: Subject) -> bool:
+    """Tell whether a compiled network may be used, and can be made here."""
+    reason = engines.why_not("compiled", subject.device, subject.precision)
+    return subject.may_compile and reason is None
+
+
+def _try_compiling(
+    subject: Subject, names: Sequence[str], known: Measurements, n_images: int
+) -> bool:
+    """Compile the network and time it, where that may pay; tell whether it was done here."""
+    if subject.engine != "auto" or known.knows("compiled"):
+        return False
+    seconds = known.best(n_images).seconds(n_images)
+    if COMPILE_GAIN * seconds < COMPILE_SECONDS or not _can_compile(subject):
+        return False
+    say("compiling the network, to find out whether that repays itself")
+    own = [trial for trial in known.trials if trial.engine != "openvino"]
+    size = max(own or known.trials, key=lambda trial: trial.rate).batch_size
+    trial = _try(subject, "compiled", size, known)
+    write(subject, names, known)
+    if trial is not None:
+        say(f"compiled in {trial.build_seconds:.0f} s: {trial.rate:.3g} images/s")
+    return trial is not None
 
 
 def choose_quickly(subject: Subject, n_images: int) -> Choice:
     """Choose from what earlier runs measured, or else the default: nothing is run."""
     names = subject.names()
-    known = read(subject, names)
+    known = _read(subject, names)
     if known is not None:
         best = known.best(n_images)
         return Choice(best.engine, best.batch_size)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from extract.backbone import Backbone, embed_normalised
+from extract.silence import silenced
 
 if TYPE_CHECKING:
     import torch
@@ -123,18 +122,11 @@ def _convert(backbone: Backbone, batch_size: int | None) -> Any:
     size = backbone.preprocessing.image_size
     example = torch.zeros(batch_size or _EXAMPLE_BATCH, 3, size, size)
     dynamic = ({0: torch.export.Dim("images")},) if batch_size is None else None
-    levels = {name: logging.getLogger(name).level for name in ("torch", "openvino")}
-    for name in levels:  # they tell of what they try, which nobody asked
-        logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silenced("torch", "openvino"):
             exported = torch.export.export(Embedding().eval(), (example,), dynamic_shapes=dynamic)
             return openvino.convert_model(exported)
     except Exception:
         if batch_size is None:
             return None
         raise
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

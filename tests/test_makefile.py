@@ -43,6 +43,7 @@ def dry_run(*args: str) -> str:
         ("DEVICE=cpu", "--device='cpu'"),
         ("PRECISION=bf16", "--precision='bf16'"),
         ("ENGINE=openvino", "--engine='openvino'"),
+        ("COMPILE=off", "--compile='off'"),
         ("BATCH_SIZE=32", "--batch-size='32'"),
         ("STORE_DTYPE=float16", "--store-dtype='float16'"),
         ("LIMIT=100", "--limit='100'"),

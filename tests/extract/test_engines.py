@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from data.store import open_features, read_header, verify_store
-from extract import embed, engines, measured, tuning, vino
+from extract import compiled, embed, engines, measured, tuning, vino
 from extract.backbone import BackboneRequest, load_backbone
 from extract.embed import Embedder
 from extract.engines import EngineFailed
@@ -17,6 +18,8 @@ from extract.engines import EngineFailed
 CPU = torch.device("cpu")
 VINO = engines.openvino_version() is not None
 needs_vino = pytest.mark.skipif(not VINO, reason="OpenVINO is not installed")
+COMPILER = compiled.missing_tool(CPU) is None
+needs_compiler = pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
 VIT = "vit_tiny_patch16_224"
 OTHERS = ["channels-last", "folded", pytest.param("openvino", marks=needs_vino)]
 
@@ -58,6 +61,32 @@ def test_engines_agree_at_every_batch_size(model, engine):
         assert relative(rows[batch], rows[16]) < 1e-5
     # Another engine leaves the network as it was.
     assert np.array_equal(embedded(network, "torch", images), reference)
+
+
+@needs_compiler
+def test_a_compiled_network_agrees():
+    network = backbone()
+    images = pictures(7)
+    reference = embedded(network, "torch", images, 4)
+    rows = embedded(network, "compiled", images, 4)
+    assert relative(rows, reference) < 1e-5
+    assert len(network.prepared) == 1
+    assert np.array_equal(embedded(network, "compiled", images, 4), rows)
+    assert len(network.prepared) == 1, "compiled once"
+    # The network itself is as it was, in whatever format it is wanted next.
+    assert np.array_equal(embedded(network, "torch", images, 4), reference)
+
+
+def test_a_network_that_cannot_be_compiled_says_so(monkeypatch):
+    def compile_nothing(function, **_):
+        def fail(images):
+            raise ValueError("no such kernel\nand much more")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    with pytest.raises(EngineFailed, match=r"cannot be compiled \(no such kernel\)"):
+        embedded(backbone(), "compiled", pictures(2))
 
 
 def test_folding_folds_every_norm_of_a_resnet():
@@ -123,6 +152,51 @@ def test_the_fastest_engine_and_batch_are_taken_and_remembered(rates, monkeypatc
     assert tuning.choose_quickly(subject(), 100_000) == choice
 
 
+def test_compiling_is_tried_where_the_run_is_long_and_kept_where_it_pays(rates, monkeypatch):
+    monkeypatch.setattr(compiled, "missing_tool", lambda device: None)
+    rates.update({("torch", 16): 10, ("channels-last", 16): 100, ("folded", 16): 100})
+    rates.update({("compiled", 16): 120})
+    short, long = 5_000, 50_000  # 50 s, and 500 s
+    assert tuning.choose(subject(), short).engine == "channels-last"
+    assert tuning.choose(subject(may_compile=False), long).engine == "channels-last"
+    assert tuning.choose(subject(), long) == tuning.Choice("compiled", 16)
+    # What was measured is kept, and the time that compiling took counts in the next run.
+    monkeypatch.setattr(tuning, "_try", None)
+    found = measured.read(subject(), subject().names())
+    slow = [t for t in found.trials if t.engine != "compiled"]
+    (quick,) = [t for t in found.trials if t.engine == "compiled"]
+    found.trials = [*slow, dataclasses.replace(quick, build_seconds=60.0)]
+    measured.write(subject(), subject().names(), found)
+    assert tuning.choose(subject(), long) == tuning.Choice("compiled", 16)
+    assert tuning.choose(subject(), 20_000).engine == "channels-last"
+    assert tuning.choose(subject(may_compile=False), long).engine == "channels-last"
+    assert tuning.choose_quickly(subject(), long) == tuning.Choice("compiled", 16)
+
+
+def test_compiling_that_fails_is_said_so_and_not_tried_again(monkeypatch, capsys):
+    def fail(*_):
+        raise EngineFailed("the network cannot be compiled (odd)")
+
+    monkeypatch.setattr(compiled, "missing_tool", lambda device: None)
+    monkeypatch.setattr(compiled, "compiled_function", fail)
+    monkeypatch.setattr(tuning, "TRIAL_SECONDS", 0.0001)
+    assert tuning.choose(subject(), 10**9).engine != "compiled"
+    monkeypatch.setattr(tuning, "_try", None)
+    assert tuning.choose(subject(), 10**9).engine != "compiled"
+    lines = [line for line in capsys.readouterr().err.splitlines() if "(odd)" in line]
+    assert len(lines) == 2
+
+
+def test_a_compiled_network_takes_the_batch_size_that_suits_torch(rates, monkeypatch):
+    admitted = []
+    monkeypatch.setattr(tuning, "_admit", lambda _, name, size: admitted.append((name, size)))
+    rates.update({("channels-last", 16): 100, ("channels-last", 32): 90})
+    rates.update({("channels-last", 8): 120, ("channels-last", 4): 110})
+    choice = tuning.choose(subject(engine="compiled"), 100_000)
+    assert choice == tuning.Choice("compiled", 8)
+    assert admitted == [("compiled", 8)]
+
+
 def test_a_short_run_is_not_measured(rates, monkeypatch):
     monkeypatch.setattr(tuning, "measure", None)
     choice = tuning.choose(subject(), 100)
@@ -152,6 +226,32 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
 
 def datasets(path):
     return {entry.name: entry.sha256 for entry in verify_store(path).datasets}
+
+
+@needs_compiler
+def test_compiled_runs_end_with_the_same_bits_when_they_are_resumed(small, features, monkeypatch):
+    from extract import shards
+
+    monkeypatch.setattr(shards, "SHARD_ROWS", 32)
+    done = small("--engine", "compiled")
+    assert done.code == 0, done.err
+    assert read_header(done.path).provenance["engine"] == "compiled"
+    expected = datasets(done.path)
+    original = Embedder.embed
+    calls = []
+
+    def stop(self, images):
+        calls.append(1)
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+        return original(self, images)
+
+    monkeypatch.setattr(Embedder, "embed", stop)
+    assert small("--engine", "auto", "--torchcompile", "--force").code == 130
+    monkeypatch.setattr(Embedder, "embed", original)
+    done = small("--engine", "auto", "--force")
+    assert "going on" in done.err
+    assert datasets(done.path) == expected
 
 
 @pytest.mark.parametrize("engine", ["folded", pytest.param("openvino", marks=needs_vino)])

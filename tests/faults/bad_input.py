@@ -43,6 +43,10 @@ TABLE = [
     (f"{EXTRACT} digits --interpolation cubist", "'cubist'", "(bicubic,", "did you mean bicubic"),
     (f"{EXTRACT} digits --precision fp17", "--precision", "'fp17'", "did you mean fp16"),
     (f"{EXTRACT} digits --engine opnvino", "--engine", "'opnvino'", "did you mean openvino"),
+    (f"{EXTRACT} digits --compile yes", "--compile", "'yes'", "auto"),
+    (f"{EXTRACT} digits --compile on --engine torch", "--compile on", "--engine torch", "one"),
+    (f"{EXTRACT} digits --compile off --engine compiled", "--compile off", "compiled", "one"),
+    (f"{EXTRACT} digits --torchcompile --compile off", "--torchcompile", "--compile off", "one"),
     (f"{EXTRACT} digits --store-dtype f8", "--store-dtype", "'f8'", "choose from 'float32'"),
     (
         f"{EXTRACT} digits --precision fp32 --amp-dtype bfloat16",

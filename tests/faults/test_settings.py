@@ -51,6 +51,7 @@ WITHOUT_EFFECT = {
     "skip_bad_images": "a store without some rows is not given to a run that did not ask for it",
     "device": "its precision is in the spec; fp32 agrees to rounding (test_embed.py)",
     "engine": "fp32 agrees to rounding (tests/extract/test_engines.py), and others are refused",
+    "compile": "chooses the engine, and is refused where it contradicts --engine",
     "batch_size": "a row does not depend on its batch (test_run.py: to rounding)",
     "jobs": "test_what_may_not_change_the_numbers_does_not",
     "features_dir": "where the store goes",
