@@ -2,78 +2,126 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from classify import coding
 from classify.calibration import calibration, fit_temperature
-from classify.chunked import is_source, row_steps
+from classify.decoding import compare_ways
+from classify.fitting import Head
+from classify.own_strengths import judge, refit
+from classify.pairwise import judge_classes, judge_pairs
 from classify.results import json_ready
+from classify.scoring import HeldOut, scored
+from classify.views import class_order, two_views
 
 if TYPE_CHECKING:
-    from classify.fitting import Head
-    from classify.strategy import Fitted
+    from classify.opening import Room
+    from classify.strategy import FitOptions, Fitted
     from data.store import Features
 
 
-def scored(
-    X: Any, head: Head, rows: npt.NDArray[np.intp] | None = None
-) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-    """Score rows in blocks, so that many heads and rows larger than memory do no harm.
-
-    Parameters
-    ----------
-    X : ndarray, shape (n_rows, n_features), or StoredRows
-        Features.
-    head : Head
-        Linear heads.
-    rows : ndarray of int, optional
-        Which rows; all by default.
-
-    Yields
-    ------
-    tuple
-        Where in `rows` a block is, and its scores, ``(n_block, n_heads)``.
-    """
-    for low, high in row_steps(X, len(X) if rows is None else len(rows), len(head.coef)):
-        block = slice(low, high)
-        if rows is not None:
-            part = X.gather(rows[block]) if is_source(X) else X[rows[block]]
-        else:
-            part = X.read(low, high) if is_source(X) else X[block]
-        yield block, head.scores(part)
-
-
-def analyse(features: Features, X_train: Any, fitted: Mapping[str, Fitted]) -> None:
-    """Add to the entries of the strategies what their part of a report shows.
+def analyse(
+    features: Features,
+    X_train: Any,
+    X_test: Any,
+    fitted: Mapping[str, Fitted],
+    options: FitOptions,
+    room: Room,
+) -> dict[str, Any]:
+    """Work out what the parts of a report show; each of them may be absent.
 
     Parameters
     ----------
     features : Features
         The open store.
-    X_train : ndarray, shape (n_train, n_features), or StoredRows
-        Its training features, as they were fitted.
+    X_train, X_test : ndarray, shape (n_rows, n_features), or StoredRows
+        Its features, as they were fitted.
     fitted : mapping of str to Fitted
-        The fitted strategies; their ``entry`` grows.
+        The fitted strategies; their ``entry`` grows by ``calibration``, ``course``, and ``pairs``
+        (one-vs-one) or ``detection`` (one-vs-rest).
+    options : FitOptions
+        What the run was told.
+    room : Room
+        The memory there is.
+
+    Returns
+    -------
+    dict
+        ``class_order``, and where they make sense ``decoding``, ``own_c`` and ``views``.
     """
+    labels, ids = features.test.labels, features.test.ids
+    n_classes = len(features.class_names)
+    found: dict[str, Any] = {
+        "class_order": class_order(
+            [np.array(fit.entry["test"]["confusion_matrix"]) for fit in fitted.values()]
+        ),
+        "decoding": None,
+        "own_c": {},
+        "views": two_views(X_train, features.train.labels, X_test, labels, options.seed),
+    }
     for strategy, fit in fitted.items():
-        fit.entry["calibration"] = json_ready(_calibration(strategy, fit, features, X_train))
+        known = np.asarray(fit.estimator.classes_)
+        head = Head(fit.estimator.coef_, fit.estimator.intercept_)
+        held_out = _held_out(fit, features, X_train)
+        more = {
+            "calibration": _calibration(strategy, fit, labels, held_out),
+            "course": _course(strategy, fit),
+        }
+        if strategy == "ovo" and len(known) > 2:
+            more["pairs"] = judge_pairs(X_test, labels, ids, head, known)
+            found["decoding"] = compare_ways(X_test, labels, head, known, held_out, n_classes)
+        if strategy == "ovr":
+            more["detection"] = judge_classes(labels, fit.scores, known)
+        fit.entry.update(json_ready(more))
+        own = fit.selection.own if fit.selection and options.c is None else None
+        if own is not None and len(known) > 2:
+            train_labels = np.searchsorted(known, features.train.labels)
+            apart = refit(
+                strategy, X_train, train_labels, own, head,
+                n_jobs=options.jobs, memory=room.solver, device=fit.estimator.device_,
+            )  # fmt: skip
+            found["own_c"][strategy] = {
+                "C": np.quantile(own, [0, 0.25, 0.5, 0.75, 1], method="nearest"),
+                **judge(strategy, X_test, labels, apart, known),
+            }
+    return found
 
 
-def _calibration(strategy: str, fit: Fitted, features: Features, X_train: Any) -> dict[str, Any]:
+def _held_out(fit: Fitted, features: Features, X_train: Any) -> HeldOut | None:
+    if fit.selection is None:
+        return None
+    rows = fit.selection.held
+    labels = np.searchsorted(fit.estimator.classes_, features.train.labels[rows])
+    return HeldOut(X_train, rows, labels, fit.selection.start)
+
+
+def _calibration(
+    strategy: str, fit: Fitted, labels: Any, held_out: HeldOut | None
+) -> dict[str, Any]:
     temperature, n_validation = None, 0
-    if fit.selection is not None:
-        rows, start = fit.selection.held, fit.selection.start
-        known = fit.estimator.classes_
-        chances = np.concatenate(
+    if held_out is not None:
+        n_known, n_validation = len(fit.estimator.classes_), len(held_out.rows)
+        logits = np.concatenate(
             [
-                coding.probabilities(strategy, scores, len(known))
-                for _, scores in scored(X_train, start, rows)
+                coding.logarithms(coding.probabilities(strategy, scores, n_known))
+                for _, scores in scored(held_out.X, held_out.head, held_out.rows)
             ]
         )
-        labels = np.searchsorted(known, features.train.labels[rows])
-        temperature, n_validation = fit_temperature(labels, chances), len(rows)
-    return calibration(features.test.labels, fit.probabilities, temperature, n_validation)
+        temperature = fit_temperature(held_out.labels, logits)
+    return calibration(labels, fit.probabilities, temperature, n_validation)
+
+
+def _course(strategy: str, fit: Fitted) -> dict[str, Any]:
+    """Name the classes of the hardest problem, and how far each round was above its minimum."""
+    hardest = fit.estimator.certificate_["hardest"]
+    known, problem = np.asarray(fit.estimator.classes_), hardest["problem"]
+    classes: Any = []
+    if strategy == "ovo" or len(known) == 2:
+        classes = known[coding.class_pairs(len(known))[problem]]
+    elif strategy == "ovr":
+        classes = known[[problem]]
+    scale = abs(hardest["objective"]) or 1.0
+    return {"classes": classes, "relative_gaps": [gap / scale for gap in hardest["gaps"]]}

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 
-from classify.coding import SMALLEST, temper
+from classify.coding import temper
 from classify.evaluate import confidence_bins, expected_calibration_error
 
 # Where scikit-learn looks for the logarithm of a temperature.
@@ -38,17 +38,16 @@ class _Scores(ClassifierMixin, BaseEstimator):
         raise NotImplementedError
 
 
-def fit_temperature(
-    labels: npt.NDArray[np.intp], probabilities: npt.NDArray[np.floating]
-) -> float | None:
+def fit_temperature(labels: npt.NDArray[np.intp], logits: npt.NDArray[np.float64]) -> float | None:
     """Find the temperature with the lowest log-loss: scikit-learn's temperature scaling.
 
     Parameters
     ----------
     labels : ndarray of int, shape (n_samples,)
         Class indices of rows that no head was fitted to.
-    probabilities : ndarray, shape (n_samples, n_classes)
-        What the head says of them; rows sum to one.
+    logits : ndarray of float64, shape (n_samples, n_classes)
+        What the head says of them: the logarithms of probabilities, or anything whose softmax are
+        probabilities.
 
     Returns
     -------
@@ -57,7 +56,6 @@ def fit_temperature(
         the most probable class of every row, the colder the better; where it is the least probable
         of every row, the hotter.
     """
-    logits = np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), SMALLEST))
     own = logits[np.arange(len(labels)), labels]
     if (own >= logits.max(axis=1)).all() or (own <= logits.min(axis=1)).all():
         return None
@@ -97,7 +95,7 @@ def by_root(labels: npt.NDArray[np.intp], logits: npt.NDArray[np.float64]) -> fl
     labels : ndarray of int, shape (n_samples,)
         Class indices.
     logits : ndarray of float64, shape (n_samples, n_classes)
-        Logarithms of probabilities.
+        As `fit_temperature` takes them.
 
     Returns
     -------

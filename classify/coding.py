@@ -26,7 +26,7 @@ from classify.coupling import couple
 
 STRATEGIES = ("multinomial", "ovr", "ovo")
 # In place of a probability of zero, whose logarithm is not finite.
-SMALLEST = float(np.finfo(np.float64).tiny)
+_SMALLEST = float(np.finfo(np.float64).tiny)
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -142,10 +142,7 @@ def probabilities(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[
         return np.exp(np.concatenate([_log_sigmoid(-exact), _log_sigmoid(exact)], axis=1))
     if strategy == "ovo":
         return couple(np.exp(_log_sigmoid(-exact)), n_classes)
-    logits = _log_sigmoid(exact) if strategy == "ovr" else exact
-    logits = logits - logits.max(axis=1, keepdims=True)
-    mass = np.exp(logits)
-    return mass / mass.sum(axis=1, keepdims=True)
+    return _softmax(_log_sigmoid(exact) if strategy == "ovr" else exact)
 
 
 def temper(
@@ -169,7 +166,26 @@ def temper(
     ndarray of float64, shape (n_samples, n_classes)
         Rows sum to 1.
     """
-    logits = np.log(np.maximum(probabilities, SMALLEST)) / temperature
+    return _softmax(logarithms(probabilities) / temperature)
+
+
+def logarithms(probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Return logarithms that are finite where a probability is zero.
+
+    Parameters
+    ----------
+    probabilities : ndarray of float
+        Of any shape.
+
+    Returns
+    -------
+    ndarray of float64
+        Of the same shape.
+    """
+    return np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), _SMALLEST))
+
+
+def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     mass = np.exp(logits - logits.max(axis=1, keepdims=True))
     return mass / mass.sum(axis=1, keepdims=True)
 
@@ -226,18 +242,38 @@ def _log_sigmoid(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.minimum(scores, 0.0) - np.log1p(np.exp(-np.abs(scores)))
 
 
-def _votes_and_confidences(scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
-    """Votes decide; the summed confidences, kept below a third of a vote, break ties."""
+def votes_and_margins(
+    scores: Floats, n_classes: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Count each class's votes among the pairs, and add up its scores.
+
+    Parameters
+    ----------
+    scores : ndarray of float, shape (n_samples, n_pairs)
+        Linear scores of one-vs-one.
+    n_classes : int
+        Number of classes.
+
+    Returns
+    -------
+    votes : ndarray of float64, shape (n_samples, n_classes)
+        How many of its pairs are for a class; a score of exactly zero votes for the first of its
+        pair.
+    margins : ndarray of float64, shape (n_samples, n_classes)
+        The sum of the scores of a class's pairs, each with the sign that speaks for it.
+    """
     pairs = class_pairs(n_classes)
     # One column of +-1 for each pair, so that sums over a class's pairs are matrix products.
     sign = np.zeros((len(pairs), n_classes))
     sign[np.arange(len(pairs)), pairs[:, 0]] = -1.0
     sign[np.arange(len(pairs)), pairs[:, 1]] = 1.0
-    scores = scores.astype(np.float64)
-    confidence = scores @ sign
-    # A score of exactly zero votes for the first class of its pair.
     votes = np.where(scores > 0, 1.0, -1.0) @ sign
-    votes = (votes + (n_classes - 1)) / 2
+    return (votes + (n_classes - 1)) / 2, scores.astype(np.float64) @ sign
+
+
+def _votes_and_confidences(scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
+    """Votes decide; the summed confidences, kept below a third of a vote, break ties."""
+    votes, confidence = votes_and_margins(scores, n_classes)
     return votes + confidence / (3 * (np.abs(confidence) + 1))
 
 

@@ -1,6 +1,7 @@
 """Figures as SVG text in one style: colour-blind safe, for light and dark, always the same bytes.
 
-Colours are those of Okabe and Ito, with a marker shape for each strategy as a second cue. Text
+Strategies have colours of Okabe and Ito, classes those of Petroff, with marker shapes as a second
+cue. Text
 stays text, so that it can be searched, copied and read aloud, and takes the reader's fonts. Files
 have a white ground of their own; `inline` makes them transparent and lets them take the page's text
 colour, which is what light and dark schemes need.
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 
 COLOURS = {"multinomial": "#009e73", "ovr": "#0072b2", "ovo": "#d55e00"}
 MARKERS = {"multinomial": "^", "ovr": "o", "ovo": "s"}
+# Petroff's ten colours (2021, "Accessible color sequences for data visualization"), for classes.
+PALETTE = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70",
+    "#717581", "#92dadd",
+)  # fmt: skip
+SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
 # Stand-ins that `inline` recognises; nothing else in a figure has exactly these colours.
 INK, PAPER, FAINT = "#1b1b1f", "#fffffe", "#d4d4d9"
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', Arial, sans-serif"
@@ -196,3 +203,19 @@ def power_of_ten(value: float, _position: float | None = None) -> str:
     """
     exponent = round(np.log10(value))
     return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def percent_of_ten(value: float, _position: float | None = None) -> str:
+    """Label a tick of a logarithmic axis of shares.
+
+    Parameters
+    ----------
+    value : float
+        A power of ten, 1 at most.
+
+    Returns
+    -------
+    str
+        In percent, such as ``0.01``.
+    """
+    return f"{100 * value:.10g}"

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classify.figures import COLOURS, INK, MARKERS, figure_in_style, shorten, write_svg
+from classify.figures import COLOURS, FAINT, INK, MARKERS, figure_in_style, shorten, write_svg
 from classify.wording import display_name, upper_first
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-# Up to this many classes a confusion matrix has names and counts in it.
+# Up to this many classes a matrix has names and counts in it.
 LEGIBLE_CLASSES = 20
-# A chart with more rows than this is longer than a screen; the table has them all.
-CLASSES_CHARTED = 40
+# A slope chart with more lines than this cannot be read; the table has all classes.
+SLOPES = 20
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, str]:
@@ -33,23 +35,48 @@ def draw(results: Mapping[str, Any]) -> dict[str, str]:
         SVG documents by name; those that make no sense for this run are left out.
     """
     strategies, names = results["strategies"], results["class_names"]
+    order = order_of(results)
+    matrices = {
+        name: np.array(entry["test"]["confusion_matrix"], dtype=np.int64)[np.ix_(order, order)]
+        for name, entry in strategies.items()
+    }
+    ordered = [names[i] for i in order]
     figures = {}
-    if {"ovr", "ovo"} <= set(strategies) and len(names) <= CLASSES_CHARTED:
+    if {"ovr", "ovo"} <= set(strategies):
         figures["class-f1"] = class_f1(names, strategies)
-    for name, entry in strategies.items():
-        figures[f"confusion-{name}"] = confusion(name, names, entry["test"]["confusion_matrix"])
+        figures["confusion-difference"] = confusion_difference(
+            ordered, matrices["ovr"] - matrices["ovo"]
+        )
+    for name, matrix in matrices.items():
+        figures[f"confusion-{name}"] = confusion(name, ordered, matrix)
     return figures
+
+
+def order_of(results: Mapping[str, Any]) -> list[int]:
+    """Order classes so that those that are taken for each other are neighbours.
+
+    Parameters
+    ----------
+    results : mapping
+        A checked results.json.
+
+    Returns
+    -------
+    list of int
+        Every class index once; as they are, where results are older than this order.
+    """
+    return results.get("class_order") or list(range(len(results["class_names"])))
 
 
 def class_f1(
     class_names: Sequence[str], strategies: Mapping[str, Any], a: str = "ovr", b: str = "ovo"
 ) -> str:
-    """Draw each class's F1 under two strategies, joined by a line, hardest class first.
+    """Draw each class's F1 under two strategies as the two ends of a line.
 
     Parameters
     ----------
     class_names : sequence of str
-        The classes to show.
+        All classes.
     strategies : mapping
         The ``strategies`` of results.json.
     a, b : str
@@ -58,32 +85,66 @@ def class_f1(
     Returns
     -------
     str
-        SVG.
+        SVG, with the `SLOPES` classes that differ most.
     """
-    title = f"F1 of each class under {display_name(a)} and {display_name(b)}, in percent"
-    values = {
-        side: [100 * strategies[side]["test"]["per_class"][name]["f1"] for name in class_names]
-        for side in (a, b)
-    }
-    order = np.argsort(np.mean([values[a], values[b]], axis=0), kind="stable")
-    with figure_in_style(4.8, 1.0 + 0.26 * len(class_names)) as (figure, axes):
-        for row, i in enumerate(order):
-            axes.plot([values[a][i], values[b][i]], [row, row], color=INK, linewidth=1.2, zorder=1)
-        for side, size in ((a, 7.5), (b, 5.5)):
-            axes.plot(
-                [values[side][i] for i in order], range(len(order)), linestyle="",
-                marker=MARKERS.get(side, "D"), markersize=size, color=COLOURS.get(side, INK),
-                label=display_name(side), zorder=2,
-            )  # fmt: skip
-        axes.set_yticks(range(len(order)), [shorten(class_names[i]) for i in order])
-        axes.set_ylim(len(order) - 0.5, -0.5)
-        axes.tick_params(axis="y", length=0)
+    values = np.array(
+        [
+            [100 * strategies[side]["test"]["per_class"][name]["f1"] for name in class_names]
+            for side in (a, b)
+        ]
+    )
+    change = values[1] - values[0]
+    shown = np.argsort(-np.abs(change), kind="stable")[:SLOPES]
+    title = f"F1 of {len(shown)} classes under {display_name(a)} and {display_name(b)}, in percent"
+    values, change = values[:, shown], change[shown]
+    height = 1.0 + 0.27 * len(shown)
+    low, high = float(values.min()), float(values.max())
+    room = 0.06 * max(high - low, 1.0)
+    with figure_in_style(4.8, height) as (figure, axes):
+        # Labels keep the height of a line apart; inches are what they are measured in.
+        gap = (high - low + 2 * room) / (height - 0.7) * 0.17
+        for x, side, end in ((0, 0, "right"), (1, 1, "left")):
+            for i, at in enumerate(_spread(values[side], gap)):
+                name = shorten(class_names[shown[i]], 16)
+                number = f"{values[side][i]:.1f}"
+                axes.annotate(
+                    f"{name}\u2002{number}" if side == 0 else f"{number}\u2002{name}",
+                    (x, values[side][i]), (x - 0.07 if side == 0 else x + 0.07, at),
+                    ha=end, va="center", fontsize=9,
+                    arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.8},
+                )  # fmt: skip
+        for i in range(len(shown)):
+            better = b if change[i] > 0 else a
+            colour = INK if abs(change[i]) < 0.05 else COLOURS.get(better, INK)
+            axes.plot([0, 1], values[:, i], color=colour, linewidth=1.6)
+            for x, strategy in enumerate((a, b)):
+                axes.plot(
+                    x, values[x, i], marker=MARKERS.get(strategy, "D"), markersize=5, color=colour
+                )
+        axes.set(xlim=(-0.85, 1.85), ylim=(low - room - gap, high + room + gap))
+        axes.set_xticks([0, 1], [upper_first(display_name(side)) for side in (a, b)])
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0, labelsize=10)
+        axes.set_yticks([])
+        axes.grid(visible=False)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
         axes.set_xlabel("F1 on the test set (%)")
-        figure.legend(loc="outside upper center", ncols=2)
         return write_svg(figure, "class-f1", title)
 
 
-def confusion(name: str, class_names: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
+def _spread(values: Any, gap: float) -> Any:
+    """Move values as little as possible so that they are at least `gap` apart."""
+    from sklearn.isotonic import isotonic_regression
+
+    order = np.argsort(values, kind="stable")
+    steps = gap * np.arange(len(values))
+    result = np.empty(len(values))
+    result[order] = isotonic_regression(values[order] - steps) + steps
+    return result
+
+
+def confusion(name: str, class_names: Sequence[str], matrix: Any) -> str:
     """Draw a confusion matrix: colour is the share of the true class, numbers are counts.
 
     Parameters
@@ -92,62 +153,159 @@ def confusion(name: str, class_names: Sequence[str], matrix: Sequence[Sequence[i
         The strategy.
     class_names : sequence of str
         Names of rows and columns.
-    matrix : sequence of sequence of int
+    matrix : array-like of int, shape (n_classes, n_classes)
         Counts, rows are the truth.
 
     Returns
     -------
     str
-        SVG; beyond `LEGIBLE_CLASSES` classes with colours only and every tenth index.
+        SVG; beyond `LEGIBLE_CLASSES` classes with colours only.
     """
     from matplotlib.colors import PowerNorm
 
     counts = np.asarray(matrix, dtype=np.int64)
     shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     n = len(counts)
-    legible = n <= LEGIBLE_CLASSES
     right = 100 * np.trace(counts) / max(counts.sum(), 1)
     title = (
         f"Confusion matrix of {display_name(name)}: {n} by {n} classes, rows are the truth, "
         f"{right:.2f} % on the diagonal"
     )
-    side = max(3.4, min(0.36 * n, 7.2)) if legible else 4.6
-    with figure_in_style(side + 1.3, side + 0.9) as (figure, axes):
+    with matrix_figure(class_names) as (figure, axes):
         # Errors are rare, so the scale is that of square roots: 1 % is visible beside 100 %.
-        norm = PowerNorm(0.5, 0, 100)
-        if legible:
-            image = axes.pcolormesh(
-                shares, cmap="Blues", norm=norm, edgecolors="#ffffff", linewidth=0.6
+        image = paint(axes, class_names, shares, cmap="Blues", norm=PowerNorm(0.5, 0, 100))
+        if n <= LEGIBLE_CLASSES:
+            write_cells(
+                axes, counts != 0, [[str(c) for c in row] for row in counts], shares > 30, "#08306b"
             )
-            _write_counts(axes, counts, shares)
-            labels = [shorten(text, 12) for text in class_names]
-            axes.set_xticks(
-                np.arange(n) + 0.5, labels, rotation=45, ha="right", rotation_mode="anchor"
-            )
-            axes.set_yticks(np.arange(n) + 0.5, labels)
-        else:
-            image = axes.imshow(
-                shares, cmap="Blues", norm=norm, interpolation="none", extent=(0, n, n, 0)
-            )
-            step = max(10, 10 * (n // 100))
-            axes.set_xticks(np.arange(0, n, step) + 0.5, range(0, n, step))
-            axes.set_yticks(np.arange(0, n, step) + 0.5, range(0, n, step))
-        axes.set(xlim=(0, n), ylim=(n, 0), aspect="equal", title=upper_first(display_name(name)))
-        axes.set_xlabel("answer" if legible else "answer (class index)")
-        axes.set_ylabel("truth" if legible else "truth (class index)")
-        axes.grid(visible=False)
-        axes.tick_params(length=0)
+        axes.set_title(upper_first(display_name(name)))
         bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, ticks=[0, 1, 5, 20, 50, 100])
         bar.ax.set_yticklabels(["0", "1", "5", "20", "50", "100 %"])
         bar.outline.set_visible(False)
         return write_svg(figure, f"confusion-{name}", title)
 
 
-def _write_counts(axes: Axes, counts: Any, shares: Any) -> None:
-    digits = len(str(int(counts.max(initial=0))))
-    size = 8.5 if len(counts) <= 10 and digits <= 3 else 7.5 if len(counts) <= 12 else 6.0
-    for row, column in zip(*np.nonzero(counts), strict=True):
+def confusion_difference(class_names: Sequence[str], difference: Any) -> str:
+    """Draw the confusion matrix of one-vs-rest minus that of one-vs-one.
+
+    Parameters
+    ----------
+    class_names : sequence of str
+        Names of rows and columns.
+    difference : array-like of int, shape (n_classes, n_classes)
+        Counts, rows are the truth.
+
+    Returns
+    -------
+    str
+        SVG; beyond `LEGIBLE_CLASSES` classes with colours only.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    counts = np.asarray(difference, dtype=np.int64)
+    most = max(1, int(np.abs(counts).max()))
+    title = (
+        f"Confusion matrix of OvR minus that of OvO: {np.count_nonzero(counts)} of {counts.size} "
+        f"cells differ, at most by {most} test images"
+    )
+    colours = LinearSegmentedColormap.from_list(
+        "difference", [COLOURS["ovo"], "#fffffd", COLOURS["ovr"]]
+    )
+    with matrix_figure(class_names) as (figure, axes):
+        image = paint(axes, class_names, counts, cmap=colours, vmin=-most, vmax=most)
+        if len(counts) <= LEGIBLE_CLASSES:
+            texts = [[f"{c:+d}".replace("-", "−") for c in row] for row in counts]
+            write_cells(axes, counts != 0, texts, np.abs(counts) > 0.6 * most, "#1b1b1e")
+        axes.set_title("OvR − OvO, test images")
+        bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, ticks=[-most, 0, most])
+        bar.ax.set_yticklabels([f"−{most}", "0", f"+{most}"])
+        bar.outline.set_visible(False)
+        return write_svg(figure, "confusion-difference", title)
+
+
+@contextmanager
+def matrix_figure(class_names: Sequence[str]) -> Iterator[tuple[Figure, Axes]]:
+    """Open a figure that a matrix of these classes fits into.
+
+    Parameters
+    ----------
+    class_names : sequence of str
+        Names of rows and columns.
+
+    Yields
+    ------
+    tuple
+        The figure and its axes.
+    """
+    n = len(class_names)
+    side = max(3.4, min(0.36 * n, 7.2)) if n <= LEGIBLE_CLASSES else 4.6
+    with figure_in_style(side + 1.3, side + 0.9) as (figure, axes):
+        yield figure, axes
+
+
+def paint(axes: Axes, class_names: Sequence[str], values: Any, **colours: Any) -> Any:
+    """Fill the cells of a matrix with colours, and name its rows and columns.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where.
+    class_names : sequence of str
+        Names of rows and columns.
+    values : ndarray, shape (n_classes, n_classes)
+        What the colours say; rows are the truth.
+    **colours : object
+        For matplotlib: ``cmap``, ``norm`` and so on.
+
+    Returns
+    -------
+    ScalarMappable
+        For a colour bar.
+    """
+    n = len(class_names)
+    image: Any
+    if n <= LEGIBLE_CLASSES:
+        image = axes.pcolormesh(values, edgecolors="#ffffff", linewidth=0.6, **colours)
+        labels = [shorten(text, 12) for text in class_names]
+        axes.set_xticks(np.arange(n) + 0.5, labels, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(np.arange(n) + 0.5, labels)
+        axes.set(xlabel="answer", ylabel="truth")
+    else:
+        image = axes.imshow(values, interpolation="none", extent=(0, n, n, 0), **colours)
+        step = max(10, 10 * (n // 100))
+        places = np.arange(0, n, step)
+        axes.set_xticks(places + 0.5, [str(i) for i in places])
+        axes.set_yticks(places + 0.5, [str(i) for i in places])
+        axes.set(xlabel="answer (place in this order)", ylabel="truth (place in this order)")
+    axes.set(xlim=(0, n), ylim=(n, 0), aspect="equal")
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    return image
+
+
+def write_cells(
+    axes: Axes, where: Any, texts: Sequence[Sequence[str]], dark: Any, ink: str
+) -> None:
+    """Write texts into cells of a matrix.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where.
+    where : ndarray of bool, shape (n_classes, n_classes)
+        Which cells.
+    texts : sequence of sequence of str
+        What.
+    dark : ndarray of bool, shape (n_classes, n_classes)
+        Which cells are dark, and have white text.
+    ink : str
+        Colour of the text in the others: cells are light in the dark scheme too.
+    """
+    n = len(texts)
+    longest = max((len(texts[i][j]) for i, j in zip(*np.nonzero(where), strict=True)), default=0)
+    size = 8.5 if n <= 10 and longest <= 3 else 7.5 if n <= 12 else 6.0
+    for row, column in zip(*np.nonzero(where), strict=True):
         axes.text(
-            column + 0.5, row + 0.5, str(counts[row, column]), ha="center", va="center",
-            fontsize=size, color="#ffffff" if shares[row, column] > 30 else "#08306b",
+            column + 0.5, row + 0.5, texts[row][column], ha="center", va="center", fontsize=size,
+            color="#ffffff" if dark[row, column] else ink,
         )  # fmt: skip

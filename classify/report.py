@@ -6,22 +6,41 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from classify import figures_accuracy, figures_classes, figures_few_shot, figures_validation
+from classify import (
+    figures_accuracy,
+    figures_calibration,
+    figures_classes,
+    figures_decoding,
+    figures_few_shot,
+    figures_made,
+    figures_pairs,
+    figures_validation,
+    figures_views,
+)
+from classify.figures import PALETTE
 from classify.pages import TEMPLATES, render_html, render_markdown, write_pages
 from classify.results import FILE_NAME, backbone_name, has_random_weights, read_results
-from classify.wording import labels_sentence
+from classify.wording import decoding_sentence, labels_sentence
+from data.files import write_text
 
 # In the order of the page; each has a function `draw`, from results to SVG documents by name.
 FIGURES = (
     figures_accuracy,
     figures_classes,
+    figures_pairs,
+    figures_calibration,
+    figures_decoding,
     figures_validation,
     figures_few_shot,
+    figures_views,
+    figures_made,
 )
 # The parts of the page, in the order of the numbers in their file names.
 SECTIONS = sorted(
@@ -31,7 +50,7 @@ CONFUSED_SHOWN = 10
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.html, report.md and figures/ from the results.json of a run.
+    """Write report.html, report.md, metrics.csv and figures/ from the results.json of a run.
 
     Parameters
     ----------
@@ -51,6 +70,7 @@ def write_report(folder: Path) -> Path:
     results = read_results(folder / FILE_NAME)
     figures = draw_figures(results)
     context = report_context(results)
+    write_metrics(folder / "metrics.csv", results)
     write_pages(
         folder,
         render_html("report.html.j2", figures, **context),
@@ -58,6 +78,63 @@ def write_report(folder: Path) -> Path:
         figures,
     )
     return folder / "report.html"
+
+
+def write_metrics(path: Path, results: Mapping[str, Any]) -> None:
+    """Write the numbers of section 2 as CSV, one row a strategy.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    results : mapping
+        A checked results.json.
+    """
+    rows = [metrics_row(name, entry) for name, entry in results["strategies"].items()]
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, rows[0], lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def metrics_row(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Flatten what is known of a strategy.
+
+    Parameters
+    ----------
+    name : str
+        The strategy.
+    entry : mapping
+        Its entry in results.json.
+
+    Returns
+    -------
+    dict
+        Numbers by column name; None, an empty cell in CSV, for what is not known.
+    """
+    test, certificate = entry["test"], entry["certificate"]
+    calibration = entry.get("calibration") or {}
+    after = calibration.get("after") or {}
+    low, high = test["accuracy_ci95"]
+    measured = ("balanced_accuracy", "macro_f1", "top2_accuracy", "log_loss", "brier", "ece")
+    return {
+        "strategy": name,
+        "n_test": test["n"],
+        "accuracy": test["accuracy"],
+        "accuracy_low": low,
+        "accuracy_high": high,
+        **{key: test[key] for key in measured},
+        "temperature": calibration.get("temperature"),
+        "calibrated_log_loss": after.get("log_loss"),
+        "calibrated_ece": after.get("ece"),
+        "C": entry["C"],
+        "n_problems": entry["n_problems"],
+        "fit_seconds": entry["fit_seconds"],
+        "n_iter": entry["n_iter"],
+        "converged": entry["converged"],
+        **{key: certificate.get(key) for key in ("objective", "gap_bound", "relative_gap")},
+    }
 
 
 def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
@@ -235,6 +312,17 @@ def report_context(results: Mapping[str, Any]) -> dict[str, Any]:
         "random_weights": has_random_weights(spec),
         "question": question[0] if question else None,
         "confused": most_confused(strategies, results["class_names"]),
+        "names": results["class_names"],
+        "slopes": figures_classes.SLOPES,
+        "detection_curves": figures_pairs.CURVES,
+        "colours": len(PALETTE),
+        "calibrated": {
+            name: entry["calibration"]
+            for name, entry in strategies.items()
+            if entry.get("calibration")
+        },
+        "variants": bool(results.get("decoding")),
+        "decoding_words": decoding_sentence(results),
         "legible": len(results["class_names"]) <= figures_classes.LEGIBLE_CLASSES,
         "few_shot": few_shot,
         "few_shot_rows": list(zip(*few_shot["curves"].values(), strict=True)) if few_shot else [],

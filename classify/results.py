@@ -36,6 +36,24 @@ _TEST = {
     "per_class": {"*": _PER_CLASS},
     "confusion_matrix": [[int]],
 }
+_JUDGED = {
+    "log_loss": _Maybe,
+    "ece": _Number,
+    "bins": [{"n": int, "confidence": _Number, "accuracy": _Number}],
+}
+_EXAMPLE = {"row": int, "id": str, "truth": int, "answer": int, "margin": _Number}
+_PAIR = {
+    "a": int,
+    "b": int,
+    "accuracy": _Number,
+    "n": int,
+    "errors": int,
+    "a_as_b": int,
+    "b_as_a": int,
+    "examples": [_EXAMPLE],
+}
+_SHARE = {"accuracy": _Number, "accuracy_ci95": [_Number]}
+# A question mark: what runs of before it do not have, or what makes no sense for some runs.
 _STRATEGY = {
     "C": _Number,
     "n_problems": int,
@@ -46,7 +64,21 @@ _STRATEGY = {
     "validation": [{"C": _Number, "accuracy": _Maybe, "log_loss": _Maybe}],
     "validation_not_visited": [_Number],
     "test": _TEST,
+    "calibration?": {
+        "temperature": _Maybe,
+        "n_validation": int,
+        "before": _JUDGED,
+        "after?": _JUDGED,
+    },
+    "course?": {"classes": [int], "relative_gaps": [_Number]},
+    "pairs?": {"classes": [int], "accuracy": [[_Maybe]], "hardest": [_PAIR]},
+    "detection?": {
+        "classes": [{"class": int, "auc": _Number, "average_precision": _Number}],
+        "false_alarms": [_Number],
+        "curves": [[_Number]],
+    },
 }
+_VIEW = {"points": [[_Number]], "explained": [_Number]}
 _COMPARISON = {
     "a": str,
     "b": str,
@@ -98,6 +130,16 @@ _RUN = {
     "verdict": str,
     "warnings": [str],
     "timings": dict,
+    "class_order?": [int],
+    "decoding?": [{"way": str, "temperature": _Maybe, "log_loss": _Maybe, **_SHARE}],
+    "own_c?": {"*": {"C": [_Number], **_SHARE}},
+    "views?": {
+        "n_fitted": int,
+        "rows": [int],
+        "labels": [int],
+        "pca": _VIEW,
+        "lda": {"components": int, **_VIEW},
+    },
 }
 
 
@@ -132,9 +174,12 @@ def _mismatch(value: Any, shape: Any, where: str) -> str:
             return f"{where} is not an object"
         keys = value if "*" in shape else shape
         for key in keys:
-            if key not in value:
-                return f"{where}.{key} is missing"
-            if found := _mismatch(value[key], shape.get(key, shape.get("*")), f"{where}.{key}"):
+            name = key.removesuffix("?")
+            if name != key and value.get(name) is None:
+                continue
+            if name not in value:
+                return f"{where}.{name} is missing"
+            if found := _mismatch(value[name], shape.get(key, shape.get("*")), f"{where}.{name}"):
                 return found
         return ""
     if isinstance(shape, list):
@@ -182,6 +227,47 @@ def _inconsistency(results: dict[str, Any]) -> str:
             return f"comparisons[{i}] names a strategy that is not in strategies"
         if len(comparison["difference_ci95"]) != 2:
             return f"comparisons[{i}].difference_ci95 is not a pair"
+    return _contradiction(results, n_classes)
+
+
+def _contradiction(results: dict[str, Any], n_classes: int) -> str:
+    """Name the first contradiction in the parts that a run may lack."""
+    named: dict[str, list[int]] = {}  # class indices by where they are
+    order = results.get("class_order")
+    if order is not None and sorted(order) != list(range(n_classes)):
+        return "class_order does not name every class once"
+    for name, entry in results["strategies"].items():
+        where = f"strategies.{name}"
+        if course := entry.get("course"):
+            named[f"{where}.course"] = course["classes"]
+            if not course["relative_gaps"]:
+                return f"{where}.course.relative_gaps is empty"
+        if pairs := entry.get("pairs"):
+            named[f"{where}.pairs"] = list(pairs["classes"])
+            for pair in pairs["hardest"]:
+                named[f"{where}.pairs"] += [pair["a"], pair["b"]]
+                for example in pair["examples"]:
+                    named[f"{where}.pairs"] += [example["truth"], example["answer"]]
+            lengths = [len(row) for row in pairs["accuracy"]]
+            if lengths != list(range(len(pairs["classes"]) - 1, 0, -1)):
+                return f"{where}.pairs.accuracy is not a triangle"
+        if detection := entry.get("detection"):
+            named[f"{where}.detection"] = [item["class"] for item in detection["classes"]]
+            if any(len(c) != len(detection["false_alarms"]) for c in detection["curves"]):
+                return f"{where}.detection.curves have not the length of false_alarms"
+    if views := results.get("views"):
+        named["views"] = views["labels"]
+        for kind in ("pca", "lda"):
+            found = views[kind]["points"]
+            if len(found) != len(views["labels"]) or any(len(point) != 2 for point in found):
+                return f"views.{kind}.points are not a pair for each label"
+    if not set(results.get("own_c") or {}) <= set(results["strategies"]):
+        return "own_c names a strategy that is not in strategies"
+    if results.get("decoding") and "ovo" not in results["strategies"]:
+        return "decoding is there without ovo"
+    for where, classes in named.items():
+        if any(not 0 <= i < n_classes for i in classes):
+            return f"{where} names a class that is not in class_names"
     return ""
 
 

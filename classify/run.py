@@ -62,9 +62,9 @@ def fit_store(path: Path, options: FitOptions) -> tuple[Path, dict[str, Any]]:
     X_train, X_test = _usable(features.train.features), _usable(features.test.features)
     fitted = _fit_all(features, X_train, X_test, options, room)
     clock = time.perf_counter()
-    analyse(features, X_train, fitted)
+    more = analyse(features, X_train, X_test, fitted, options, room)
     analyse_seconds = time.perf_counter() - clock
-    results = _results(features, options, room, fitted)
+    results = _results(features, options, room, fitted, more)
     results["timings"] = {
         "started": started.isoformat(timespec="seconds"),
         "load": load_seconds,
@@ -183,7 +183,11 @@ def _line(strategy: str, fit: Fitted, n_grid: int) -> str:
 
 
 def _results(
-    features: Features, options: FitOptions, room: Room, fitted: dict[str, Fitted]
+    features: Features,
+    options: FitOptions,
+    room: Room,
+    fitted: dict[str, Fitted],
+    more: dict[str, Any],
 ) -> dict[str, Any]:
     from classify.selection import C_GRID
     from classify.significance import compare_strategies
@@ -230,6 +234,7 @@ def _results(
         ),
         "strategies": strategies,
         "comparisons": comparisons,
+        **more,
         "warnings": [text for fit in fitted.values() for text in fit.warnings]
         + _data_warnings(features),
     }

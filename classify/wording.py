@@ -193,3 +193,57 @@ def labels_sentence(few_shot: Mapping[str, Any]) -> str:
         f"Labelled images per class with which a strategy comes within "
         f"{points(few_shot['near'], 0)} point of its accuracy with all of them: {', '.join(told)}."
     )
+
+
+def decoding_sentence(results: Mapping[str, Any]) -> str:
+    """Say how much of one-vs-one's accuracy hangs on its decoding, and how much on the C.
+
+    Parameters
+    ----------
+    results : mapping
+        A checked results.json.
+
+    Returns
+    -------
+    str
+        Sentences, empty where the decodings were not compared.
+    """
+    ways = results.get("decoding")
+    if not ways:
+        return ""
+    strategies = results["strategies"]
+    usual = strategies["ovo"]["test"]["accuracy"]
+    best = max(ways, key=lambda way: way["accuracy"])
+    worst = min(ways, key=lambda way: way["accuracy"])
+    words = (
+        f"The same OvO heads reach {points(best['accuracy'])} % decoded by {best['way']}, and "
+        f"{points(worst['accuracy'])} % by {worst['way']}: decoding is worth up to "
+        f"{points(best['accuracy'] - worst['accuracy'])} points."
+    )
+    moved = []
+    for name, own in (results.get("own_c") or {}).items():
+        change = signed_points(own["accuracy"] - strategies[name]["test"]["accuracy"])
+        moved.append(f"{display_name(name)} by {change}")
+    if moved:
+        words += f" A C for each problem, in place of one for all, moves {' and '.join(moved)}."
+    if "ovr" in strategies:
+        gap = usual - strategies["ovr"]["test"]["accuracy"]
+        words += f" For comparison: OvO is {signed_points(gap)} points from OvR."
+    return words
+
+
+def signed_points(share: float) -> str:
+    """Write a difference of shares as percentage points with its sign, except for zero.
+
+    Parameters
+    ----------
+    share : float
+        A difference of shares.
+
+    Returns
+    -------
+    str
+        Such as ``+0.42``, ``−0.10`` or ``0.00``.
+    """
+    text = points(share)
+    return text if text.startswith("\N{MINUS SIGN}") or float(text) == 0 else f"+{text}"

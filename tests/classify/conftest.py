@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from classify.calibration import calibration
+from classify.decoding import WAYS
 from classify.evaluate import evaluate
+from classify.pairwise import judge_classes
 from classify.report import write_report
 from classify.results import json_ready
 from classify.significance import compare_strategies
+from classify.views import class_order
 from classify.wording import headline
 
 # Helpers that tests import by name lie beside them.
@@ -36,6 +40,36 @@ def spec_of(model="mobilenetv2_100", dataset="cifar10", source="hub", size=128):
     }  # fmt: skip
 
 
+HARDEST = {"multinomial": [], "ovr": [1], "ovo": [0, 1]}
+
+
+def fake_pairs(labels, rng):
+    """Every pair judged at random, with two examples for each of the hardest."""
+    k = int(labels.max()) + 1
+    accuracy = [[float(value) for value in rng.uniform(0.8, 1, k - 1 - i)] for i in range(k - 1)]
+    row = int(np.flatnonzero(labels == 0)[0])
+    example = {"row": row, "id": f"test_batch.bin:{row}", "truth": 0, "answer": 1, "margin": 2.5}
+    hardest = [
+        {"a": 0, "b": b, "accuracy": accuracy[0][b - 1], "n": 80, "errors": 5, "a_as_b": 2,
+         "b_as_a": 3, "examples": [{**example, "answer": b}] * 2}
+        for b in range(1, min(k, 4))
+    ]  # fmt: skip
+    return {"classes": list(range(k)), "accuracy": accuracy, "hardest": hardest}
+
+
+def fake_decoding(test):
+    share = {"accuracy": test["accuracy"], "accuracy_ci95": test["accuracy_ci95"]}
+    return [
+        {"way": way, "temperature": 1.5, "log_loss": 0.3 + i / 7, **share}
+        for i, way in enumerate(WAYS)
+    ]
+
+
+def fake_own_c(test):
+    share = {"accuracy": test["accuracy"] - 0.01, "accuracy_ci95": test["accuracy_ci95"]}
+    return {"C": [0.001, 0.01, 0.1, 1.0, 10.0], **share}
+
+
 def fake_results(names=CIFAR10, n=400, seed=0, data_seed=0, strategies=None, **spec):
     """Results of a run whose answers are drawn at random; `data_seed` draws the truth."""
     k = len(names)
@@ -58,7 +92,14 @@ def fake_results(names=CIFAR10, n=400, seed=0, data_seed=0, strategies=None, **s
             "validation": [{"C": c, "accuracy": 0.8, "log_loss": 0.5} for c in grid],
             "validation_not_visited": [10.0],
             "test": evaluate(labels, answers[name], probabilities, names),
+            "calibration": calibration(labels, probabilities, 1.25, n // 2),
+            "course": {"classes": HARDEST[name], "relative_gaps": [1.0, 1e-3, 1e-7]},
         }
+        if name == "ovr":
+            entries[name]["detection"] = judge_classes(labels, logits, np.arange(k))
+        if name == "ovo" and k > 2:
+            entries[name]["pairs"] = fake_pairs(labels, rng)
+    both = k > 2 and "ovo" in entries
     comparisons = compare_strategies(labels, answers, dict.fromkeys(entries, True))
     results = {
         "schema_version": 1,
@@ -81,8 +122,31 @@ def fake_results(names=CIFAR10, n=400, seed=0, data_seed=0, strategies=None, **s
         "environment": {"python": "3.11"},
         "strategies": entries,
         "comparisons": comparisons,
+        "class_order": class_order([e["test"]["confusion_matrix"] for e in entries.values()]),
+        "decoding": fake_decoding(entries["ovo"]["test"]) if both else None,
+        "own_c": {
+            name: fake_own_c(entries[name]["test"])
+            for name in ("ovr", "ovo")
+            if both and name in entries
+        },
+        "views": {
+            "n_fitted": 5 * n,
+            "rows": list(range(n)),
+            "labels": labels,
+            "pca": {"points": base[:, :2], "explained": [0.3, 0.2]},
+            "lda": {
+                "points": base[:, :2] + labels[:, None],
+                "explained": [0.5, 0.3],
+                "components": 50,
+            },
+        },
         "warnings": [],
-        "timings": {"started": "2026-11-23T19:15:02+00:00", "total": 3.0},
+        "timings": {
+            "started": "2026-11-23T19:15:02+00:00",
+            "load": 0.5,
+            "fit": dict.fromkeys(entries, 0.75),
+            "total": 3.0,
+        },
     }
     return json_ready(results), labels, answers
 

@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss
 
 from classify import calibration as module
 from classify.calibration import by_root, calibration, fit_temperature, judge_calibration
-from classify.coding import temper
+from classify.coding import logarithms, temper
 
 NEW = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 8)
 
@@ -30,7 +30,7 @@ def test_the_temperature_has_the_lowest_log_loss(n_classes, scale):
     labels, p = random_answers(n_classes, scale=scale)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = fit_temperature(labels, p)
+        found = fit_temperature(labels, np.log(p))
     best = minimize_scalar(
         lambda t: log_loss(labels, softmax(np.log(p) / np.exp(t), axis=1)), bounds=(-3, 3),
         options={"xatol": 1e-10},
@@ -53,7 +53,7 @@ def test_it_is_scikit_learns_temperature_and_its_probabilities(n_classes):
     held, test = slice(60, 500), slice(500, 900)
     theirs = CalibratedClassifierCV(FrozenEstimator(model), method="temperature", ensemble=False)
     theirs.fit(X[held], y[held])
-    temperature = fit_temperature(y[held], model.predict_proba(X[held]))
+    temperature = fit_temperature(y[held], np.log(model.predict_proba(X[held])))
     ours = temper(model.predict_proba(X[test]), temperature)
     np.testing.assert_allclose(ours, theirs.predict_proba(X[test]), atol=1e-6)
 
@@ -65,22 +65,22 @@ def test_classes_that_no_validation_row_has_do_no_harm(monkeypatch, methods):
     monkeypatch.setattr(module, "_methods", lambda: methods)
     labels, p = random_answers(5)
     kept = (labels != 1) & (labels != 4)
-    found = fit_temperature(labels[kept], p[kept])
+    found = fit_temperature(labels[kept], np.log(p[kept]))
     assert found == pytest.approx(by_root(labels[kept], np.log(p[kept])), rel=1e-6)
 
 
 def test_there_is_none_where_every_row_is_right_or_wrong():
     p = np.array([[0.6, 0.4], [0.7, 0.3], [0.2, 0.8]])
-    assert fit_temperature(np.array([0, 0, 1]), p) is None
-    assert fit_temperature(np.array([1, 1, 0]), p) is None
-    assert fit_temperature(np.array([0, 1, 1]), p) > 0
+    assert fit_temperature(np.array([0, 0, 1]), np.log(p)) is None
+    assert fit_temperature(np.array([1, 1, 0]), np.log(p)) is None
+    assert fit_temperature(np.array([0, 1, 1]), np.log(p)) > 0
     judged = calibration(np.array([0, 0, 1]), p, None, 3)
     assert judged["after"] is None
 
 
 def test_probabilities_of_zero_are_survived():
     p = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.1, 0.8, 0.1]])
-    found = fit_temperature(np.array([0, 0, 1]), p)
+    found = fit_temperature(np.array([0, 0, 1]), logarithms(p))
     assert np.isfinite(found)
     np.testing.assert_allclose(temper(p, found).sum(axis=1), 1)
     np.testing.assert_array_equal(temper(p, 1.0).argmax(axis=1), [0, 1, 1])

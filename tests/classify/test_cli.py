@@ -74,7 +74,8 @@ def test_a_run_leaves_what_the_design_says(fitted_run):
     folder, _ = fitted_run
     assert re.fullmatch(r"\d{8}-\d{6}(-\d+)?", folder.name)
     assert sorted(p.name for p in folder.iterdir()) == [
-        "figures", "heads", "predictions.npz", "report.html", "report.md", "results.json",
+        "figures", "heads", "metrics.csv", "predictions.npz", "report.html", "report.md",
+        "results.json",
     ]  # fmt: skip
     assert sorted(p.name for p in (folder / "heads").iterdir()) == [
         "multinomial.safetensors", "ovo.safetensors", "ovr.safetensors",

@@ -48,15 +48,17 @@ def usual(tmp_path_factory, make_results):
 def test_report_needs_results_json_alone_and_is_always_the_same(tmp_path, usual, results):
     first, html, markdown = usual
     assert sorted(p.name for p in first.iterdir()) == [
-        "figures", "report.html", "report.md", "results.json",
+        "figures", "metrics.csv", "report.html", "report.md", "results.json",
     ]  # fmt: skip
     second, html_again, markdown_again = rendered(tmp_path, results, "again")
     assert html == html_again
     assert markdown == markdown_again
     drawn = sorted(p.name for p in (first / "figures").iterdir())
     assert drawn == [
-        "accuracy.svg", "class-f1.svg", "confusion-multinomial.svg", "confusion-ovo.svg",
-        "confusion-ovr.svg", "validation.svg",
+        "accuracy.svg", "class-f1.svg", "confusion-difference.svg", "confusion-multinomial.svg",
+        "confusion-ovo.svg", "confusion-ovr.svg", "course.svg", "decoding.svg", "lda.svg",
+        "pairs.svg", "pca.svg", "reliability-multinomial.svg", "reliability-ovo.svg",
+        "reliability-ovr.svg", "roc.svg", "time.svg", "validation.svg",
     ]  # fmt: skip
     for name in drawn:
         assert (first / "figures" / name).read_bytes() == (second / "figures" / name).read_bytes()
@@ -172,9 +174,9 @@ def test_one_strategy_with_given_c_and_two_classes(tmp_path, make_results):
 
 def test_many_classes(tmp_path, make_results):
     many, _, _ = make_results(names=[f"class {i}" for i in range(60)], n=900)
-    folder, html, _ = rendered(tmp_path, many)
-    assert "no room for numbers" in html
-    assert not (folder / "figures" / "class-f1.svg").exists()
+    _, html, _ = rendered(tmp_path, many)
+    assert "no room for names and numbers" in html
+    assert "of the 20 classes that differ most" in html
     assert 'src="' not in html
 
 

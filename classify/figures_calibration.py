@@ -1,0 +1,84 @@
+"""Section 6: reliability diagrams, before and after temperature scaling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from classify.figures import COLOURS, INK, MARKERS, figure_in_style, write_svg
+from classify.wording import display_name, upper_first
+
+
+def draw(results: Mapping[str, Any]) -> dict[str, str]:
+    """Draw the figures of this section.
+
+    Parameters
+    ----------
+    results : mapping
+        A checked results.json.
+
+    Returns
+    -------
+    dict of str to str
+        SVG documents by name; those that make no sense for this run are left out.
+    """
+    return {
+        f"reliability-{name}": reliability(name, entry["calibration"])
+        for name, entry in results["strategies"].items()
+        if entry.get("calibration")
+    }
+
+
+def reliability(name: str, calibration: Mapping[str, Any]) -> str:
+    """Draw accuracy against confidence, before and after.
+
+    Parameters
+    ----------
+    name : str
+        The strategy.
+    calibration : mapping
+        The ``calibration`` of its entry.
+
+    Returns
+    -------
+    str
+        SVG.
+    """
+    sides: list[tuple[str, Any, str, Any]] = [("before", calibration["before"], "none", ":")]
+    if calibration["after"]:
+        sides.append(("after", calibration["after"], COLOURS.get(name, INK), "-"))
+    title = f"Reliability of {display_name(name)}: expected calibration error " + ", ".join(
+        f"{100 * judged['ece']:.2f} % {side}" for side, judged, _, _ in sides
+    )
+    from matplotlib.lines import Line2D
+
+    with figure_in_style(3.7, 4.2) as (figure, axes):
+        axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, dashes=(4, 3))
+        total = sum(b["n"] for b in calibration["before"]["bins"])
+        for _, judged, fill, line in sides:
+            x = [100 * b["confidence"] for b in judged["bins"]]
+            y = [100 * b["accuracy"] for b in judged["bins"]]
+            sizes = [14 + 160 * np.sqrt(b["n"] / total) for b in judged["bins"]]
+            colour = COLOURS.get(name, INK)
+            axes.plot(x, y, color=colour, linewidth=1.2, linestyle=line, zorder=2)
+            axes.scatter(
+                x, y, s=sizes, marker=MARKERS.get(name, "D"), facecolor=fill, edgecolor=colour,
+                linewidth=1.2, zorder=3,
+            )  # fmt: skip
+        axes.set(xlim=(0, 103), ylim=(0, 103), aspect="equal")
+        axes.set_xlabel("confidence (%)")
+        axes.set_ylabel("right (%)")
+        axes.set_title(upper_first(display_name(name)))
+        # Marks in the legend are of one size, whatever the bins' are.
+        marks = [
+            Line2D(
+                [], [], marker=MARKERS.get(name, "D"), markersize=7, color=COLOURS.get(name, INK),
+                markerfacecolor=fill, linestyle=line,
+                label=f"{side}: ECE {100 * judged['ece']:.2f} %",
+            )
+            for side, judged, fill, line in sides
+        ]  # fmt: skip
+        figure.legend(handles=marks, loc="outside lower center", ncols=2, columnspacing=1.2)
+        return write_svg(figure, f"reliability-{name}", title)

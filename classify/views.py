@@ -1,0 +1,138 @@
+"""The embedding seen: two directions of many, and an order of the classes.
+
+References
+----------
+Belhumeur, P. N., Hespanha, J. P., Kriegman, D. J. (1997). Eigenfaces vs. Fisherfaces: recognition
+    using class specific linear projection. IEEE Transactions on Pattern Analysis and Machine
+    Intelligence 19, 711-720.
+Bar-Joseph, Z., Gifford, D. K., Jaakkola, T. S. (2001). Fast optimal leaf ordering for hierarchical
+    clustering. Bioinformatics 17, S22-S29.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.scoring import rows_of
+
+FITTED_ROWS = 5000
+SHOWN_ROWS = 2000
+COMPONENTS = 50
+# Optimal ordering takes time in the cube of the classes.
+LARGEST_OPTIMAL = 400
+
+
+def _sample(n: int, most: int, seed: int) -> npt.NDArray[np.intp]:
+    if n <= most:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+
+
+def two_views(
+    X_train: Any,
+    y_train: npt.NDArray[np.intp],
+    X_test: Any,
+    y_test: npt.NDArray[np.intp],
+    seed: int,
+) -> dict[str, Any] | None:
+    """Project test rows on two directions of PCA and of LDA.
+
+    Both are fitted to training rows (a sample, where there are many), standardised. LDA is made in
+    the space of the leading principal components, where the scatter within classes can be inverted
+    (Belhumeur et al. 1997).
+
+    Parameters
+    ----------
+    X_train, X_test : ndarray, shape (n_rows, n_features), or StoredRows
+        Features.
+    y_train, y_test : ndarray of int, shape (n_rows,)
+        Their classes.
+    seed : int
+        Decides which rows are taken, where there are many.
+
+    Returns
+    -------
+    dict or None
+        ``n_fitted``, ``rows`` and ``labels`` of the test rows shown, ``pca`` with their ``points``
+        and the ``explained`` shares of the variance, and ``lda`` with ``points``, the
+        ``explained`` shares of the variance between classes, and ``components``, how many principal
+        components it was made in. With two classes LDA has one direction, and the second is the
+        first principal component. None where there are too few rows or features for it.
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.preprocessing import StandardScaler
+
+    fitted = _sample(len(y_train), FITTED_ROWS, seed)
+    shown = _sample(len(y_test), SHOWN_ROWS, seed)
+    X, y = rows_of(X_train, fitted), y_train[fitted]
+    n_classes = len(np.unique(y))
+    size = min(COMPONENTS, X.shape[1], len(y) - n_classes)
+    if size < 2 or n_classes < 2:
+        return None
+    scaler = StandardScaler().fit(X)
+    # Any seed will do here, but scikit-learn's have 32 bits.
+    pca = PCA(size, svd_solver="randomized", random_state=seed % 2**32)
+    leading = pca.fit_transform(scaler.transform(X))
+    lda = LinearDiscriminantAnalysis(n_components=min(2, n_classes - 1)).fit(leading, y)
+    Z = pca.transform(scaler.transform(rows_of(X_test, shown)))
+    across = lda.transform(Z)
+    if across.shape[1] == 1:
+        across = np.column_stack([across, Z[:, 0]])
+    return {
+        "n_fitted": len(fitted),
+        "rows": shown.tolist(),
+        "labels": y_test[shown].tolist(),
+        "pca": {
+            "points": _rounded(Z[:, :2]),
+            "explained": pca.explained_variance_ratio_[:2].tolist(),
+        },
+        "lda": {
+            "points": _rounded(across),
+            "explained": lda.explained_variance_ratio_[:2].tolist(),
+            "components": size,
+        },
+    }
+
+
+def _rounded(points: npt.NDArray[np.floating]) -> list[list[float]]:
+    """Keep four digits, which is what a drawing can show."""
+    return [[float(f"{value:.4g}") for value in point] for point in points]
+
+
+def class_order(matrices: Sequence[npt.NDArray[np.int64]]) -> list[int]:
+    """Order classes so that those which are taken for each other are neighbours.
+
+    Parameters
+    ----------
+    matrices : sequence of ndarray of int64, shape (n_classes, n_classes)
+        Confusion matrices of counts, rows are the truth; they are added up.
+
+    Returns
+    -------
+    list of int
+        Every class index once: the leaves of average linkage, in the order with the smallest sum of
+        distances between neighbours (Bar-Joseph et al. 2001), a distance being smaller the larger
+        the share of either class that is taken for the other.
+    """
+    from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
+    from scipy.spatial.distance import squareform
+
+    counts = np.sum(matrices, axis=0)
+    n_classes = len(counts)
+    if n_classes < 3:
+        return list(range(n_classes))
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    near = shares + shares.T
+    np.fill_diagonal(near, 0.0)
+    distances = squareform(near.max() - near, checks=False)
+    tree = linkage(distances, "average")
+    if n_classes <= LARGEST_OPTIMAL:
+        tree = optimal_leaf_ordering(tree, distances)
+    order = leaves_list(tree)
+    # Either direction is as good; this one keeps to the order of the names, more or less.
+    return [int(i) for i in (order if order[0] < order[-1] else order[::-1])]
