@@ -126,7 +126,7 @@ def spent(timings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, float]]
         if isinstance(value, dict):
             for name, seconds in value.items():
                 strategies.setdefault(name, []).append((STEPS.get(step, step), float(seconds)))
-        elif step not in ("total", "peak_memory_mb") and isinstance(value, (int, float)):
+        elif step not in ("total", "memory", "peak_memory_mb") and isinstance(value, (int, float)):
             label = STEPS.get(step, step.replace("_", " "))
             bars.append((label, [(label, float(value))]))
     own = [(upper_first(display_name(name)), parts) for name, parts in strategies.items()]

@@ -87,7 +87,7 @@ def _pair(
     return {
         "a": int(known[a]),
         "b": int(known[b]),
-        "accuracy": 1 - len(wrong) / len(rows),
+        "accuracy": (len(rows) - len(wrong)) / len(rows),
         "n": len(rows),
         "errors": len(wrong),
         "a_as_b": int(np.count_nonzero(~second[wrong])),

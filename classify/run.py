@@ -73,6 +73,8 @@ def fit_store(path: Path, options: FitOptions) -> tuple[Path, dict[str, Any]]:
             for step in ("select", "fit", "evaluate")
         },
         "analyse": analyse_seconds,
+        # With the timings, since it depends on what was free at the time.
+        "memory": room.memory,
         "peak_memory_mb": peak_memory_mb(),
     }
     if options.few_shot:
@@ -220,7 +222,7 @@ def _results(
             "validation_fraction": VALIDATION_FRACTION if options.c is None else None,
             "standardize": True,
             "max_iter": options.max_iter,
-            "memory": room.memory,
+            "memory": options.memory,
             "out_of_core": room.out_of_core,
             "device": options.device,
             "few_shot": options.few_shot,

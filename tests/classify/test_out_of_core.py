@@ -274,7 +274,7 @@ def test_the_command_line_in_and_out_of_core(tmp_path, make_store, capsys):
     options = ["--c-grid", "1e-4,1e-3,1e-2"]
     code, err, inside = fit(capsys, store, tmp_path / "a", *options)
     assert code == 0 and "stay on the disk" not in err
-    assert inside["settings"]["out_of_core"] is False and inside["settings"]["memory"] > 10**7
+    assert inside["settings"]["out_of_core"] is False and inside["timings"]["memory"] > 10**7
     code, err, _ = fit(capsys, store, tmp_path / "b", *options, "--memory", "9MB")
     assert code == 2
     assert "--memory is 9 MB, and fitting" in err and "needs at least" in err
