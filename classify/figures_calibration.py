@@ -10,6 +10,9 @@ import numpy as np
 from classify.figures import COLOURS, INK, MARKERS, figure_in_style, write_svg
 from classify.wording import display_name, upper_first
 
+# Bins of fewer images than this get a mark, but no line goes through it.
+FEW = 10
+
 
 def draw(results: Mapping[str, Any]) -> dict[str, str]:
     """Draw the figures of this section.
@@ -56,13 +59,14 @@ def reliability(name: str, calibration: Mapping[str, Any]) -> str:
 
     with figure_in_style(3.7, 4.2) as (figure, axes):
         axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, dashes=(4, 3))
-        total = sum(b["n"] for b in calibration["before"]["bins"])
         for _, judged, fill, line in sides:
-            x = [100 * b["confidence"] for b in judged["bins"]]
-            y = [100 * b["accuracy"] for b in judged["bins"]]
-            sizes = [14 + 160 * np.sqrt(b["n"] / total) for b in judged["bins"]]
+            bins = [(100 * b["confidence"], 100 * b["accuracy"], b["n"]) for b in judged["bins"]]
+            x, y, n = np.transpose(bins)
+            sizes = 14 + 160 * np.sqrt(n / n.sum())
             colour = COLOURS.get(name, INK)
-            axes.plot(x, y, color=colour, linewidth=1.2, linestyle=line, zorder=2)
+            # The share of a few images is chance, and a line through it would stand out most.
+            full = n >= FEW
+            axes.plot(x[full], y[full], color=colour, linewidth=1.2, linestyle=line, zorder=2)
             axes.scatter(
                 x, y, s=sizes, marker=MARKERS.get(name, "D"), facecolor=fill, edgecolor=colour,
                 linewidth=1.2, zorder=3,

@@ -265,7 +265,7 @@ def paint(axes: Axes, class_names: Sequence[str], values: Any, **colours: Any) -
     n = len(class_names)
     image: Any
     if n <= LEGIBLE_CLASSES:
-        image = axes.pcolormesh(values, edgecolors="#ffffff", linewidth=0.6, **colours)
+        image = axes.pcolormesh(values, **{"edgecolors": "#ffffff", "linewidth": 0.6, **colours})
         labels = [shorten(text, 12) for text in class_names]
         axes.set_xticks(np.arange(n) + 0.5, labels, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(np.arange(n) + 0.5, labels)

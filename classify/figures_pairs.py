@@ -87,10 +87,12 @@ def pair_errors(class_names: Sequence[str], accuracy: Any) -> str:
         f"{class_names[a]} and {class_names[b]}, {errors[b, a]:.2f} %"
     )
     with matrix_figure(class_names) as (figure, axes):
+        norm = PowerNorm(0.5, 0, most)
+        # Lines around the cells would be drawn around the empty half too.
+        lines = {"edgecolors": "none"} if len(class_names) <= LEGIBLE_CLASSES else {}
         image = paint(
-            axes, class_names, np.ma.masked_invalid(errors), cmap="Oranges",
-            norm=PowerNorm(0.5, 0, most),
-        )  # fmt: skip
+            axes, class_names, np.ma.masked_invalid(errors), cmap="Oranges", norm=norm, **lines
+        )
         if len(class_names) <= LEGIBLE_CLASSES:
             filled = np.isfinite(errors)
             texts = [[f"{value:.1f}" for value in row] for row in errors]

@@ -85,7 +85,7 @@ def scatter(
         for i, label in enumerate(coloured):
             mine = points[labels == label]
             axes.scatter(
-                *mine.T, s=13, color=PALETTE[i], marker=SHAPES[i], alpha=0.75, linewidth=0,
+                *mine.T, s=13, color=PALETTE[i], marker=SHAPES[i], alpha=0.85, linewidth=0,
                 rasterized=image, label=shorten(class_names[label], 14),
             )  # fmt: skip
         # The outermost points would leave the rest no room.

@@ -47,6 +47,8 @@ SECTIONS = sorted(
     path.name.removesuffix(".html.j2") for path in (TEMPLATES / "report").glob("*.html.j2")
 )
 CONFUSED_SHOWN = 10
+# Tables with a row for each of more classes than this are folded.
+LONG = 50
 
 
 def write_report(folder: Path) -> Path:
@@ -313,8 +315,10 @@ def report_context(results: Mapping[str, Any]) -> dict[str, Any]:
         "question": question[0] if question else None,
         "confused": most_confused(strategies, results["class_names"]),
         "names": results["class_names"],
+        "long": len(results["class_names"]) > LONG,
         "slopes": figures_classes.SLOPES,
         "detection_curves": figures_pairs.CURVES,
+        "few": figures_calibration.FEW,
         "colours": len(PALETTE),
         "calibrated": {
             name: entry["calibration"]
