@@ -184,6 +184,10 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "--few-shot", action=BooleanOptionalAction, default=True,
         help="accuracy against labelled images per class, five draws each (on)",
     )  # fmt: skip
+    fit.add_argument(
+        "--data-dir", type=folder_path, metavar="DIR",
+        help="where the images lie, for the report to show some (where stage one found them)",
+    )  # fmt: skip
 
     compare = commands.add_parser("compare", help="one report over many runs")
     compare.add_argument(
@@ -268,6 +272,7 @@ def fit_command(options: Namespace, command: str) -> None:
         command=command,
         device=device,
         few_shot=options.few_shot,
+        data_dir=options.data_dir,
     )
     finished: list[Path] = []
     for store in stores:

@@ -44,7 +44,7 @@ FIGURES = (
 )
 # The parts of the page, in the order of the numbers in their file names.
 SECTIONS = sorted(
-    path.name.removesuffix(".html.j2") for path in (TEMPLATES / "report").glob("*.html.j2")
+    path.name.removesuffix(".html.j2") for path in (TEMPLATES / "report").glob("[0-9]*.html.j2")
 )
 CONFUSED_SHOWN = 10
 # Tables with a row for each of more classes than this are folded.
@@ -329,6 +329,7 @@ def report_context(results: Mapping[str, Any]) -> dict[str, Any]:
         "decoding_words": decoding_sentence(results),
         "legible": len(results["class_names"]) <= figures_classes.LEGIBLE_CLASSES,
         "few_shot": few_shot,
+        "gallery": results.get("images"),
         "few_shot_rows": list(zip(*few_shot["curves"].values(), strict=True)) if few_shot else [],
         "labels_sentence": labels_sentence(few_shot) if few_shot else "",
         "extract_command": extract_command(results["store"]),

@@ -103,16 +103,10 @@ _POINT = {
     "mean": _Number,
     "ci95": (list, type(None)),
 }
-# Parts that a run may be without, such as one of an older version.
-_OPTIONAL = {
-    "few_shot": {
-        "draws": int,
-        "level": _Number,
-        "near": _Number,
-        "curves": {"*": [_POINT]},
-        "enough": {"*": (int, type(None))},
-        "left_out": [int],
-    },
+_PICTURE = {
+    "id": str,
+    "truth": str,
+    "answers": {"*": {"class": str, "probability": _Number, "right": bool}},
 }
 _RUN = {
     "kind": str,
@@ -139,6 +133,21 @@ _RUN = {
         "labels": [int],
         "pca": _VIEW,
         "lda": {"components": int, **_VIEW},
+    },
+    "few_shot?": {
+        "draws": int,
+        "level": _Number,
+        "near": _Number,
+        "curves": {"*": [_POINT]},
+        "enough": {"*": (int, type(None))},
+        "left_out": [int],
+    },
+    "images?": {
+        "disagreements": [_PICTURE],
+        "confident_errors": [_PICTURE],
+        "n_disagreements": int,
+        "thumbnails": {"*": str},
+        "missing": str,
     },
 }
 
@@ -222,6 +231,11 @@ def _inconsistency(results: dict[str, Any]) -> str:
         counts = [[point["per_class"] for point in other] for other in curves.values()]
         if name not in results["strategies"] or not curve or counts.count(counts[0]) < len(counts):
             return f"few_shot.curves.{name} does not fit the others, or the strategies"
+    images = results.get("images")
+    if images and not images["missing"]:
+        for entry in (*images["disagreements"], *images["confident_errors"]):
+            if not images["thumbnails"].get(entry["id"], "").startswith("data:image/"):
+                return f"images.thumbnails has no image {entry['id']}"
     for i, comparison in enumerate(results["comparisons"]):
         if not {comparison["a"], comparison["b"]} <= set(results["strategies"]):
             return f"comparisons[{i}] names a strategy that is not in strategies"
@@ -332,8 +346,7 @@ def read_results(path: Path) -> dict[str, Any]:
         Naming the file, and the place in it that is wrong.
     """
     results = load_json(path)
-    parts = {name: shape for name, shape in _OPTIONAL.items() if results.get(name) is not None}
-    problem = _mismatch(results, {**_RUN, **parts}, "it") or _inconsistency(results)
+    problem = _mismatch(results, _RUN, "it") or _inconsistency(results)
     if problem:
         raise UserError(
             f"{path} is not the results of a run: {problem.removeprefix('it.')}; "

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from classify.analyses import analyse
 from classify.few_shot import few_shot
+from classify.gallery import gallery
 from classify.opening import Room, open_store
 from classify.output import environment, peak_memory_mb, run_folder, write_run
 from classify.results import SCHEMA_VERSION, json_ready
@@ -77,6 +78,11 @@ def fit_store(path: Path, options: FitOptions) -> tuple[Path, dict[str, Any]]:
         "memory": room.memory,
         "peak_memory_mb": peak_memory_mb(),
     }
+    results["images"] = gallery(features, fitted, options.data_dir)
+    if options.data_dir and results["images"]["missing"]:
+        results["warnings"].append(
+            f"The report shows no images: --data-dir: {results['images']['missing']}."
+        )
     if options.few_shot:
         clock = time.perf_counter()
         results["few_shot"] = few_shot(

@@ -58,6 +58,8 @@ class FitOptions:
         Where to fit: what `classify.engines.choose_device` returned.
     few_shot : bool
         Whether to measure accuracy against labelled images per class.
+    data_dir : Path or None
+        Where the images lie, for the report to show some; None for where the store says.
     """
 
     strategies: tuple[str, ...] = ("multinomial", "ovr", "ovo")
@@ -72,6 +74,7 @@ class FitOptions:
     command: str = ""
     device: str = "cpu"
     few_shot: bool = True
+    data_dir: Path | None = None
 
 
 @dataclass

@@ -14,7 +14,7 @@ import os
 import stat
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,15 +84,25 @@ class CifarLayout:
 
 
 class CifarReader:
-    """The arrays of one dataset, filled member by member in whatever order they come."""
+    """The arrays of one dataset, filled member by member in whatever order they come.
 
-    def __init__(self, layout: CifarLayout) -> None:
+    Parameters
+    ----------
+    layout : CifarLayout
+        Of the dataset.
+    only : collection of str, optional
+        Members with images to read, and no others; then there is no `source`.
+    """
+
+    def __init__(self, layout: CifarLayout, only: Collection[str] | None = None) -> None:
         self.layout = layout
+        self.members = layout.members if only is None else tuple(only)
         self.images: dict[str, npt.NDArray[np.uint8]] = {}
         self.labels: dict[str, npt.NDArray[np.int64]] = {}
         self.class_names: tuple[str, ...] = ()
         self.arrays: list[npt.NDArray[np.uint8]] = []
-        for split in (layout.train, layout.test):
+        for members in (layout.train, layout.test):
+            split = [(name, count) for name, count in members if name in self.members]
             # One array a split, and each member a window of it: the images exist once.
             whole = np.empty((sum(count for _, count in split), SIDE, SIDE, 3), np.uint8)
             self.arrays.append(whole)
@@ -105,7 +115,7 @@ class CifarReader:
     def read_archive(self, path: Path) -> None:
         """Read the members from a gzipped tar stream, in one pass."""
         layout = self.layout
-        missing = {f"{layout.folder}/{name}": name for name in layout.members}
+        missing = {f"{layout.folder}/{name}": name for name in self.members}
         with _damage(path), gzip.open(path) as inflated:
             bounded = _Bounded(inflated, self._most_bytes(), path)
             with tarfile.open(fileobj=bounded, mode="r|", bufsize=1 << 18) as archive:  # type: ignore[call-overload]
@@ -132,7 +142,7 @@ class CifarReader:
     def read_folder(self, folder: Path) -> str:
         """Read the members of an unpacked folder; returns the digest over all of them."""
         digests = {}
-        for name in self.layout.members:
+        for name in self.members:
             path = folder / name
             try:
                 with path.open("rb") as stream:
