@@ -24,6 +24,7 @@ EXTRACT_OPTIONS = $(strip \
   $(call option,POOL,--pool) $(call option,DEVICE,--device) $(call option,PRECISION,--precision) \
   $(call option,ENGINE,--engine) $(call option,COMPILE,--compile) $(call option,BATCH_SIZE,--batch-size) $(call option,STORE_DTYPE,--store-dtype) \
   $(call option,LIMIT,--limit) $(call option,JOBS,--jobs) $(call option,SEED,--seed) \
+  $(call option,CLUSTER,--cluster) $(call option,SCHEDULER,--scheduler) $(call option,ADDRESS,--address) \
   --features-dir=$(call quote,$(FEATURES_DIR)))
 
 FIT_OPTIONS = $(strip \
@@ -44,10 +45,6 @@ DEMO_OPTIONS = --dataset=digits --model=test_efficientnet --weights=random --ima
 HEADS = $(call quote,$(REPORTS_DIR))/*/*/heads
 HEAD ?= $(shell ls -t $(HEADS)/multinomial.safetensors 2>/dev/null | head -n 1 | grep . || \
   ls -t $(HEADS)/*.safetensors 2>/dev/null | head -n 1)
-
-ifneq ($(filter-out none,$(CLUSTER)),)
-$(error CLUSTER=$(CLUSTER) is not there yet: this version runs on one machine; leave CLUSTER out)
-endif
 
 .PHONY: help install install-dev demo features classify compare predict test faults lint format bench bench-cuda clean distclean
 

@@ -138,16 +138,42 @@ def read_shard(
     if not path.exists():
         return None
     try:
-        return _read(path, key, split, start, stop)
+        return _read(path, key, split, start, stop)[:2]
     except StoreError as error:
         if on_damage is not None:
             on_damage(str(error))
         return None
 
 
+def check_shard(
+    path: str | os.PathLike[str], *, key: str, split: str, start: int, stop: int
+) -> tuple[ShardReceipt, npt.NDArray[np.bool_]] | None:
+    """Verify a shard from the first byte to the last, and hand over what it says of itself.
+
+    Parameters
+    ----------
+    path, key, split, start, stop
+        As for `read_shard`.
+
+    Returns
+    -------
+    receipt : ShardReceipt
+        Whose digest is that of the rows in the file.
+    ok_mask : ndarray of bool, shape (stop - start,)
+        False for rows without an embedding.
+        Or None in place of both: there is no such shard, or not a whole one.
+    """
+    path = Path(path)
+    try:
+        _, ok, receipt = _read(path, key, split, start, stop)
+    except StoreError:
+        return None
+    return receipt, ok
+
+
 def _read(
     path: Path, key: str, split: str, start: int, stop: int
-) -> tuple[FeatureArray, npt.NDArray[np.bool_]]:
+) -> tuple[FeatureArray, npt.NDArray[np.bool_], ShardReceipt]:
     with opened(path) as file:
         if not file.sealed:
             raise StoreError(f"{path} is damaged: it has no seal")
@@ -180,7 +206,7 @@ def _read(
     features, ok = arrays["/features"], arrays["/ok"]
     if _digest(features, ok) != receipt.sha256:
         raise StoreError(f"{path} is damaged: its rows are not those that were written")
-    return features, ok.astype(np.bool_)
+    return features, ok.astype(np.bool_), receipt
 
 
 def _digest(features: FeatureArray, ok: npt.NDArray[np.uint8]) -> str:

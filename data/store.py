@@ -71,7 +71,7 @@ from data.stored_rows import StoredRows
 
 if TYPE_CHECKING:
     from data.joining import join
-    from data.shards import read_shard, write_shard
+    from data.shards import check_shard, read_shard, write_shard
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -82,6 +82,7 @@ __all__ = [
     "SplitSource",
     "StoreError",
     "canonical_json",
+    "check_shard",
     "find_stores",
     "iter_blocks",
     "join",
@@ -108,7 +109,7 @@ def __getattr__(name: str) -> Any:
         from data.joining import join
 
         return join
-    if name in ("read_shard", "write_shard"):
+    if name in ("check_shard", "read_shard", "write_shard"):
         from data import shards
 
         return getattr(shards, name)

@@ -52,20 +52,8 @@ def fill(job: Job, plan: Plan, embedder: Embedder) -> tuple[int, float]:
     KeyboardInterrupt
         On Ctrl-C, with a message of how much is kept.
     """
-    shards = cut(job.folder, job.sizes, plan.shard_rows)
-    missing = []
-    job.skipped.clear()
-    kept = 0
-    for shard in shards:
-        read = shard.read(job.key)
-        if read is None:
-            missing.append(shard)
-            continue
-        kept += shard.stop - shard.start
-        _note_skipped(job, shard, read[1])
+    missing, kept = unfinished(job, plan)
     total = sum(job.sizes.values())
-    if kept:
-        say(f"going on: {kept:,} of {total:,} images are done")
     watch = Watch(total, kept, job.device.type, job.options.model)
 
     def write(shard: Shard, features: npt.NDArray[np.float32], ok: npt.NDArray[np.bool_]) -> None:
@@ -87,15 +75,55 @@ def fill(job: Job, plan: Plan, embedder: Embedder) -> tuple[int, float]:
                 todo = [shard for shard in missing if shard.split == split]
                 for shard, features, ok in _embed_shards(job, todo, embedder, bar, watch):
                     writer.put(partial(write, shard, features, ok))
-                    _note_skipped(job, shard, ok)
+                    note_skipped(job, shard, ok)
                 # Before the next split's decoders are forked: no thread is inside HDF5 then.
                 writer.drain()
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(
-            f"{kept:,} of {total:,} images are kept in {job.folder}; "
-            "run the same command again to go on there"
-        ) from error
+        raise interrupted(job, kept) from error
     return watch.computed, watch.seconds
+
+
+def unfinished(job: Job, plan: Plan) -> tuple[list[Shard], int]:
+    """Find the shards that are not there yet.
+
+    Parameters
+    ----------
+    job : Job
+        Its ``skipped`` is set to the images that the finished shards lack.
+    plan : Plan
+        How the store is cut.
+
+    Returns
+    -------
+    tuple of (list of Shard, int)
+        What is to be computed, and how many images are done.
+
+    Raises
+    ------
+    UserError
+        If images were left out without leave.
+    """
+    missing = []
+    job.skipped.clear()
+    kept = 0
+    for shard in cut(job.folder, job.sizes, plan.shard_rows):
+        read = shard.read(job.key)
+        if read is None:
+            missing.append(shard)
+            continue
+        kept += shard.stop - shard.start
+        note_skipped(job, shard, read[1])
+    if kept:
+        say(f"going on: {kept:,} of {sum(job.sizes.values()):,} images are done")
+    return missing, kept
+
+
+def interrupted(job: Job, kept: int) -> KeyboardInterrupt:
+    """Say how much is kept, and how to go on."""
+    return KeyboardInterrupt(
+        f"{kept:,} of {sum(job.sizes.values()):,} images are kept in {job.folder}; "
+        "run the same command again to go on there"
+    )
 
 
 def _stored(features: npt.NDArray[np.float32], dtype: str) -> FeatureArray:
@@ -158,7 +186,7 @@ def _batches(
         yield np.array([not isinstance(item, UserError) for item in decoded]), arrays
 
 
-def _note_skipped(job: Job, shard: Shard, ok: npt.NDArray[np.bool_]) -> None:
+def note_skipped(job: Job, shard: Shard, ok: npt.NDArray[np.bool_]) -> None:
     """Remember the images that a shard lacks; refuse those of an earlier, more lenient run."""
     ids = job.splits[shard.split].ids
     skipped = [ids[shard.start + row] for row in np.flatnonzero(~ok)]

@@ -14,6 +14,7 @@ from data.errors import UserError
 from data.store import spec_key, store_path, work_dir
 from extract import shards
 from extract.options import Options
+from extract.place import Place, find_place
 from extract.request import Request
 from extract.shards import Here, Plan
 
@@ -49,13 +50,22 @@ class Job:
     asked: Request
     dataset: ImageDataset
     backbone: Backbone
-    device: Any
-    precision: str
+    place: Place
     spec: dict[str, Any]
     key: str
     path: Path
     folder: Path
     skipped: list[str] = field(default_factory=list)
+
+    @property
+    def device(self) -> Any:
+        """The torch device on which the network runs."""
+        return self.place.torch_device
+
+    @property
+    def precision(self) -> str:
+        """Of the network's products."""
+        return self.place.precision
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -68,17 +78,32 @@ class Job:
         return {name: len(split.ids) for name, split in self.splits.items()}
 
 
-def prepare(options: Options, asked: Request, dataset: ImageDataset) -> Job:
-    """Load the backbone and settle the ``spec``, and with it the key and the path."""
+def prepare(
+    options: Options, asked: Request, dataset: ImageDataset, place: Place | None = None
+) -> Job:
+    """Load the backbone and settle the ``spec``, and with it the key and the path.
+
+    Parameters
+    ----------
+    options : Options
+        Of the run.
+    asked : Request
+        Of the same.
+    dataset : ImageDataset
+        The images.
+    place : Place, optional
+        Where the network will run, if not in this process.
+
+    Returns
+    -------
+    Job
+        Ready to be computed.
+    """
     from extract.allocator import keep_pages
     from extract.backbone import load_backbone
-    from extract.embed import choose_device, choose_precision
-    from extract.engines import check_engine
 
-    device = choose_device(options.device)
-    precision = choose_precision(options.precision, device)
-    check_engine(options.engine, device, precision)
-    if device.type == "cpu":
+    place = place or find_place(options.device, options.precision, options.engine)
+    if place.torch_device.type == "cpu":
         keep_pages()
     say(f"loading {options.model}")
     backbone = load_backbone(backbone_request(options))
@@ -87,7 +112,7 @@ def prepare(options: Options, asked: Request, dataset: ImageDataset) -> Job:
         "model": backbone.model_spec(),
         "preprocessing": backbone.preprocessing.to_spec(),
         "pool": backbone.pool,
-        "precision": precision,
+        "precision": place.precision,
         "store_dtype": options.store_dtype,
         "seed": backbone.seed,
     }
@@ -97,8 +122,7 @@ def prepare(options: Options, asked: Request, dataset: ImageDataset) -> Job:
         asked=asked,
         dataset=dataset,
         backbone=backbone,
-        device=device,
-        precision=precision,
+        place=place,
         spec=spec,
         key=key,
         path=store_path(options.features_dir, spec),
@@ -125,16 +149,11 @@ def backbone_request(options: Options) -> BackboneRequest:
 
 
 def here(job: Job) -> Here:
-    """Describe this machine and what the user insists on, as a kept plan must agree with it."""
-    import torch
-
-    from extract.embed import device_name
-    from extract.engines import openvino_version
-
+    """Say where the run takes place and what the user insists on: a kept plan must agree."""
     return Here(
-        device=device_name(job.device),
-        torch=torch.__version__,
-        openvino=openvino_version(),
+        device=job.place.name,
+        torch=job.place.torch,
+        openvino=job.place.openvino,
         engine=job.options.engine,
         compile=job.options.compile,
         batch_size=job.options.batch_size,
@@ -182,8 +201,6 @@ def choose_plan(job: Job, *, measured: bool = True) -> Plan:
 
 def plan_of(job: Job, choice: Choice) -> Plan:
     """Turn a choice into a plan."""
-    import torch
-
     now = here(job)
     slow = job.device.type == "cpu" and job.backbone.n_parameters > SLOW_PARAMETERS
     rows = shards.SLOW_SHARD_ROWS if slow else shards.SHARD_ROWS
@@ -191,7 +208,7 @@ def plan_of(job: Job, choice: Choice) -> Plan:
         batch_size=choice.batch_size,
         engine=choice.engine,
         device=now.device,
-        threads=torch.get_num_threads(),
+        threads=job.place.threads,
         torch=now.torch,
         openvino=now.openvino if choice.engine == "openvino" else None,
         instead_of=choice.instead_of,

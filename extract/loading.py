@@ -17,7 +17,7 @@ Decoded: TypeAlias = "npt.NDArray[np.uint8] | UserError"
 _PREFETCH = 2
 
 
-class _Decoder:
+class Decoder:
     """Decodes the image at an index; what cannot be decoded comes back as the error."""
 
     def __init__(self, images: FileImages, settings: Preprocessing) -> None:
@@ -78,7 +78,7 @@ def decode_batches(
         return
     workers = min(jobs, len(batches))
     loader: DataLoader[list[Decoded]] = DataLoader(
-        _Decoder(images, settings),  # type: ignore[arg-type]
+        Decoder(images, settings),  # type: ignore[arg-type]
         batch_sampler=[list(batch) for batch in batches],
         num_workers=workers,
         collate_fn=_as_list,

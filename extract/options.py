@@ -23,6 +23,7 @@ _TIMM_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # What can run the network: see `extract.engines`.
 ENGINES = ("torch", "channels-last", "folded", "compiled", "openvino")
+CLUSTERS = ("none", "dask", "ray")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Options:
     compile: str = "auto"
     batch_size: int | None = None
     jobs: int = 1
+    cluster: str = "none"
+    scheduler: str | None = None
+    address: str | None = None
     features_dir: Path = Path("features")
     store_dtype: str = "float32"
     seed: int = 0
@@ -149,8 +153,20 @@ def add_options(parser: Parser, *, run: bool) -> None:
     )
     how.add_argument("--batch-size", "-b", type=_batch_size, default=None, metavar="auto|N")
     how.add_argument(
-        "--jobs", type=_count, default=usable_cpus(), metavar="N", help="processes that decode"
+        "--jobs",
+        type=_count,
+        default=usable_cpus(),
+        metavar="N",
+        help="processes that decode; with --cluster, workers on this machine (all CPUs)",
     )
+    how.add_argument(
+        "--cluster",
+        choices=CLUSTERS,
+        default="none",
+        help="what runs the shards; one worker for each GPU, or --jobs N of them (%(default)s)",
+    )
+    how.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster that is there already")
+    how.add_argument("--address", metavar="ADDRESS", help="a Ray cluster that is there already")
     how.add_argument(
         "--features-dir", type=folder_path, default=Path("features"), help="(%(default)s)"
     )
@@ -198,9 +214,11 @@ def to_options(arguments: Namespace) -> Options:
     values["model_args"] = dict(values["model_args"])
     for name in ("mean", "std"):
         values[name] = _per_channel(name, values[name])
+    check_cluster(values["cluster"], values["scheduler"], values["address"])
     return Options(**values)
 
 
+<<<<<<< HEAD
 def _engine(values: dict[str, Any], timms: str | None) -> tuple[str, str]:
     """Settle ``--engine`` and ``--compile``, which may name the same thing."""
     engine, asked = values["engine"], values["compile"]
@@ -213,6 +231,29 @@ def _engine(values: dict[str, Any], timms: str | None) -> tuple[str, str]:
     if asked == "off" and engine == "compiled":
         raise UserError("--compile off contradicts --engine compiled; give one of them")
     return "compiled" if asked == "on" else engine, asked or "auto"
+=======
+def check_cluster(cluster: str, scheduler: str | None, address: str | None) -> None:
+    """Refuse the address of a cluster that is not asked for.
+
+    Parameters
+    ----------
+    cluster : {'none', 'dask', 'ray'}
+        As given.
+    scheduler, address : str or None
+        As given.
+
+    Raises
+    ------
+    UserError
+        If an address is given for another kind of cluster.
+    """
+    for option, value, kind in (("--scheduler", scheduler, "dask"), ("--address", address, "ray")):
+        if value is not None and cluster != kind:
+            raise UserError(
+                f"{option} {value} is for --cluster {kind}, and --cluster is {cluster}; give "
+                f"--cluster {kind}, or leave {option} out"
+            )
+>>>>>>> c6d7ea8 (Run the shards of stage one on Dask or Ray)
 
 
 def _count(text: str, low: int = 1) -> int:

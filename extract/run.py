@@ -23,6 +23,7 @@ from data.errors import UserError
 from data.files import check_writable, clean_leftovers, lock
 from data.store import SplitSource, join, read_header, work_dir
 from extract import request as requests
+from extract.crews import Crew, open_crew
 from extract.job import Job, choose_plan, here, no_memory, prepare, read_dataset
 from extract.names import check_model_name
 from extract.options import Options
@@ -63,11 +64,22 @@ def extract(options: Options) -> Path | None:
         clean_leftovers(check_writable(options.features_dir))
     # A name that is mistyped should not cost a download of the dataset.
     check_model_name(options.model)
+    with open_crew(options) as crew:
+        return _extract(options, crew)
+
+
+def _extract(options: Options, crew: Crew | None) -> Path | None:
+    """Do what `extract` does where no store was found without a model."""
+    place = None
+    if crew is not None:
+        from extract.cluster import find_workers_place
+
+        place = find_workers_place(options, crew)
     dataset = read_dataset(options)
     # Again, because the dataset may have been downloaded just now.
     asked = requests.Request(options)
     asked.know("dataset", dataset.origin.get("sha256"))
-    job = prepare(options, asked, dataset)
+    job = prepare(options, asked, dataset, place)
     if job.path.exists() and not options.force:
         return _found(job, options)
     if options.dry_run:
@@ -83,7 +95,7 @@ def extract(options: Options) -> Path | None:
             shutil.rmtree(job.folder, ignore_errors=True)
             job.folder.mkdir(parents=True)
             forced.touch()
-        path = _compute(job)
+        path = _compute(job, crew)
         forced.unlink(missing_ok=True)
         return path
 
@@ -132,23 +144,16 @@ def _describe(job: Job) -> None:
     say(f"run    {plan.device}, {plan.engine}, batches of {plan.batch_size}")
 
 
-def _compute(job: Job) -> Path:
+def _compute(job: Job, crew: Crew | None) -> Path:
     """Compute the missing shards, restarting with smaller batches when memory runs out."""
-    import torch
-
-    from extract.embed import Embedder, OutOfMemory
-    from extract.fill import fill
+    from extract.embed import OutOfMemory
 
     started = datetime.now(timezone.utc)
     clock = time.perf_counter()
-    plan = resume_plan(job.folder, here(job), lambda: choose_plan(job))
+    plan = resume_plan(job.folder, here(job), lambda: _new_plan(job, crew))
     while True:
-        torch.set_num_threads(plan.threads)
         try:
-            embedder = Embedder(
-                job.backbone, job.device, job.precision, plan.engine, plan.batch_size
-            )
-            computed, seconds = fill(job, plan, embedder)
+            computed, seconds, by = _fill(job, plan, crew)
             break
         except OutOfMemory as error:
             if job.options.batch_size is not None or plan.batch_size == 1:
@@ -158,12 +163,39 @@ def _compute(job: Job) -> Path:
             say(f"out of memory; starting over with batches of {plan.batch_size}")
             start_over(job.folder, plan)
     finished = datetime.now(timezone.utc)
-    provenance = _provenance(job, plan, started, finished, time.perf_counter() - clock)
+    provenance = _provenance(job, plan, started, finished, time.perf_counter() - clock) | by
     provenance["images_per_second"] = round(computed / seconds, 2) if computed else None
     _join(job, plan, provenance)
     shutil.rmtree(job.folder, ignore_errors=True)
     _summarise(job, provenance)
     return job.path
+
+
+def _new_plan(job: Job, crew: Crew | None) -> Plan:
+    """Choose where the workers are."""
+    if crew is None or crew.local:
+        return choose_plan(job)
+    from extract.cluster import choose_on_worker
+
+    return choose_on_worker(job, crew)
+
+
+def _fill(job: Job, plan: Plan, crew: Crew | None) -> tuple[int, float, dict[str, Any]]:
+    """Compute the missing shards, here or on a cluster; return what the provenance says of it."""
+    if crew is None:
+        import torch
+
+        from extract import fill
+        from extract.embed import Embedder
+
+        torch.set_num_threads(plan.threads)
+        embedder = Embedder(job.backbone, job.device, job.precision, plan.engine, plan.batch_size)
+        return *fill.fill(job, plan, embedder), {}
+    from extract import cluster
+
+    done = cluster.fill(job, plan, crew)
+    by = {"kind": crew.kind, "workers": len(done.workers), "devices": sorted(done.devices)}
+    return done.computed, done.seconds, {"cluster": by}
 
 
 def _provenance(

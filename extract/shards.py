@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from data.cli import say
 from data.files import write_json
-from data.records import FeatureArray
-from data.store import read_shard
+from data.records import FeatureArray, ShardReceipt
+from data.store import check_shard, read_shard
 
 SHARD_ROWS = 1024
 # Of a network that a CPU needs a quarter of a second for, so that Ctrl-C costs a minute at most.
@@ -77,6 +77,11 @@ class Shard:
     stop: int
     path: Path
 
+    @staticmethod
+    def of(folder: Path, split: str, start: int, stop: int) -> Shard:
+        """Name the file of these rows."""
+        return Shard(split, start, stop, folder / f"shard-{split}-{start:09d}.h5")
+
     def read(self, key: str) -> tuple[FeatureArray, npt.NDArray[np.bool_]] | None:
         """Read a finished shard; None where it is missing, or damaged and to be computed again."""
         return read_shard(
@@ -87,6 +92,10 @@ class Shard:
             stop=self.stop,
             on_damage=lambda reason: say(f"computed again: {reason}"),
         )
+
+    def check(self, key: str) -> tuple[ShardReceipt, npt.NDArray[np.bool_]] | None:
+        """Read a finished shard for its receipt, and for which rows it has; None as in `read`."""
+        return check_shard(self.path, key=key, split=self.split, start=self.start, stop=self.stop)
 
 
 def cut(folder: Path, sizes: Mapping[str, int], rows: int) -> list[Shard]:
@@ -107,7 +116,7 @@ def cut(folder: Path, sizes: Mapping[str, int], rows: int) -> list[Shard]:
         In the order of the rows.
     """
     return [
-        Shard(split, start, min(start + rows, size), folder / f"shard-{split}-{start:09d}.h5")
+        Shard.of(folder, split, start, min(start + rows, size))
         for split, size in sizes.items()
         for start in range(0, size, rows)
     ]

@@ -114,12 +114,10 @@ def test_names_with_quotes_and_spaces_reach_the_program_whole():
     assert "predict 'my head.safetensors' \"my photo.jpg\" b.png" in printed
 
 
-def test_a_cluster_is_refused_and_not_ignored():
-    failed = subprocess.run(
-        ["make", "-n", "features", "CLUSTER=dask"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert failed.returncode == 2
-    assert "CLUSTER=dask" in failed.stderr
+def test_a_cluster_reaches_stage_one():
+    printed = dry_run("features", "CLUSTER=dask", "SCHEDULER=node1:8786")
+    assert "--cluster=dask --scheduler=node1:8786" in " ".join(printed.replace("'", "").split())
+    assert "--address=auto" in dry_run("features", "CLUSTER=ray", "ADDRESS=auto").replace("'", "")
 
 
 @pytest.mark.skipif(not (ROOT / ".venv/bin/python").exists(), reason="make has not installed")

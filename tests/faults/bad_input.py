@@ -26,6 +26,21 @@ TABLE = [
     (f"{EXTRACT} digits --image-size 0", "--image-size", "not possible", "give 1 or more"),
     (f"{EXTRACT} digits --image-size big", "--image-size", "not a whole number", "give 1 or more"),
     (f"{EXTRACT} digits --jobs 0", "--jobs", "0 is not possible", "give 1 or more"),
+    (f"{EXTRACT} digits --cluster dsk", "--cluster", "'dsk'", "did you mean dask"),
+    (f"{EXTRACT} digits --scheduler a:1", "--scheduler a:1", "is none", "give --cluster dask"),
+    (f"{EXTRACT} digits --address a:1", "--address a:1", "is none", "give --cluster ray"),
+    (
+        f"{EXTRACT} digits --cluster dask --scheduler 127.0.0.1:9",
+        "--scheduler 127.0.0.1:9", "no cluster can be reached", "start it, mend the address",
+    ),
+    (
+        f"{EXTRACT} digits --cluster ray --address 127.0.0.1:9",
+        "--address 127.0.0.1:9", "no cluster can be reached", "start it, mend the address",
+    ),
+    (
+        f"{EXTRACT} digits --cluster dask --scheduler nowhere",
+        "--scheduler nowhere", "not an address", "give HOST:PORT",
+    ),
     (f"{EXTRACT} digits --batch-size 0", "--batch-size", "0 is not possible", "give 1 or more"),
     (f"{EXTRACT} digits --batch-size a", "--batch-size", "not a whole number", "give 1 or more"),
     (f"{EXTRACT} digits --seed x", "--seed", "'x' is not possible", "from 0 to 2^63 - 1"),

@@ -1,0 +1,163 @@
+"""The workers of a cluster, behind one small interface: Dask's or Ray's, local or elsewhere."""
+
+from __future__ import annotations
+
+import abc
+import importlib.util
+import re
+import socket
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from data.cli import say
+from data.errors import UserError
+from extract.options import Options
+
+# A cluster that is there answers at once; so much patience suits a busy one.
+CONNECT_SECONDS = 10.0
+WORKERS_SECONDS = 30.0
+# A task is tried on three workers before the run gives up.
+RETRIES = 2
+EXTRAS = {"dask": ("distributed", "Dask"), "ray": ("ray", "Ray")}
+
+
+class WorkersDied(UserError):
+    """Every worker that tried a task died."""
+
+
+class Crew(abc.ABC):
+    """Workers that run functions of `extract.tasks`.
+
+    Parameters
+    ----------
+    address : str or None
+        Of a cluster that is there already; None for one on this machine.
+    """
+
+    kind = ""
+
+    def __init__(self, address: str | None) -> None:
+        self.address = address
+
+    @property
+    def local(self) -> bool:
+        """Whether the workers are on this machine, and end with the run."""
+        return self.address is None
+
+    @abc.abstractmethod
+    def start(self, workers: int, devices: int) -> None:
+        """Start workers on this machine: one for each GPU, or so many on the CPU."""
+
+    @abc.abstractmethod
+    def connect(self) -> None:
+        """Connect to the cluster at `address`, and wait for a worker."""
+
+    @abc.abstractmethod
+    def width(self) -> int:
+        """Count the tasks that can run at the same time."""
+
+    def has_gpus(self) -> bool:
+        """Say whether a task must ask for a GPU to get one."""
+        return False
+
+    @abc.abstractmethod
+    def submit(self, function: Callable[..., Any], *args: Any, on_gpu: bool = False) -> Any:
+        """Give a worker something to do; return a handle."""
+
+    @abc.abstractmethod
+    def wait(self, handles: Collection[Any]) -> list[Any]:
+        """Wait until some are done; return those."""
+
+    @abc.abstractmethod
+    def result(self, handle: Any) -> Any:
+        """Return what the function returned, or raise what it raised (`WorkersDied`)."""
+
+    @abc.abstractmethod
+    def close(self, handles: Collection[Any] = ()) -> None:
+        """Withdraw what has not begun, and let the workers go."""
+
+    def call(self, function: Callable[..., Any], *args: Any, on_gpu: bool = False) -> Any:
+        """Have a worker do something, and wait for the answer."""
+        handle = self.submit(function, *args, on_gpu=on_gpu)
+        self.wait([handle])
+        return self.result(handle)
+
+
+@contextmanager
+def open_crew(options: Options) -> Iterator[Crew | None]:
+    """Connect to the cluster that the options name, or prepare for one on this machine.
+
+    Parameters
+    ----------
+    options : Options
+        Of the run.
+
+    Yields
+    ------
+    Crew or None
+        None without ``--cluster``.
+
+    Raises
+    ------
+    UserError
+        If the library is not installed, or nobody answers at the address.
+    """
+    if options.cluster == "none":
+        yield None
+        return
+    module, name = EXTRAS[options.cluster]
+    if importlib.util.find_spec(module) is None:
+        raise UserError(
+            f"--cluster {options.cluster}: {name} is not installed; "
+            f"pip install '.[{options.cluster}]', or leave --cluster out"
+        )
+    crew: Crew
+    if options.cluster == "dask":
+        from extract.crew_dask import DaskCrew
+
+        crew = DaskCrew(options.scheduler)
+    else:
+        from extract.crew_ray import RayCrew
+
+        crew = RayCrew(options.address)
+    try:
+        if not crew.local:
+            say(f"connecting to {crew.address}")
+            crew.connect()
+        yield crew
+    finally:
+        crew.close()
+
+
+def reach(option: str, address: str) -> None:
+    """Make sure that somebody listens at an address, before a library waits for minutes.
+
+    Parameters
+    ----------
+    option : str
+        Where the address was given.
+    address : str
+        ``HOST:PORT``, with or without ``tcp://`` or the like in front.
+
+    Raises
+    ------
+    UserError
+        If it is no address, or nobody listens there.
+    """
+    found = re.fullmatch(r"(?:\w+://)?(?P<host>\[[^\]]+\]|[^:/\s]+):(?P<port>\d{1,5})/?", address)
+    if found is None or not 0 < int(found["port"]) < 65536:
+        raise UserError(f"{option} {address}: not an address; give HOST:PORT, such as node1:8786")
+    try:
+        pair = (found["host"].strip("[]"), int(found["port"]))
+        socket.create_connection(pair, timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise unreachable(option, address, error.strerror or str(error)) from error
+
+
+def unreachable(option: str, address: str, reason: str) -> UserError:
+    """Say that there is no cluster at an address."""
+    return UserError(
+        f"{option} {address}: no cluster can be reached there ({reason}); "
+        f"start it, mend the address, or leave {option} out for workers on this machine"
+    )
