@@ -27,9 +27,10 @@ from extract.embed import OutOfMemory
 from extract.fill import interrupted, note_skipped, unfinished
 from extract.job import N_FIRST, Job, plan_of
 from extract.options import Options
+from extract.orders import Archive, Outcome, Settings, Task
 from extract.place import Place, find_place
 from extract.shards import Plan, Shard
-from extract.tasks import Archive, Outcome, Settings, Task, choose_here, embed_shard, look
+from extract.tasks import choose_here, embed_shard, look
 from extract.watch import Watch
 
 # Tasks that wait at each worker, so that none is idle between two.

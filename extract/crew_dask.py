@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
 from collections.abc import Callable, Collection
@@ -73,9 +74,11 @@ class DaskCrew(Crew):
         assert self.address is not None
         reach("--scheduler", self.address)
         try:
+            asyncio.run(asyncio.wait_for(_greet(self.address), CONNECT_SECONDS))
             self._client = Client(self.address, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
-            raise unreachable("--scheduler", self.address, str(error).split("\n")[0]) from error
+            reason = str(error).split("\n")[0] or f"no answer within {CONNECT_SECONDS:.0f} s"
+            raise unreachable("--scheduler", self.address, reason) from error
         try:
             self._client.wait_for_workers(1, timeout=WORKERS_SECONDS)
         except TimeoutError as error:
@@ -123,6 +126,14 @@ class DaskCrew(Crew):
             with suppress(Exception):
                 self._cluster.close(timeout=5)
         self._client = self._cluster = None
+
+
+async def _greet(address: str) -> None:
+    """Exchange greetings: `Client` itself waits forever for one who listens and says nothing."""
+    from distributed.comm import connect
+
+    comm = await connect(address if "://" in address else f"tcp://{address}")
+    await comm.close()
 
 
 def dask_setup(worker: object) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from extract.crews import RETRIES, Crew, WorkersDied, reach, unreachable
 
-PROBE_SECONDS = 60.0
+PROBE_SECONDS = 30.0
 # Nothing large travels.
 OBJECT_STORE_BYTES = 80 << 20
 # Ray ends the whole process where it does not find a cluster, so another one asks first.
@@ -116,14 +116,13 @@ class RayCrew(Crew):
             raise WorkersDied(f"every worker that tried it died ({reason})") from error
 
     def close(self, handles: Collection[Any] = ()) -> None:
-        """Cancel what has not begun; end Ray where it was started here."""
+        """End this job, and Ray itself where it was started here."""
         if not self._started:
             return
         import ray
 
-        for handle in handles:
-            with suppress(Exception):  # a cluster that is gone is no reason not to end
-                ray.cancel(handle)
-        with suppress(Exception):
+        # Tasks end with the job. To cancel them one by one can end this process: Ray 2.60 checks
+        # that a task whose answer comes late was not cancelled.
+        with suppress(Exception):  # a cluster that is gone is no reason not to end
             ray.shutdown()
         self._started = False

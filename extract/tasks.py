@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,9 @@ import numpy.typing as npt
 from data.dataset import ArrayImages, BadImage, FileImages, load_dataset
 from data.errors import UserError
 from data.store import write_shard
+from extract.orders import Outcome, Settings, Task
 from extract.place import Place, find_place
-from extract.shards import PLAN_NAME, Plan, Shard, read_plan
+from extract.shards import PLAN_NAME, Plan, read_plan
 
 if TYPE_CHECKING:
     from extract.backbone import Backbone
@@ -40,113 +41,6 @@ _INDIFFERENT = ("torch", "channels-last", "folded", "openvino")
 # ATen: with one thread, 1x1 convolutions of fewer images take another kernel.
 _ONE_THREAD_BATCH = 16
 _PREFETCH = 2  # batches that are decoded ahead
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A dataset that a worker reads as a whole: the arguments of `data.dataset.load_dataset`."""
-
-    dataset: str
-    data_dir: str
-    limit: int | None
-    data_url: str | None
-    data_sha256: str | None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all tasks of a run share.
-
-    Attributes
-    ----------
-    folder : str
-        The work folder, with the plan; absolute, on a disk that every worker sees.
-    key : str
-        Of the store.
-    spec : str
-        JSON: everything that decides the numbers.
-    weights : str or None
-        The weights file, where they come from one; absolute.
-    device : str
-        ``cpu`` or ``cuda``.
-    skip_bad_images : bool
-        Whether images that cannot be decoded are left out.
-    archive : Archive or None
-        None for images in files, whose names are in the tasks.
-    """
-
-    folder: str
-    key: str
-    spec: str
-    weights: str | None
-    device: str
-    skip_bad_images: bool
-    archive: Archive | None
-
-
-@dataclass(frozen=True)
-class Task:
-    """One shard to compute.
-
-    Attributes
-    ----------
-    settings : Settings
-        Of the run.
-    plan : Plan
-        Of the run, as it is in the work folder.
-    split : str
-        ``train`` or ``test``.
-    start, stop : int
-        Its rows.
-    threads : int or None
-        For the worker to use; None leaves it to the worker.
-    root : str
-        The folder that the names count from; empty for an archive.
-    names : tuple of str
-        The image files of these rows; none for an archive.
-    """
-
-    settings: Settings
-    plan: Plan
-    split: str
-    start: int
-    stop: int
-    threads: int | None
-    root: str = ""
-    names: tuple[str, ...] = ()
-
-    @property
-    def shard(self) -> Shard:
-        """The file to write."""
-        return Shard.of(Path(self.settings.folder), self.split, self.start, self.stop)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a task.
-
-    Attributes
-    ----------
-    worker : str
-        Machine and process.
-    device : str
-        The device's name.
-    sha256 : str or None
-        The receipt's digest of the rows; None where there are none.
-    computed : int
-        Images that were embedded: none where the shard was there already.
-    problem : str or None
-        Why there are no rows, and why there would be none elsewhere.
-    out_of_memory : bool
-        Whether the problem is that a batch did not fit.
-    """
-
-    worker: str
-    device: str
-    sha256: str | None = None
-    computed: int = 0
-    problem: str | None = None
-    out_of_memory: bool = False
 
 
 # A worker may run several tasks in threads, and a process has one set of torch's threads.

@@ -201,7 +201,8 @@ def test_ctrl_c_keeps_shards_and_one_process_goes_on(small, alone, monkeypatch, 
 
 def test_a_batch_that_does_not_fit_halves_it_for_all(small, alone, monkeypatch, tmp_path):
     from extract import embed
-    from extract.tasks import Outcome, embed_shard
+    from extract.orders import Outcome
+    from extract.tasks import embed_shard
 
     def short_of_memory(task):
         if task.plan.batch_size > 8:
