@@ -127,6 +127,7 @@ def choose_on_worker(job: Job, crew: Crew) -> Plan:
         settings_of(job),
         images.take(np.arange(count)) if isinstance(images, FileImages) else count,
         job.options.engine,
+        job.options.compile != "off",
         job.options.batch_size,
         sum(job.sizes.values()),
         on_gpu=job.device.type == "cuda",

@@ -218,7 +218,6 @@ def to_options(arguments: Namespace) -> Options:
     return Options(**values)
 
 
-<<<<<<< HEAD
 def _engine(values: dict[str, Any], timms: str | None) -> tuple[str, str]:
     """Settle ``--engine`` and ``--compile``, which may name the same thing."""
     engine, asked = values["engine"], values["compile"]
@@ -231,7 +230,8 @@ def _engine(values: dict[str, Any], timms: str | None) -> tuple[str, str]:
     if asked == "off" and engine == "compiled":
         raise UserError("--compile off contradicts --engine compiled; give one of them")
     return "compiled" if asked == "on" else engine, asked or "auto"
-=======
+
+
 def check_cluster(cluster: str, scheduler: str | None, address: str | None) -> None:
     """Refuse the address of a cluster that is not asked for.
 
@@ -253,7 +253,6 @@ def check_cluster(cluster: str, scheduler: str | None, address: str | None) -> N
                 f"{option} {value} is for --cluster {kind}, and --cluster is {cluster}; give "
                 f"--cluster {kind}, or leave {option} out"
             )
->>>>>>> c6d7ea8 (Run the shards of stage one on Dask or Ray)
 
 
 def _count(text: str, low: int = 1) -> int:

@@ -32,9 +32,9 @@ from extract.shards import PLAN_NAME, Plan, read_plan
 
 if TYPE_CHECKING:
     from extract.backbone import Backbone
-    from extract.embed import Embedder
+    from extract.embed import Embedder, Images
     from extract.preprocess import Preprocessing
-    from extract.tuning import Choice, Images
+    from extract.tuning import Choice
 
 # Engines whose rows do not depend on torch's threads, but for the rule in `threads_for`.
 _INDIFFERENT = ("torch", "channels-last", "folded", "openvino")
@@ -72,6 +72,7 @@ def choose_here(
     settings: Settings,
     first: FileImages | int,
     engine: str,
+    may_compile: bool,
     batch_size: int | None,
     n_images: int,
 ) -> Choice | str:
@@ -85,6 +86,8 @@ def choose_here(
         The images to measure with; of an archive, how many.
     engine : str
         ``--engine``.
+    may_compile : bool
+        Unless ``--compile off``.
     batch_size : int or None
         ``--batch-size``.
     n_images : int
@@ -108,7 +111,9 @@ def choose_here(
             torch.set_num_threads(_threads_of_worker())
             images = _first_images(settings, first, backbone.preprocessing)
             precision = json.loads(settings.spec)["precision"]
-            subject = Subject(backbone, device, precision, images, engine, batch_size)
+            subject = Subject(
+                backbone, device, precision, images, engine, batch_size, may_compile=may_compile
+            )
             return choose(subject, n_images)
         except OutOfMemory:
             return str(no_memory(batch_size or 1, f"the worker {worker_name()}"))
@@ -215,6 +220,8 @@ def _rows(
     task: Task, embedder: Embedder
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Sequence[str]]:
     """Embed the rows of a shard, batch by batch."""
+    from extract.stream import embed_batches
+
     count = task.stop - task.start
     features = np.zeros((count, embedder.backbone.width), dtype=np.float32)
     ok = np.zeros(count, dtype=np.bool_)
@@ -229,20 +236,19 @@ def _rows(
         images, names = _archive(task.settings)[task.split]
         ids = names[task.start : task.stop]
         batches = (
-            (images.rows(task.start + s.start, task.start + s.stop), np.ones(len(s), np.bool_))
+            (np.ones(len(s), np.bool_), images.rows(task.start + s.start, task.start + s.stop))
             for s in spans
         )
-    for span, (batch, good) in zip(spans, batches, strict=True):
-        rows = span.start + np.flatnonzero(good)
-        if len(rows):
-            features[rows] = embedder.embed(batch)
-            ok[rows] = True
+    for span, (good, rows) in zip(spans, embed_batches(embedder, batches), strict=True):
+        at = span.start + np.flatnonzero(good)
+        features[at] = rows
+        ok[at] = True
     return features, ok, ids
 
 
 def _decoded(
     task: Task, spans: Sequence[range], settings: Preprocessing
-) -> Iterator[tuple[Images, npt.NDArray[np.bool_]]]:
+) -> Iterator[tuple[npt.NDArray[np.bool_], Images]]:
     """Decode batches ahead of their use, in threads: workers may not have children."""
     from extract.loading import Decoder
 
@@ -261,7 +267,7 @@ def _decoded(
                     pool.shutdown(cancel_futures=True)
                     raise item
             good = np.array([not isinstance(item, UserError) for item in items])
-            yield [item for item in items if not isinstance(item, UserError)], good
+            yield good, [item for item in items if not isinstance(item, UserError)]
 
 
 def _first_images(
