@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Up to this many classes a matrix has names and counts in it.
 LEGIBLE_CLASSES = 20
+# A matrix of more classes has cells for groups of neighbours, which would be less than a pixel.
+CELLS = 200
 # A slope chart with more lines than this cannot be read; the table has all classes.
 SLOPES = 20
 
@@ -164,9 +166,10 @@ def confusion(name: str, class_names: Sequence[str], matrix: Any) -> str:
     from matplotlib.colors import PowerNorm
 
     counts = np.asarray(matrix, dtype=np.int64)
-    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    n = len(counts)
     right = 100 * np.trace(counts) / max(counts.sum(), 1)
+    counts = coarsened(counts, np.sum)
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    n = len(class_names)
     title = (
         f"Confusion matrix of {display_name(name)}: {n} by {n} classes, rows are the truth, "
         f"{right:.2f} % on the diagonal"
@@ -203,16 +206,17 @@ def confusion_difference(class_names: Sequence[str], difference: Any) -> str:
     from matplotlib.colors import LinearSegmentedColormap
 
     counts = np.asarray(difference, dtype=np.int64)
-    most = max(1, int(np.abs(counts).max()))
     title = (
         f"Confusion matrix of OvR minus that of OvO: {np.count_nonzero(counts)} of {counts.size} "
-        f"cells differ, at most by {most} test images"
+        "cells differ"
     )
     colours = LinearSegmentedColormap.from_list(
         "difference", [COLOURS["ovo"], "#fffffd", COLOURS["ovr"]]
     )
     with matrix_figure(class_names) as (figure, axes):
-        image = paint(axes, class_names, counts, cmap=colours, vmin=-most, vmax=most)
+        cells = coarsened(counts, np.sum)
+        most = max(1, int(np.abs(cells).max()))
+        image = paint(axes, class_names, cells, cmap=colours, vmin=-most, vmax=most)
         if len(counts) <= LEGIBLE_CLASSES:
             texts = [[f"{c:+d}".replace("-", "−") for c in row] for row in counts]
             write_cells(axes, counts != 0, texts, np.abs(counts) > 0.6 * most, "#1b1b1e")
@@ -221,6 +225,45 @@ def confusion_difference(class_names: Sequence[str], difference: Any) -> str:
         bar.ax.set_yticklabels([f"−{most}", "0", f"+{most}"])
         bar.outline.set_visible(False)
         return write_svg(figure, "confusion-difference", title)
+
+
+def group_size(n_classes: int) -> int:
+    """How many neighbouring classes share a cell of a matrix.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes.
+
+    Returns
+    -------
+    int
+        1 up to `CELLS` classes.
+    """
+    return -(-n_classes // CELLS)
+
+
+def coarsened(values: Any, combine: Callable[..., Any]) -> Any:
+    """Combine the cells of neighbouring classes where there are too many to see.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n_classes, n_classes)
+        A matrix.
+    combine : callable
+        ``numpy.sum``, ``numpy.nanmean`` or the like.
+
+    Returns
+    -------
+    ndarray
+        The matrix itself up to `CELLS` classes, else a smaller one.
+    """
+    n = len(values)
+    size = group_size(n)
+    if size == 1:
+        return values
+    starts = range(0, n, size)
+    return np.array([[combine(values[i : i + size, j : j + size]) for j in starts] for i in starts])
 
 
 @contextmanager
@@ -271,7 +314,8 @@ def paint(axes: Axes, class_names: Sequence[str], values: Any, **colours: Any) -
         axes.set_yticks(np.arange(n) + 0.5, labels)
         axes.set(xlabel="answer", ylabel="truth")
     else:
-        image = axes.imshow(values, interpolation="none", extent=(0, n, n, 0), **colours)
+        end = len(values) * group_size(n)
+        image = axes.imshow(values, interpolation="none", extent=(0, end, end, 0), **colours)
         step = max(10, 10 * (n // 100))
         places = np.arange(0, n, step)
         axes.set_xticks(places + 0.5, [str(i) for i in places])

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from classify.figures import PALETTE, SHAPES, figure_in_style, percent_of_ten, shorten, write_svg
-from classify.figures_classes import LEGIBLE_CLASSES, matrix_figure, order_of, paint, write_cells
+from classify.figures_classes import (
+    LEGIBLE_CLASSES,
+    coarsened,
+    matrix_figure,
+    order_of,
+    paint,
+    write_cells,
+)
 
 CURVES = 10
 
@@ -79,8 +87,11 @@ def pair_errors(class_names: Sequence[str], accuracy: Any) -> str:
     """
     from matplotlib.colors import PowerNorm
 
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Mean of empty slice")
+        cells = 100 * (1 - coarsened(accuracy, np.nanmean))
     errors = 100 * (1 - accuracy)
-    most = max(1.0, float(np.nanmax(errors, initial=0.0)))
+    most = max(1.0, float(np.nanmax(cells, initial=0.0)))
     b, a = divmod(int(np.argmax(np.nan_to_num(errors, nan=-1.0))), len(errors))
     title = (
         f"Held-out errors of each pair of classes in percent, a triangle; most for "
@@ -91,7 +102,7 @@ def pair_errors(class_names: Sequence[str], accuracy: Any) -> str:
         # Lines around the cells would be drawn around the empty half too.
         lines = {"edgecolors": "none"} if len(class_names) <= LEGIBLE_CLASSES else {}
         image = paint(
-            axes, class_names, np.ma.masked_invalid(errors), cmap="Oranges", norm=norm, **lines
+            axes, class_names, np.ma.masked_invalid(cells), cmap="Oranges", norm=norm, **lines
         )
         if len(class_names) <= LEGIBLE_CLASSES:
             filled = np.isfinite(errors)

@@ -315,6 +315,8 @@ def report_context(results: Mapping[str, Any]) -> dict[str, Any]:
         "question": question[0] if question else None,
         "confused": most_confused(strategies, results["class_names"]),
         "names": results["class_names"],
+        "wide": 12 < len(results["class_names"]) <= figures_classes.LEGIBLE_CLASSES,
+        "coarse": len(results["class_names"]) > figures_classes.CELLS,
         "long": len(results["class_names"]) > LONG,
         "slopes": figures_classes.SLOPES,
         "detection_curves": figures_pairs.CURVES,

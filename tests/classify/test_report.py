@@ -1,15 +1,20 @@
+import csv
 import json
 import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
-from classify import figures
+from classify import figures, figures_classes
+from classify.figures_made import spent
+from classify.figures_pairs import pair_matrix
 from classify.pages import count, general, interval, markdown_text, number, percent, seconds, span
 from classify.report import draw_figures, extract_command, most_confused, write_report
 from classify.results import json_ready, read_results
 from classify.terminal import printable, results_table, table, width
+from classify.wording import decoding_sentence
 from data.errors import UserError
 
 HOSTILE = "<script>alert(1)</script>"
@@ -171,6 +176,110 @@ def test_one_strategy_with_given_c_and_two_classes(tmp_path, make_results):
     assert not (folder / "figures" / "validation.svg").exists()
 
 
+def test_results_of_before_these_parts_are_still_shown(tmp_path, results):
+    for key in ("class_order", "decoding", "own_c", "views"):
+        del results[key]
+    for entry in results["strategies"].values():
+        for key in ("calibration", "course", "pairs", "detection"):
+            entry.pop(key, None)
+    folder, html, markdown = rendered(tmp_path, results)
+    for document in (html, markdown):
+        assert "The verdict" in document
+        assert "The embedding seen" not in document
+        assert "Can the probabilities be believed" not in document
+    assert not (folder / "figures" / "pairs.svg").exists()
+    assert (folder / "metrics.csv").read_text().count("\n") == 4
+
+
+def test_metrics_are_one_row_a_strategy(usual, results):
+    with open(usual[0] / "metrics.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["strategy"] for row in rows] == list(results["strategies"])
+    for row, entry in zip(rows, results["strategies"].values(), strict=True):
+        assert float(row["accuracy"]) == entry["test"]["accuracy"]
+        assert float(row["accuracy_low"]) == entry["test"]["accuracy_ci95"][0]
+        assert float(row["calibrated_ece"]) == entry["calibration"]["after"]["ece"]
+        assert float(row["gap_bound"]) == entry["certificate"]["gap_bound"]
+        assert row["relative_gap"] == ""  # not known
+
+
+def test_every_number_of_the_parts_is_shown(usual, results):
+    _, html, markdown = usual
+    strategies = results["strategies"]
+    for document in (html, markdown):
+        for entry in strategies.values():
+            calibration = entry["calibration"]
+            for side in ("before", "after"):
+                assert percent(calibration[side]["ece"]) in document
+                assert number(calibration[side]["log_loss"]) in document
+        for pair in strategies["ovo"]["pairs"]["hardest"]:
+            assert percent(pair["accuracy"]) in document
+        for entry in strategies["ovr"]["detection"]["classes"]:
+            assert percent(entry["auc"]) in document
+            assert percent(entry["average_precision"]) in document
+        for way in results["decoding"]:
+            assert number(way["log_loss"]) in document
+        for own in results["own_c"].values():
+            assert percent(own["accuracy"]) in document
+
+
+def test_decoding_in_words():
+    share = {"accuracy": 0.9}
+    results = {
+        "strategies": {"ovr": {"test": {"accuracy": 0.88}}, "ovo": {"test": {"accuracy": 0.9}}},
+        "decoding": [
+            {"way": "votes", **share}, {"way": "coupling", "accuracy": 0.91},
+            {"way": "summed margins", "accuracy": 0.85},
+        ],
+        "own_c": {"ovr": {"accuracy": 0.87}, "ovo": {"accuracy": 0.9}},
+    }  # fmt: skip
+    assert decoding_sentence(results) == (
+        "The same OvO heads reach 91.00 % decoded by coupling, and 85.00 % by summed margins: "
+        "decoding is worth up to 6.00 points. A C for each problem, in place of one for all, moves "
+        "OvR by −1.00 and OvO by 0.00. For comparison: OvO is +2.00 points from OvR."
+    )
+    assert decoding_sentence({**results, "decoding": None}) == ""
+
+
+def test_labels_of_a_slope_chart_keep_apart_and_in_order():
+    values = np.array([80.0, 80.1, 95.0, 80.0, 79.9])
+    moved = figures_classes._spread(values, 1.0)
+    assert np.diff(np.sort(moved)).min() > 1.0 - 1e-9
+    assert moved[2] == 95.0
+    assert (np.argsort(moved, kind="stable") == np.argsort(values, kind="stable")).all()
+    assert moved[[0, 1, 3, 4]].mean() == pytest.approx(values[[0, 1, 3, 4]].mean())
+
+
+def test_cells_of_many_classes_stand_for_neighbours():
+    values = np.arange(401 * 401).reshape(401, 401)
+    cells = figures_classes.coarsened(values, np.sum)
+    assert figures_classes.group_size(401) == 3
+    assert cells.shape == (134, 134)
+    assert cells.sum() == values.sum()
+    assert cells[1, 2] == values[3:6, 6:9].sum()
+    assert figures_classes.coarsened(values[:200, :200], np.sum) is not cells
+    np.testing.assert_array_equal(
+        figures_classes.coarsened(values[:200, :200], np.sum), values[:200, :200]
+    )
+
+
+def test_pairs_lie_below_the_diagonal_in_any_order():
+    pairs = {"classes": [0, 2, 3], "accuracy": [[0.1, 0.2], [0.3]]}
+    matrix = pair_matrix(pairs, [3, 0, 2])
+    nan = np.nan
+    np.testing.assert_array_equal(matrix, [[nan, nan, nan], [0.2, nan, nan], [0.3, 0.1, nan]])
+
+
+def test_seconds_by_bar():
+    timings = {"started": "x", "load": 1.0, "select": {"ovr": 2.0}, "fit": {"ovr": 3.0},
+               "few_shot": 4.0, "memory": 10**9, "peak_memory_mb": 5.0, "total": 12.0}  # fmt: skip
+    assert spent(timings) == [
+        ("reading the store", [("reading the store", 1.0)]),
+        ("OvR", [("choosing C", 2.0), ("fitting", 3.0)]),
+        ("few-shot curves", [("few-shot curves", 4.0)]),
+    ]
+
+
 def test_many_classes(tmp_path, make_results):
     many, _, _ = make_results(names=[f"class {i}" for i in range(60)], n=900)
     _, html, _ = rendered(tmp_path, many)
@@ -258,6 +367,17 @@ DELETE = object()
         (("comparisons", 0, "difference_ci95"), [0.1], "is not a pair"),
         (("class_names", 0), "zeppelin", "does not name the classes"),
         (("store", "key"), None, "store.key is NoneType, expected str"),
+        (("class_order", 0), 3, "class_order does not name every class once"),
+        (("own_c", "svm"), {"C": [], "accuracy": 1, "accuracy_ci95": []}, "own_c names a strategy"),
+        (("views", "labels", 0), 99, "views names a class that is not in class_names"),
+        (("views", "pca", "points", 0), [1.0], "views.pca.points are not a pair for each label"),
+        (("strategies", "ovr", "course", "classes"), [10], "ovr.course names a class that is not"),
+        (("strategies", "ovr", "course", "relative_gaps"), [], "relative_gaps is empty"),
+        (("strategies", "ovo", "pairs", "accuracy", 1), [], "accuracy is not a triangle"),
+        (("strategies", "ovo", "pairs", "hardest", 0, "a"), -1, "pairs names a class that is not"),
+        (("strategies", "ovr", "detection", "curves", 0), [1.0], "not the length of false_alarms"),
+        (("strategies", "ovr", "calibration", "before"), None, "calibration.before is not an obj"),
+        (("decoding", 0, "log_loss"), "low", "decoding[0].log_loss is str"),
     ],
 )
 def test_damaged_results_are_refused_with_the_place(tmp_path, results, path, value, told):
