@@ -16,6 +16,7 @@ from classify.pairwise import judge_classes, judge_pairs
 from classify.results import json_ready
 from classify.scoring import HeldOut, scored
 from classify.views import class_order, two_views
+from data.cli import progress
 
 if TYPE_CHECKING:
     from classify.opening import Room
@@ -62,32 +63,41 @@ def analyse(
         "own_c": {},
         "views": two_views(X_train, features.train.labels, X_test, labels, options.seed),
     }
-    for strategy, fit in fitted.items():
-        known = np.asarray(fit.estimator.classes_)
-        head = Head(fit.estimator.coef_, fit.estimator.intercept_)
-        held_out = _held_out(fit, features, X_train)
-        more = {
-            "calibration": _calibration(strategy, fit, labels, held_out),
-            "course": _course(strategy, fit),
-        }
-        if strategy == "ovo" and len(known) > 2:
-            more["pairs"] = judge_pairs(X_test, labels, ids, head, known)
-            found["decoding"] = compare_ways(X_test, labels, head, known, held_out, n_classes)
-        if strategy == "ovr":
-            more["detection"] = judge_classes(labels, fit.scores, known)
-        fit.entry.update(json_ready(more))
-        own = fit.selection.own if fit.selection and options.c is None else None
-        if own is not None and len(known) > 2:
-            train_labels = np.searchsorted(known, features.train.labels)
-            apart = refit(
-                strategy, X_train, train_labels, own, head,
-                n_jobs=options.jobs, memory=room.solver, device=fit.estimator.device_,
-            )  # fmt: skip
-            found["own_c"][strategy] = {
-                "C": np.quantile(own, [0, 0.25, 0.5, 0.75, 1], method="nearest"),
-                **judge(strategy, X_test, labels, apart, known),
+    with progress(len(fitted), "analyses", "strategy") as bar:
+        for strategy, fit in fitted.items():
+            known = np.asarray(fit.estimator.classes_)
+            head = Head(fit.estimator.coef_, fit.estimator.intercept_)
+            held_out = _held_out(fit, features, X_train)
+            more = {
+                "calibration": _calibration(strategy, fit, labels, held_out),
+                "course": _course(strategy, fit),
             }
+            if strategy == "ovo" and len(known) > 2:
+                more["pairs"] = judge_pairs(X_test, labels, ids, head, known)
+                found["decoding"] = compare_ways(X_test, labels, head, known, held_out, n_classes)
+            if strategy == "ovr":
+                more["detection"] = judge_classes(labels, fit.scores, known)
+            fit.entry.update(json_ready(more))
+            own = _own_values(fit)
+            if own is not None and len(known) > 2:
+                train_labels = np.searchsorted(known, features.train.labels)
+                apart = refit(
+                    strategy, X_train, train_labels, own, head,
+                    n_jobs=options.jobs, memory=room.solver, device=fit.estimator.device_,
+                )  # fmt: skip
+                found["own_c"][strategy] = {
+                    "C": np.quantile(own, [0, 0.25, 0.5, 0.75, 1], method="nearest"),
+                    **judge(strategy, X_test, labels, apart, known),
+                }
+            bar.update(1)
     return found
+
+
+def _own_values(fit: Fitted) -> Any:
+    """Give the C of each problem, where there were several values to choose from."""
+    if fit.selection is None or len(fit.selection.path) < 2:
+        return None
+    return fit.selection.own
 
 
 def _held_out(fit: Fitted, features: Features, X_train: Any) -> HeldOut | None:
