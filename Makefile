@@ -30,6 +30,7 @@ EXTRACT_OPTIONS = $(strip \
 FIT_OPTIONS = $(strip \
   $(call each,STRATEGIES,--strategy) $(call option,C,--c) $(call option,DEVICE,--device) \
   $(call option,JOBS,--jobs) $(call option,SEED,--seed) $(call option,MEMORY,--memory) \
+  $(call option,CLUSTER,--cluster) $(call option,SCHEDULER,--scheduler) $(call option,ADDRESS,--address) \
   $(call option,DATA_DIR,--data-dir) $(if $(FEW_SHOT),$(if $(filter 0 no false off,$(FEW_SHOT)),--no-few-shot,--few-shot)) \
   --reports-dir=$(call quote,$(REPORTS_DIR)))
 

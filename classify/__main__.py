@@ -8,9 +8,11 @@ import sys
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from classify.free_memory import parse_memory
 from data.cli import Parser, folder_path, result, run, say
+from data.clusters import add_cluster_options, check_cluster
 from data.errors import UserError, nearest
 
 STRATEGIES = ("multinomial", "ovr", "ovo")
@@ -168,7 +170,11 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "--device", choices=("auto", "cpu", "cuda"), default="auto",
         help="auto is the GPU where there is one (auto)",
     )  # fmt: skip
-    fit.add_argument("--jobs", type=parse_count("--jobs"), metavar="N", help="threads (all)")
+    fit.add_argument(
+        "--jobs", type=parse_count("--jobs"), metavar="N",
+        help="threads; with --cluster, processes on this machine (all)",
+    )  # fmt: skip
+    add_cluster_options(fit)
     fit.add_argument("--reports-dir", type=folder_path, default=Path("reports"), metavar="DIR")
     fit.add_argument("--seed", type=parse_count("--seed", 0), default=0, metavar="N")
     fit.add_argument(
@@ -244,10 +250,11 @@ def fit_command(options: Namespace, command: str) -> None:
         raise UserError(
             f"{given} is for --c auto, but --c {options.c:g} was given; use one of them"
         )
+    check_cluster(options.cluster, options.scheduler, options.address)
+    from classify.clusters import fit_stores, on_cluster
     from classify.engines import DeviceMissing, choose_device
     from classify.run import fit_store
     from classify.strategy import FitOptions
-    from classify.terminal import emphasise, printable, results_table
     from data.store import read_header
 
     stores = list(dict.fromkeys(options.stores))
@@ -274,21 +281,31 @@ def fit_command(options: Namespace, command: str) -> None:
         few_shot=options.few_shot,
         data_dir=options.data_dir,
     )
-    finished: list[Path] = []
-    for store in stores:
-        try:
-            folder, results = fit_store(store, settings)
-        except KeyboardInterrupt:
-            kept = f"{len(finished)} finished reports are kept, " if finished else ""
-            raise KeyboardInterrupt(
-                f"{kept}nothing was written for {store}; run the same command again to fit it"
-            ) from None
-        say(results_table(results))
-        for text in results["warnings"]:
-            say(printable(f"mind: {text}"))
-        say(emphasise(printable(results["verdict"])))
-        finished.append(folder / "report.html")
-        result(finished[-1])
+    with on_cluster(options.cluster, options.scheduler, options.address, options.jobs) as spread:
+        if options.cluster != "none" and len(stores) > 1:
+            for folder, results in fit_stores(stores, settings, spread):
+                show_run(folder, results)
+            return
+        for finished, store in enumerate(stores):
+            try:
+                folder, results = fit_store(store, settings, spread)
+            except KeyboardInterrupt:
+                kept = f"{finished} finished reports are kept, " if finished else ""
+                raise KeyboardInterrupt(
+                    f"{kept}nothing was written for {store}; run the same command again to fit it"
+                ) from None
+            show_run(folder, results)
+
+
+def show_run(folder: Path, results: dict[str, Any]) -> None:
+    """Say what a fit found, and print where its report is."""
+    from classify.terminal import emphasise, printable, results_table
+
+    say(results_table(results))
+    for text in results["warnings"]:
+        say(printable(f"mind: {text}"))
+    say(emphasise(printable(results["verdict"])))
+    result(folder / "report.html")
 
 
 def compare_command(options: Namespace) -> None:

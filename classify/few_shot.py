@@ -66,6 +66,8 @@ class Task:
         Which draw, and the seed of all of them.
     device : str
         Where to fit.
+    in_memory : bool
+        Whether the features may be loaded.
     """
 
     path: str
@@ -77,6 +79,7 @@ class Task:
     draw: int
     seed: int
     device: str
+    in_memory: bool = True
 
 
 def ladder(largest: int) -> list[int]:
@@ -190,7 +193,7 @@ def few_shot(
     tasks = [
         Task(
             str(Path(features.path).absolute()), features.key, name, type(estimator).__name__,
-            float(estimator.C), tuple(counts), draw, seed, estimator.device,
+            float(estimator.C), tuple(counts), draw, seed, estimator.device, memory is None,
         )
         for draw in range(DRAWS)
         for name, estimator in fitted.items()
@@ -318,7 +321,7 @@ def _open(task: Task) -> Features:
 
     known = _opened.get((task.path, task.key))
     if known is None:
-        known = open_features(Path(task.path))
+        known = open_features(Path(task.path), in_memory=task.in_memory)
         if known.key != task.key:
             raise UserError(
                 f"{task.path} is another store here (key {known.key[:8]}, expected "

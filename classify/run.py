@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.analyses import analyse
+from classify.clusters import Spread
 from classify.few_shot import few_shot
 from classify.gallery import gallery
 from classify.opening import Room, open_store
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
 VALIDATION_FRACTION = 0.1
 
 
-def fit_store(path: Path, options: FitOptions) -> tuple[Path, dict[str, Any]]:
+def fit_store(
+    path: Path, options: FitOptions, spread: Spread = nullcontext
+) -> tuple[Path, dict[str, Any]]:
     """Train, evaluate and compare the strategies on one store, and write the results.
 
     Parameters
@@ -44,6 +48,8 @@ def fit_store(path: Path, options: FitOptions) -> tuple[Path, dict[str, Any]]:
         A feature store.
     options : FitOptions
         What to do.
+    spread : callable
+        From `classify.clusters.on_cluster`: what runs the few-shot fits.
 
     Returns
     -------
@@ -85,13 +91,14 @@ def fit_store(path: Path, options: FitOptions) -> tuple[Path, dict[str, Any]]:
         )
     if options.few_shot:
         clock = time.perf_counter()
-        results["few_shot"] = few_shot(
-            features,
-            {name: fit.estimator for name, fit in fitted.items()},
-            seed=options.seed,
-            jobs=options.jobs,
-            memory=room.solver,
-        )
+        with spread():
+            results["few_shot"] = few_shot(
+                features,
+                {name: fit.estimator for name, fit in fitted.items()},
+                seed=options.seed,
+                jobs=options.jobs,
+                memory=room.solver,
+            )
         results["timings"]["few_shot"] = time.perf_counter() - clock
     folder = options.reports_dir / store_name(features)
     with run_folder(folder, started) as (partial, place):

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import signal
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
 from data.cli import say
-from extract.crews import (
-    CONNECT_SECONDS,
-    RETRIES,
-    WORKERS_SECONDS,
-    Crew,
-    WorkersDied,
-    reach,
-    unreachable,
-)
+from data.clusters import close_dask, connect_dask, start_dask
+from extract.crews import RETRIES, Crew, WorkersDied
 
 _WAIT_SECONDS = 30.0
 
@@ -36,54 +26,13 @@ class DaskCrew(Crew):
 
     def start(self, workers: int, devices: int) -> None:
         """Start processes; each sees one GPU."""
-        from distributed import Client, Nanny, Scheduler, SpecCluster
-
-        if self._client is not None:
-            return
-        options: dict[str, Any] = {
-            "nthreads": 1,
-            "memory_limit": 0,
-            "dashboard_address": None,
-            # Ctrl-C in a terminal reaches all its processes; this one decides what it means.
-            "preload": [__name__],
-            "silence_logs": logging.ERROR,
-        }
-        self._cluster = SpecCluster(
-            scheduler={
-                "cls": Scheduler,
-                "options": {"dashboard": False, "dashboard_address": None, "host": "127.0.0.1"},
-            },
-            workers={
-                n: {
-                    "cls": Nanny,
-                    "options": {
-                        **options,
-                        "env": {"CUDA_VISIBLE_DEVICES": str(n)} if devices else {},
-                    },
-                }
-                for n in range(devices or workers)
-            },
-            silence_logs=logging.ERROR,
-        )
-        self._client = Client(self._cluster, set_as_default=False)
+        if self._client is None:
+            self._client, self._cluster = start_dask(workers, devices)
 
     def connect(self) -> None:
         """Connect to the scheduler."""
-        from distributed import Client
-
         assert self.address is not None
-        reach("--scheduler", self.address)
-        try:
-            asyncio.run(asyncio.wait_for(_greet(self.address), CONNECT_SECONDS))
-            self._client = Client(self.address, timeout=CONNECT_SECONDS, set_as_default=False)
-        except (OSError, ValueError, TimeoutError) as error:
-            reason = str(error).split("\n")[0] or f"no answer within {CONNECT_SECONDS:.0f} s"
-            raise unreachable("--scheduler", self.address, reason) from error
-        try:
-            self._client.wait_for_workers(1, timeout=WORKERS_SECONDS)
-        except TimeoutError as error:
-            reason = f"the scheduler has had no worker for {WORKERS_SECONDS:.0f} s"
-            raise unreachable("--scheduler", self.address, reason) from error
+        self._client = connect_dask(self.address)
 
     def width(self) -> int:
         """Count the workers' threads."""
@@ -95,10 +44,11 @@ class DaskCrew(Crew):
 
     def wait(self, handles: Collection[Any]) -> list[Any]:
         """Wait for the first to be done; say so where there are no workers left."""
+        from distributed import TimeoutError as DaskTimeout
         from distributed import wait
 
         while True:
-            with suppress(TimeoutError), self._client.as_current():
+            with suppress(TimeoutError, DaskTimeout), self._client.as_current():
                 done, _ = wait(list(handles), timeout=_WAIT_SECONDS, return_when="FIRST_COMPLETED")
                 return list(done)
             if not self._client.nthreads() and not self._said:
@@ -120,22 +70,5 @@ class DaskCrew(Crew):
             return
         with suppress(Exception):  # a scheduler that is gone is no reason not to end
             self._client.cancel(list(handles), force=True)
-        with suppress(Exception):
-            self._client.close(timeout=5)
-        if self._cluster is not None:
-            with suppress(Exception):
-                self._cluster.close(timeout=5)
+        close_dask(self._client, self._cluster)
         self._client = self._cluster = None
-
-
-async def _greet(address: str) -> None:
-    """Exchange greetings: `Client` itself waits forever for one who listens and says nothing."""
-    from distributed.comm import connect
-
-    comm = await connect(address if "://" in address else f"tcp://{address}")
-    await comm.close()
-
-
-def dask_setup(worker: object) -> None:
-    """Leave Ctrl-C to the coordinator: Dask calls this in each local worker when it starts."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
-from extract.crews import RETRIES, Crew, WorkersDied, reach, unreachable
-
-PROBE_SECONDS = 30.0
-# Nothing large travels.
-OBJECT_STORE_BYTES = 80 << 20
-# Ray ends the whole process where it does not find a cluster, so another one asks first.
-_PROBE = """
-import logging, sys, ray
-ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.CRITICAL)
-"""
+from data.clusters import connect_ray, start_ray
+from extract.crews import RETRIES, Crew, WorkersDied
 
 
 class RayCrew(Crew):
@@ -36,38 +24,13 @@ class RayCrew(Crew):
     def start(self, workers: int, devices: int) -> None:
         """Start Ray on this machine."""
         if not self._started:
-            self._init(
-                num_cpus=devices or workers,
-                num_gpus=devices,
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-            )
+            start_ray(workers, devices)
+        self._started = True
 
     def connect(self) -> None:
         """Connect to the cluster at the address."""
         assert self.address is not None
-        if self.address not in ("auto", "local"):
-            reach("--address", self.address)
-        try:
-            subprocess.run(  # noqa: S603 - this very Python, and a fixed program
-                [sys.executable, "-c", _PROBE, self.address],
-                check=True,
-                timeout=PROBE_SECONDS,
-                capture_output=True,
-            )
-        except subprocess.TimeoutExpired as error:
-            reason = f"Ray does not answer within {PROBE_SECONDS:.0f} s"
-            raise unreachable("--address", self.address, reason) from error
-        except subprocess.CalledProcessError as error:
-            lines = error.stderr.decode(errors="replace").strip().splitlines() or ["Ray failed"]
-            raise unreachable("--address", self.address, lines[-1][:200]) from error
-        self._init(address=self.address)
-
-    def _init(self, **options: Any) -> None:
-        import ray
-
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        connect_ray(self.address)
         self._started = True
 
     def width(self) -> int:

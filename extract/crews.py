@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import abc
-import importlib.util
-import re
-import socket
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from data.cli import say
+from data.clusters import check_installed
 from data.errors import UserError
 from extract.options import Options
 
-# A cluster that is there answers at once; so much patience suits a busy one.
-CONNECT_SECONDS = 10.0
-WORKERS_SECONDS = 30.0
 # A task is tried on three workers before the run gives up.
 RETRIES = 2
-EXTRAS = {"dask": ("distributed", "Dask"), "ray": ("ray", "Ray")}
 
 
 class WorkersDied(UserError):
@@ -106,12 +100,7 @@ def open_crew(options: Options) -> Iterator[Crew | None]:
     if options.cluster == "none":
         yield None
         return
-    module, name = EXTRAS[options.cluster]
-    if importlib.util.find_spec(module) is None:
-        raise UserError(
-            f"--cluster {options.cluster}: {name} is not installed; "
-            f"pip install '.[{options.cluster}]', or leave --cluster out"
-        )
+    check_installed(options.cluster)
     crew: Crew
     if options.cluster == "dask":
         from extract.crew_dask import DaskCrew
@@ -128,36 +117,3 @@ def open_crew(options: Options) -> Iterator[Crew | None]:
         yield crew
     finally:
         crew.close()
-
-
-def reach(option: str, address: str) -> None:
-    """Make sure that somebody listens at an address, before a library waits for minutes.
-
-    Parameters
-    ----------
-    option : str
-        Where the address was given.
-    address : str
-        ``HOST:PORT``, with or without ``tcp://`` or the like in front.
-
-    Raises
-    ------
-    UserError
-        If it is no address, or nobody listens there.
-    """
-    found = re.fullmatch(r"(?:\w+://)?(?P<host>\[[^\]]+\]|[^:/\s]+):(?P<port>\d{1,5})/?", address)
-    if found is None or not 0 < int(found["port"]) < 65536:
-        raise UserError(f"{option} {address}: not an address; give HOST:PORT, such as node1:8786")
-    try:
-        pair = (found["host"].strip("[]"), int(found["port"]))
-        socket.create_connection(pair, timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise unreachable(option, address, error.strerror or str(error)) from error
-
-
-def unreachable(option: str, address: str, reason: str) -> UserError:
-    """Say that there is no cluster at an address."""
-    return UserError(
-        f"{option} {address}: no cluster can be reached there ({reason}); "
-        f"start it, mend the address, or leave {option} out for workers on this machine"
-    )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data.cli import Parser, folder_path
+from data.clusters import add_cluster_options, check_cluster
 from data.errors import UserError
 from extract.names import DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
 
@@ -23,7 +24,6 @@ _TIMM_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # What can run the network: see `extract.engines`.
 ENGINES = ("torch", "channels-last", "folded", "compiled", "openvino")
-CLUSTERS = ("none", "dask", "ray")
 
 
 @dataclass(frozen=True)
@@ -159,14 +159,7 @@ def add_options(parser: Parser, *, run: bool) -> None:
         metavar="N",
         help="processes that decode; with --cluster, workers on this machine (all CPUs)",
     )
-    how.add_argument(
-        "--cluster",
-        choices=CLUSTERS,
-        default="none",
-        help="what runs the shards; one worker for each GPU, or --jobs N of them (%(default)s)",
-    )
-    how.add_argument("--scheduler", metavar="ADDRESS", help="a Dask cluster that is there already")
-    how.add_argument("--address", metavar="ADDRESS", help="a Ray cluster that is there already")
+    add_cluster_options(how)
     how.add_argument(
         "--features-dir", type=folder_path, default=Path("features"), help="(%(default)s)"
     )
@@ -230,29 +223,6 @@ def _engine(values: dict[str, Any], timms: str | None) -> tuple[str, str]:
     if asked == "off" and engine == "compiled":
         raise UserError("--compile off contradicts --engine compiled; give one of them")
     return "compiled" if asked == "on" else engine, asked or "auto"
-
-
-def check_cluster(cluster: str, scheduler: str | None, address: str | None) -> None:
-    """Refuse the address of a cluster that is not asked for.
-
-    Parameters
-    ----------
-    cluster : {'none', 'dask', 'ray'}
-        As given.
-    scheduler, address : str or None
-        As given.
-
-    Raises
-    ------
-    UserError
-        If an address is given for another kind of cluster.
-    """
-    for option, value, kind in (("--scheduler", scheduler, "dask"), ("--address", address, "ray")):
-        if value is not None and cluster != kind:
-            raise UserError(
-                f"{option} {value} is for --cluster {kind}, and --cluster is {cluster}; give "
-                f"--cluster {kind}, or leave {option} out"
-            )
 
 
 def _count(text: str, low: int = 1) -> int:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from data import clusters
 from data.store import read_header, verify_store
 from extract import cluster, crew_dask, crews, shards
 
@@ -183,7 +184,7 @@ class Alone(crews.Crew):
 def alone(monkeypatch):
     """Have `Alone` take the place of Dask; no process is started."""
     monkeypatch.setattr(crew_dask, "DaskCrew", Alone)
-    monkeypatch.setattr(crews, "EXTRAS", {"dask": ("json", "Dask")})
+    monkeypatch.setattr(clusters, "EXTRAS", {"dask": ("json", "Dask")})
     return Alone
 
 
@@ -254,7 +255,7 @@ def test_a_receipt_is_not_believed_unread(small, alone, monkeypatch, tmp_path):
 
 
 def test_no_cluster_without_its_library(small, monkeypatch):
-    monkeypatch.setattr(crews, "EXTRAS", {"ray": ("no_such_module", "Ray")})
+    monkeypatch.setattr(clusters, "EXTRAS", {"ray": ("no_such_module", "Ray")})
     refused = small("--cluster", "ray")
     assert refused.code == 2
     assert "Ray is not installed; pip install '.[ray]'" in refused.err
@@ -262,7 +263,7 @@ def test_no_cluster_without_its_library(small, monkeypatch):
 
 def test_somebody_else_at_the_address_is_one_message(small, monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr(crew_dask, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         refused = small("--cluster", "dask", "--scheduler", address)

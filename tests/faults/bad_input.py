@@ -221,6 +221,12 @@ TABLE = [
     (f"{FIT} {{store}} --c 1 --c-grid 1,2", "--c-grid", "--c 1 was given", "use one of them"),
     (f"{FIT} {{store}} --c 1 --full-path", "--full-path", "--c 1 was given", "use one of them"),
     (f"{FIT} {{store}} --jobs 0", "--jobs", "'0'", "expected a whole number of 1 or more"),
+    (f"{FIT} {{store}} --cluster dsk", "--cluster", "'dsk'", "did you mean dask"),
+    (f"{FIT} {{store}} --address a:1", "--address a:1", "is none", "give --cluster ray"),
+    (
+        f"{FIT} {{store}} --cluster dask --scheduler 127.0.0.1:9",
+        "--scheduler 127.0.0.1:9", "no cluster can be reached", "start it, mend the address",
+    ),
     (f"{FIT} {{store}} --seed -1", "--seed", "'-1'", "expected a whole number of 0 or more"),
     (f"{FIT} {{store}} --max-iter 0", "--max-iter", "'0'", "expected a whole number of 1 or"),
     (f"{FIT} {{store}} --few-shot=5", "--few-shot", "ignored explicit argument '5'", "--help"),
