@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import sklearn
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 
@@ -59,14 +60,13 @@ def fit_temperature(labels: npt.NDArray[np.intp], logits: npt.NDArray[np.float64
     own = logits[np.arange(len(labels)), labels]
     if (own >= logits.max(axis=1)).all() or (own <= logits.min(axis=1)).all():
         return None
-    fit = _by_scikit_learn if "temperature" in _methods() else by_root
+    fit = _by_scikit_learn if _is_in_scikit_learn() else by_root
     return fit(labels, logits)
 
 
-def _methods() -> list[str]:
-    """Name the ways of calibrating that the installed scikit-learn has: this is new in 1.8."""
-    (methods,) = CalibratedClassifierCV._parameter_constraints["method"]
-    return sorted(methods.options)
+def _is_in_scikit_learn() -> bool:
+    """Tell whether the installed scikit-learn has temperature scaling: it came with 1.8."""
+    return tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 8)
 
 
 def _by_scikit_learn(labels: npt.NDArray[np.intp], logits: npt.NDArray[np.float64]) -> float:
