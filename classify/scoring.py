@@ -75,6 +75,8 @@ def scored(
         Where in `rows` a block is, and its scores, ``(n_block, n_heads)``.
     """
     rows = np.arange(len(X)) if rows is None else rows
+    # As `Head.scores`, but converted once, not in every block.
+    coef, intercept = head.coef.astype(X.dtype).T, head.intercept.astype(X.dtype)
     for low, high in row_steps(X, len(rows), len(head.coef)):
         block = slice(low, high)
-        yield block, head.scores(rows_of(X, rows[block]))
+        yield block, rows_of(X, rows[block]) @ coef + intercept

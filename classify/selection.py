@@ -109,7 +109,7 @@ _Judged = tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.f
 
 
 def own_values(
-    values: npt.NDArray[np.float64], sums: Sequence[npt.NDArray[np.float64]]
+    values: npt.NDArray[np.float64], sums: Sequence[npt.NDArray[np.float64]], shared: float
 ) -> npt.NDArray[np.float64]:
     """Choose a value of C for each binary problem: as for all, but on its own rows.
 
@@ -119,16 +119,17 @@ def own_values(
         Ascending.
     sums : sequence of ndarray of float64, shape (3, n_heads)
         What `classify.coding.problem_sums` says of the held-out rows at each value.
+    shared : float
+        For problems of whose classes no row was held out.
 
     Returns
     -------
     ndarray of float64, shape (n_heads,)
-        The highest accuracy, then the lowest log-loss, then the smallest C. Where no row of its
-        classes was held out, the smallest.
+        The highest accuracy, then the lowest log-loss, then the smallest C.
     """
-    _, right, loss = np.stack(sums).transpose(1, 0, 2)
+    n, right, loss = np.stack(sums).transpose(1, 0, 2)
     loss = np.where(right == right.max(axis=0), loss, np.inf)
-    return values[loss.argmin(axis=0)]
+    return np.where(n[0] > 0, values[loss.argmin(axis=0)], shared)
 
 
 def select_C(
@@ -245,5 +246,5 @@ def select_C(
         start=best[1],
         device=fitter.device,
         held=held,
-        own=None if strategy == "multinomial" else own_values(values, sums),
+        own=None if strategy == "multinomial" else own_values(values, sums, best[0][2]),
     )

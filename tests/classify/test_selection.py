@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits, load_iris
 
 from classify import OneVsRestLogistic
 from classify.coding import class_pairs
-from classify.selection import C_GRID, PATIENCE, select_C
+from classify.selection import C_GRID, PATIENCE, own_values, select_C
 from classify.validation import validation_split
 
 
@@ -136,3 +136,9 @@ def test_each_problem_may_have_a_value_of_its_own():
         assert chosen == grid[merits.index(min(merits))]
     assert len(set(found.own)) > 1
     assert select_C("multinomial", X, y, grid=grid, n_jobs=1).own is None
+
+
+def test_a_problem_without_held_out_rows_has_the_shared_value():
+    weak = np.array([[0, 4], [0, 3], [0.0, 2.0]])  # rows, right, loss of two problems
+    strong = np.array([[0, 4], [0, 3], [0.0, 1.0]])
+    assert own_values(np.array([0.1, 1.0]), [weak, strong], 0.5).tolist() == [0.5, 1.0]
