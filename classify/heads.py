@@ -24,11 +24,12 @@ import numpy.typing as npt
 
 from classify import coding
 from data.errors import UserError
-from data.files import atomic_path
+from data.files import write_bytes
 from data.spec import SPEC_SHAPE, mismatch
 
 FORMAT = "icebox-head"
 FORMAT_VERSION = 1
+_KINDS = {"F32": "float32", "F64": "float64", "I64": "int64"}
 # Rows per product when scoring, so that a large X is never copied whole to float64.
 _BLOCK = 8192
 
@@ -138,7 +139,7 @@ def save_head(path: Path, head: Head) -> None:
     head : Head
         What to write.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors = {
         "coef": np.ascontiguousarray(head.coef, dtype=np.float32),
@@ -158,8 +159,17 @@ def save_head(path: Path, head: Head) -> None:
         "weights_file": head.weights_file or "",
         "temperature": "" if head.temperature is None else repr(float(head.temperature)),
     }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    write_bytes(path, _in_order(save(tensors, metadata=metadata)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """Sort the metadata of a safetensors file, which come in another order in every process."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def load_head(path: Path) -> Head:
@@ -192,14 +202,14 @@ def load_head(path: Path) -> Head:
         with safe_open(path, framework="numpy") as stored:
             metadata = stored.metadata() or {}
             _check_format(path, metadata)
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:
-        # The last two: dtypes that numpy lacks (bfloat16, float8), which no head has.
+            return _head(path, metadata, stored)
+    except MemoryError as error:
+        raise _bad(path, "its tensors do not fit into the memory that is free") from error
+    except (SafetensorError, OSError) as error:
         raise UserError(
             f"{path} cannot be read as safetensors ({error}); it is damaged or something else: "
             "give a file heads/STRATEGY.safetensors from the folder of a run"
         ) from error
-    return _head(path, metadata, tensors)
 
 
 def _check_format(path: Path, metadata: dict[str, str]) -> None:
@@ -253,27 +263,29 @@ def _positive(path: Path, metadata: dict[str, str], key: str) -> float:
     return value
 
 
-def _check_tensor(
-    path: Path, tensors: dict[str, npt.NDArray[Any]], name: str, shape: Sequence[int | None]
+def _read_tensor(
+    path: Path, stored: Any, name: str, shape: Sequence[int | None]
 ) -> npt.NDArray[Any]:
-    array = tensors.get(name)
-    wanted = np.dtype(np.int64 if name == "pairs" else np.float32)
-    if array is None:
+    """Read a tensor whose type and shape, as the file states them, are what they must be."""
+    if name not in stored.keys():  # noqa: SIM118 - it is no dict
         raise _bad(path, f"the tensor {name} is missing")
-    fits = array.ndim == len(shape) and all(
-        want in (None, got) for want, got in zip(shape, array.shape, strict=True)
+    stated = stored.get_slice(name)
+    kind, found = stated.get_dtype(), tuple(stated.get_shape())
+    kind = _KINDS.get(kind, kind)
+    wanted = "int64" if name == "pairs" else "float32"
+    fits = len(found) == len(shape) and all(
+        want in (None, got) for want, got in zip(shape, found, strict=True)
     )
-    if not fits or array.dtype != wanted or not array.size:
+    if not fits or kind != wanted or 0 in found:
         expected = "(" + ", ".join("n" if side is None else str(side) for side in shape) + ")"
-        raise _bad(
-            path, f"{name} is {array.dtype} {array.shape}, expected {wanted.name} {expected}"
-        )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise _bad(path, f"{name} is {kind} {found}, expected {wanted} {expected}")
+    array = np.asarray(stored.get_tensor(name))
+    if wanted == "float32" and not np.isfinite(array).all():
         raise _bad(path, f"{name} holds NaN or infinite values")
     return array
 
 
-def _head(path: Path, metadata: dict[str, str], tensors: dict[str, npt.NDArray[Any]]) -> Head:
+def _head(path: Path, metadata: dict[str, str], stored: Any) -> Head:
     strategy = metadata.get("strategy", "")
     if strategy not in coding.STRATEGIES:
         raise _bad(path, f"strategy {strategy!r} is none of {', '.join(coding.STRATEGIES)}")
@@ -283,10 +295,10 @@ def _head(path: Path, metadata: dict[str, str], tensors: dict[str, npt.NDArray[A
     if problem:
         raise _bad(path, f"in its metadata {problem}")
     rows = coding.n_heads(strategy, len(names))
-    coef = _check_tensor(path, tensors, "coef", (rows, None))
-    intercept = _check_tensor(path, tensors, "intercept", (rows,))
+    coef = _read_tensor(path, stored, "coef", (rows, None))
+    intercept = _read_tensor(path, stored, "intercept", (rows,))
     if strategy == "ovo":
-        pairs = _check_tensor(path, tensors, "pairs", (rows, 2))
+        pairs = _read_tensor(path, stored, "pairs", (rows, 2))
         if not np.array_equal(pairs, coding.class_pairs(len(names))):
             raise _bad(path, "pairs are not in the order (0, 1), (0, 2), ...")
     if metadata.get("n_features") != str(coef.shape[1]):

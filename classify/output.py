@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import platform
 import sys
@@ -22,11 +23,15 @@ from classify.heads import Head, save_head
 from classify.report import write_report
 from classify.results import FILE_NAME
 from data.errors import UserError
-from data.files import temporary_folder, write_json
+from data.files import sync_folder, temporary_folder, write_bytes, write_json
+from data.rows import NO_ROOM, disk_trouble
 
 if TYPE_CHECKING:
     from classify.strategy import Fitted
     from data.store import Features
+
+# The pages, the figures and results.json of a run, generously.
+PAGES_BYTES = 4 << 20
 
 
 def peak_memory_mb() -> float | None:
@@ -97,6 +102,7 @@ def run_folder(folder: Path, started: datetime) -> Iterator[tuple[Path, Callable
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
             else:
+                sync_folder(folder)
                 return final
         raise UserError(f"{folder} holds too many runs of {run}; remove some and fit again")
 
@@ -106,6 +112,31 @@ def run_folder(folder: Path, started: datetime) -> Iterator[tuple[Path, Callable
     finally:
         with suppress(OSError):  # not empty: there are other runs
             folder.rmdir()
+
+
+@contextmanager
+def told_when_full(
+    folder: Path, features: Features, fitted: Mapping[str, Fitted]
+) -> Iterator[None]:
+    """Turn a full disk into one message with the space that the run needs.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it is written.
+    features : Features
+        The open store.
+    fitted : mapping of str to Fitted
+        The fitted strategies.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        heads = sum(4 * np.size(fit.estimator.coef_) for fit in fitted.values())
+        answers = sum(4 * fit.probabilities.size + 4 * fit.scores.size for fit in fitted.values())
+        raise UserError(disk_trouble(folder, error, heads + answers + PAGES_BYTES)) from error
 
 
 def write_run(
@@ -166,5 +197,6 @@ def _write_predictions(path: Path, features: Features, fitted: Mapping[str, Fitt
         arrays[f"{name}_predictions"] = fit.predictions
         arrays[f"{name}_probabilities"] = fit.probabilities.astype(np.float32)
         arrays[f"{name}_scores"] = fit.scores.astype(np.float32)
-    with open(path, "wb") as stream:
-        np.savez_compressed(stream, allow_pickle=False, **arrays)
+    stream = io.BytesIO()
+    np.savez_compressed(stream, allow_pickle=False, **arrays)
+    write_bytes(path, stream.getvalue())

@@ -23,7 +23,13 @@ from classify.clusters import Spread
 from classify.few_shot import few_shot
 from classify.gallery import gallery
 from classify.opening import Room, open_store
-from classify.output import environment, peak_memory_mb, run_folder, write_run
+from classify.output import (
+    environment,
+    peak_memory_mb,
+    run_folder,
+    told_when_full,
+    write_run,
+)
 from classify.results import SCHEMA_VERSION, json_ready
 from classify.strategy import FitOptions, Fitted, fit_strategy
 from classify.wording import display_name, headline, upper_first
@@ -101,7 +107,10 @@ def fit_store(
             )
         results["timings"]["few_shot"] = time.perf_counter() - clock
     folder = options.reports_dir / store_name(features)
-    with run_folder(folder, started) as (partial, place):
+    with (
+        told_when_full(options.reports_dir, features, fitted),
+        run_folder(folder, started) as (partial, place),
+    ):
         write_run(partial, features, results, fitted, begun)
         final = place()
     return final, results

@@ -92,6 +92,12 @@ def progress(total: int, desc: str, unit: str, initial: int = 0) -> tqdm[NoRetur
     )
 
 
+def _is_memory(error: RuntimeError) -> bool:
+    """Tell what torch and the threads of Python say when there is no memory."""
+    signs = ("can't allocate memory", "out of memory", "bad_alloc", "can't start new thread")
+    return any(sign in str(error).lower() for sign in signs)
+
+
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run a command line and turn what it raises into an exit code and one message.
 
@@ -127,8 +133,18 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
             raise
         say(f"error: {error.filename}: {error.strerror}; change its permissions or name another")
         return EXIT_USER
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_memory(error):
+            raise
+        reason = (str(error).strip() or "out of memory").splitlines()[0][:300]
+        say(
+            f"error: the memory that is free does not suffice: {reason}\n"
+            "close other programs or take a larger machine, or let it do with less: a smaller "
+            "--batch-size or --jobs in stage one, --memory in stage two; nothing is lost"
+        )
+        return EXIT_USER
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
             raise
         where = f" while writing {error.filename}" if error.filename else ""
         say(f"error: {error.strerror}{where}; free some space and run the same command again")

@@ -15,7 +15,7 @@ import numpy as np
 from data.decode import BadImage, decode_image
 from data.errors import UserError, nearest
 from data.files import stat_stamp
-from data.images import ArrayImages, FileImages, ImageDataset, Source, Split, digest_rows
+from data.images import ArrayImages, FileImages, ImageDataset, Source, Split, digest_rows, digested
 from data.subset import stratified_subset
 
 __all__ = [
@@ -279,5 +279,6 @@ def _finish(source: Source, limit: int | None) -> ImageDataset:
         n_test = max(share, len(np.unique(test.labels)))
         train = train.take(stratified_subset(train.labels, limit))
         test = test.take(stratified_subset(test.labels, n_test))
-    digest = digest_rows(source.class_names, train, test, hash_files)
+    train, test = digested(train, hash_files), digested(test, hash_files)
+    digest = digest_rows(source.class_names, train, test)
     return ImageDataset(source.name, source.class_names, train, test, source.origin, digest, limit)

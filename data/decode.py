@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import threading
 import warnings
@@ -50,7 +52,9 @@ class BadImage(UserError):
         return (BadImage, (self.path, self.reason))
 
 
-def decode_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
+def decode_image(
+    path: str | os.PathLike[str], sha256: bytes | None = None
+) -> npt.NDArray[np.uint8]:
     """Decode a JPEG, PNG, WebP or BMP file as people see it, in RGB.
 
     The EXIF orientation is applied. Palettes, grey levels and CMYK are converted to RGB, 16-bit
@@ -62,6 +66,9 @@ def decode_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
     ----------
     path : path
         The file.
+    sha256 : bytes, optional
+        The digest that its bytes must have, 32 bytes: those very bytes are decoded, so that what
+        was digested earlier is what is seen now.
 
     Returns
     -------
@@ -74,7 +81,7 @@ def decode_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
         If the content is not an image of these formats, is cut off or damaged, or has more
         pixels than Pillow's limit for decompression bombs.
     UserError
-        If the file is not there or cannot be read.
+        If the file is not there or cannot be read, or its bytes have another digest.
     """
     from PIL import Image, ImageOps
 
@@ -82,13 +89,13 @@ def decode_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
     if Path(name).is_dir():
         raise UserError(f"{name} is a folder, not an image file; name the images in it")
     try:
-        with _open(name) as image:
+        with _open(name if sha256 is None else _unchanged(name, sha256)) as image:
             limit = Image.MAX_IMAGE_PIXELS
             width, height = image.size
             if limit is not None and width * height > limit:
                 raise BadImage(name, f"{width} x {height} pixels are more than the limit, {limit}")
             return _rgb(ImageOps.exif_transpose(image))
-    except BadImage:
+    except UserError:
         raise
     except Image.UnidentifiedImageError as error:
         raise BadImage(name, _what_it_is(name)) from error
@@ -105,7 +112,19 @@ def decode_image(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
         raise BadImage(name, str(error) or type(error).__name__) from error
 
 
-def _open(name: str) -> Image.Image:
+def _unchanged(name: str, sha256: bytes) -> io.BytesIO:
+    with open(name, "rb") as stream:
+        content = stream.read()
+    if hashlib.sha256(content).digest() != sha256:
+        raise UserError(
+            f"the image {name} has changed since the dataset was read, a moment ago\n"
+            "let the copying or editing end, then run the same command again: it is then "
+            "another dataset, with a store of its own"
+        )
+    return io.BytesIO(content)
+
+
+def _open(name: str | io.BytesIO) -> Image.Image:
     """Read the header; the bomb warning is silenced, since the caller checks the size itself."""
     from PIL import Image
 

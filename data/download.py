@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.cli import progress, say
 from data.decode import looks_like_html
 from data.errors import UserError
-from data.files import check_writable, lock, sha256_file, sync_file, sync_folder
+from data.files import (
+    check_writable,
+    lock,
+    sha256_file,
+    sync_file,
+    sync_folder,
+    temporary_folder,
+)
+from data.rows import disk_trouble
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -25,8 +32,8 @@ def download(url: str, final: Path, *, sha256: str, n_bytes: int | None = None) 
 
     Errors that may pass (a lost connection, a timeout, a server error, a body that breaks off)
     are tried again `RETRIES` times with growing pauses. A second process that wants the same
-    file waits for the first one's and uses it. What an interrupted download leaves lies in a
-    folder ``.NAME.part`` beside the file, and the next download removes it.
+    file waits for the first one's and uses it. What a killed download leaves lies in a hidden
+    folder beside the file, and the next download removes it.
 
     Parameters
     ----------
@@ -55,12 +62,12 @@ def download(url: str, final: Path, *, sha256: str, n_bytes: int | None = None) 
     check_writable(final.parent)
     pooch.get_logger().setLevel("WARNING")  # its notes would come between the lines below
 
-    part = final.parent / f".{final.name}.part"
-    with lock(part.with_suffix(".lock"), on_wait=lambda: _say_waiting(final)) as held:
+    with (
+        lock(final.with_name(f".{final.name}.lock"), on_wait=lambda: _say_waiting(final)),
+        temporary_folder(final.parent) as part,
+    ):
         if final.is_file():  # the process that held the lock has fetched it
             return
-        if not held:  # this file system has no locks: keep clear of what others are writing
-            part = part.with_name(f"{part.name}-{os.getpid()}")
         store = pooch.create(
             path=part,
             base_url="",
@@ -68,8 +75,8 @@ def download(url: str, final: Path, *, sha256: str, n_bytes: int | None = None) 
             urls={final.name: url},
             retry_if_failed=RETRIES,
         )
+        fetcher = _Fetcher(final, sha256, n_bytes)
         try:
-            fetcher = _Fetcher(final, sha256, n_bytes)
             fetched = store.fetch(final.name, downloader=fetcher)
             # Pooch's temporary files are their owner's alone; the folder has the usual rights.
             os.chmod(fetched, part.stat().st_mode & 0o666)
@@ -81,8 +88,8 @@ def download(url: str, final: Path, *, sha256: str, n_bytes: int | None = None) 
                 f"cannot download {url}: {_plainly(error)} ({1 + RETRIES} attempts)\n"
                 f"try again later, or fetch the file elsewhere and put it at {final}"
             ) from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+        except OSError as error:
+            raise UserError(disk_trouble(final, error, fetcher.size or n_bytes)) from error
 
 
 class _Wrong(ValueError):
@@ -96,6 +103,7 @@ class _Fetcher:
         self.final = final
         self.sha256 = sha256
         self.n_bytes = n_bytes
+        self.size: int | None = None  # of the body, as the server announces it
         self.attempts = 0
         self.wrong: str | None = None  # the digest of a wrong body, to know it when it comes again
 
@@ -129,6 +137,7 @@ class _Fetcher:
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
             raise UserError(f"--data-url {url} is not a usable address: {error}") from error
         finally:
+            self.size = bar.total or self.size
             bar.close()
         self._check(url, Path(output_file))
 

@@ -271,7 +271,9 @@ def lock(
 
     The lock saves work; it is not what keeps files whole (atomic renames are). So where the
     file system has no locks, the block runs without one. A lock ends with its process, however
-    that ends; its empty file stays, because removing it would let two processes hold two locks.
+    that ends. Its empty file is removed by who holds it; that of a killed process stays until
+    the next holder is done. (Who waits looks, once it has the lock, whether the file still has a
+    name, and tries again where it has none: filelock does so since 3.24.)
 
     Parameters
     ----------
@@ -312,6 +314,12 @@ def lock(
     try:
         yield held.is_locked
     finally:
+        if held.is_locked:
+            # While it is held, or the file could be that of the next one. One with content is a
+            # lock by its existence (where there is no flock), which `release` removes itself.
+            with contextlib.suppress(OSError):
+                if path.stat().st_size == 0:
+                    path.unlink()
         held.release()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data.decode import decode_image
+
+DIGEST_BYTES = 32  # of SHA-256
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +79,14 @@ class FileImages:
         The folder that the names count from; absolute.
     names : tuple of str
         Relative POSIX paths.
+    digests : bytes
+        SHA-256 of each file, 32 bytes, one after another; empty where they are not known. A file
+        whose bytes have changed since is refused.
     """
 
     root: Path
     names: tuple[str, ...]
+    digests: bytes = field(default=b"", repr=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -102,8 +108,11 @@ class FileImages:
         ------
         BadImage
             Naming the file, if it cannot be decoded.
+        UserError
+            If it cannot be read, or has changed since it was digested.
         """
-        return decode_image(self.root / self.names[i])
+        known = self.digests[DIGEST_BYTES * i : DIGEST_BYTES * (i + 1)]
+        return decode_image(self.root / self.names[i], known or None)
 
     def take(self, rows: npt.NDArray[np.int64]) -> FileImages:
         """Choose images.
@@ -118,7 +127,9 @@ class FileImages:
         FileImages
             Those alone.
         """
-        return FileImages(self.root, tuple(self.names[row] for row in rows))
+        names = tuple(self.names[row] for row in rows)
+        known = np.frombuffer(self.digests, np.uint8).reshape(-1, DIGEST_BYTES)
+        return FileImages(self.root, names, known[rows].tobytes() if len(known) else b"")
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,12 +217,29 @@ class ImageDataset(Source):
     limit: int | None
 
 
-def digest_rows(
-    class_names: tuple[str, ...],
-    train: Split,
-    test: Split,
-    hash_files: Callable[[Path, tuple[str, ...]], bytes],
-) -> str:
+def digested(split: Split, hash_files: Callable[[Path, tuple[str, ...]], bytes]) -> Split:
+    """Digest the files of a split, so that only these very bytes are decoded later on.
+
+    Parameters
+    ----------
+    split : Split
+        The rows.
+    hash_files : callable
+        Takes a folder and names in it, returns the digests of those files, one after another.
+
+    Returns
+    -------
+    Split
+        The same rows, with the digests of their files; as it is where they lie in memory.
+    """
+    images = split.images
+    if isinstance(images, ArrayImages):
+        return split
+    known = replace(images, digests=hash_files(images.root, images.names))
+    return replace(split, images=known)
+
+
+def digest_rows(class_names: tuple[str, ...], train: Split, test: Split) -> str:
     """Digest everything that a row can mean; each field goes in with its name and length.
 
     Parameters
@@ -219,9 +247,7 @@ def digest_rows(
     class_names : tuple of str
         The classes.
     train, test : Split
-        The rows.
-    hash_files : callable
-        Takes a folder and names in it, returns the digests of those files, one after another.
+        The rows; those in files as `digested` gives them.
 
     Returns
     -------
@@ -245,7 +271,7 @@ def digest_rows(
             add(f"{name}/shape", struct.pack("<4Q", *array.shape))
             add(f"{name}/pixels", array.reshape(-1).data)  # in C order
         else:
-            add(f"{name}/files", hash_files(split.images.root, split.images.names))
+            add(f"{name}/files", split.images.digests)
     return digest.hexdigest()
 
 

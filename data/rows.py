@@ -22,6 +22,8 @@ from data.seal import read_at
 
 BLOCK_BYTES = 4 << 20
 IDS_NAMED = 5
+# What the system says when the disk, the quota or the process's limit on files is used up.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FLOAT16_EXPONENT = np.uint16(0x7C00)
 
 
@@ -247,7 +249,7 @@ def reserve(descriptor: int, size: int) -> None:
             raise
 
 
-def disk_trouble(path: Path, error: OSError, needed: int) -> str:
+def disk_trouble(path: Path, error: OSError, needed: int | None) -> str:
     """Say in one sentence why a file could not be written.
 
     Parameters
@@ -256,15 +258,15 @@ def disk_trouble(path: Path, error: OSError, needed: int) -> str:
         The final name.
     error : OSError
         What the system said.
-    needed : int
-        Bytes the file needs.
+    needed : int or None
+        Bytes that it needs; None where that is not known.
 
     Returns
     -------
     str
         The message, with the space needed and free where space is the trouble.
     """
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno not in NO_ROOM:
         return f"cannot write {path}: {error.strerror or error}"
     limit = {
         errno.ENOSPC: "the disk is full",
@@ -272,8 +274,9 @@ def disk_trouble(path: Path, error: OSError, needed: int) -> str:
         errno.EFBIG: "files of this size are not allowed here (see ulimit -f)",
     }[error.errno]
     free = shutil.disk_usage(path.parent).free
+    need = "" if needed is None else f"it needs {needed / 2**20:,.1f} MiB, "
     return (
-        f"cannot write {path}: {limit}. It needs {needed / 2**20:,.1f} MiB and the disk has "
+        f"cannot write {path}: {limit}: {need}the disk has "
         f"{free / 2**20:,.1f} MiB free. Make room, or choose another folder; nothing that "
         "was there before has changed"
     )

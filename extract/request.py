@@ -108,6 +108,28 @@ class Request:
                 self._digests[name] = None if stamp is None else sha256_file(stamp["path"])
         return self._digests[name]
 
+    def check_unchanged(self, name: str, other: Request) -> None:
+        """Refuse files that changed while they were read: nobody knows which was used.
+
+        Parameters
+        ----------
+        name : str
+            ``dataset`` or ``weights``.
+        other : Request
+            For the same options, made at another time.
+
+        Raises
+        ------
+        UserError
+            If the two saw different files.
+        """
+        one, two = self.stamps[name], other.stamps[name]
+        if one is not None and two is not None and one != two:
+            raise UserError(
+                f"{one['path']} has changed while it was being read\n"
+                "let the copying or editing end, then run the same command again"
+            )
+
     def to_json(self) -> dict[str, Any]:
         """Return the ``request`` attribute of a store, digests included."""
         files = {}

@@ -7,6 +7,7 @@ the features folder be written? Is the dataset sound? Then the backbone is loade
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -31,6 +32,8 @@ from extract.shards import Plan, cut, read_plan, resume_plan, start_over
 from extract.watch import peak_memory_mb
 
 BYTES = {"float32": 4, "float16": 2}
+# How often the work of a run may be swept away by others before it gives up.
+LOST_RACES = 5
 
 
 def extract(options: Options) -> Path | None:
@@ -65,10 +68,10 @@ def extract(options: Options) -> Path | None:
     # A name that is mistyped should not cost a download of the dataset.
     check_model_name(options.model)
     with open_crew(options) as crew:
-        return _extract(options, crew)
+        return _extract(options, asked, crew)
 
 
-def _extract(options: Options, crew: Crew | None) -> Path | None:
+def _extract(options: Options, before: requests.Request, crew: Crew | None) -> Path | None:
     """Do what `extract` does where no store was found without a model."""
     place = None
     if crew is not None:
@@ -78,8 +81,11 @@ def _extract(options: Options, crew: Crew | None) -> Path | None:
     dataset = read_dataset(options)
     # Again, because the dataset may have been downloaded just now.
     asked = requests.Request(options)
+    asked.check_unchanged("dataset", before)
     asked.know("dataset", dataset.origin.get("sha256"))
     job = prepare(options, asked, dataset, place)
+    asked.sha256("weights")  # now, and not when the run has ended
+    asked.check_unchanged("weights", requests.Request(options))
     if job.path.exists() and not options.force:
         return _found(job, options)
     if options.dry_run:
@@ -95,19 +101,59 @@ def _extract(options: Options, crew: Crew | None) -> Path | None:
             shutil.rmtree(job.folder, ignore_errors=True)
             job.folder.mkdir(parents=True)
             forced.touch()
-        path = _compute(job, crew)
+        path = _compute_among_others(job, crew)
         forced.unlink(missing_ok=True)
         return path
 
 
 def _tidy(options: Options, key: str) -> None:
-    """Remove the shards of a finished store, whose run was killed before it could."""
+    """Remove what a run that was killed after it had finished the store could not."""
     folder = work_dir(options.features_dir, key)
     forced = folder.with_suffix(".forced")  # an interrupted --force: its shards are wanted
-    if folder.exists() and not forced.exists():
-        with lock(folder.with_suffix(".lock")):
+    locked = folder.with_suffix(".lock")
+    if (folder.exists() or locked.exists()) and not forced.exists():
+
+        def leave() -> None:
+            raise _InUseError
+
+        with contextlib.suppress(_InUseError), lock(locked, on_wait=leave):
             if not forced.exists():
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+class _InUseError(Exception):
+    """Somebody else is at work."""
+
+
+def _compute_among_others(job: Job, crew: Crew | None) -> Path:
+    """Compute, also where a lock is granted to everyone, as some network file systems do.
+
+    Then another process may finish the same store first, or empty the work folder to start over.
+    Every file is whole all the same; what is left to do is to notice, and to go on.
+    """
+    before = _identity(job.path)
+    for _ in range(LOST_RACES):
+        began = _identity(job.folder)
+        try:
+            return _compute(job, crew)
+        except (UserError, FileNotFoundError):
+            after, now = _identity(job.path), _identity(job.folder)
+            if after is not None and after != before:
+                say(f"another process has finished {job.path}")
+                return _found(job, job.options)
+            if now is not None and now == began:
+                raise
+            say(f"another process has emptied {job.folder}; going on with what is there")
+    raise UserError(f"other processes keep emptying {job.folder}; run one of them at a time")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Tell a file or folder from another of the same name; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns if path.is_file() else 0
 
 
 def _found(job: Job, options: Options) -> Path:

@@ -9,6 +9,7 @@ import re
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pooch
 import pytest
@@ -17,6 +18,7 @@ from data import download as module
 from data.dataset import load_dataset
 from data.download import RETRIES, download
 from data.errors import UserError
+from data.files import temporary_path
 
 HTML = b"<!DOCTYPE html><html><body>Please log in</body></html>"
 
@@ -46,10 +48,7 @@ def fetch(tiny, tmp_path, server):
 
 
 def left_in(folder):
-    """List what is there but for the empty lock file, which stays."""
-    if not folder.exists():
-        return []
-    return sorted(path.name for path in folder.rglob("*") if path.suffix != ".lock")
+    return sorted(path.name for path in folder.rglob("*")) if folder.exists() else []
 
 
 def test_download_is_verified_and_used_again_without_a_network(tiny, body, fetch, server):
@@ -185,7 +184,8 @@ def test_transport_compression_does_not_change_the_file(tiny, body, fetch, serve
 
 
 def test_leftovers_of_a_killed_download_are_removed_and_other_files_stay(tiny, body, fetch, server):
-    part = fetch.data_dir / f".{tiny.layout.archive}.part"
+    left = temporary_path(fetch.data_dir / "folder")
+    part = left.with_name(left.name.replace(str(os.getpid()), str(2**22 + 1)))  # of no process
     part.mkdir(parents=True)
     (part / "tmp123").write_bytes(body[:50])
     (fetch.data_dir / "cifar-100-binary.tar.gz").write_bytes(b"somebody's")
@@ -194,14 +194,23 @@ def test_leftovers_of_a_killed_download_are_removed_and_other_files_stay(tiny, b
     assert left_in(fetch.data_dir) == [tiny.layout.archive, "cifar-100-binary.tar.gz"]
 
 
-def test_without_locks_the_files_of_others_stay(tiny, body, fetch, server, monkeypatch):
-    monkeypatch.setattr(module, "lock", lambda path, on_wait: contextlib.nullcontext(False))
-    part = fetch.data_dir / f".{tiny.layout.archive}.part"
-    part.mkdir(parents=True)
-    (part / "tmp123").write_bytes(body[:50])
-    server.script = [server.send(body)]
-    fetch()
-    assert left_in(fetch.data_dir) == [part.name, tiny.layout.archive, "tmp123"]
+def test_where_locks_do_not_lock_both_downloads_end_well(tiny, body, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "lock", lambda path, on_wait: contextlib.nullcontext(True))
+    together = threading.Barrier(2, timeout=10)
+
+    def both(handler):
+        together.wait()
+        server.send(body)(handler)
+
+    server.script = [both]
+    final = tmp_path / "raw" / tiny.layout.archive
+    sha256 = tiny.digest(tmp_path / "published.tar.gz")
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(download, server.url, final, sha256=sha256) for _ in range(2)]:
+            done.result()
+    assert server.requests == 2
+    assert final.read_bytes() == body
+    assert left_in(final.parent) == [final.name]
 
 
 def test_interrupted_download_leaves_nothing(tiny, body, fetch, server, monkeypatch):

@@ -265,6 +265,7 @@ def test_never_two_holders(tmp_path):
         worker.communicate(timeout=60)
         assert worker.returncode == 0
     assert (tmp_path / "n").read_text() == "300"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["n"], "the last one removes it"
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])

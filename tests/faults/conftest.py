@@ -17,3 +17,11 @@ def world(tmp_path_factory):
     from fault_world import build
 
     return build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory):
+    """What an uninterrupted run of `command_lines.extraction` gives."""
+    from command_lines import again, content
+
+    return content(again(tmp_path_factory.mktemp("uninterrupted"))[0])

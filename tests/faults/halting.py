@@ -1,7 +1,12 @@
 """Run a command line whose functions stop or kill it at a named step; not a test.
 
-``python halting.py halt|kill|pause STEP[@N] ... -- extract|classify ARGUMENTS``: when a function is
-called for the N-th time the process says "there" and waits, or is killed with SIGKILL.
+``python halting.py HOW [HOW:]STEP[@N] ... -- extract|classify ARGUMENTS``: when a function is
+called for the N-th time, the process
+
+- ``halt``: says "there" and waits to be ended,
+- ``pause``: says "there" and waits for a line on stdin,
+- ``kill``: is killed with SIGKILL,
+- ``skip``: goes on as if the function had succeeded, at every call.
 """
 
 from __future__ import annotations
@@ -34,11 +39,16 @@ def arm(how, step):
     def called(*args, **kwargs):
         nonlocal calls
         calls += 1
+        if how == "skip":
+            return None
         if calls == int(number or 1):
             if how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             print("there", flush=True)
-            time.sleep(60)
+            if how == "pause":
+                sys.stdin.readline()
+            else:
+                time.sleep(60)
         return original(*args, **kwargs)
 
     setattr(owner, parts[-1], called)
@@ -57,7 +67,8 @@ if __name__ == "__main__":
         torch.set_num_threads(1)
         extract.shards.SHARD_ROWS = 32
     for step in sys.argv[2:split]:
-        arm(sys.argv[1], step)
+        how, _, name = step.rpartition(":")
+        arm(how or sys.argv[1], name)
     from data.cli import run
 
     sys.exit(run(main, words))

@@ -58,12 +58,8 @@ def test_what_a_user_is_told(row, world, capfd):
 
 
 def kept(root):
-    """Digest all but what may stay: empty locks, and finished shards of a run that can go on."""
-    return {
-        name: digest
-        for name, digest in digests(root).items()
-        if not (name.endswith(".lock") or "/.work/" in f"/{name}")
-    }
+    """Digest all but what may stay: finished shards of a run that can go on."""
+    return {n: digest for n, digest in digests(root).items() if "/.work/" not in f"/{n}"}
 
 
 def cuda_is_there():

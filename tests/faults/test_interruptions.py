@@ -5,79 +5,17 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from fault_world import TINY, call, digests, write_store
+from command_lines import again, content, extraction, files_of, finish, interrupt, start
+from fault_world import TINY, digests, write_store
 
-from data.store import verify_store
-
-ROOT = Path(__file__).parents[2]
-HALTING = Path(__file__).with_name("halting.py")
-DIGITS = ["--dataset=digits", "--limit=100", *TINY]
 LONG = bool(os.environ.get("ICEBOX_FAULTS"))  # `make faults`
 RANDOM_TIMES = 50 if LONG else 3
-
-
-def start(how, steps, *words):
-    return subprocess.Popen(
-        [sys.executable, HALTING, how, *steps, "--", *map(str, words)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1"},
-    )
-
-
-def extraction(features, how="halt", *steps):
-    return start(how, steps, "extract", *DIGITS, f"--features-dir={features}")
-
-
-def finish(process, code=0):
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == code, err
-    return out, err
-
-
-def content(path):
-    """Digests of all that a store holds but the time it was made."""
-    report = verify_store(path)
-    return report.header.key, {entry.name: entry.sha256 for entry in report.datasets}
-
-
-def files_of(features):
-    """Every file but the empty locks, which stay by design."""
-    return [name for name in digests(features) if not name.endswith(".lock")]
-
-
-def again(features):
-    """Give the same command again, and let it end: in this process, which saves seconds."""
-    import torch
-
-    import extract.shards
-
-    threads, rows = torch.get_num_threads(), extract.shards.SHARD_ROWS
-    torch.set_num_threads(1)
-    extract.shards.SHARD_ROWS = 32
-    try:
-        done = call(["extract", *DIGITS, f"--features-dir={features}"])
-    finally:
-        torch.set_num_threads(threads)
-        extract.shards.SHARD_ROWS = rows
-    assert done.code == 0, done.err
-    return Path(done.out.strip()), done.err
-
-
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory):
-    """What an uninterrupted run gives."""
-    return content(again(tmp_path_factory.mktemp("uninterrupted"))[0])
 
 
 # Steps of a run, and how often the function is called before it is killed there.
@@ -121,19 +59,6 @@ def test_an_extraction_killed_at_random_times_again_and_again(tmp_path, expected
     store, _ = again(tmp_path)
     assert content(store) == expected
     assert files_of(tmp_path) == [str(store.relative_to(tmp_path))]
-
-
-def interrupt(process):
-    """Send Ctrl-C when the process has said that it is there; return what it says."""
-    assert process.stdout.readline() == "there\n", process.communicate()
-    process.send_signal(signal.SIGINT)
-    out, err = finish(process, 130)
-    assert out == ""
-    assert "Traceback" not in err
-    said = [line for line in err.splitlines() if line.startswith("interrupted: ")]
-    assert len(said) == 1
-    assert err.strip().splitlines()[-1] == said[0]
-    return said[0]
 
 
 @pytest.mark.parametrize("step", ["in the first batch", "in a batch", "joining"])

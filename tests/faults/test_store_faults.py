@@ -176,7 +176,7 @@ def test_no_room_for_the_store(store, when):
     assert len(out.splitlines()) == len(limits)
     for line in out.splitlines():
         assert f"cannot write {store}: files of this size are not allowed" in line
-        assert "It needs 0." in line
+        assert "it needs 0." in line
         assert "MiB free" in line
     assert value_of(store) == 1
     assert list(store.parent.iterdir()) == [store]
@@ -192,7 +192,7 @@ def test_no_room_for_a_shard(tmp_path, when):
     path = tmp_path / "shard.h5"
     out, err = finish(start(LIMITED.format(action=action), path, when, *limits))
     assert err == ""
-    assert out.count("It needs 0.0 MiB") == len(limits)
+    assert out.count("it needs 0.0 MiB") == len(limits)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,85 @@
+"""Whole command lines that are started, stopped, killed and given again; not a test."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from fault_world import TINY, call, digests
+
+from data.store import verify_store
+
+ROOT = Path(__file__).parents[2]
+HALTING = Path(__file__).with_name("halting.py")
+DIGITS = ["--dataset=digits", "--limit=100", *TINY]
+
+
+def start(how, steps, *words, **environment):
+    """Start a command line that stops or is killed at the steps: see halting.py."""
+    usual = {"OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1"}
+    return subprocess.Popen(
+        [sys.executable, HALTING, how, *steps, "--", *map(str, words)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **usual, **environment},
+    )
+
+
+def extraction(features, how="halt", *steps):
+    return start(how, steps, "extract", *DIGITS, f"--features-dir={features}")
+
+
+def finish(process, code=0):
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    return out, err
+
+
+def content(path):
+    """All that a store holds but how and when it was made: key, digests, request, names."""
+    report = verify_store(path)
+    header = report.header
+    rows = {entry.name: entry.sha256 for entry in report.datasets}
+    return header.key, rows, header.request, header.class_names, report.size
+
+
+def files_of(features):
+    """Name every file below a folder."""
+    return list(digests(features))
+
+
+def again(features):
+    """Give the same command again, and let it end: in this process, which saves seconds."""
+    import torch
+
+    import extract.shards
+
+    threads, rows = torch.get_num_threads(), extract.shards.SHARD_ROWS
+    torch.set_num_threads(1)
+    extract.shards.SHARD_ROWS = 32
+    try:
+        done = call(["extract", *DIGITS, f"--features-dir={features}"])
+    finally:
+        torch.set_num_threads(threads)
+        extract.shards.SHARD_ROWS = rows
+    assert done.code == 0, done.err
+    return Path(done.out.strip()), done.err
+
+
+def interrupt(process):
+    """Send Ctrl-C when the process has said that it is there; return what it says."""
+    assert process.stdout.readline() == "there\n", process.communicate()
+    process.send_signal(signal.SIGINT)
+    out, err = finish(process, 130)
+    assert out == ""
+    assert "Traceback" not in err
+    said = [line for line in err.splitlines() if line.startswith("interrupted: ")]
+    assert len(said) == 1
+    assert err.strip().splitlines()[-1] == said[0]
+    return said[0]
