@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -133,27 +134,28 @@ def _compute_among_others(job: Job, crew: Crew | None) -> Path:
     """
     before = _identity(job.path)
     for _ in range(LOST_RACES):
-        began = _identity(job.folder)
         try:
             return _compute(job, crew)
-        except (UserError, FileNotFoundError):
-            after, now = _identity(job.path), _identity(job.folder)
-            if after is not None and after != before:
+        except (UserError, FileNotFoundError) as error:
+            if _identity(job.path) not in (None, before):
                 say(f"another process has finished {job.path}")
                 return _found(job, job.options)
-            if now is not None and now == began:
+            missing = error if isinstance(error, FileNotFoundError) else error.__cause__
+            if not isinstance(missing, FileNotFoundError):
+                raise
+            if job.folder not in Path(missing.filename or "").parents:
                 raise
             say(f"another process has emptied {job.folder}; going on with what is there")
     raise UserError(f"other processes keep emptying {job.folder}; run one of them at a time")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Tell a file or folder from another of the same name; None where there is none."""
+    """Tell a file from another of the same name; None where there is none."""
     try:
         found = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_ino, found.st_mtime_ns if path.is_file() else 0
+    return found.st_ino, found.st_mtime_ns
 
 
 def _found(job: Job, options: Options) -> Path:
@@ -278,10 +280,11 @@ def _join(job: Job, plan: Plan, provenance: dict[str, Any]) -> None:
                 continue
             read = shard.read(job.key)
             if read is None:
+                cause = None if shard.path.exists() else FileNotFoundError(ENOENT, "", shard.path)
                 raise UserError(
                     f"{shard.path} was damaged or removed while the store was being joined; "
                     "run the same command again"
-                )
+                ) from cause
             yield read
 
     provenance["skipped_images"] = list(job.skipped)
