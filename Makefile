@@ -103,7 +103,7 @@ compare: $(INSTALLED)  ## one report over every run under REPORTS_DIR
 predict: $(INSTALLED)  ## label new images: make predict IMAGES="a.png b.jpg" [HEAD=head.safetensors]
 	@$(if $(strip $(IMAGES)),,echo 'error: name the images: make predict IMAGES="a.png b.jpg"' >&2; exit 2)
 	@test -n $(call quote,$(HEAD)) || { echo "error: no trained head under $(REPORTS_DIR); run make classify first, or give HEAD=FILE.safetensors" >&2; exit 2; }
-	@$(RUN) -m classify predict $(call quote,$(HEAD)) $(IMAGES) \
+	@$(RUN) -m classify predict $(call quote,$(HEAD)) $(IMAGES) $(call option,HTML,--html) \
 	  $(if $(filter-out hub random,$(WEIGHTS)),$(call option,WEIGHTS,--weights)) $(call option,DEVICE,--device)
 
 test: $(INSTALLED_DEV)  ## run the tests, with coverage

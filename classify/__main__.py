@@ -209,6 +209,10 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     )
     predict.add_argument("--json", action="store_true", help="a JSON list instead of a table")
     predict.add_argument("--csv", action="store_true", help="CSV instead of a table")
+    predict.add_argument(
+        "--html", type=folder_path, metavar="OUT",
+        help="also write a page with the images and their answers",
+    )  # fmt: skip
     predict.add_argument("--top", type=parse_count("--top"), default=3, metavar="N")
     predict.add_argument("--weights", metavar="FILE", help="the backbone's weights, if moved")
     predict.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -320,11 +324,14 @@ def compare_command(options: Namespace) -> None:
 
 
 def predict_command(options: Namespace) -> None:
-    """Run ``predict``: answers on stdout."""
+    """Run ``predict``: answers on stdout; of a page, its path, and the answers on stderr."""
     if options.json and options.csv:
         raise UserError("--json and --csv were both given; use one of them")
+    from classify.answers_page import check_page, write_page
     from classify.predict import answers_csv, note, predict, show
     from classify.sources import find_images
+
+    page = None if options.html is None else check_page(options.html)
 
     head, found = predict(
         options.head,
@@ -334,7 +341,15 @@ def predict_command(options: Namespace) -> None:
         device=options.device,
     )
     note(head)
-    result(answers_csv(found) if options.csv else show(head, found, as_json=options.json))
+    text = answers_csv(found) if options.csv else show(head, found, as_json=options.json)
+    if page is None:
+        result(text)
+        return
+    write_page(page, head, found)
+    # What is for programs is alone on stdout; else the last line there is what was written.
+    for_programs = options.json or options.csv
+    (result if for_programs else say)(text)
+    (say if for_programs else result)(page)
 
 
 def report_command(options: Namespace) -> None:

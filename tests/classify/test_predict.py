@@ -1,11 +1,15 @@
 import csv
+import html
 import io
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from classify import answers_page
 from classify import predict as module
 from classify.__main__ import main
 from classify.coding import temper
@@ -207,3 +211,61 @@ def test_top_is_at_most_all_classes(fitted_run):
     assert [len(answer["top"]) for answer in found] == [3, 3]
     assert sum(item["probability"] for item in found[0]["top"]) == pytest.approx(1)
     assert "most probable" in module.show(head, found)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "<script>alert(1)"
+    folder.mkdir()
+    for i in range(3):
+        pixels = np.full((40 + 60 * i, 50, 3), 80 * i, dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return [str(folder / f"{i}.png") for i in range(3)]
+
+
+def test_a_page_shows_the_images_with_their_answers(
+    fitted_run, pictures, stage_one, tmp_path, capsys
+):
+    head = str(fitted_run[0] / "heads" / "ovo.safetensors")
+    page = tmp_path / "new" / "answers.html"
+    assert run(main, ["predict", head, *pictures, "--html", str(page)]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{page}\n"
+    assert "most probable" in err
+    text = page.read_text(encoding="utf-8")
+    assert text.count('<img src="data:image/') == 3
+    assert "<script>" not in text and "&lt;script&gt;alert(1)" in text
+    assert run(main, ["predict", head, *pictures, "--json", "--html", str(page)]) == 0
+    out, err = capsys.readouterr()
+    for answer in json.loads(out):
+        assert f"<strong>{answer['label']}</strong>" in text
+        for item in answer["top"]:
+            assert f"{100 * item['probability']:.1f} %" in text
+    assert str(page) in err
+    assert run(main, ["predict", head, *pictures, "--csv", "--html", str(page)]) == 0
+    assert len(list(csv.DictReader(io.StringIO(capsys.readouterr().out)))) == 3
+
+
+def test_a_page_of_many_images_shows_the_least_sure(
+    fitted_run, pictures, stage_one, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(answers_page, "MOST", 2)
+    head = str(fitted_run[0] / "heads" / "ovr.safetensors")
+    page = tmp_path / "answers.html"
+    assert run(main, ["predict", head, *pictures, "--json", "--html", str(page)]) == 0
+    out, err = capsys.readouterr()
+    assert "2 least sure of 3" in err
+    answers = json.loads(out)
+    surest = max(answers, key=lambda answer: answer["top"][0]["probability"])["image"]
+    text = page.read_text(encoding="utf-8")
+    for path in pictures:
+        assert (html.escape(path) in text) == (path != surest)
+
+
+def test_a_page_replaces_no_image(fitted_run, pictures, stage_one, capsys):
+    before = Path(pictures[0]).read_bytes()
+    head = str(fitted_run[0] / "heads" / "ovr.safetensors")
+    assert run(main, ["predict", head, "--html", pictures[0], pictures[1]]) == 2
+    assert "answers.html" in capsys.readouterr().err
+    assert Path(pictures[0]).read_bytes() == before
+    assert not stage_one.calls

@@ -275,6 +275,8 @@ TABLE = [
     ("classify predict {head} {cut_png}", "{cut_png}", "not an image", "or leave it out"),
     ("classify predict {head} {good} --top 0", "--top", "'0'", "expected a whole number of 1"),
     ("classify predict {head} {good} --json --csv", "--json and --csv", "both", "use one of them"),
+    ("classify predict {head} {good} --html {good}", "--html", "no name of a page", "answers.html"),
+    ("classify predict {head} {good} --html {root}", "--html", "a folder", "answers.html"),
     ("classify predict {head} -", "standard input", "is empty", "give one file name a line"),
     ("classify predict {head} {good} --device cuda", "--device cuda", "no CUDA", "--device cpu"),
 ]  # fmt: skip
