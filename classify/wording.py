@@ -225,7 +225,8 @@ def decoding_sentence(results: Mapping[str, Any]) -> str:
         change = signed_points(own["accuracy"] - strategies[name]["test"]["accuracy"])
         moved.append(f"{display_name(name)} by {change}")
     if moved:
-        words += f" A C for each problem, in place of one for all, moves {' and '.join(moved)}."
+        change = " and ".join(moved)
+        words += f" A C for each problem, in place of one for all, moves {change} points."
     if "ovr" in strategies:
         gap = usual - strategies["ovr"]["test"]["accuracy"]
         words += f" For comparison: OvO is {signed_points(gap)} points from OvR."

@@ -236,7 +236,7 @@ def test_decoding_in_words():
     assert decoding_sentence(results) == (
         "The same OvO heads reach 91.00 % decoded by coupling, and 85.00 % by summed margins: "
         "decoding is worth up to 6.00 points. A C for each problem, in place of one for all, moves "
-        "OvR by −1.00 and OvO by 0.00. For comparison: OvO is +2.00 points from OvR."
+        "OvR by −1.00 and OvO by 0.00 points. For comparison: OvO is +2.00 points from OvR."
     )
     assert decoding_sentence({**results, "decoding": None}) == ""
 
