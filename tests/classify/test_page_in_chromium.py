@@ -53,10 +53,28 @@ def width_on_a_phone(page, folder):
     return int(found.group(1))
 
 
-def test_the_page_of_a_run(tmp_path, fitted_run):
-    page = fitted_run[0] / "report.html"
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The report of a small `make demo`: digits, and a backbone with random weights."""
+    from classify.__main__ import main as classify
+    from extract.__main__ import main as extract
+
+    root = tmp_path_factory.mktemp("demo")
+    extract(
+        ["--dataset=digits", "--model=test_efficientnet", "--weights=random", "--image-size=32",
+         "--limit=300", "--engine=torch", "--batch-size=32", f"--features-dir={root}"]
+    )  # fmt: skip
+    (store,) = root.glob("digits/*.h5")
+    classify(["fit", str(store), f"--reports-dir={root / 'reports'}", "--c-grid=0.1,1,10"])
+    (page,) = root.glob("reports/*/*/report.html")
+    return page
+
+
+def test_the_page_of_the_demo(tmp_path, demo):
+    page = demo
     document, said = browse(page, tmp_path / "profile")
     assert "The verdict" in document
+    assert "data:image/png" in document  # there are images, which are part of the page
     # The page forbids every request, so one that was tried would be an error in the console.
     assert said == []
     assert width_on_a_phone(page, tmp_path) <= 390
