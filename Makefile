@@ -36,7 +36,7 @@ FIT_OPTIONS = $(strip \
 
 BENCH_OPTIONS = $(strip \
   $(call each,PARTS,--part) $(call each,C,--c) $(call each,STRATEGIES,--strategy) \
-  $(call each,PEERS,--peer) $(call option,REPEATS,--repeats) $(call option,PEER_TOL,--peer-tol) \
+  $(call each,NETWORKS,--network) $(call each,PEERS,--peer) $(call option,REPEATS,--repeats) $(call option,PEER_TOL,--peer-tol) \
   $(call option,PEER_LIMIT,--peer-limit))
 
 DEMO_OPTIONS = --dataset=digits --model=test_efficientnet --weights=random --image-size=64 \
@@ -122,7 +122,7 @@ format: $(INSTALLED_DEV)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## speed and memory of stage two next to others, to the same optimum
+bench: $(INSTALLED)  ## speed of both stages next to others, and memory of stage two
 	@$(RUN) -m benchmarks $(FEATURES) $(BENCH_OPTIONS)
 
 bench-cuda: $(INSTALLED)  ## the same on a GPU, beside scikit-learn on the same CUDA tensors

@@ -1,4 +1,4 @@
-"""Time stage two next to other libraries, and measure its memory.
+"""Time both stages next to what others do, and measure the memory of stage two.
 
 Parts, with --part (several may be given):
   one-c        one fit at each C, against each installed peer, to the same optimum
@@ -8,7 +8,8 @@ Parts, with --part (several may be given):
   memory       peak memory of a fit, against its limit
   out-of-core  the same with --memory at a quarter of the features
   coupling     probabilities of one-vs-one
-Without stores, one-c and slopes run on made data.
+  engines      stage one: the whole pipeline on this CPU, against the usual loop
+Without stores, engines, one-c and slopes run, on made data.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from typing import Any
 from data.cli import Parser, run
 from data.errors import UserError, nearest
 
-PARTS = ("one-c", "path", "hundred", "slopes", "memory", "out-of-core", "coupling")
+PARTS = ("one-c", "path", "hundred", "slopes", "memory", "out-of-core", "coupling", "engines")
 NEED_STORES = ("path", "memory", "out-of-core")
-NO_STORES = ("one-c", "slopes")
+NO_STORES = ("engines", "one-c", "slopes")
 
 
 def positive(option: str, kind: Callable[[str], Any] = float) -> Callable[[str], Any]:
@@ -58,7 +59,7 @@ def one_of(option: str, names: Sequence[str]) -> Callable[[str], str]:
 def parser() -> Parser:
     """Build the parser; its errors are `UserError`."""
     from benchmarks.peers import DEFAULT, PEERS
-    from benchmarks.settings import STRATEGIES, Settings
+    from benchmarks.settings import NETWORKS, STRATEGIES, Settings
 
     default = Settings()
     top = Parser(prog="python -m benchmarks", description=__doc__)
@@ -72,6 +73,7 @@ def parser() -> Parser:
     many("--part", one_of("--part", PARTS), (), "what to run; may be repeated, as all of these")
     many("--c", positive("--c"), default.C, "weights of the losses")
     many("--strategy", one_of("--strategy", STRATEGIES), STRATEGIES, "which heads")
+    many("--network", one_of("--network", NETWORKS), (), "engines: which networks (all)")
     many("--peer", one_of("--peer", tuple(PEERS)), DEFAULT, f"any of {', '.join(PEERS)}")
     many("--point", positive("--point"), default.points, "path: where to time scikit-learn")
 
@@ -117,7 +119,7 @@ def main(argv: Sequence[str]) -> None:
     for store in stores:  # before the first fit, not after it
         read_header(store)
 
-    from benchmarks import coupling, hundred, memory, one_c, path, slopes
+    from benchmarks import coupling, engines, hundred, memory, one_c, path, slopes
     from benchmarks.peers import DEFAULT
     from benchmarks.settings import STRATEGIES, Settings
 
@@ -129,6 +131,7 @@ def main(argv: Sequence[str]) -> None:
         strategies=tuple(options.strategy or STRATEGIES),
         peer_tol=options.peer_tol,
         peer_limit=options.peer_limit,
+        networks=tuple(options.network or Settings.networks),
         points=tuple(options.point or Settings.points),
         pairs=options.pairs,
         classes=options.classes,
@@ -143,6 +146,7 @@ def main(argv: Sequence[str]) -> None:
         "memory": memory.run,
         "out-of-core": memory.out_of_core,
         "coupling": coupling.run,
+        "engines": engines.run,
     }
     for part in parts:
         print(f"== {part}", flush=True)

@@ -10,6 +10,13 @@ from typing import Any
 from benchmarks.rows import Rows, from_store, made
 from benchmarks.search import LADDER
 
+NETWORKS = (
+    "mobilenetv2_100",
+    "resnet50",
+    "resnet50-bf16",
+    "convnext_tiny",
+    "vit_small_patch16_224",
+)
 STRATEGIES = ("multinomial", "ovr", "ovo")
 
 
@@ -43,6 +50,8 @@ class Settings:
         What ``slopes`` goes through; the middle one of each is the base.
     coupling_rows : int
         Rows of ``coupling``.
+    networks : tuple of str
+        Keys of `benchmarks.engines.CASES`.
     results : Path
         Where JSON files go.
     """
@@ -62,6 +71,7 @@ class Settings:
     slope_columns: tuple[int, ...] = (8, 16, 32, 64, 128)
     slope_width: tuple[int, ...] = (128, 256, 512, 1024, 2048)
     coupling_rows: int = 10_000
+    networks: tuple[str, ...] = NETWORKS
     results: Path = field(default=Path(__file__).parent / "results")
 
     def data(self) -> Iterator[Rows]:

@@ -303,9 +303,12 @@ def fit_command(options: Namespace, command: str) -> None:
 
 def show_run(folder: Path, results: dict[str, Any]) -> None:
     """Say what a fit found, and print where its report is."""
+    from classify.numerics import numerics_line
     from classify.terminal import emphasise, printable, results_table
 
     say(results_table(results))
+    if line := numerics_line(results):
+        say(line)
     for text in results["warnings"]:
         say(printable(f"mind: {text}"))
     say(emphasise(printable(results["verdict"])))

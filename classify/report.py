@@ -330,6 +330,7 @@ def report_context(results: Mapping[str, Any]) -> dict[str, Any]:
         "variants": bool(results.get("decoding")),
         "decoding_words": decoding_sentence(results),
         "legible": len(results["class_names"]) <= figures_classes.LEGIBLE_CLASSES,
+        "numerics": results.get("numerics"),
         "few_shot": few_shot,
         "gallery": results.get("images"),
         "few_shot_rows": list(zip(*few_shot["curves"].values(), strict=True)) if few_shot else [],

@@ -142,6 +142,10 @@ _RUN = {
         "enough": {"*": (int, type(None))},
         "left_out": [int],
     },
+    "numerics?": {
+        "stored": str,
+        "cases": [{"features": str, "against": str, "n": int, "flips": {"*": int}}],
+    },
     "images?": {
         "disagreements": [_PICTURE],
         "confident_errors": [_PICTURE],
@@ -236,6 +240,9 @@ def _inconsistency(results: dict[str, Any]) -> str:
         for entry in (*images["disagreements"], *images["confident_errors"]):
             if not images["thumbnails"].get(entry["id"], "").startswith("data:image/"):
                 return f"images.thumbnails has no image {entry['id']}"
+    for i, case in enumerate((results.get("numerics") or {}).get("cases", [])):
+        if set(case["flips"]) != set(results["strategies"]):
+            return f"numerics.cases[{i}].flips does not name the strategies"
     for i, comparison in enumerate(results["comparisons"]):
         if not {comparison["a"], comparison["b"]} <= set(results["strategies"]):
             return f"comparisons[{i}] names a strategy that is not in strategies"

@@ -22,6 +22,7 @@ from classify.analyses import analyse
 from classify.clusters import Spread
 from classify.few_shot import few_shot
 from classify.gallery import gallery
+from classify.numerics import numerics
 from classify.opening import Room, open_store
 from classify.output import (
     environment,
@@ -78,6 +79,7 @@ def fit_store(
     more = analyse(features, X_train, X_test, fitted, options, room)
     analyse_seconds = time.perf_counter() - clock
     results = _results(features, options, room, fitted, more)
+    results["numerics"] = numerics(features, X_test, fitted)
     results["timings"] = {
         "started": started.isoformat(timespec="seconds"),
         "load": load_seconds,

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from data.cli import progress, say
 from data.dataset import ArrayImages, ImageDataset, Split, load_dataset
 from data.errors import UserError
+from data.rechecked import Rechecked, digest_of, write_rechecked
 from data.store import Features, open_features, verify_store
 
 # Largest difference, relative to the largest value of the store's rows, that a recomputation in
@@ -37,9 +38,9 @@ def verify(
     path : Path
         The store.
     rows : int or None
-        How many rows to embed again by plain torch; 0 for none. Where a number is given, every
-        engine and precision that runs here is compared on these rows as well; None is `ROWS`
-        rows without that.
+        How many rows to embed again by plain torch, half of them test rows; 0 for none. Where a
+        number is given, every engine and precision that runs here is compared on these rows as
+        well, and the test rows are kept beside the store; None is `ROWS` rows without that.
     data_dir : Path or None
         Where the images lie now, if not where they lay.
     weights : Path or None
@@ -114,29 +115,55 @@ def _compare(
     from extract.embed import Embedder, choose_device
 
     chosen = choose_device(device)
-    generator = np.random.default_rng(seed)
-    total = len(store.train.labels) + len(store.test.labels)
-    picked = generator.choice(total, size=min(rows, total), replace=False)
-    stored, images, ids = [], [], []
-    for stored_split, split, first in (
-        (store.train, dataset.train, 0),
-        (store.test, dataset.test, len(store.train.labels)),
+    stored, images, ids, picked = [], [], [], []
+    for stored_split, split, count in zip(
+        (store.test, store.train), (dataset.test, dataset.train), _shares(store, rows), strict=True
     ):
-        chosen_rows = np.sort(
-            picked[(picked >= first) & (picked < first + len(stored_split.labels))] - first
-        )
+        generator = np.random.default_rng(seed)
+        numbers = np.sort(generator.choice(len(stored_split.labels), size=count, replace=False))
         position = {identity: row for row, identity in enumerate(split.ids)}
-        names = [stored_split.ids[row] for row in chosen_rows]
+        names = [stored_split.ids[row] for row in numbers]
         images += [_network_image(split, position[name], backbone) for name in names]
-        stored.append(stored_split.features[chosen_rows].astype(np.float32))
+        stored.append(stored_split.features[numbers])
         ids.extend(names)
+        picked.append(numbers)
     size = min(rows, BATCH)
     plain = _embed(Embedder(backbone, chosen, "fp32", "torch", size), images, "torch fp32")
-    kept = np.concatenate(stored)
+    kept = np.concatenate(stored).astype(np.float32)
     _say_differences(store, kept, plain, ids)
-    if every_engine:
-        _compare_engines(backbone, chosen, images, plain, size)
+    others = _compare_engines(backbone, chosen, images, plain, size) if every_engine else None
     _refuse(store, kept, plain, ids)
+    if others is not None and len(picked[0]):
+        _keep(store, picked[0], stored[0], plain, others)
+
+
+def _shares(store: Features, rows: int) -> tuple[int, int]:
+    """Divide the rows among the test and the training rows: half and half, where there are."""
+    n_test, n_train = len(store.test.labels), len(store.train.labels)
+    test = min(n_test, max(rows - rows // 2, rows - n_train))
+    return test, min(n_train, rows - test)
+
+
+def _keep(
+    store: Features,
+    numbers: npt.NDArray[np.int64],
+    stored: npt.NDArray[np.floating],
+    plain: npt.NDArray[np.float32],
+    others: dict[str, npt.NDArray[np.float32]],
+) -> None:
+    """Keep the test rows, which stand before the others, for stage two to count flips on."""
+    n = len(numbers)
+    first = {name: rows[:n] for name, rows in others.items()}
+    found = Rechecked(store.key, numbers, digest_of(stored), plain[:n], first)
+    try:
+        path = write_rechecked(store.path, found)
+    except OSError as error:
+        say(f"the rows are not kept for stage two: {error}")
+        return
+    say(
+        f"{n:,} test rows in each of these are kept in {path.name}: python -m classify fit says "
+        "how many test predictions would flip"
+    )
 
 
 def _embed(embedder: Any, images: list[Any], what: str) -> npt.NDArray[np.float32]:
@@ -152,14 +179,17 @@ def _embed(embedder: Any, images: list[Any], what: str) -> npt.NDArray[np.float3
 
 def _compare_engines(
     backbone: Any, device: Any, images: list[Any], plain: npt.NDArray[np.float32], size: int
-) -> None:
-    """Print how far every engine and precision that runs here is from plain torch in fp32."""
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Print how far every engine and precision here is from plain torch in fp32; give the rows."""
     from extract.embed import Embedder
     from extract.engines import EngineFailed, candidates, differences
 
     say(TABLE.format("engine", "precision", "largest error", "lowest cosine", "mean cosine"))
 
+    found: dict[str, npt.NDArray[np.float32]] = {}
+
     def row(engine: str, precision: str, rows: npt.NDArray[np.float32]) -> None:
+        found[f"{precision}, {engine}"] = rows
         error, cosine = differences(rows, plain)
         numbers = (f"{error.max():.1e}", f"{cosine.min():.6f}", f"{cosine.mean():.6f}")
         say(TABLE.format(engine, precision, *numbers))
@@ -175,6 +205,7 @@ def _compare_engines(
                 row(engine, precision, _embed(embedder, images, f"{engine} {precision}"))
             except (EngineFailed, UserError) as failure:
                 say(f"  {engine} {precision}: {failure}")
+    return found
 
 
 def _network_image(split: Split, row: int, backbone: Any) -> npt.NDArray[np.uint8]:

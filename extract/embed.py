@@ -118,6 +118,11 @@ class Embedder:
     batch_size : int
         Rows in every forward pass.
 
+    Attributes
+    ----------
+    network : callable
+        From a full batch of normalised images on the device to their vectors.
+
     Raises
     ------
     EngineFailed
@@ -146,7 +151,7 @@ class Embedder:
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
         try:
-            self._network = build(engine, backbone, device, precision, batch_size)
+            self.network = build(engine, backbone, device, precision, batch_size)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -178,11 +183,31 @@ class Embedder:
         import torch
 
         with self.translated_errors(), torch.inference_mode():
-            groups = [
-                (rows, torch.from_numpy(np.ascontiguousarray(block)).to(self.device))
-                for rows, block in by_size(images)
-            ]
-            return self.forward(groups, len(images)).cpu().numpy()
+            return self.forward(self._groups(images), len(images)).cpu().numpy()
+
+    def levels(self, images: Images) -> torch.Tensor:
+        """Resize images into a full batch: the part of `embed` before the network.
+
+        Parameters
+        ----------
+        images : ndarray of uint8, shape (n, height, width, 3), or sequence of such images
+            As `embed` takes them.
+
+        Returns
+        -------
+        torch.Tensor of float32, shape (batch_size, 3, image_size, image_size)
+            Grey levels, on the device; zeros behind the last image.
+        """
+        return self._levels(self._groups(images))
+
+    def _groups(self, images: Images) -> list[tuple[torch.Tensor | None, torch.Tensor]]:
+        """Send images to the device, those of one size together."""
+        import torch
+
+        return [
+            (rows, torch.from_numpy(np.ascontiguousarray(block)).to(self.device))
+            for rows, block in by_size(images)
+        ]
 
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
@@ -239,7 +264,7 @@ class Embedder:
         return levels
 
     def _forward(self, levels: torch.Tensor) -> torch.Tensor:
-        return self._network(normalise(self.backbone.preprocessing, levels))
+        return self.network(normalise(self.backbone.preprocessing, levels))
 
 
 def by_size(images: Images) -> list[tuple[torch.Tensor | None, npt.NDArray[np.uint8]]]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.rechecked import read_rechecked
 from data.store import open_features, read_header, verify_store
 from extract import compiled, embed, engines, measured, tuning, vino
 from extract.backbone import BackboneRequest, load_backbone
@@ -339,6 +340,13 @@ def test_verify_reports_every_engine_and_precision(call, small):
             found[words[0], words[1]] = [float(word) for word in words[2:]]
     expected = {"channels-last", "folded", *(["openvino"] if VINO else [])}
     assert {name for name, precision in found if precision == "fp32"} == expected
+    header = read_header(store)
+    kept = read_rechecked(store, header.key, header.n_features)
+    assert len(kept.rows) == 12, "half of the rows are test rows"
+    assert {"bf16, channels-last", "fp32, folded"} <= set(kept.others)
+    features = open_features(store)
+    # The store's own engine and precision, at another batch size.
+    assert relative(kept.others["bf16, channels-last"], features.test.features[kept.rows]) < 1e-2
     for (_, precision), (error, lowest, mean) in found.items():
         low, high = {"fp32": (0, 1e-5), "float16": (1e-6, 1e-3), "bf16": (1e-4, 0.2)}[precision]
         assert low <= error <= high
