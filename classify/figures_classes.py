@@ -46,9 +46,9 @@ def draw(results: Mapping[str, Any]) -> dict[str, str]:
     figures = {}
     if {"ovr", "ovo"} <= set(strategies):
         figures["class-f1"] = class_f1(names, strategies)
-        figures["confusion-difference"] = confusion_difference(
-            ordered, matrices["ovr"] - matrices["ovo"]
-        )
+        difference = matrices["ovr"] - matrices["ovo"]
+        if difference.any():
+            figures["confusion-difference"] = confusion_difference(ordered, difference)
     for name, matrix in matrices.items():
         figures[f"confusion-{name}"] = confusion(name, ordered, matrix)
     return figures

@@ -280,6 +280,14 @@ def test_seconds_by_bar():
     ]
 
 
+def test_strategies_that_answer_the_same_have_no_matrix_of_differences(tmp_path, results):
+    results["strategies"]["ovo"]["test"] = results["strategies"]["ovr"]["test"]
+    folder, html, markdown = rendered(tmp_path, results)
+    assert not (folder / "figures" / "confusion-difference.svg").exists()
+    for document in (html, markdown):
+        assert "Their confusion matrices are the same." in document
+
+
 def test_many_classes(tmp_path, make_results):
     many, _, _ = make_results(names=[f"class {i}" for i in range(60)], n=900)
     _, html, _ = rendered(tmp_path, many)
