@@ -6,7 +6,6 @@ Optical Recognition of Handwritten Digits data (Alpaydin and Kaynak, 1998).
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from data.errors import UserError
 from data.files import sha256_file
 from data.images import ArrayImages, Source, Split
+from data.versions import installed_version
 
 CLASS_NAMES = tuple("0123456789")
 TEST_EVERY = 5  # the fifth, tenth, ... image of each class is for testing: 1,442 and 355 images
@@ -77,7 +77,7 @@ def version() -> str:
     str
         Such as ``"1.6.1"``.
     """
-    return importlib.metadata.version("scikit-learn")
+    return installed_version("scikit-learn")
 
 
 def digits_sha256() -> str:

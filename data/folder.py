@@ -284,7 +284,14 @@ def _images(
     if identity in visited:
         return
     visited.add(identity)
-    for entry in _entries(folder):
+    rest = []
+    for entry in _listed(folder):
+        # Most entries are this; the others are looked at in an order that depends on names alone.
+        if entry.name.endswith(SUFFIXES) and entry.is_file(follow_symlinks=False):
+            yield prefix + _utf8(folder, entry.name)
+        else:
+            rest.append(entry)
+    for entry in sorted(rest, key=_name_of):
         name = prefix + _utf8(folder, entry.name)
         if _is_folder(entry):
             yield from _images(Path(entry.path), f"{name}/", visited, others)
@@ -296,12 +303,20 @@ def _images(
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """List what is not hidden, in an order that depends on the names alone."""
+    return sorted(_listed(folder), key=_name_of)
+
+
+def _listed(folder: Path) -> list[os.DirEntry[str]]:
+    """List what is not hidden, as the file system gives it."""
     try:
         with os.scandir(folder) as listing:
-            entries = [entry for entry in listing if not entry.name.startswith(".")]
+            return [entry for entry in listing if entry.name[0] != "."]
     except OSError as error:
         raise UserError(f"cannot list the folder {folder}: {error.strerror}") from error
-    return sorted(entries, key=lambda entry: entry.name)
+
+
+def _name_of(entry: os.DirEntry[str]) -> str:
+    return entry.name
 
 
 def _has_folders(folder: Path) -> bool:

@@ -8,7 +8,6 @@ full ``spec`` resolved, because settings that are spelled differently may mean t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from data.dataset import dataset_name, source_fingerprint, source_sha256
 from data.errors import UserError
 from data.files import sha256_file, stat_stamp
 from data.store import SCHEMA_VERSION, Header, StoreError, find_stores, read_header
+from data.versions import installed_version
 from extract.options import Options
 
 IMAGES_NAMED = 5
@@ -75,7 +75,7 @@ class Request:
     def __init__(self, options: Options) -> None:
         self._asked = options
         self.options = asked_options(options)
-        self.timm = version("timm")
+        self.timm = installed_version("timm")
         self.stamps: dict[str, dict[str, str] | None] = {
             "dataset": source_fingerprint(options.dataset, **self._source()),
             "weights": None,
