@@ -22,7 +22,7 @@ EXTRACT_OPTIONS = $(strip \
   $(call option,MODEL,--model) $(call option,WEIGHTS,--weights) $(call each,MODEL_ARGS,--model-arg) \
   $(call option,MEAN,--mean) $(call option,STD,--std) $(call option,IMAGE_SIZE,--image-size) \
   $(call option,POOL,--pool) $(call option,DEVICE,--device) $(call option,PRECISION,--precision) \
-  $(call option,ENGINE,--engine) $(call option,COMPILE,--compile) $(call option,BATCH_SIZE,--batch-size) $(call option,STORE_DTYPE,--store-dtype) \
+  $(call option,ENGINE,--engine) $(call option,COMPILE,--compile) $(call option,BATCH_SIZE,--batch-size) $(call option,STORE_DTYPE,--store-dtype) $(call option,JOIN,--join) \
   $(call option,LIMIT,--limit) $(call option,JOBS,--jobs) $(call option,SEED,--seed) \
   $(call option,CLUSTER,--cluster) $(call option,SCHEDULER,--scheduler) $(call option,ADDRESS,--address) \
   --features-dir=$(call quote,$(FEATURES_DIR)))

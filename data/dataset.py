@@ -91,7 +91,7 @@ def load_dataset(
         from data.cifar import LAYOUTS, read_cifar
 
         source = read_cifar(LAYOUTS[kind], Path(data_dir), data_url, data_sha256)
-    return _finish(source, limit)
+    return _finish(source, limit, Path(data_dir))
 
 
 def dataset_name(dataset: str) -> str:
@@ -253,9 +253,10 @@ def _check_options(
             )
 
 
-def _finish(source: Source, limit: int | None) -> ImageDataset:
+def _finish(source: Source, limit: int | None, data_dir: Path) -> ImageDataset:
     """Check that there is something to learn, apply the limit, and digest what is left."""
     from data.folder import hash_files
+    from data.spilled import spill
 
     where, n_classes = source.origin["path"], len(source.class_names)
     if n_classes < 2:
@@ -279,6 +280,11 @@ def _finish(source: Source, limit: int | None) -> ImageDataset:
         n_test = max(share, len(np.unique(test.labels)))
         train = train.take(stratified_subset(train.labels, limit))
         test = test.take(stratified_subset(test.labels, n_test))
+<<<<<<< HEAD
     train, test = digested(train, hash_files), digested(test, hash_files)
     digest = digest_rows(source.class_names, train, test)
+=======
+    train, test = spill(train, data_dir), spill(test, data_dir)
+    digest = digest_rows(source.class_names, train, test, hash_files)
+>>>>>>> 2de78d9 (Let a store leave its features in shards; keep an archive's images in a file; measure growth)
     return ImageDataset(source.name, source.class_names, train, test, source.origin, digest, limit)

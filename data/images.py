@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,12 @@ import numpy.typing as npt
 
 from data.decode import decode_image
 
+<<<<<<< HEAD
 DIGEST_BYTES = 32  # of SHA-256
+=======
+# Images digested at a time.
+_DIGEST_ROWS = 1024
+>>>>>>> 2de78d9 (Let a store leave its features in shards; keep an archive's images in a file; measure growth)
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,10 +262,12 @@ def digest_rows(class_names: tuple[str, ...], train: Split, test: Split) -> str:
     """
     digest = hashlib.sha256(b"icebox dataset, version 1\0")
 
-    def add(field: str, content: bytes | memoryview) -> None:
+    def begin(field: str, size: int) -> None:
         name = field.encode()
-        size = content.nbytes if isinstance(content, memoryview) else len(content)
         digest.update(struct.pack("<QQ", len(name), size) + name)
+
+    def add(field: str, content: bytes) -> None:
+        begin(field, len(content))
         digest.update(content)
 
     add("class_names", _strings(class_names))
@@ -267,9 +275,13 @@ def digest_rows(class_names: tuple[str, ...], train: Split, test: Split) -> str:
         add(f"{name}/ids", _strings(split.ids))
         add(f"{name}/labels", split.labels.astype("<i8").tobytes())
         if isinstance(split.images, ArrayImages):
-            array = split.images.array
-            add(f"{name}/shape", struct.pack("<4Q", *array.shape))
-            add(f"{name}/pixels", array.reshape(-1).data)  # in C order
+            shape = split.images.array.shape
+            add(f"{name}/shape", struct.pack("<4Q", *shape))
+            # As one field, in C order, without holding all of it.
+            begin(f"{name}/pixels", math.prod(shape))
+            for start in range(0, len(split), _DIGEST_ROWS):
+                rows = split.images.rows(start, start + _DIGEST_ROWS)
+                digest.update(rows.reshape(-1).data)
         else:
             add(f"{name}/files", split.images.digests)
     return digest.hexdigest()

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from data import virtual
 from data.files import atomic_path, clean_leftovers
 from data.loading import digest_ids
 from data.moments import RangeError, iter_class_moments
@@ -43,6 +44,7 @@ def join(
     class_names: Sequence[str],
     splits: Mapping[str, SplitSource],
     on_rows: Callable[[int], object] | None = None,
+    shards: Mapping[str, Sequence[tuple[Path, int, int]]] | None = None,
 ) -> Report:
     """Write a feature store from blocks of rows.
 
@@ -59,6 +61,9 @@ def join(
         ``train`` and ``test``. Blocks are taken one at a time; train first.
     on_rows : callable, optional
         Called with the number of rows after each block, for a progress bar.
+    shards : mapping of str to sequence of (path, int, int), optional
+        Finished shards and their rows, which hold the blocks of each split, one each. Where given,
+        the features stay in them: see `data.virtual`.
 
     Returns
     -------
@@ -96,11 +101,18 @@ def join(
     if incoming[1].rows and incoming[1].width != width:
         raise ValueError(f"training rows have width {width}, test rows {incoming[1].width}")
 
-    layout = _Layout(incoming[0].rows, incoming[1].rows, width, dtype, len(class_names))
+    layout = _Layout(
+        incoming[0].rows, incoming[1].rows, width, dtype, len(class_names), shards is not None
+    )
     needed = layout.nbytes + sum(map(len, texts.values())) + sum(s.id_bytes for s in incoming)
+    beside = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         clean_leftovers(path.parent)
+        if shards is not None:
+            beside = virtual.gather(path, [shard for name in SPLITS for shard, *_ in shards[name]])
+            for split in incoming:
+                split.shards, split.beside = list(shards[split.name]), beside
         with atomic_path(path) as temporary:
             descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             try:
@@ -109,6 +121,7 @@ def join(
             finally:
                 os.close(descriptor)
             report = _read_back(path, temporary)
+        virtual.remove_others(path, beside)
     except OSError as error:
         raise StoreError(disk_trouble(path, error, needed)) from error
     return report
@@ -123,6 +136,7 @@ class _Layout:
     width: int
     dtype: np.dtype[Any]
     n_classes: int
+    virtual: bool = False
     moments: bool = True
 
     @property
@@ -130,7 +144,7 @@ class _Layout:
         """Whether the moments are worth their space."""
         features = self.train * self.width * self.dtype.itemsize
         scatter = self.n_classes * self.width**2 * 4
-        return self.moments and scatter <= min(MOMENTS_LIMIT, features // 2)
+        return self.moments and not self.virtual and scatter <= min(MOMENTS_LIMIT, features // 2)
 
     @property
     def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -145,7 +159,8 @@ class _Layout:
             "/train/moments/mean": ((classes, width), single),
             "/train/moments/scatter": ((classes, width, width), single),
         }
-        return {n: a for n, a in arrays.items() if self.with_moments or "moments" not in n}
+        kept = {n: a for n, a in arrays.items() if self.with_moments or "moments" not in n}
+        return {n: a for n, a in kept.items() if not (self.virtual and n.endswith("/features"))}
 
     @property
     def nbytes(self) -> int:
@@ -177,7 +192,11 @@ class _Incoming:
     ) -> None:
         self.labels = np.array(source.labels, dtype="<i8")
         self.ids = list(source.ids)
-        self._path, self._name, self._dtype, self._on_rows = path, name, dtype, on_rows
+        self._path, self.name, self._dtype, self._on_rows = path, name, dtype, on_rows
+        # Where the rows stay in their shards: these, and the folder that they are in.
+        self.shards: list[tuple[Path, int, int]] = []
+        self.beside: Path | None = None
+        self.listed: list[virtual.Listed] = []
         self._check_names(n_classes)
         blocks = iter(source.blocks)
         first = next(blocks, None)
@@ -210,10 +229,12 @@ class _Incoming:
             raise self._refuse(f"ids that are not valid UTF-8 text: {named}. Rename these files")
 
     def _refuse(self, why: str) -> StoreError:
-        return StoreError(f"cannot write {self._path}: the {self._name} split has {why}")
+        return StoreError(f"cannot write {self._path}: the {self.name} split has {why}")
 
-    def write(self, descriptor: int, offset: int) -> tuple[str, bool]:
+    def write(self, descriptor: int, offset: int | None) -> tuple[str, bool]:
         """Stream the rows that have an embedding to their place; forget the labels of others.
+
+        Rows that stay in their shards have no place: they are read for their digest.
 
         Returns
         -------
@@ -234,13 +255,16 @@ class _Incoming:
             rows = np.ascontiguousarray(features if ok.all() else features[ok], self._dtype)
             check.add(rows, list(itertools.compress(self.ids[start:stop], ok)))
             digest.update(raw_bytes(rows))
-            write_at(descriptor, offset, raw_bytes(rows))
-            offset += rows.nbytes
+            if offset is not None:
+                write_at(descriptor, offset, raw_bytes(rows))
+                offset += rows.nbytes
+            if self.beside is not None:
+                self.listed.append(virtual.listed(self.beside, *self.shards[len(self.listed)], ok))
             start = stop
             if self._on_rows is not None:
                 self._on_rows(len(features))
         if start != self.rows:
-            raise ValueError(f"the {self._name} split has {self.rows} labels and {start} rows")
+            raise ValueError(f"the {self.name} split has {self.rows} labels and {start} rows")
         trouble = check.message()
         if trouble:
             raise self._refuse(trouble)
@@ -263,7 +287,8 @@ def _assemble(
     dropped = False
     for name, split in zip(SPLITS, incoming, strict=True):
         table = f"/{name}/features"
-        digests[table], some = split.write(descriptor, skeleton.extents[table][0])
+        place = None if layout.virtual else skeleton.extents[table][0]
+        digests[table], some = split.write(descriptor, place)
         dropped = dropped or some
     train, test = incoming
     if not train.rows:
@@ -277,6 +302,9 @@ def _assemble(
         except RangeError:  # the moments are optional: features of such a scale go without
             layout = replace(layout, moments=False)
             skeleton = _rearrange(descriptor, skeleton, layout)
+    for split in incoming if layout.virtual else ():
+        rows = (split.rows, layout.width)
+        skeleton.add_virtual(f"/{split.name}/features", rows, layout.dtype, split.listed)
     for name, split in zip(SPLITS, incoming, strict=True):
         labels = f"/{name}/labels"
         digests[labels] = skeleton.write(labels, descriptor, split.labels)
@@ -291,7 +319,7 @@ def _assemble(
 def _rearrange(descriptor: int, old: Skeleton, layout: _Layout) -> Skeleton:
     """Allocate anew, for fewer rows, and move what was written."""
     new = layout.skeleton()
-    for table in ("/train/features", "/test/features"):
+    for table in () if layout.virtual else ("/train/features", "/test/features"):
         length = new.extents[table][1]
         if length:
             move_down(descriptor, old.extents[table][0], new.extents[table][0], length)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.moments import Moments
+from data.pieces import Piece, read_pieces
 from data.records import Features, FeatureSplit, Header, StoreError
 from data.rows import BLOCK_BYTES, IDS_NAMED, name_rows, raw_bytes, read_array, rows_not_finite
 from data.seal import read_at
@@ -38,6 +40,8 @@ class Stored:
         Its first byte.
     sha256 : str
         The digest that its content shall have.
+    pieces : tuple of Piece or None
+        Where it lies if in other files.
     """
 
     name: str
@@ -45,12 +49,20 @@ class Stored:
     dtype: np.dtype[Any]
     offset: int
     sha256: str
+    pieces: tuple[Piece, ...] | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes it takes in the file."""
         itemsize = 16 if self.dtype == object else self.dtype.itemsize
         return int(np.prod(self.shape, dtype=object)) * itemsize
+
+    def read(self, descriptor: int, position: int, buffer: memoryview) -> None:
+        """Fill a buffer from a position in the dataset, of a file that is open."""
+        if self.pieces is None:
+            read_at(descriptor, self.offset + position, buffer)
+        else:
+            read_pieces(self.pieces, position, buffer)
 
 
 def digest_ids(ids: Sequence[str]) -> str:
@@ -104,7 +116,7 @@ def load(
         raise StoreError(f"{path} needs {need:,.0f} MiB of memory, which is not free") from error
     with ThreadPoolExecutor(max_workers=4) as pool:
         running = [
-            pool.submit(read_array, descriptor, s.offset, found[s.name], verify=verify)
+            pool.submit(read_array, partial(s.read, descriptor), found[s.name], verify=verify)
             for s in numbers
         ]
         for stored in datasets:
@@ -201,7 +213,7 @@ def iter_table(
     digest = hashlib.sha256()
     for start in range(0, height, rows):
         block = np.empty((min(rows, height - start), width), stored.dtype)
-        read_at(descriptor, stored.offset + start * width * block.itemsize, raw_bytes(block))
+        stored.read(descriptor, start * width * block.itemsize, raw_bytes(block))
         if verify:
             digest.update(raw_bytes(block))
             bad = rows_not_finite(block)

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,16 +44,14 @@ def raw_bytes(array: npt.NDArray[Any]) -> memoryview:
 
 
 def read_array(
-    descriptor: int, offset: int, array: npt.NDArray[Any], *, verify: bool
+    read: Callable[[int, memoryview], object], array: npt.NDArray[Any], *, verify: bool
 ) -> tuple[str | None, bool]:
     """Fill an array from a file; digest it and look for NaN and infinities on the way.
 
     Parameters
     ----------
-    descriptor : int
-        The open file.
-    offset : int
-        Where the array's bytes begin.
+    read : callable
+        Takes a position in the array's bytes, and a buffer to fill from there.
     array : ndarray, C-contiguous
         What to fill.
     verify : bool
@@ -73,7 +71,7 @@ def read_array(
     step = BLOCK_BYTES // array.itemsize * array.itemsize
     for start in range(0, len(raw), step):
         block = raw[start : start + step]
-        read_at(descriptor, offset + start, block)
+        read(start, block)
         if verify:
             digest.update(block)
             first = start // array.itemsize

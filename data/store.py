@@ -23,6 +23,9 @@ root ``class_names``           JSON list of text
 after HDF5's end of file       the seal: a checksum of all other bytes (`data.seal`)
 =============================  ================================================================
 
+Where the store was joined with ``--join virtual``, the features lie in files beside it
+(`data.virtual`), and there are no moments.
+
 Attributes are text of variable length. Datasets are contiguous, uncompressed and hard-linked, so
 that they can be read without HDF5 and mapped into memory (embeddings barely compress, and every
 run reads them); metadata is in the format of HDF5 1.10, under its checksums. Rows are in the
@@ -35,7 +38,7 @@ import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -72,6 +75,7 @@ from data.stored_rows import StoredRows
 if TYPE_CHECKING:
     from data.joining import join
     from data.shards import check_shard, read_shard, write_shard
+    from data.virtual import Listed
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -344,6 +348,8 @@ class StoreFile:
         if not isinstance(node, h5py.Dataset):
             raise StoreError(f"{self.path}: {name} is not a dataset. {AGAIN}")
         layout = node.id.get_create_plist()
+        if node.is_virtual and "shards" in node.attrs and node.shape is not None:
+            return self._in_shards(name, node)
         if layout.get_external_count() or node.is_virtual:
             raise StoreError(f"{self.path}: {name} is kept in other files, which are not read")
         if layout.get_layout() != h5py.h5d.CONTIGUOUS or node.shape is None:
@@ -358,6 +364,12 @@ class StoreFile:
                 f"bytes, and the file of {self.size:,} bytes has {held:,} for it. {AGAIN}"
             )
         return replace(found, sha256=self.text("sha256", node))
+
+    def _in_shards(self, name: str, node: Any) -> Stored:
+        from data.virtual import locate
+
+        pieces = locate(self, name, node.shape, node.dtype, self.text("shards", node))
+        return Stored(name, node.shape, node.dtype, 0, self.text("sha256", node), pieces)
 
     def _find(self, name: str) -> Any:
         """Walk down the groups, link by link: h5py itself would follow links to other files."""
@@ -458,6 +470,27 @@ class Skeleton:
         space = h5py.h5s.create_simple(shape)
         made = h5py.h5d.create(parent.id, leaf.encode(), kind, space, early)
         self.extents[name] = (made.get_offset() or 0, made.get_storage_size())
+
+    def add_virtual(
+        self, name: str, shape: tuple[int, int], dtype: npt.DTypeLike, shards: Sequence[Listed]
+    ) -> None:
+        """Add a table whose rows lie in shards; NaN is read where one is missing."""
+        properties = _timeless("DATASET_CREATE")
+        properties.set_fill_value(np.array(np.nan, np.dtype(dtype)))
+        position = 0
+        for shard in shards:
+            for first, count in shard.runs:
+                there = h5py.h5s.create_simple((shard.stop - shard.start, shape[1]))
+                there.select_hyperslab((first, 0), (count, shape[1]))
+                here = h5py.h5s.create_simple(shape)
+                here.select_hyperslab((position, 0), (count, shape[1]))
+                properties.set_virtual(here, shard.file.encode(), b"/features", there)
+                position += count
+        group, _, leaf = name.strip("/").rpartition("/")
+        kind = h5py.h5t.py_create(np.dtype(dtype).newbyteorder("<"))
+        parent = self._group(group)
+        h5py.h5d.create(parent.id, leaf.encode(), kind, h5py.h5s.create_simple(shape), properties)
+        self.annotate({"shards": canonical_json([shard.to_json() for shard in shards])}, name)
 
     def _group(self, name: str) -> h5py.Group:
         node = self._file

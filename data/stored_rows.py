@@ -18,7 +18,6 @@ import numpy.typing as npt
 from data.loading import AGAIN, Stored
 from data.records import StoreError
 from data.rows import raw_bytes
-from data.seal import read_at
 
 # Half precision is read and widened in pieces of this size.
 PIECE_BYTES = 1 << 20
@@ -53,7 +52,7 @@ class StoredRows:
         self.shape: tuple[int, int] = (stored.shape[0], stored.shape[1])
         self.ndim = 2
         self.dtype: np.dtype[Any] = np.dtype(np.float32)
-        self._stored, self._offset = stored.dtype, stored.offset
+        self._stored, self._table = stored.dtype, stored
         self._descriptor = os.dup(descriptor)
         self._close = weakref.finalize(self, os.close, self._descriptor)
 
@@ -144,9 +143,9 @@ class StoredRows:
     def _fill(self, start: int, rows: npt.NDArray[Any]) -> None:
         if not self._close.alive:  # the number may by now be another file's
             raise ValueError(f"{self!r} is closed")
-        offset = self._offset + start * self.shape[1] * self._stored.itemsize
+        position = start * self.shape[1] * self._stored.itemsize
         try:
-            read_at(self._descriptor, offset, raw_bytes(rows))
+            self._table.read(self._descriptor, position, raw_bytes(rows))
         except EOFError as error:
             raise StoreError(
                 f"{self.path} was cut while it was being read: {error}, and {self.name} goes on "

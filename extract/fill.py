@@ -168,9 +168,11 @@ def _batches(
         return
     images = job.splits[shards[0].split].images
     if isinstance(images, ArrayImages):
-        pixels = resident(images.array, job.device)
+        there = resident(images.array, job.device) if job.device.type == "cuda" else None
         for span in spans:
-            yield np.ones(len(span), dtype=np.bool_), pixels[span.start : span.stop]
+            rows = slice(span.start, span.stop)
+            batch = images.rows(rows.start, rows.stop) if there is None else there[rows]
+            yield np.ones(len(span), dtype=np.bool_), batch
         return
     from extract.loading import decode_batches
 

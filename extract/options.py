@@ -57,6 +57,7 @@ class Options:
     address: str | None = None
     features_dir: Path = Path("features")
     store_dtype: str = "float32"
+    join: str = "copy"
     seed: int = 0
     dry_run: bool = False
     force: bool = False
@@ -164,6 +165,12 @@ def add_options(parser: Parser, *, run: bool) -> None:
         "--features-dir", type=folder_path, default=Path("features"), help="(%(default)s)"
     )
     how.add_argument("--store-dtype", choices=("float32", "float16"), default="float32")
+    how.add_argument(
+        "--join",
+        choices=("copy", "virtual"),
+        default="copy",
+        help="virtual leaves the features in a folder of shards beside the store (%(default)s)",
+    )
     if run:
         how.add_argument(
             "--dry-run",

@@ -299,6 +299,12 @@ def _join(job: Job, plan: Plan, provenance: dict[str, Any]) -> None:
             name: SplitSource(split.labels, split.ids, blocks(name))
             for name, split in job.splits.items()
         },
+        shards=None
+        if job.options.join == "copy"
+        else {
+            name: [(one.path, one.start, one.stop) for one in shards if one.split == name]
+            for name in job.splits
+        },
     )
 
 

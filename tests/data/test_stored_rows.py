@@ -96,7 +96,7 @@ def test_a_disk_that_fails_is_one_error(store, monkeypatch):
     def fail(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("data.stored_rows.read_at", fail)
+    monkeypatch.setattr("data.loading.read_at", fail)
     with pytest.raises(UserError, match="cannot be read any more: Input/output error"):
         rows.read(0, 3)
 

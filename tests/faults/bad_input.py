@@ -26,6 +26,7 @@ TABLE = [
     (f"{EXTRACT} digits --image-size 0", "--image-size", "not possible", "give 1 or more"),
     (f"{EXTRACT} digits --image-size big", "--image-size", "not a whole number", "give 1 or more"),
     (f"{EXTRACT} digits --jobs 0", "--jobs", "0 is not possible", "give 1 or more"),
+    (f"{EXTRACT} digits --join virtul", "--join", "'virtul'", "did you mean virtual"),
     (f"{EXTRACT} digits --cluster dsk", "--cluster", "'dsk'", "did you mean dask"),
     (f"{EXTRACT} digits --scheduler a:1", "--scheduler a:1", "is none", "give --cluster dask"),
     (f"{EXTRACT} digits --address a:1", "--address a:1", "is none", "give --cluster ray"),

@@ -57,6 +57,7 @@ WITHOUT_EFFECT = {
     "cluster": "the same bits: tests/extract/test_cluster.py",
     "scheduler": "the same",
     "address": "the same",
+    "join": "where the rows lie: tests/data/test_virtual.py",
     "features_dir": "where the store goes",
     "dry_run": "computes nothing",
     "force": "test_what_may_not_change_the_numbers_does_not",
