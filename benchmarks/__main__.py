@@ -9,7 +9,8 @@ Parts, with --part (several may be given):
   out-of-core  the same with --memory at a quarter of the features
   coupling     probabilities of one-vs-one
   engines      stage one: the whole pipeline on this CPU, against the usual loop
-Without stores, engines, one-c and slopes run, on made data.
+  growth       stage one: memory and seconds at three numbers of images, and finding the store
+Without stores, engines, growth, one-c and slopes run, on made data.
 """
 
 from __future__ import annotations
@@ -22,9 +23,19 @@ from typing import Any
 from data.cli import Parser, run
 from data.errors import UserError, nearest
 
-PARTS = ("one-c", "path", "hundred", "slopes", "memory", "out-of-core", "coupling", "engines")
+PARTS = (
+    "one-c",
+    "path",
+    "hundred",
+    "slopes",
+    "memory",
+    "out-of-core",
+    "coupling",
+    "engines",
+    "growth",
+)
 NEED_STORES = ("path", "memory", "out-of-core")
-NO_STORES = ("engines", "one-c", "slopes")
+NO_STORES = ("engines", "growth", "one-c", "slopes")
 
 
 def positive(option: str, kind: Callable[[str], Any] = float) -> Callable[[str], Any]:
@@ -119,7 +130,7 @@ def main(argv: Sequence[str]) -> None:
     for store in stores:  # before the first fit, not after it
         read_header(store)
 
-    from benchmarks import coupling, engines, hundred, memory, one_c, path, slopes
+    from benchmarks import coupling, engines, growth, hundred, memory, one_c, path, slopes
     from benchmarks.peers import DEFAULT
     from benchmarks.settings import STRATEGIES, Settings
 
@@ -147,6 +158,7 @@ def main(argv: Sequence[str]) -> None:
         "out-of-core": memory.out_of_core,
         "coupling": coupling.run,
         "engines": engines.run,
+        "growth": growth.run,
     }
     for part in parts:
         print(f"== {part}", flush=True)

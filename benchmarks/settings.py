@@ -50,13 +50,10 @@ class Settings:
         What ``slopes`` goes through; the middle one of each is the base.
     coupling_rows : int
         Rows of ``coupling``.
-<<<<<<< HEAD
     networks : tuple of str
         Keys of `benchmarks.engines.CASES`.
-=======
     growth_images : tuple of int
         Images that ``growth`` goes through.
->>>>>>> 2de78d9 (Let a store leave its features in shards; keep an archive's images in a file; measure growth)
     results : Path
         Where JSON files go.
     """
@@ -76,11 +73,8 @@ class Settings:
     slope_columns: tuple[int, ...] = (8, 16, 32, 64, 128)
     slope_width: tuple[int, ...] = (128, 256, 512, 1024, 2048)
     coupling_rows: int = 10_000
-<<<<<<< HEAD
     networks: tuple[str, ...] = NETWORKS
-=======
     growth_images: tuple[int, ...] = (10_000, 30_000, 60_000)
->>>>>>> 2de78d9 (Let a store leave its features in shards; keep an archive's images in a file; measure growth)
     results: Path = field(default=Path(__file__).parent / "results")
 
     def data(self) -> Iterator[Rows]:

@@ -280,11 +280,7 @@ def _finish(source: Source, limit: int | None, data_dir: Path) -> ImageDataset:
         n_test = max(share, len(np.unique(test.labels)))
         train = train.take(stratified_subset(train.labels, limit))
         test = test.take(stratified_subset(test.labels, n_test))
-<<<<<<< HEAD
+    train, test = spill(train, data_dir), spill(test, data_dir)
     train, test = digested(train, hash_files), digested(test, hash_files)
     digest = digest_rows(source.class_names, train, test)
-=======
-    train, test = spill(train, data_dir), spill(test, data_dir)
-    digest = digest_rows(source.class_names, train, test, hash_files)
->>>>>>> 2de78d9 (Let a store leave its features in shards; keep an archive's images in a file; measure growth)
     return ImageDataset(source.name, source.class_names, train, test, source.origin, digest, limit)

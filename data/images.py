@@ -15,12 +15,9 @@ import numpy.typing as npt
 
 from data.decode import decode_image
 
-<<<<<<< HEAD
 DIGEST_BYTES = 32  # of SHA-256
-=======
 # Images digested at a time.
 _DIGEST_ROWS = 1024
->>>>>>> 2de78d9 (Let a store leave its features in shards; keep an archive's images in a file; measure growth)
 
 
 @dataclass(frozen=True, eq=False)

@@ -306,6 +306,5 @@ def _task(job: Job, settings: Settings, plan: Plan, shard: Shard, threads: int |
     images = job.splits[shard.split].images
     task = Task(settings, plan, shard.split, shard.start, shard.stop, threads)
     if isinstance(images, FileImages):
-        names = images.names[shard.start : shard.stop]
-        return replace(task, root=str(images.root), names=names)
+        return replace(task, images=images.take(np.arange(shard.start, shard.stop)))
     return task

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.images import FileImages
 from extract.shards import Plan, Shard
 
 
@@ -66,10 +67,8 @@ class Task:
         Its rows.
     threads : int or None
         For the worker to use; None leaves it to the worker.
-    root : str
-        The folder that the names count from; empty for an archive.
-    names : tuple of str
-        The image files of these rows; none for an archive.
+    images : FileImages or None
+        The names of these rows' files, and their digests; None for an archive.
     """
 
     settings: Settings
@@ -78,8 +77,7 @@ class Task:
     start: int
     stop: int
     threads: int | None
-    root: str = ""
-    names: tuple[str, ...] = ()
+    images: FileImages | None = None
 
     @property
     def shard(self) -> Shard:

@@ -229,9 +229,9 @@ def _rows(
         range(start, min(start + embedder.batch_size, count))
         for start in range(0, count, embedder.batch_size)
     ]
-    if task.settings.archive is None:
-        ids: Sequence[str] = task.names
-        batches = _decoded(task, spans, embedder.backbone.preprocessing)
+    if task.images is not None:
+        ids: Sequence[str] = task.images.names
+        batches = _decoded(task, task.images, spans, embedder.backbone.preprocessing)
     else:
         images, names = _archive(task.settings)[task.split]
         ids = names[task.start : task.stop]
@@ -247,12 +247,12 @@ def _rows(
 
 
 def _decoded(
-    task: Task, spans: Sequence[range], settings: Preprocessing
+    task: Task, images: FileImages, spans: Sequence[range], settings: Preprocessing
 ) -> Iterator[tuple[npt.NDArray[np.bool_], Images]]:
     """Decode batches ahead of their use, in threads: workers may not have children."""
     from extract.loading import Decoder
 
-    decoder = Decoder(FileImages(Path(task.root), task.names), settings)
+    decoder = Decoder(images, settings)
     ahead: deque[tuple[range, list[Future[Any]]]] = deque()
     todo = deque(spans)
     with ThreadPoolExecutor(task.threads or _threads_of_worker()) as pool:

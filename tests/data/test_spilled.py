@@ -29,7 +29,7 @@ def test_rows_and_digest_are_those_in_memory(split, tmp_path):
     assert np.array_equal(moved.images.array, pixels)
     few = moved.take(np.array([5, 2]))
     assert np.array_equal(few.images.rows(0, 2), pixels[[5, 2]])
-    digests = {digest_rows(("a", "b"), one, few, None) for one in (split, moved)}
+    digests = {digest_rows(("a", "b"), one, few) for one in (split, moved)}
     assert len(digests) == 1
 
 
