@@ -255,7 +255,7 @@ def fit_command(options: Namespace, command: str) -> None:
             f"{given} is for --c auto, but --c {options.c:g} was given; use one of them"
         )
     check_cluster(options.cluster, options.scheduler, options.address)
-    from classify.clusters import fit_stores, on_cluster
+    from classify.clusters import fit_stores, on_cluster, side_by_side
     from classify.engines import DeviceMissing, choose_device
     from classify.run import fit_store
     from classify.strategy import FitOptions
@@ -286,8 +286,11 @@ def fit_command(options: Namespace, command: str) -> None:
         data_dir=options.data_dir,
     )
     with on_cluster(options.cluster, options.scheduler, options.address, options.jobs) as spread:
-        if options.cluster != "none" and len(stores) > 1:
-            for folder, results in fit_stores(stores, settings, spread):
+        alone = options.cluster == "none"
+        # One device serves one fit at a time.
+        at_once = side_by_side(len(stores), options.jobs)[0] if device == "cpu" else 1
+        if len(stores) > 1 and (at_once > 1 or not alone):
+            for folder, results in fit_stores(stores, settings, None if alone else spread):
                 show_run(folder, results)
             return
         for finished, store in enumerate(stores):

@@ -1,8 +1,9 @@
-"""Stage two's independent fits on a cluster: joblib's backends for Dask and Ray.
+"""Stage two's independent fits side by side: in processes, or on a cluster of Dask or Ray.
 
-Stores are shared out where there are several, the draws of the few-shot curves where there is one.
-Every task is a path and a few numbers: a worker opens the store itself, and writes the report where
-the coordinator would.
+All of it goes through joblib, which has backends for each. On a cluster, stores are shared out
+where there are several, the draws of the few-shot curves where there is one. Every task is a path
+and a few numbers: a worker opens the store itself, and writes the report where the coordinator
+would.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import joblib
+
+from classify.free_memory import default_memory
+from classify.parallel import run_tasks
 from classify.threads import thread_count
-from data.cli import say
+from data.cli import say, without_progress
 from data.clusters import (
     check_installed,
     close_dask,
@@ -60,8 +65,6 @@ def on_cluster(
         yield nullcontext
         return
     check_installed(cluster)
-    import joblib
-
     if cluster == "dask":
         client, local = _dask(scheduler, jobs)
         try:
@@ -91,10 +94,30 @@ def _dask(scheduler: str | None, jobs: int | None) -> tuple[Any, Any]:
     return connect_dask(scheduler), None
 
 
+def side_by_side(n_stores: int, jobs: int | None) -> tuple[int, int]:
+    """Say how many stores are fitted at once on this machine, and with how many threads each.
+
+    Parameters
+    ----------
+    n_stores : int
+        How many there are.
+    jobs : int or None
+        Threads in all.
+
+    Returns
+    -------
+    tuple of int
+        Processes, and threads of each; together no more than `jobs`.
+    """
+    threads = thread_count(jobs)
+    processes = max(1, min(n_stores, threads))
+    return processes, threads // processes
+
+
 def fit_stores(
-    stores: Sequence[Path], options: FitOptions, spread: Spread
+    stores: Sequence[Path], options: FitOptions, spread: Spread | None = None
 ) -> list[tuple[Path, dict[str, Any]]]:
-    """Fit several stores side by side, one on each worker, which writes its report itself.
+    """Fit several stores side by side, each in a process, which writes its report itself.
 
     Parameters
     ----------
@@ -102,8 +125,8 @@ def fit_stores(
         Feature stores, on a disk that every worker sees.
     options : FitOptions
         Of all of them.
-    spread : callable
-        From `on_cluster`.
+    spread : callable, optional
+        From `on_cluster`; by default processes of this machine share its threads and the memory.
 
     Returns
     -------
@@ -117,17 +140,20 @@ def fit_stores(
     KeyboardInterrupt
         On Ctrl-C, with a message of how to go on.
     """
-    import joblib
-
-    elsewhere = replace(options, jobs=None, reports_dir=options.reports_dir.absolute())
-    say(f"fitting {len(stores)} stores on the cluster")
+    reports_dir = options.reports_dir.absolute()
+    if spread is None:
+        n_jobs, threads = side_by_side(len(stores), options.jobs)
+        memory = (options.memory or default_memory()) // n_jobs
+        each = replace(options, jobs=threads, memory=memory, reports_dir=reports_dir)
+        spread = partial(
+            joblib.parallel_config, backend="loky", n_jobs=n_jobs, inner_max_num_threads=threads
+        )
+    else:
+        each = replace(options, jobs=None, reports_dir=reports_dir)
+    tasks = [(store.absolute(), each) for store in stores]
     try:
         with spread():
-            return list(
-                joblib.Parallel()(
-                    joblib.delayed(fit_alone)(store.absolute(), elsewhere) for store in stores
-                )
-            )
+            return run_tasks(fit_alone, tasks, desc="fit", unit="store")
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"the reports that are finished are in {options.reports_dir}; run the same command "
@@ -135,11 +161,9 @@ def fit_stores(
         ) from None
 
 
-def fit_alone(store: Path, options: FitOptions) -> tuple[Path, dict[str, Any]]:
+def fit_alone(task: tuple[Path, FitOptions]) -> tuple[Path, dict[str, Any]]:
     """Fit a store in a worker, with that worker's threads and no other worker."""
-    import joblib
-
     from classify.run import fit_store
 
-    with joblib.parallel_config(backend="threading", n_jobs=1):
-        return fit_store(store, options)
+    with without_progress(), joblib.parallel_config(backend="threading", n_jobs=1):
+        return fit_store(*task)

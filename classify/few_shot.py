@@ -28,8 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.chunked import is_source
+from classify.parallel import run_tasks
 from classify.threads import thread_count, workers
-from data.cli import progress
 
 if TYPE_CHECKING:
     from data.store import Features
@@ -260,21 +260,15 @@ def _enough(curve: Sequence[Mapping[str, Any]]) -> int | None:
 
 
 def _run(tasks: Sequence[Task], jobs: int | None) -> list[list[float]]:
-    """Run tasks through joblib, with a progress bar; results in the order of the tasks."""
     import joblib
 
-    with progress(len(tasks), "few-shot", "curve") as bar:
-
-        class Told(joblib.Parallel):
-            def print_progress(self) -> None:
-                # joblib calls this in our process as tasks end, whatever the backend.
-                bar.update(min(self.n_completed_tasks, len(tasks)) - bar.n)
-
-        # Somebody's parallel_config goes before our own threads.
-        configured = joblib.effective_n_jobs(None) > 1
-        with workers(1):  # holds BLAS to one thread for all fits of this process
-            parallel = Told(n_jobs=None if configured else thread_count(jobs), prefer="threads")
-            return list(parallel(joblib.delayed(run_task)(task) for task in tasks))
+    # Somebody's parallel_config goes before our own threads.
+    configured = joblib.effective_n_jobs(None) > 1
+    n_jobs = None if configured else thread_count(jobs)
+    with workers(1):  # holds BLAS to one thread for all fits of this process
+        return run_tasks(
+            run_task, tasks, desc="few-shot", unit="curve", n_jobs=n_jobs, prefer="threads"
+        )
 
 
 def run_task(task: Task) -> list[float]:

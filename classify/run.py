@@ -187,7 +187,8 @@ def _fit_all(
             notes.clear()
             # A path that ended early made fewer steps than were planned.
             bar.update((i + 1) * steps - bar.n)
-            bar.write(_line(strategy, fitted[strategy], len(grid)), file=sys.stderr)
+            if not bar.disable:
+                bar.write(_line(strategy, fitted[strategy], len(grid)), file=sys.stderr)
     return fitted
 
 

@@ -11,7 +11,8 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -60,6 +61,20 @@ def result(path: object) -> None:
     print(path, flush=True)
 
 
+_hidden = False
+
+
+@contextmanager
+def without_progress() -> Iterator[None]:
+    """Draw no progress bars meanwhile: for processes side by side, whose bars would mix."""
+    global _hidden
+    before, _hidden = _hidden, True
+    try:
+        yield
+    finally:
+        _hidden = before
+
+
 def progress(total: int, desc: str, unit: str, initial: int = 0) -> tqdm[NoReturn]:
     """Open a progress bar on stderr with a rate and the time left.
 
@@ -86,6 +101,7 @@ def progress(total: int, desc: str, unit: str, initial: int = 0) -> tqdm[NoRetur
         unit=unit,
         initial=initial,
         file=sys.stderr,
+        disable=_hidden,
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
         dynamic_ncols=True,
         smoothing=0.1,
