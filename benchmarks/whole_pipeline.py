@@ -85,29 +85,32 @@ def _rounds(subject: Any, best: dict[str, int]) -> tuple[dict[str, float], float
     import torch
 
     square = torch.randn(MATRIX, MATRIX)
-    rates, shares = dict.fromkeys(best, 0.0), dict.fromkeys(best, 1.0)
-    peak = 0.0
+    rates, peak = dict.fromkeys(best, 0.0), 0.0
+    resizing, whole = dict.fromkeys(best, float("inf")), dict.fromkeys(best, float("inf"))
     with torch.inference_mode():
         for _ in range(ROUNDS):
             peak = max(peak, 2 * MATRIX**3 / _seconds(lambda: square @ square))
             for engine, batch in best.items():
-                rate, share = _net_rate(subject, engine, batch)
-                rates[engine] = max(rates[engine], rate)
-                shares[engine] = min(shares[engine], share)
-    return rates, peak, shares
+                network, levels, embed = _batch_seconds(subject, engine, batch)
+                rates[engine] = max(rates[engine], batch / network)
+                resizing[engine] = min(resizing[engine], levels)
+                whole[engine] = min(whole[engine], embed)
+    return rates, peak, {engine: resizing[engine] / whole[engine] for engine in best}
 
 
-def _net_rate(subject: Any, engine: str, batch: int) -> tuple[float, float]:
-    """Time the network alone, and tell the share of resizing in the whole of a batch."""
+def _batch_seconds(subject: Any, engine: str, batch: int) -> tuple[float, float, float]:
+    """Time the network alone, the resizing alone, and all of a batch."""
     import torch
 
     size = subject.backbone.preprocessing.image_size
     # Made anew each time: engines put the module into memory formats of their own.
     embedder = subject.embedder(engine, batch)
     noise, images = torch.randn(batch, 3, size, size), subject.batch(batch)
-    rate = batch / _seconds(lambda: embedder.network(noise))
-    resizing = _seconds(lambda: embedder.levels(images))
-    return rate, resizing / _seconds(lambda: embedder.embed(images))
+    return (
+        _seconds(lambda: embedder.network(noise)),
+        _seconds(lambda: embedder.levels(images)),
+        _seconds(lambda: embedder.embed(images)),
+    )
 
 
 def _seconds(work: Callable[[], object]) -> float:

@@ -140,6 +140,7 @@ def rates(monkeypatch):
 
     monkeypatch.setattr(tuning, "_try", trial)
     monkeypatch.setattr(tuning, "_seconds_of_one", lambda *_: 0.01)
+    monkeypatch.setattr(tuning, "_settle", lambda *_: None)
     return given
 
 
@@ -196,6 +197,20 @@ def test_a_compiled_network_takes_the_batch_size_that_suits_torch(rates, monkeyp
     choice = tuning.choose(subject(engine="compiled"), 100_000)
     assert choice == tuning.Choice("compiled", 8)
     assert admitted == [("compiled", 8)]
+
+
+def test_contenders_are_timed_again_and_their_fastest_batch_counts(monkeypatch):
+    rates = {"torch": 70.0, "channels-last": 110.0, "folded": 90.0}
+    monkeypatch.setattr(
+        tuning, "_seconds_of_batch", lambda embedder, images: len(images) / rates[embedder.engine]
+    )
+    trials = [("torch", 50.0), ("channels-last", 62.0), ("folded", 100.0)]
+    found = measured.Measurements(
+        [measured.Measurement(name, 4, rate, 0.0) for name, rate in trials]
+    )
+    tuning._settle(subject(), found)
+    # torch was too slow to be tried again, and folded does not lose what it had.
+    assert [trial.rate for trial in found.trials] == [50.0, pytest.approx(110.0), 100.0]
 
 
 def test_a_short_run_is_not_measured(rates, monkeypatch):

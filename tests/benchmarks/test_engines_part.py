@@ -1,0 +1,40 @@
+"""The part ``engines`` on the smallest network: both sides run, and the goals are judged."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from benchmarks import engines
+from benchmarks.processes import Failed
+
+
+def test_the_part_runs_and_judges(settings, monkeypatch, capsys):
+    case = engines.Case("test_efficientnet", 32, 0.001, 24, 8, peak=0.000001)
+    monkeypatch.setattr(engines, "CASES", {"tiny": case})
+    monkeypatch.setattr(engines, "USUAL_BATCH", 8)
+    engines.run(replace(settings, networks=("tiny",)))
+    found = json.loads((settings.results / "engines.json").read_text())
+    assert found["complete"]
+    (result,) = found["results"]
+    ours, usual = result["ours"], result["usual"]
+    assert usual["images"] == 8
+    assert ours["images"] == 24
+    assert result["rate"] == pytest.approx(24 / ours["seconds"])
+    assert result["ratio"] == pytest.approx(result["rate"] / result["usual_rate"])
+    assert set(ours["net_rates"]) >= {ours["engine"]}
+    assert 0 < ours["share_of_best"] <= 1
+    assert 0 < ours["share_of_peak"] < 1
+    assert 0 < ours["share_resizing"] < 1
+    assert ours["error"] < 1e-5
+    assert ours["flops_of_an_image"] > 1e5
+    goals = result["reached"]
+    assert len(goals) == 4
+    assert goals["0.001 times the usual loop"]
+    assert "ratio" in capsys.readouterr().out
+
+
+def test_a_network_that_does_not_run_is_named(settings, monkeypatch):
+    monkeypatch.setattr(engines, "CASES", {"odd": engines.Case("no_such_net", 32, 1, 8, 8)})
+    with pytest.raises(Failed, match="usual_loop"):
+        engines.run(replace(settings, networks=("odd",)))
