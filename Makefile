@@ -125,7 +125,8 @@ format: $(INSTALLED_DEV)
 bench: $(INSTALLED)  ## speed of both stages next to others, and memory of stage two
 	@$(RUN) -m benchmarks $(FEATURES) $(BENCH_OPTIONS)
 
-bench-cuda: $(INSTALLED)  ## the same on a GPU, beside scikit-learn on the same CUDA tensors
+bench-cuda: $(INSTALLED)  ## the same on a GPU: stage one beside its own network, then stage two
+	@$(RUN) -m benchmarks.cuda_stage_one
 	@SCIPY_ARRAY_API=1 $(RUN) -m benchmarks.cuda $(FEATURES) $(call option,C,--c)
 
 clean:  ## remove caches; downloads, features and reports stay

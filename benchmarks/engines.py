@@ -108,11 +108,10 @@ def run(settings: Settings) -> Record:
     return record
 
 
-def made_images(folder: Path, train: int, test: int = 0) -> Path:
+def made_images(root: Path, train: int, test: int = 0) -> Path:
     """Write PNG files of 32 x 32 pixels, smooth ones, the same each time; return their folder."""
     from PIL import Image
 
-    root = folder / f"images-{train}-{test}"
     rng = np.random.default_rng(0)
     for split, count in (("train", train), ("test", test)):
         for row in range(count):
@@ -137,7 +136,7 @@ def _process(module: str, *words: object) -> None:
 
 
 def _usual(case: Case, folder: Path) -> dict[str, Any]:
-    images = made_images(folder, case.usual_images)
+    images = made_images(folder / f"usual-{case.usual_images}", case.usual_images)
     out = folder / "usual.json"
     _process("usual_loop", case.model, case.size, USUAL_BATCH, images, out)
     found: dict[str, Any] = json.loads(out.read_text())
@@ -150,7 +149,7 @@ def _ours(case: Case, folder: Path) -> dict[str, Any]:
         "model": case.model,
         "size": case.size,
         "precision": case.precision,
-        "images": str(made_images(folder, case.images - test, test)),
+        "images": str(made_images(folder / f"ours-{case.images}", case.images - test, test)),
         "features": str(folder / f"features-{case.model}-{case.precision}"),
     }
     told, out = folder / "job.json", folder / "ours.json"

@@ -40,6 +40,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     from extract import engines, measured, tuning
     from extract.allocator import keep_pages
     from extract.backbone import BackboneRequest, load_backbone
+    from extract.watch import peak_memory_mb
 
     keep_pages()
     cpu = torch.device("cpu")
@@ -76,8 +77,16 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         "share_of_peak": rates[choice.engine] * flops / peak,
         "share_resizing": resizing[choice.engine],
         "error": error,
-        **_run(job, choice.engine, choice.batch_size),
-    }
+        **timed_run(
+            [
+                f"--dataset={job['images']}", f"--model={job['model']}", "--weights=random",
+                f"--image-size={job['size']}", f"--precision={job['precision']}", "--device=cpu",
+                f"--engine={choice.engine}", f"--batch-size={choice.batch_size}",
+                f"--features-dir={job['features']}",
+            ]
+        ),
+        "peak_memory_mb": peak_memory_mb(),
+    }  # fmt: skip
 
 
 def _rounds(subject: Any, best: dict[str, int]) -> tuple[dict[str, float], float, dict[str, float]]:
@@ -136,11 +145,21 @@ def _flops(module: Any, size: int) -> int:
     return int(counter.get_total_flops())
 
 
-def _run(job: dict[str, Any], engine: str, batch_size: int) -> dict[str, Any]:
-    """Run stage one, and time it from the first image read to the verified store."""
+def timed_run(words: list[str]) -> dict[str, float]:
+    """Run ``python -m extract`` in this process.
+
+    Parameters
+    ----------
+    words : list of str
+        Its arguments.
+
+    Returns
+    -------
+    dict
+        ``seconds`` from the first image read to the verified store, and ``start_seconds`` before.
+    """
     from extract import fill
     from extract.__main__ import main as command
-    from extract.watch import peak_memory_mb
 
     original, begun = fill.fill, []
 
@@ -150,19 +169,11 @@ def _run(job: dict[str, Any], engine: str, batch_size: int) -> dict[str, Any]:
 
     fill.fill = noted
     start = time.perf_counter()
-    command(
-        [
-            f"--dataset={job['images']}", f"--model={job['model']}", "--weights=random",
-            f"--image-size={job['size']}", f"--precision={job['precision']}", "--device=cpu",
-            f"--engine={engine}", f"--batch-size={batch_size}", f"--features-dir={job['features']}",
-        ]
-    )  # fmt: skip
-    end = time.perf_counter()
-    return {
-        "seconds": end - begun[-1],
-        "start_seconds": begun[-1] - start,
-        "peak_memory_mb": peak_memory_mb(),
-    }
+    try:
+        command(words)
+    finally:
+        fill.fill = original
+    return {"seconds": time.perf_counter() - begun[-1], "start_seconds": begun[-1] - start}
 
 
 if __name__ == "__main__":

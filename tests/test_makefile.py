@@ -79,6 +79,7 @@ def test_stage_two_variables(variable, option):
         ("REPEATS=5", "--repeats='5'"),
         ("STRATEGIES=ovr", "--strategy='ovr'"),
         ("PEERS=snapml scikit-learn", "--peer='snapml' --peer='scikit-learn'"),
+        ("NETWORKS=resnet50", "--network='resnet50'"),
         ("PEER_TOL=1e-6", "--peer-tol='1e-6'"),
         ("PEER_LIMIT=60", "--peer-limit='60'"),
     ],

@@ -181,6 +181,7 @@ def test_compiling_that_fails_is_said_so_and_not_tried_again(monkeypatch, capsys
 
     monkeypatch.setattr(compiled, "missing_tool", lambda device: None)
     monkeypatch.setattr(compiled, "compiled_function", fail)
+    monkeypatch.setattr(engines, "candidates", lambda *_: ["channels-last"])
     monkeypatch.setattr(tuning, "TRIAL_SECONDS", 0.0001)
     assert tuning.choose(subject(), 10**9).engine != "compiled"
     monkeypatch.setattr(tuning, "_try", None)
