@@ -47,7 +47,7 @@ HEADS = $(call quote,$(REPORTS_DIR))/*/*/heads
 HEAD ?= $(shell ls -t $(HEADS)/multinomial.safetensors 2>/dev/null | head -n 1 | grep . || \
   ls -t $(HEADS)/*.safetensors 2>/dev/null | head -n 1)
 
-.PHONY: help install install-dev demo features classify compare predict test faults lint format bench bench-cuda clean distclean
+.PHONY: help install install-dev demo features classify compare predict test faults fuzz audit lint format bench bench-cuda clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -111,6 +111,13 @@ test: $(INSTALLED_DEV)  ## run the tests, with coverage
 
 faults: $(INSTALLED_DEV)  ## the fault tests at length: every step, many random times, processes of their own
 	@ICEBOX_FAULTS=1 $(RUN) -m pytest tests/faults --timeout=3600
+
+fuzz: $(INSTALLED_DEV)  ## change files at random and read them: make fuzz SECONDS=600 SEED=1 READERS="store head"
+	@$(RUN) tests/faults/fuzz.py $(READERS) $(call option,SECONDS,--seconds) $(call option,SEED,--seed)
+
+audit: $(INSTALLED_DEV)  ## known weaknesses of the dependencies that are installed (asks a service on the network)
+	@$(RUN) -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.7' && \
+	  $(RUN) -m pip_audit --local --skip-editable --progress-spinner off
 
 lint: $(INSTALLED_DEV)  ## style, types and the one-way imports
 	@$(BIN)/ruff check .

@@ -269,7 +269,9 @@ def _results(
 
 
 def _data_warnings(features: Features) -> list[str]:
-    found = []
+    from data.duplicates import odd_rows
+
+    found = odd_rows(features)
     for split, labels in (("training", features.train.labels), ("test", features.test.labels)):
         missing = np.setdiff1d(np.arange(len(features.class_names)), labels)
         if len(missing):

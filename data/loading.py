@@ -182,7 +182,13 @@ def to_features(header: Header, found: Mapping[str, Any]) -> Features:
 
 
 def iter_table(
-    path: Path, descriptor: int, stored: Stored, rows: int, *, verify: bool
+    path: Path,
+    descriptor: int,
+    stored: Stored,
+    rows: int,
+    *,
+    verify: bool,
+    ids: Sequence[str] | None = None,
 ) -> Iterator[npt.NDArray[Any]]:
     """Read a table in blocks of rows.
 
@@ -198,6 +204,8 @@ def iter_table(
         Rows of a block.
     verify : bool
         Look for NaN and infinities in each block, and compare the digest after the last one.
+    ids : sequence of str, optional
+        The names of the rows, for messages.
 
     Yields
     ------
@@ -218,16 +226,20 @@ def iter_table(
             digest.update(raw_bytes(block))
             bad = rows_not_finite(block)
             if len(bad):
+                first = start + int(bad[0])
+                named = "" if ids is None else f" ({ids[first]})"
                 raise StoreError(
                     f"{path}: {stored.name} holds NaN or infinite values, first in row "
-                    f"{start + bad[0]}. {AGAIN}"
+                    f"{first}{named}. {AGAIN}"
                 )
         yield block
     if verify and digest.hexdigest() != stored.sha256:
         raise _other_digest(path, stored, digest.hexdigest())
 
 
-def verify_table(path: Path, descriptor: int, stored: Stored) -> None:
+def verify_table(
+    path: Path, descriptor: int, stored: Stored, ids: Sequence[str] | None = None
+) -> None:
     """Compare an array of numbers with its digest, and refuse NaN, a block at a time.
 
     Parameters
@@ -238,6 +250,8 @@ def verify_table(path: Path, descriptor: int, stored: Stored) -> None:
         The same file, open.
     stored : Stored
         Which dataset, of any shape.
+    ids : sequence of str, optional
+        The names of its rows, for messages.
 
     Raises
     ------
@@ -248,7 +262,7 @@ def verify_table(path: Path, descriptor: int, stored: Stored) -> None:
     width = stored.nbytes // max(1, height * stored.dtype.itemsize)
     table = replace(stored, shape=(height, width))
     rows = max(1, BLOCK_BYTES // max(1, width * stored.dtype.itemsize))
-    for _ in iter_table(path, descriptor, table, rows, verify=True):
+    for _ in iter_table(path, descriptor, table, rows, verify=True, ids=ids):
         pass
 
 

@@ -138,12 +138,15 @@ class Report:
         False for files that another program has written or changed.
     size : int
         Bytes of the file.
+    odd : tuple of str
+        What is strange but not wrong, in sentences: see `data.duplicates`.
     """
 
     header: Header
     datasets: tuple[DatasetReport, ...]
     sealed: bool
     size: int
+    odd: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

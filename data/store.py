@@ -71,6 +71,7 @@ from data.seal import SEAL_VERSION, SIGNATURE, BrokenSealError, Extent, append_s
 from data.sparse import SparseFile
 from data.spec import canonical_json, find_stores, spec_key, store_path, work_dir
 from data.stored_rows import StoredRows
+from data.vlen import DamagedTextError, check_heaps
 
 if TYPE_CHECKING:
     from data.joining import join
@@ -198,8 +199,10 @@ def verify_store(path: str | os.PathLike[str]) -> Report:
         DatasetReport(d.name, d.shape, "text" if d.dtype == TEXT else str(d.dtype), d.sha256)
         for d in datasets.values()
     )
+    from data.duplicates import odd_rows
+
     header = Header(**{field.name: getattr(features, field.name) for field in fields(Header)})
-    return Report(header, reports, file.sealed, file.size)
+    return Report(header, reports, file.sealed, file.size, tuple(odd_rows(features)))
 
 
 def iter_blocks(
@@ -257,7 +260,8 @@ def _leave(file: StoreFile, *, verify: bool) -> Features:
     small = [stored for name, stored in datasets.items() if name not in large]
     found = load(file.path, file.descriptor, small, verify=verify)
     for stored in large.values() if verify else ():
-        verify_table(file.path, file.descriptor, stored)
+        ids = found.get(f"{stored.name.removesuffix('/features')}/ids")
+        verify_table(file.path, file.descriptor, stored, ids)
     for split in SPLITS:
         name = f"/{split}/features"
         found[name] = StoredRows(file.path, file.descriptor, datasets[name])
@@ -415,13 +419,15 @@ def opened(path: str | os.PathLike[str]) -> Iterator[StoreFile]:
         try:
             _check_start(path, stream)
             seal = check_seal(stream.fileno())
+            if seal != SEAL_VERSION:  # then HDF5 is the first to meet what may be damage
+                check_heaps(stream.fileno(), os.fstat(stream.fileno()).st_size)
             try:
                 file = h5py.File(stream, "r")
             except _ODD as error:
                 raise _damaged(path, error) from error
             with file:
                 yield StoreFile(path, file, stream.fileno(), seal)
-        except BrokenSealError as error:
+        except (BrokenSealError, DamagedTextError) as error:
             raise StoreError(f"{path} is damaged: {error}. {AGAIN}") from error
         except MemoryError as error:
             raise StoreError(f"{path} does not fit into the memory that is free") from error

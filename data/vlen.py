@@ -18,6 +18,8 @@ from data.seal import read_at
 _REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 _HEAP_HEADER = struct.Struct("<4sB3xQ")
 _HEAP_OBJECT = struct.Struct("<HH4xQ")
+_HEAP_START = b"GCOL\x01"
+_SCAN_BYTES = 4 << 20
 
 
 class DamagedTextError(Exception):
@@ -103,3 +105,52 @@ def _read_heap(descriptor: int, address: int, size: int) -> dict[int, bytes]:
         objects[index] = bytes(heap[start : start + extent])
         position = start + (extent + 7) // 8 * 8
     return objects
+
+
+def check_heaps(descriptor: int, size: int) -> None:
+    """Look through a whole file for text heaps that HDF5 would not come out of again.
+
+    In a heap, the library goes from one object to the next by the lengths that the objects state:
+    a length of zero, or one beyond 64 bits, keeps it in place for ever. Needed for files without
+    a seal only, before the library sees them.
+
+    Parameters
+    ----------
+    descriptor : int
+        The open file.
+    size : int
+        Bytes of the file.
+
+    Raises
+    ------
+    DamagedTextError
+        If there is such a heap.
+    """
+    overlap = len(_HEAP_START) - 1
+    block = bytearray(min(size, _SCAN_BYTES + overlap))
+    for start in range(0, size, _SCAN_BYTES):
+        part = memoryview(block)[: min(len(block), size - start)]
+        read_at(descriptor, start, part)
+        at = block.find(_HEAP_START, 0, len(part))
+        while at >= 0:
+            _check_heap(descriptor, start + at, size)
+            at = block.find(_HEAP_START, at + 1, len(part))
+
+
+def _check_heap(descriptor: int, address: int, size: int) -> None:
+    header = bytearray(_HEAP_HEADER.size)
+    if address + len(header) > size:
+        return
+    read_at(descriptor, address, memoryview(header))
+    length = _HEAP_HEADER.unpack(header)[2]
+    if not len(header) <= length <= size - address:
+        raise DamagedTextError("a text heap is larger than the file")
+    heap = bytearray(length)
+    read_at(descriptor, address, memoryview(heap))
+    position = len(header)
+    while position + _HEAP_OBJECT.size <= length:
+        index, _, extent = _HEAP_OBJECT.unpack_from(heap, position)
+        step = extent if index == 0 else _HEAP_OBJECT.size + (extent + 7) // 8 * 8
+        if not 0 < step <= length - position:
+            raise DamagedTextError("the objects of a text heap do not follow one another")
+        position += step

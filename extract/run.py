@@ -289,7 +289,7 @@ def _join(job: Job, plan: Plan, provenance: dict[str, Any]) -> None:
 
     provenance["skipped_images"] = list(job.skipped)
     job.path.parent.mkdir(parents=True, exist_ok=True)
-    join(
+    report = join(
         job.path,
         spec=job.spec,
         request=job.asked.to_json(),
@@ -306,6 +306,8 @@ def _join(job: Job, plan: Plan, provenance: dict[str, Any]) -> None:
             for name in job.splits
         },
     )
+    for text in report.odd:
+        say(f"mind: {text}")
 
 
 def _summarise(job: Job, provenance: dict[str, Any]) -> None:

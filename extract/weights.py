@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 HUB_TIMEOUT_SECONDS = 5.0
 KEYS_SHOWN = 5
+HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,15 @@ def check_weights_file(path: Path) -> Path:
             f"--weights {path}: no such file; give hub, random, or the path of a .safetensors file"
         )
     read_tensor_index(path)
-    return path
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            return path
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"--weights {path}: not a safetensors file ({error}); get it again"
+        ) from error
 
 
 def read_tensor_index(path: Path) -> dict[str, Any]:
@@ -101,7 +110,7 @@ def read_tensor_index(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     with open(path, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > size - 8:
+        if size < 8 or length > min(size - 8, HEADER_LIMIT):
             raise UserError(
                 f"--weights {path}: not a safetensors file, or cut short ({size:,} bytes); "
                 "get it again"
@@ -114,8 +123,8 @@ def read_tensor_index(path: Path) -> dict[str, Any]:
                     f"--weights {path}: a safetensors file that holds no tensors; give the "
                     "backbone's own"
                 )
-            end = 8 + length + max(entry["data_offsets"][1] for entry in header.values())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            end = 8 + length + _content_bytes(header)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UserError(
                 f"--weights {path}: not a safetensors file (its header cannot be read: {error}); "
                 "get it again"
@@ -125,6 +134,30 @@ def read_tensor_index(path: Path) -> dict[str, Any]:
             f"--weights {path}: {size:,} bytes found, {end:,} expected: it is damaged; get it again"
         )
     return dict(header)
+
+
+def _content_bytes(header: Mapping[str, Any]) -> int:
+    """Add up the bytes of the tensors, which must follow one another without gaps.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        If the header is not as it must be.
+    """
+    end = 0
+    extents = []
+    for name, entry in header.items():
+        start, stop = entry["data_offsets"]
+        kind, shape = entry["dtype"], entry["shape"]
+        whole = [type(n) is int and n >= 0 for n in (start, stop, *shape)]
+        if not isinstance(kind, str) or not isinstance(shape, list) or not all(whole):
+            raise ValueError(f"the entry of {name!r} is odd")
+        extents.append((start, stop, name))
+    for start, stop, name in sorted(extents):
+        if start != end or stop < start:
+            raise ValueError(f"the bytes of {name!r} are not where the others end")
+        end = stop
+    return end
 
 
 def digest_tensors(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes]]) -> str:
@@ -247,7 +280,7 @@ def hub_weights(name: str, config: Mapping[str, Any]) -> Weights:
         filename = str(Path(filename).with_suffix(".safetensors"))
     cached = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision or None)
     if isinstance(cached, str):
-        return Weights("hub", Path(cached), repository)
+        return Weights("hub", Path(cached), _with_commit(repository, cached))
     _check_reachable(name, os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
         path = huggingface_hub.hf_hub_download(repository, filename, revision=revision or None)
@@ -255,7 +288,14 @@ def hub_weights(name: str, config: Mapping[str, Any]) -> Weights:
         return Weights("hub", None, repository)  # timm has it in an older form and reads that
     except Exception as error:  # the hub's client raises those of several HTTP libraries
         raise _hub_error(name, error) from error
-    return Weights("hub", Path(path), repository)
+    return Weights("hub", Path(path), _with_commit(repository, path))
+
+
+def _with_commit(repository: str, path: str) -> str:
+    """Name the commit that a file of the hub's cache belongs to: ``snapshots/COMMIT/NAME``."""
+    parts = Path(path).parts
+    after = parts.index("snapshots") + 1 if "snapshots" in parts else len(parts)
+    return f"{repository}@{parts[after]}" if after < len(parts) else repository
 
 
 def _is_cached_url(url: str) -> bool:

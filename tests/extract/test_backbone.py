@@ -302,7 +302,8 @@ def test_weights_in_the_hubs_cache_need_no_network(tmp_path):
     path.rename(snapshot / "model.safetensors")
     code = (
         "from extract.backbone import *; b = load_backbone(BackboneRequest('test_resnet'));"
-        "print(b.name, b.source.source, b.digest, b.model_spec()['weights']['source'])"
+        "print(b.name, b.source.source, b.digest, b.model_spec()['weights']['source'],"
+        "b.source.origin)"
     )
     environment = {
         **os.environ,
@@ -313,7 +314,8 @@ def test_weights_in_the_hubs_cache_need_no_network(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     digest = weights.file_digest(snapshot / "model.safetensors", ["fc"])
-    assert done.stdout.split() == ["test_resnet.r160_in1k", "hub", digest, "hub"]
+    origin = "timm/test_resnet.r160_in1k@abc"  # with the commit, for the provenance
+    assert done.stdout.split() == ["test_resnet.r160_in1k", "hub", digest, "hub", origin]
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real weights are not here")
