@@ -106,7 +106,7 @@ def test_the_same_seed_gives_the_same_results(tmp_path, make_store, capsys):
         page = capsys.readouterr().out.strip()
         results = json.loads((tmp_path / page).with_name("results.json").read_text("utf-8"))
         results.pop("timings")
-        assert results["settings"].pop("memory") > 0  # half of what is free
+        assert results["settings"]["memory"] is None  # half of what is free, which differs
         for entry in results["strategies"].values():
             entry.pop("fit_seconds")
         outcomes.append(results)
