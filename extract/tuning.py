@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.cli import say
+from data.free_memory import free_memory
 from extract import engines
+from extract.activations import activation_bytes
 from extract.backbone import Backbone
 from extract.embed import Embedder, Images, OutOfMemory, default_batch_size
 from extract.engines import EngineFailed
@@ -42,6 +44,8 @@ ROUNDS = 2
 # Compiling takes tens of seconds, and is only tried, once, where it may save more than that.
 COMPILE_SECONDS = 30.0
 COMPILE_GAIN = 0.25
+# A host that runs out of memory kills the process: no batch may take more of what is free.
+MEMORY_SHARE = 0.5
 LARGEST_BATCH = {"cpu": 64, "cuda": 1024}
 CHECKED_ROWS = 16
 
@@ -108,6 +112,21 @@ class Subject:
             return self.images[picked]
         return [self.images[row] for row in picked]
 
+    def fits(self, batch_size: int) -> bool:
+        """Tell whether the host has the memory for a batch; a GPU says so itself."""
+        if self.device.type != "cpu":
+            return True
+        return batch_size * activation_bytes(self.backbone) < MEMORY_SHARE * free_memory()
+
+    def first_batch_size(self) -> int:
+        """Give the size that the user insists on, or else one to begin with."""
+        if self.batch_size is not None:
+            return self.batch_size
+        size = default_batch_size(self.device)
+        while size > 1 and not self.fits(size):
+            size //= 2
+        return size
+
     def embedder(self, engine: str, batch_size: int) -> Embedder:
         """Prepare an engine."""
         return Embedder(self.backbone, self.device, self.precision, engine, batch_size)
@@ -134,7 +153,7 @@ def choose(subject: Subject, n_images: int) -> Choice:
         If not even single images fit.
     """
     names, instead_of = subject.names(), None
-    size = subject.batch_size or default_batch_size(subject.device)
+    size = subject.first_batch_size()
     if subject.engine == "compiled" and subject.batch_size is None:
         # Every size would have to be compiled: it takes the one that suits torch.
         plain = replace(subject, engine=engines.default_engine(subject.backbone))
@@ -234,7 +253,7 @@ def choose_quickly(subject: Subject, n_images: int) -> Choice:
     if known is not None:
         best = known.best(n_images)
         return Choice(best.engine, best.batch_size)
-    return Choice(names[0], subject.batch_size or default_batch_size(subject.device))
+    return Choice(names[0], subject.first_batch_size())
 
 
 def torch_paths(subject: Subject, without: str) -> list[str]:
@@ -293,7 +312,7 @@ def _climb(subject: Subject, trial: Measurement, found: Measurements) -> None:
     largest = LARGEST_BATCH.get(subject.device.type, trial.batch_size)
     for factor in (2.0, 0.5):
         best, size = trial, int(trial.batch_size * factor)
-        while 1 <= size <= largest:
+        while 1 <= size <= largest and subject.fits(size):
             other = _try(subject, trial.engine, size, found)
             if other is None or other.rate < GAIN * best.rate:
                 break
