@@ -10,7 +10,8 @@ Parts, with --part (several may be given):
   coupling     probabilities of one-vs-one
   engines      stage one: the whole pipeline on this CPU, against the usual loop
   growth       stage one: memory and seconds at three numbers of images, and finding the store
-Without stores, engines, growth, one-c and slopes run, on made data.
+  scaling      a model of the costs of both stages, checked at three sizes and extrapolated
+Without stores, engines, growth, scaling, one-c and slopes run, on made data.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ PARTS = (
     "coupling",
     "engines",
     "growth",
+    "scaling",
 )
 NEED_STORES = ("path", "memory", "out-of-core")
-NO_STORES = ("engines", "growth", "one-c", "slopes")
+NO_STORES = ("engines", "growth", "scaling", "one-c", "slopes")
 
 
 def positive(option: str, kind: Callable[[str], Any] = float) -> Callable[[str], Any]:
@@ -130,7 +132,7 @@ def main(argv: Sequence[str]) -> None:
     for store in stores:  # before the first fit, not after it
         read_header(store)
 
-    from benchmarks import coupling, engines, growth, hundred, memory, one_c, path, slopes
+    from benchmarks import coupling, engines, growth, hundred, memory, one_c, path, scaling, slopes
     from benchmarks.peers import DEFAULT
     from benchmarks.settings import STRATEGIES, Settings
 
@@ -159,6 +161,7 @@ def main(argv: Sequence[str]) -> None:
         "coupling": coupling.run,
         "engines": engines.run,
         "growth": growth.run,
+        "scaling": scaling.run,
     }
     for part in parts:
         print(f"== {part}", flush=True)

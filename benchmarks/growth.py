@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from benchmarks.record import Record, Table, amount, duration
 from benchmarks.settings import Settings
 
 MODEL, IMAGE_SIZE, BATCH = "test_efficientnet", 32, 16
+ENGINE = "openvino" if find_spec("openvino") else "channels-last"
 ALLOWED = 0.05
 FOUND_SECONDS = 0.5
 KINDS = ("folder", "archive")
@@ -30,7 +32,7 @@ def run(settings: Settings) -> Record:
     record = Record(settings.results, "growth", settings.record())
     sizes = settings.growth_images
     record.remark(
-        f"python -m extract, {MODEL} (random weights) at {IMAGE_SIZE} pixels, batches of {BATCH}; "
+        f"python -m extract, {MODEL} (random weights) at {IMAGE_SIZE} pixels, {ENGINE}, batches of {BATCH}; "
         f"the same command again finds the store (limit {FOUND_SECONDS:g} s)"
     )
     titles = ("images", "kind", "seconds", "ms/image", "peak", "of the least", "found in")
@@ -76,7 +78,7 @@ def one(kind: str, size: int, folder: Path) -> dict[str, Any]:
     command = [
         *("extract", *data, f"--features-dir={folder / 'features'}", f"--model={MODEL}"),
         *("--weights=random", f"--image-size={IMAGE_SIZE}", f"--batch-size={BATCH}"),
-        *("--engine=channels-last", "--device=cpu", "--jobs=2"),
+        *(f"--engine={ENGINE}", "--device=cpu", "--jobs=2"),
     ]
     if kind == "archive":
         command.append(f"--limit={size - size // 6}")
