@@ -32,7 +32,8 @@ def run(settings: Settings) -> Record:
     record = Record(settings.results, "growth", settings.record())
     sizes = settings.growth_images
     record.remark(
-        f"python -m extract, {MODEL} (random weights) at {IMAGE_SIZE} pixels, {ENGINE}, batches of {BATCH}; "
+        f"python -m extract, {MODEL} (random weights) at {IMAGE_SIZE} pixels, {ENGINE}, batches of "
+        f"{BATCH}; "
         f"the same command again finds the store (limit {FOUND_SECONDS:g} s)"
     )
     titles = ("images", "kind", "seconds", "ms/image", "peak", "of the least", "found in")
