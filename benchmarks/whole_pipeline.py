@@ -13,9 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROUNDS = 3
-ROUND_SECONDS = 0.6
-MATRIX = 4096
 # The run that engines are chosen for: the size of CIFAR-10.
 RUN = 60_000
 
@@ -27,7 +24,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     ----------
     job : dict
         ``model``, ``size``, ``precision``, ``images`` (a folder with ``train`` and ``test``),
-        ``features`` (where the store goes).
+        ``features`` (where the store goes), ``matrix`` (side of the product that gives the peak),
+        ``rounds`` and ``round_seconds`` (how often and how long each candidate is timed).
 
     Returns
     -------
@@ -56,7 +54,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     best: dict[str, int] = {choice.engine: choice.batch_size}
     for trial in sorted(known.trials if known else [], key=lambda trial: -trial.rate):
         best.setdefault(trial.engine, trial.batch_size)
-    rates, peak, resizing = _rounds(subject, best)
+    rates, peak, resizing = _rounds(subject, best, job)
     flops = _flops(backbone.module, job["size"])
     if job["precision"] == "fp32":
         reference = subject.embedder("torch", 4).embed(images[:4])
@@ -89,25 +87,30 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rounds(subject: Any, best: dict[str, int]) -> tuple[dict[str, float], float, dict[str, float]]:
+def _rounds(
+    subject: Any, best: dict[str, int], job: dict[str, Any]
+) -> tuple[dict[str, float], float, dict[str, float]]:
     """Time every candidate, in turn: the best of some rounds is the least disturbed one."""
     import torch
 
-    square = torch.randn(MATRIX, MATRIX)
+    side, limit = job["matrix"], job["round_seconds"]
+    square = torch.randn(side, side)
     rates, peak = dict.fromkeys(best, 0.0), 0.0
     resizing, whole = dict.fromkeys(best, float("inf")), dict.fromkeys(best, float("inf"))
     with torch.inference_mode():
-        for _ in range(ROUNDS):
-            peak = max(peak, 2 * MATRIX**3 / _seconds(lambda: square @ square))
+        for _ in range(job["rounds"]):
+            peak = max(peak, 2 * side**3 / _seconds(lambda: square @ square, limit))
             for engine, batch in best.items():
-                network, levels, embed = _batch_seconds(subject, engine, batch)
+                network, levels, embed = _batch_seconds(subject, engine, batch, limit)
                 rates[engine] = max(rates[engine], batch / network)
                 resizing[engine] = min(resizing[engine], levels)
                 whole[engine] = min(whole[engine], embed)
     return rates, peak, {engine: resizing[engine] / whole[engine] for engine in best}
 
 
-def _batch_seconds(subject: Any, engine: str, batch: int) -> tuple[float, float, float]:
+def _batch_seconds(
+    subject: Any, engine: str, batch: int, limit: float
+) -> tuple[float, float, float]:
     """Time the network alone, the resizing alone, and all of a batch."""
     import torch
 
@@ -116,17 +119,17 @@ def _batch_seconds(subject: Any, engine: str, batch: int) -> tuple[float, float,
     embedder = subject.embedder(engine, batch)
     noise, images = torch.randn(batch, 3, size, size), subject.batch(batch)
     return (
-        _seconds(lambda: embedder.network(noise)),
-        _seconds(lambda: embedder.levels(images)),
-        _seconds(lambda: embedder.embed(images)),
+        _seconds(lambda: embedder.network(noise), limit),
+        _seconds(lambda: embedder.levels(images), limit),
+        _seconds(lambda: embedder.embed(images), limit),
     )
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[[], object], limit: float) -> float:
     """Time something for a while, after one call: the least disturbed call counts."""
     work()
     found: list[float] = []
-    while len(found) < 2 or sum(found) < ROUND_SECONDS:
+    while len(found) < 2 or sum(found) < limit:
         start = time.perf_counter()
         work()
         found.append(time.perf_counter() - start)

@@ -235,9 +235,18 @@ def _fill(job: Job, plan: Plan, crew: Crew | None) -> tuple[int, float, dict[str
 
         from extract import fill
         from extract.embed import Embedder
+        from extract.engines import EngineFailed
 
         torch.set_num_threads(plan.threads)
-        embedder = Embedder(job.backbone, job.device, job.precision, plan.engine, plan.batch_size)
+        try:
+            embedder = Embedder(
+                job.backbone, job.device, job.precision, plan.engine, plan.batch_size
+            )
+        except EngineFailed as error:  # it has run before, here or when it was measured
+            raise UserError(
+                f"the engine {plan.engine} does not run any more: {error}; give another, such as "
+                "--engine torch, or mend what has changed since and run the same command again"
+            ) from error
         return *fill.fill(job, plan, embedder), {}
     from extract import cluster
 

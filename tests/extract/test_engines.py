@@ -328,6 +328,34 @@ def test_an_interrupted_run_goes_on_with_its_engine(small, features, monkeypatch
     assert datasets(done.path) == expected
 
 
+def test_an_engine_that_ran_before_and_fails_now(small, monkeypatch, refused):
+    from extract import folding, shards
+
+    monkeypatch.setattr(shards, "SHARD_ROWS", 32)
+    original, calls = Embedder.embed, []
+
+    def stop(self, images):
+        calls.append(1)
+        if len(calls) > 6:
+            raise KeyboardInterrupt
+        return original(self, images)
+
+    monkeypatch.setattr(Embedder, "embed", stop)
+    assert small("--engine", "folded").code == 130
+    monkeypatch.setattr(Embedder, "embed", original)
+    whole = folding.fold_batch_norms
+
+    def fail(*_):
+        raise EngineFailed("odd")
+
+    monkeypatch.setattr(folding, "fold_batch_norms", fail)
+    refused(small("--engine", "auto"), "folded", "odd", "--engine torch")
+    monkeypatch.setattr(folding, "fold_batch_norms", whole)
+    done = small("--engine", "auto")
+    assert done.code == 0
+    assert "going on" in done.err, "what was finished is kept"
+
+
 @needs_vino
 @pytest.mark.parametrize("how", ["cannot be converted", "differs from torch"])
 def test_an_engine_that_fails_is_replaced_and_said_so(small, monkeypatch, how):
