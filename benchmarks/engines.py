@@ -26,7 +26,7 @@ USUAL_BATCH = 256
 # Side of the product that gives the matrix peak; how often and how long a candidate is timed.
 MATRIX = 4096
 ROUNDS = 3
-ROUND_SECONDS = 0.6
+ROUND_SECONDS = 0.5
 SHARE_OF_BEST = 0.97
 SHARE_RESIZING = 0.05
 
