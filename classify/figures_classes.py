@@ -352,4 +352,5 @@ def write_cells(
         axes.text(
             column + 0.5, row + 0.5, texts[row][column], ha="center", va="center", fontsize=size,
             color="#ffffff" if dark[row, column] else ink,
+            in_layout=False,  # it is within its cell, and measuring hundreds takes seconds
         )  # fmt: skip

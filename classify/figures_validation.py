@@ -64,6 +64,8 @@ def validation(strategies: Mapping[str, Any]) -> str:
                     markeredgecolor=INK, linestyle="", zorder=3,
                 )  # fmt: skip
         axes[0].set_xscale("log")
+        axes[0].minorticks_off()
+        axes[1].minorticks_off()
         axes[1].xaxis.set_major_formatter(power_of_ten)
         axes[0].set_ylabel("accuracy (%)")
         axes[1].set_ylabel("log-loss (nats)")
