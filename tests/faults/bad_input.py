@@ -267,6 +267,7 @@ TABLE = [
     ("classify predict {nan_head} {good}", "{nan_head}", "coef holds NaN", "fit again"),
     ("classify predict {odd_head} {good}", "{odd_head}", "expected float32 (10)", "fit again"),
     ("classify predict {no_names_head} {good}", "{no_names_head}", "no class_names", "fit again"),
+    ("classify predict {cold_head} {good}", "{cold_head}", "temperature in its", "fit again"),
     ("classify predict {foreign_head} {good}", "{foreign_head}", "spec.model is", "fit again"),
     ("classify predict {file_head} {good}", "/gone.safetensors", "is gone", "--weights FILE"),
     ("classify predict {pickle_head} {good}", "checkpoint_path", "not an argument", "--weights"),

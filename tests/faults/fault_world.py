@@ -201,6 +201,7 @@ def build(root):
     head("nan_head", coef=np.full_like(tensors["coef"], np.nan))
     head("odd_head", intercept=tensors["intercept"][:-1])
     head("no_names_head", {k: v for k, v in metadata.items() if k != "class_names"})
+    head("cold_head", {**metadata, "temperature": "0"})
     spec = json.loads(metadata["spec"])
     head("foreign_head", {**metadata, "spec": json.dumps({**spec, "model": 7})})
     other = {**spec["model"], "weights": {"source": "random", "digest": "0" * 64}}
