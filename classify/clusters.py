@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import joblib
 
-from classify.free_memory import default_memory
 from classify.parallel import run_tasks
 from classify.threads import thread_count
 from data.cli import say, without_progress
@@ -143,8 +142,7 @@ def fit_stores(
     reports_dir = options.reports_dir.absolute()
     if spread is None:
         n_jobs, threads = side_by_side(len(stores), options.jobs)
-        memory = (options.memory or default_memory()) // n_jobs
-        each = replace(options, jobs=threads, memory=memory, reports_dir=reports_dir)
+        each = replace(options, jobs=threads, share=n_jobs, reports_dir=reports_dir)
         spread = partial(
             joblib.parallel_config, backend="loky", n_jobs=n_jobs, inner_max_num_threads=threads
         )

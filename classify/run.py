@@ -21,6 +21,7 @@ import numpy.typing as npt
 from classify.analyses import analyse
 from classify.clusters import Spread
 from classify.few_shot import few_shot
+from classify.free_memory import default_memory
 from classify.gallery import gallery
 from classify.numerics import numerics
 from classify.opening import Room, open_store
@@ -70,7 +71,8 @@ def fit_store(
     """
     begun, started = time.perf_counter(), datetime.now(timezone.utc)
     check_writable(options.reports_dir)
-    features, room = open_store(path, options.strategies, options.memory, options.jobs)
+    memory = (options.memory or default_memory()) // options.share
+    features, room = open_store(path, options.strategies, memory, options.jobs)
     _check_classes(features)
     load_seconds = time.perf_counter() - begun
     X_train, X_test = _usable(features.train.features), _usable(features.test.features)

@@ -56,6 +56,8 @@ class FitOptions:
         The command line, for the record.
     device : str
         Where to fit: what `classify.engines.choose_device` returned.
+    share : int
+        How many runs side by side share that memory.
     few_shot : bool
         Whether to measure accuracy against labelled images per class.
     data_dir : Path or None
@@ -73,6 +75,7 @@ class FitOptions:
     memory: int | None = None
     command: str = ""
     device: str = "cpu"
+    share: int = 1
     few_shot: bool = True
     data_dir: Path | None = None
 
