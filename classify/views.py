@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from classify.scoring import rows_of
 
@@ -32,6 +33,8 @@ def _sample(n: int, most: int, seed: int) -> npt.NDArray[np.intp]:
     return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
 
 
+# The same bits whatever the number of threads.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def two_views(
     X_train: Any,
     y_train: npt.NDArray[np.intp],

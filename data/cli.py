@@ -108,9 +108,16 @@ def progress(total: int, desc: str, unit: str, initial: int = 0) -> tqdm[NoRetur
     )
 
 
-def _is_memory(error: RuntimeError) -> bool:
-    """Tell what torch and the threads of Python say when there is no memory."""
-    signs = ("can't allocate memory", "out of memory", "bad_alloc", "can't start new thread")
+def _is_memory(error: Exception) -> bool:
+    """Tell what torch, the threads of Python and the loader of libraries say without memory."""
+    signs = (
+        "can't allocate memory",
+        "cannot allocate memory",
+        "out of memory",
+        "bad_alloc",
+        "can't start new thread",
+        "failed to map segment",
+    )
     return any(sign in str(error).lower() for sign in signs)
 
 
@@ -149,8 +156,8 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
             raise
         say(f"error: {error.filename}: {error.strerror}; change its permissions or name another")
         return EXIT_USER
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_memory(error):
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not isinstance(error, MemoryError) and not _is_memory(error):
             raise
         reason = (str(error).strip() or "out of memory").splitlines()[0][:300]
         say(

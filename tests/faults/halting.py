@@ -6,19 +6,59 @@ called for the N-th time, the process
 - ``halt``: says "there" and waits to be ended,
 - ``pause``: says "there" and waits for a line on stdin,
 - ``kill``: is killed with SIGKILL,
-- ``skip``: goes on as if the function had succeeded, at every call.
+- ``skip``: goes on as if the function had succeeded, at every call,
+- ``shuffle``: gets the listing of a folder in another order, at every call,
+- ``memory``: goes on with no more than 8 MB of address space beyond what it has then,
+- ``disk``: goes on without files larger than 2,000 bytes.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import random
 import signal
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+
+
+class Shuffled:
+    """What `os.scandir` gives, backwards or in any order but the one of before."""
+
+    def __init__(self, listing):
+        self.entries = list(listing)
+        random.shuffle(self.entries)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self.entries:
+            raise StopIteration
+        return self.entries.pop()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        self.entries.clear()
+
+
+def limit(what):
+    """Set a limit of the process for all that follows."""
+    import resource
+
+    kind, most = resource.RLIMIT_FSIZE, 2000
+    if what == "memory":
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        kind, most = resource.RLIMIT_AS, used + (8 << 20)
+    resource.setrlimit(kind, (most, most))
 
 
 def arm(how, step):
@@ -41,9 +81,14 @@ def arm(how, step):
         calls += 1
         if how == "skip":
             return None
+        if how == "shuffle":
+            return Shuffled(original(*args, **kwargs))
         if calls == int(number or 1):
             if how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            if how in ("memory", "disk"):
+                limit(how)
+                return original(*args, **kwargs)
             print("there", flush=True)
             if how == "pause":
                 sys.stdin.readline()
@@ -64,7 +109,7 @@ if __name__ == "__main__":
 
         import extract.shards
 
-        torch.set_num_threads(1)
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         extract.shards.SHARD_ROWS = 32
     for step in sys.argv[2:split]:
         how, _, name = step.rpartition(":")
