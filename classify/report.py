@@ -28,6 +28,7 @@ from classify.figures import PALETTE
 from classify.pages import TEMPLATES, render_html, render_markdown, write_pages
 from classify.results import FILE_NAME, backbone_name, has_random_weights, read_results
 from classify.wording import decoding_sentence, labels_sentence
+from data.cli import progress
 from data.files import write_text
 
 # In the order of the page; each has a function `draw`, from results to SVG documents by name.
@@ -152,7 +153,12 @@ def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
     dict of str to str
         SVG documents by name; those that make no sense for this run are left out.
     """
-    return {name: svg for module in FIGURES for name, svg in module.draw(results).items()}
+    figures = {}
+    with progress(len(FIGURES), "figures", "part") as bar:
+        for module in FIGURES:
+            figures.update(module.draw(results))
+            bar.update(1)
+    return figures
 
 
 def most_confused(

@@ -64,6 +64,7 @@ def test_it_runs_from_images_to_the_verdict(notebook, monkeypatch, tmp_path):
     assert Path(page).is_file() and Path(page).is_relative_to(tmp_path)
 
 
+@pytest.mark.timeout(900)
 def test_changing_one_line_runs_it_on_cifar10(notebook, monkeypatch, tmp_path):
     real = Path(os.environ.get("ICEBOX_REAL_DATA", ROOT.parent / "shared" / "data"))
     needed = [real / "cifar-10-batches-bin", real / "mobilenetv2_100.safetensors"]
