@@ -8,8 +8,9 @@ would.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -81,9 +82,18 @@ def on_cluster(
         connect_ray(address)
     try:
         register_ray()
-        yield partial(joblib.parallel_config, backend="ray")
+        yield _with_ray
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _with_ray() -> Iterator[None]:
+    import joblib
+
+    # Ray tells on stdout of workers that died, where the paths of reports go.
+    with joblib.parallel_config(backend="ray"), redirect_stdout(sys.stderr):
+        yield
 
 
 def _dask(scheduler: str | None, jobs: int | None) -> tuple[Any, Any]:

@@ -22,7 +22,7 @@ EXTRAS = {"dask": ("distributed", "Dask"), "ray": ("ray", "Ray")}
 # A cluster that is there answers at once; so much patience suits a busy one.
 CONNECT_SECONDS = 10.0
 WORKERS_SECONDS = 30.0
-RAY_SECONDS = 30.0
+RAY_SECONDS = 40.0
 # Nothing large travels.
 OBJECT_STORE_BYTES = 80 << 20
 
@@ -248,7 +248,9 @@ def connect_ray(address: str) -> None:
         raise _unreachable("--address", address, reason) from error
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").strip().splitlines() or ["Ray failed"]
-        raise _unreachable("--address", address, lines[-1][:200]) from error
+        # What Ray says last is only that it failed; the cause, such as a missing token, is above.
+        named = [line for line in lines if line.startswith("ray.exceptions.")]
+        raise _unreachable("--address", address, (named or lines)[-1][:200]) from error
     _init_ray(address=address)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Collection
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from typing import Any
 
 from data.clusters import connect_ray, start_ray
@@ -19,19 +20,25 @@ class RayCrew(Crew):
     def __init__(self, address: str | None) -> None:
         super().__init__(address)
         self._started = False
+        # Ray tells on stdout of workers that died, where our result goes.
+        self._quiet = redirect_stdout(sys.stderr)
         self._functions: dict[Any, Any] = {}
 
     def start(self, workers: int, devices: int) -> None:
         """Start Ray on this machine."""
         if not self._started:
             start_ray(workers, devices)
-        self._started = True
+            self._begin()
 
     def connect(self) -> None:
         """Connect to the cluster at the address."""
         assert self.address is not None
         connect_ray(self.address)
+        self._begin()
+
+    def _begin(self) -> None:
         self._started = True
+        self._quiet.__enter__()
 
     def width(self) -> int:
         """Count what the cluster has of GPUs, or else of CPUs."""
@@ -89,3 +96,4 @@ class RayCrew(Crew):
         with suppress(Exception):  # a cluster that is gone is no reason not to end
             ray.shutdown()
         self._started = False
+        self._quiet.__exit__(None, None, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -34,6 +36,18 @@ print(started.address_info["gcs_address"], flush=True)
 input()
 """
 
+SCRIPT = """
+import sys
+from data.cli import run
+from extract import cluster, shards
+from extract.__main__ import main
+shards.SHARD_ROWS = 32
+"""
+RUN = """
+cluster.embed_shard = deadly
+sys.exit(run(main, sys.argv[1:]))
+"""
+
 
 @pytest.fixture(autouse=True)
 def cut_small(monkeypatch):
@@ -55,21 +69,53 @@ def deadly(tmp_path, monkeypatch):
     return mark
 
 
-@pytest.mark.parametrize("kind", ["dask", "ray"])
-def test_a_worker_that_dies_costs_a_retry_and_not_a_bit(
-    kind, call, small, small_job, tmp_path, deadly
-):
-    pytest.importorskip({"dask": "distributed"}.get(kind, kind))
-    expected = content(small().path)
-    where = tmp_path / "cluster"
-    done = call(*small_job, "--features-dir", where, "--cluster", kind, "--jobs", "2")
-    assert done.code == 0, done.err
-    assert deadly.exists()
-    assert content(done.path) == expected
-    by = read_header(done.path).provenance["cluster"]
+def check_retried(path, kind, mark, expected, where):
+    assert mark.exists()
+    assert content(path) == expected
+    by = read_header(path).provenance["cluster"]
     assert by["kind"] == kind
     assert 1 <= by["workers"] <= 3
     assert not list(where.glob(".work/*/*"))
+
+
+def test_a_worker_that_dies_costs_a_retry_and_not_a_bit(call, small, small_job, tmp_path, deadly):
+    pytest.importorskip("distributed")
+    expected = content(small().path)
+    where = tmp_path / "cluster"
+    done = call(*small_job, "--features-dir", where, "--cluster", "dask", "--jobs", "2")
+    assert done.code == 0, done.err
+    check_retried(done.path, "dask", deadly, expected, where)
+
+
+def test_a_worker_that_dies_on_a_ray_cluster_that_is_there(small, small_job, tmp_path):
+    pytest.importorskip("ray")
+    expected = content(small().path)
+    where, mark = tmp_path / "cluster", tmp_path / "died"
+    # The cluster lets in who has its token, which a process reads from here when it loads Ray.
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    with subprocess.Popen(
+        [sys.executable, "-c", RAY],
+        cwd=ROOT,
+        env={**os.environ, **token},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as running:
+        lines = iter(running.stdout.readline, "")
+        address = next(line for line in lines if ":" in line and " " not in line.strip()).strip()
+        words = ("--features-dir", where, "--cluster", "ray", "--address", address)
+        done = subprocess.run(
+            [sys.executable, "-c", SCRIPT + DEADLY.format(mark=str(mark)) + RUN]
+            + [str(word) for word in (*small_job, *words)],
+            cwd=ROOT,
+            env={**os.environ, **token},
+            capture_output=True,
+            text=True,
+        )
+        running.communicate("\n", timeout=60)
+    assert done.returncode == 0, done.stderr
+    check_retried(done.stdout.strip(), "ray", mark, expected, where)
 
 
 @pytest.fixture
@@ -115,30 +161,6 @@ def test_image_files_on_a_dask_cluster_that_is_there(
     alone = of_folder(call, small_job, image_folder, tmp_path / "alone", "--skip-bad-images")
     assert content(done.path) == content(alone.path)
     assert read_header(done.path).provenance["skipped_images"] == ["0/bad.png"]
-
-
-def test_a_ray_cluster_that_is_there(call, small, small_job, tmp_path):
-    pytest.importorskip("ray")
-    expected = content(small().path)
-    running = subprocess.Popen(
-        [sys.executable, "-c", RAY],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        lines = iter(running.stdout.readline, "")
-        address = next(line for line in lines if ":" in line and " " not in line.strip()).strip()
-        done = call(
-            *(*small_job, "--features-dir", tmp_path / "there"),
-            *("--cluster", "ray", "--address", address),
-        )
-    finally:
-        running.communicate("\n", timeout=60)
-    assert done.code == 0, done.err
-    assert content(done.path) == expected
 
 
 class Alone(crews.Crew):
