@@ -21,13 +21,14 @@ import numpy.typing as npt
 
 from data import virtual
 from data.files import atomic_path, clean_leftovers
-from data.loading import digest_ids
+from data.loading import Stored, digest_ids
 from data.moments import RangeError, iter_class_moments
 from data.records import FeatureArray, Report, SplitSource, StoreError
 from data.rows import RowCheck, disk_trouble, move_down, name_rows, raw_bytes, reserve, write_at
 from data.schema import FLOATS, SCHEMA_VERSION, SPLITS
 from data.spec import canonical_json, spec_key
 from data.store import TEXT_LIMIT, Skeleton, verify_store
+from data.stored_rows import GatheredRows, StoredRows
 
 MOMENTS_LIMIT = 512 << 20
 _SLACK = 64 << 10  # HDF5's own bytes, apart from texts
@@ -337,7 +338,9 @@ def _write_moments(
     """Compute the moments from the rows on the disk, one class after the other."""
     at = {name: extent[0] for name, extent in skeleton.extents.items()}
     shape, dtype = layout.arrays["/train/features"]
-    features = np.memmap(temporary, dtype, "r", at["/train/features"], shape)
+    # Not a memory map: in the end all of the file would count as this process's memory.
+    table = Stored("/train/features", shape, dtype, at["/train/features"], "")
+    features = GatheredRows(StoredRows(temporary, descriptor, table))
     count = np.zeros(layout.n_classes, "<i8")
     mean = np.zeros((layout.n_classes, layout.width), "<f4")
     digest = hashlib.sha256()

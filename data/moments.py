@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,17 @@ class Moments:
 
 class RangeError(ArithmeticError):
     """The scatter of these features does not fit float32: it overflows, or vanishes."""
+
+
+class Table(Protocol):
+    """Rows that can be picked: an array, or rows on the disk."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and features."""
+
+    def __getitem__(self, rows: npt.NDArray[np.intp], /) -> npt.NDArray[Any]:
+        """Pick rows."""
 
 
 def class_moments(
@@ -86,7 +98,7 @@ def class_moments(
 
 
 def iter_class_moments(
-    features: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], n_classes: int
+    features: Table, labels: npt.NDArray[np.integer], n_classes: int
 ) -> Iterator[tuple[int, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
     """Compute the moments of one class after the other, holding one scatter matrix at a time.
 
@@ -116,7 +128,7 @@ def iter_class_moments(
 
 
 def _one_class(
-    features: npt.NDArray[np.floating], rows: npt.NDArray[np.intp]
+    features: Table, rows: npt.NDArray[np.intp]
 ) -> tuple[int, npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     width = features.shape[1]
     if not len(rows):
