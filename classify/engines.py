@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from classify.fitting import Fitter, Head
 from classify.solution import Solution
+from data.allocator import keep_small_blocks
 
 # The device's code on torch's CPU tensors: for tests, being slower than numpy's.
 REHEARSAL = "torch-cpu"
@@ -177,6 +178,7 @@ def open_fitter(
         Both have ``solve``, and ``device``: where they run.
     """
     if device == "cpu":
+        keep_small_blocks()
         return Fitter(strategy, X, labels, n_classes, workers, **options)
     return DeviceFitter(device, strategy, X, labels, n_classes, workers, **options)
 

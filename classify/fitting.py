@@ -35,7 +35,7 @@ LARGEST_PRICE = 12.0
 # Multiply-adds that are done at once whatever a pass costs.
 SMALL_WORK = 2e9
 # What an update of the shared one costs, in passes.
-SHARED_PRICE = 8.0
+SHARED_PRICE = 13.0
 FACTOR_NUMBERS = 50_000_000
 
 

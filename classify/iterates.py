@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.design_matrix import column_sums
 from classify.linesearch import search
-from classify.passes import Group
+from classify.passes import Group, Piece
 
 if TYPE_CHECKING:
     from classify.objectives import Problems
@@ -71,7 +72,7 @@ class Iterates:
     ) -> None:
         self.objective, self.problems, self.points = objective, problems, points.copy()
         self.rounding = rounding
-        self.groups = objective.groups(problems)
+        self.groups, self.link = objective.groups(problems), objective.weighted_link(problems)
         weights, intercepts = objective.split(self.points)
         self.scores = objective.passes.scores(self.groups, weights, intercepts)
         self.value, self.gradient = self._pull()
@@ -88,7 +89,7 @@ class Iterates:
             np.ascontiguousarray(self.scores[i][:, columns[self.groups[i].columns]])
             for i, _ in places
         ]
-        self.groups = groups
+        self.groups, self.link = groups, self.objective.weighted_link(self.problems)
 
     def advance(self, directions: Array) -> npt.NDArray[np.bool_]:
         """Go along descent directions, each problem as far as it is worth.
@@ -144,15 +145,21 @@ class Iterates:
     def _pull(self) -> tuple[Array, Array]:
         """Compute objectives and gradients from the scores: half a pass."""
         objective, groups, problems = self.objective, self.groups, self.problems
-        link = objective.weighted_link(problems)
+        residuals = [np.empty_like(scores) for scores in self.scores]
 
-        def residuals(index: int, low: int, high: int, _: Floats) -> tuple[Floats, Floats]:
+        def work(piece: Piece) -> tuple[Group, Array]:
+            index, low, high = piece
             group = groups[index]
-            scores = self.scores[index][low - group.start : high - group.start]
-            return link(scores.copy(), low, high, group)
+            rows = slice(low - group.start, high - group.start)
+            loss, residual = self.link(self.scores[index][rows].copy(), low, high, group)
+            residuals[index][rows] = residual
+            return group, column_sums(loss)
 
         weights, _ = objective.split(self.points)
-        losses, totals, products = objective.passes.pull(groups, residuals, len(weights))
+        losses = np.zeros(len(weights))
+        for group, loss in objective.workers.map(work, objective.passes.score_pieces(groups)):
+            losses[group.columns[: len(loss)]] += loss
+        totals, products = objective.passes.back(groups, residuals, len(weights))
         return (
             objective.value(problems, weights, losses),
             objective.assemble(problems, weights, totals, products),
@@ -162,14 +169,16 @@ class Iterates:
         """Add a step to the scores."""
         alpha = np.repeat(alpha, self.objective.columns)
 
-        def work(piece: tuple[int, int, int]) -> None:
+        def work(piece: Piece) -> None:
             index, low, high = piece
             group = self.groups[index]
             rows = slice(low - group.start, high - group.start)
             a, b = _factors(alpha, beta, group, along[index].dtype)
-            self.scores[index][rows] += a * along[index][rows] + b
+            step = a * along[index][rows]
+            step += b
+            self.scores[index][rows] += step
 
-        self.objective.workers.map(work, self.objective.passes.pieces(self.groups))
+        self.objective.workers.map(work, self.objective.passes.score_pieces(self.groups))
 
 
 def _factors(alpha: Array, beta: Array, group: Group, dtype: Any) -> tuple[Floats, Floats]:
@@ -198,30 +207,21 @@ class _Ray:
         objective, groups, problems = iterates.objective, iterates.groups, iterates.problems
         alpha = np.repeat(step, objective.columns)
 
-        def work(piece: tuple[int, int, int]) -> tuple[Group, Array]:
+        def work(piece: Piece) -> tuple[Group, Array]:
             index, low, high = piece
             group = groups[index]
             rows = slice(low - group.start, high - group.start)
-            a = alpha[group.columns].astype(along[index].dtype)
-            on = along[index][rows]
-            scores = a * on
-            scores += iterates.scores[index][rows]
-            residual, curved, second = objective.bend(scores, low, high, group, problems, on)
-            sums = np.stack(
-                [
-                    np.einsum("ij,ij->j", residual, on),
-                    np.einsum("ij,ij->j", curved, on),
-                    residual.sum(axis=0),
-                    curved.sum(axis=0),
-                    second.sum(axis=0),
-                ]
-            ).astype(np.float64)
+            # One column after the other, for sums over neighbours.
+            on = np.ascontiguousarray(along[index][rows].T)
+            scores = alpha[group.columns, None].astype(on.dtype) * on
+            scores += iterates.scores[index][rows].T
+            sums = iterates.link.bend_sums(scores, low, high, group, on)
             if group.sign is not None:
                 sums[2:4] *= group.sign
             return group, sums
 
         total = np.zeros((5, len(alpha)))
-        for group, sums in objective.workers.map(work, objective.passes.pieces(groups)):
+        for group, sums in objective.workers.map(work, objective.passes.score_pieces(groups)):
             total[:, group.columns] += sums
         C = objective.C[problems]
         slope, bend = (C * total[i].reshape(len(C), -1).sum(axis=1) for i in (0, 1))

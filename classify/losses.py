@@ -32,15 +32,20 @@ def logistic(u: Floats) -> tuple[Floats, Floats]:
     residual : ndarray of float
         ``1 / (1 + exp(-u))``, same shape.
     """
-    e = np.abs(u)
-    np.negative(e, out=e)
-    np.exp(e, out=e)
-    loss = np.log1p(e)
+    loss = np.abs(u)
+    np.negative(loss, out=loss)
+    np.exp(loss, out=loss)
+    np.log1p(loss, out=loss)
     loss += np.maximum(u, 0)
-    residual = np.where(u >= 0, np.ones((), u.dtype), e)
-    e += 1
-    residual /= e
-    return loss, residual
+    return loss, _sigmoid(np.negative(u))
+
+
+def _sigmoid(minus: Floats) -> Floats:
+    """Return ``1 / (1 + exp(minus))`` in its argument's place: no branch, no cancellation."""
+    with np.errstate(over="ignore"):  # an infinite exponential is a residual of zero
+        np.exp(minus, out=minus)
+    minus += 1
+    return np.reciprocal(minus, out=minus)
 
 
 def logistic_curvature(u: Floats) -> tuple[Floats, Floats]:
@@ -56,17 +61,12 @@ def logistic_curvature(u: Floats) -> tuple[Floats, Floats]:
     residual : ndarray of float
         ``p = 1 / (1 + exp(-u))``, same shape.
     second : ndarray of float
-        ``p (1 - p)``, same shape.
+        ``p (1 - p)``, same shape; to rounding of `p` where that is next to one.
     """
-    wrong = u >= 0
-    np.abs(u, out=u)
-    np.negative(u, out=u)
-    e = np.exp(u, out=u)
-    q = 1 / (1 + e)
-    e *= q
-    residual = np.where(wrong, q, e)
-    q *= e
-    return residual, q
+    p = _sigmoid(np.negative(u, out=u))
+    second = 1 - p
+    second *= p
+    return p, second
 
 
 def softmax(z: Floats, labels: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
@@ -86,18 +86,43 @@ def softmax(z: Floats, labels: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
     residual : ndarray of float, shape (n_rows, n_classes)
         Softmax minus the indicator of the label.
     """
-    rows = np.arange(len(z))
+    # One class after the other: along rows of a few classes numpy's reductions crawl.
+    t = np.ascontiguousarray(z.T)
+    own = labels, np.arange(len(z))
     # Relative to the label's score, so that the small loss of a well-classified row is a
     # log1p of small numbers and not a difference of large ones.
-    z -= z[rows, labels][:, None]
-    top = z.max(axis=1)
-    z -= top[:, None]
-    np.exp(z, out=z)
-    own = z[rows, labels]
-    z[rows, labels] = 0
-    others = z.sum(axis=1)
-    total = own + others
-    loss = top + np.where(top > 0, np.log(total), np.log1p(others))
-    z /= total[:, None]
-    z[rows, labels] = -others / total
+    t -= t[own]
+    top = t.max(axis=0)
+    others, total = softmax_shares(t[:, None], top[None], own)[1:]
+    loss = top + np.where(top > 0, np.log(total[0]), np.log1p(others[0]))
+    t[own] = -others[0] / total[0]
+    z[...] = t.T
     return loss, z
+
+
+def softmax_shares(t: Floats, top: Floats, own: Any) -> tuple[Floats, Floats, Floats]:
+    """Turn scores into the softmax, with the label's share apart.
+
+    Parameters
+    ----------
+    t : ndarray of float, shape (n_classes, n_problems, n_rows)
+        Scores; overwritten with the softmax, but for zeros in the label's places.
+    top : ndarray of float, shape (n_problems, n_rows)
+        Largest scores.
+    own : tuple of ndarray of int
+        Of each row, its label and its number.
+
+    Returns
+    -------
+    own, others, total : ndarray of float, shape (n_problems, n_rows)
+        Exponentials of the scores less the largest: the label's, the others' sum, and both.
+    """
+    t -= top
+    np.exp(t, out=t)
+    label, row = own
+    mine = np.ascontiguousarray(t[label, :, row].T)
+    t[label, :, row] = 0
+    others = t.sum(axis=0)
+    total = mine + others
+    t /= total
+    return mine, others, total

@@ -15,7 +15,6 @@ All problems, or those that are still being solved, are evaluated in one pass ov
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,8 +22,9 @@ import numpy.typing as npt
 
 from classify.design_matrix import DesignMatrix
 from classify.iterates import Iterates
-from classify.losses import logistic, logistic_curvature, softmax
-from classify.passes import Group, Link, Passes
+from classify.links import BinaryLink, SoftmaxLink
+from classify.losses import logistic_curvature
+from classify.passes import Group, Passes
 from classify.threads import Workers
 from classify.trials import Trials
 
@@ -74,28 +74,18 @@ class Problems(ABC):
         """List which rows meet which columns when `problems`, in this order, are in the pass."""
 
     @abstractmethod
-    def link(
-        self, scores: Floats, start: int, stop: int, group: Group, problems: Integers
-    ) -> tuple[Floats, Floats]:
-        """Turn a block's signed scores into losses and residuals.
+    def weighted_link(self, problems: Integers) -> Any:
+        """Bind the loss to the problems of a pass, with the sample weights.
 
         Parameters
         ----------
-        scores : ndarray, shape (stop - start, k)
-            Signed scores in the group's columns; overwritten.
-        start, stop : int
-            Rows.
-        group : Group
-            What the rows meet.
         problems : ndarray of int
             The problems in the pass.
 
         Returns
         -------
-        loss : ndarray, shape (stop - start, k / columns)
-            One column a problem, without sample weights.
-        residual : ndarray, shape (stop - start, k)
-            Derivative of the loss with respect to `scores`, without sample weights.
+        RowLink
+            What `classify.passes.Passes.fused` asks for, and `classify.iterates.Iterates`.
         """
 
     @abstractmethod
@@ -132,54 +122,6 @@ class Problems(ABC):
             Finite, whatever the labels and the sample weights are.
         """
 
-    def bend(
-        self,
-        scores: Floats,
-        start: int,
-        stop: int,
-        group: Group,
-        problems: Integers,
-        along: Floats,
-    ) -> tuple[Floats, Floats, Floats]:
-        """Return a block's residuals and second derivatives at once, with sample weights.
-
-        Parameters
-        ----------
-        scores : ndarray, shape (stop - start, k)
-            Signed scores in the group's columns; overwritten.
-        start, stop : int
-            Rows.
-        group : Group
-            What the rows meet.
-        problems : ndarray of int
-            The problems in the pass.
-        along : ndarray, shape (stop - start, k)
-            Signed scores of a direction.
-
-        Returns
-        -------
-        residual, curved, second : ndarray, shape (stop - start, k)
-            The loss's derivatives in the signed scores, its second derivative applied to `along`,
-            and the diagonal of the second derivative.
-        """
-        found = self._bend(scores, start, stop, group, problems, along)
-        if self.weight is None:
-            return found
-        weight = self.weight[start:stop, None].astype(along.dtype)
-        return found[0] * weight, found[1] * weight, found[2] * weight
-
-    @abstractmethod
-    def _bend(
-        self,
-        scores: Floats,
-        start: int,
-        stop: int,
-        group: Group,
-        problems: Integers,
-        along: Floats,
-    ) -> tuple[Floats, Floats, Floats]:
-        """Do the work of `bend`, without sample weights."""
-
     def split(self, points: Array) -> tuple[Array, Array]:
         """Split parameters into weights and intercepts.
 
@@ -197,29 +139,6 @@ class Problems(ABC):
         """
         table = points.reshape(-1, self.design.n_features + 1)
         return table[:, :-1], table[:, -1]
-
-    def weighted_link(self, problems: Integers) -> Link:
-        """Bind `link` to the problems of a pass, and multiply by the sample weights.
-
-        Parameters
-        ----------
-        problems : ndarray of int
-            The problems in the pass.
-
-        Returns
-        -------
-        callable
-            What `classify.passes.Passes.fused` asks for.
-        """
-
-        def link(scores: Floats, start: int, stop: int, group: Group) -> tuple[Floats, Floats]:
-            loss, residual = self.link(scores, start, stop, group, problems)
-            if self.weight is not None:
-                weight = self.weight[start:stop, None].astype(residual.dtype)
-                loss, residual = loss * weight, residual * weight
-            return loss, residual
-
-        return link
 
     def evaluate(self, problems: Integers, points: Array) -> tuple[Array, Array]:
         """Evaluate objectives and gradients in one pass over the rows.
@@ -390,56 +309,9 @@ class BinaryProblems(Problems):
             if len(meets[label][0])
         ]
 
-    def link(
-        self, scores: Floats, start: int, stop: int, group: Group, problems: Integers
-    ) -> tuple[Floats, Floats]:
-        """Apply the logistic loss; without signs from the group, each row brings its own."""
-        if group.sign is not None:
-            return logistic(scores)
-        flip = self._flipper(start, stop, problems)
-        flip(scores)
-        loss, residual = logistic(scores)
-        flip(residual)
-        return loss, residual
-
-    def _flipper(self, start: int, stop: int, problems: Integers) -> Callable[[Floats], None]:
-        """Return what negates, in place, the entries of rows in their own class's columns."""
-        positive, labels = self.positive[problems], self.labels[start:stop]
-        place = np.full(int(self.positive.max()) + 1, -1)
-        place[positive] = np.arange(len(positive))
-        if np.array_equal(place[positive], np.arange(len(positive))):
-            # One column a class, so one entry a row at most: few of the block's.
-            known = np.flatnonzero(labels < len(place))
-            rows = known[place[labels[known]] >= 0]
-            columns = place[labels[rows]]
-
-            def few(block: Floats) -> None:
-                block[rows, columns] = -block[rows, columns]
-
-            return few
-        own = labels[:, None] == positive
-
-        def many(block: Floats) -> None:
-            np.negative(block, out=block, where=own)
-
-        return many
-
-    def _bend(
-        self,
-        scores: Floats,
-        start: int,
-        stop: int,
-        group: Group,
-        problems: Integers,
-        along: Floats,
-    ) -> tuple[Floats, Floats, Floats]:
-        flip = None if group.sign is not None else self._flipper(start, stop, problems)
-        if flip:
-            flip(scores)
-        residual, second = logistic_curvature(scores)
-        if flip:
-            flip(residual)
-        return residual, second * along, second
+    def weighted_link(self, problems: Integers) -> Any:
+        """Bind the logistic loss; without signs from the group, each row brings its own."""
+        return BinaryLink(self.labels, self.weight, self.positive[problems])
 
     def base_rates(self) -> Array:
         """Return each problem's log odds."""
@@ -491,13 +363,9 @@ class SoftmaxProblems(Problems):
         """All rows meet all columns."""
         return [Group(0, self.design.n_rows, np.arange(len(problems) * self.columns))]
 
-    def link(
-        self, scores: Floats, start: int, stop: int, group: Group, problems: Integers
-    ) -> tuple[Floats, Floats]:
-        """Apply the softmax loss, problem by problem."""
-        labels = np.repeat(self.labels[start:stop], len(problems))
-        loss, residual = softmax(scores.reshape(-1, self.columns), labels)
-        return loss.reshape(stop - start, -1), residual.reshape(stop - start, -1)
+    def weighted_link(self, problems: Integers) -> Any:
+        """Bind the softmax loss, problem by problem."""
+        return SoftmaxLink(self.labels, self.weight, self.columns)
 
     def curvature(
         self, scores: Floats, start: int, stop: int, group: Group, directions: Floats | None
@@ -510,26 +378,6 @@ class SoftmaxProblems(Problems):
             return (p * (1 - p)).reshape(scores.shape)
         bent = p * directions.reshape(z.shape)
         return (bent - p * bent.sum(axis=1, keepdims=True)).reshape(scores.shape)
-
-    def _bend(
-        self,
-        scores: Floats,
-        start: int,
-        stop: int,
-        group: Group,
-        problems: Integers,
-        along: Floats,
-    ) -> tuple[Floats, Floats, Floats]:
-        k = self.columns
-        labels = np.repeat(self.labels[start:stop], len(problems))
-        _, residual = softmax(scores.reshape(-1, k), labels)
-        p = residual.copy()
-        p[np.arange(len(p)), labels] += 1
-        curved = p * along.reshape(-1, k)
-        curved -= p * curved.sum(axis=1, keepdims=True)
-        p *= 1 - p
-        shape = scores.shape
-        return residual.reshape(shape), curved.reshape(shape), p.reshape(shape)
 
     def base_rates(self) -> Array:
         """Return the classes' log shares, less their mean."""

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from classify.design_matrix import Blocks, DesignMatrix, thin_product
+from classify.design_matrix import Blocks, DesignMatrix, column_sums, thin_back, thin_product
 from classify.threads import Workers
 
 Array = npt.NDArray[np.float64]
@@ -28,7 +28,9 @@ Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
 # What one thread does at a time: enough for its start to cost nothing, little enough to share out.
-PIECE_BYTES = 8_000_000
+PIECE_BYTES = 16_000_000
+# The same for work on scores alone: temporary arrays that stay in a core's own cache.
+PIECE_NUMBERS = 65_536
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +96,26 @@ class Passes:
         return [
             (index, start, min(start + step, group.stop))
             for index, group in enumerate(groups)
+            for start in range(group.start, group.stop, step)
+        ]
+
+    def score_pieces(self, groups: Sequence[Group]) -> list[Piece]:
+        """Cut groups into what one thread does at a time where no features are touched.
+
+        Parameters
+        ----------
+        groups : sequence of Group
+            Which rows meet which columns.
+
+        Returns
+        -------
+        list of tuple
+            Index of the group, first row, last row + 1.
+        """
+        return [
+            (index, start, min(start + step, group.stop))
+            for index, group in enumerate(groups)
+            for step in [max(64, PIECE_NUMBERS // max(1, len(group.columns)))]
             for start in range(group.start, group.stop, step)
         ]
 
@@ -239,9 +261,9 @@ class Passes:
             for low, high in self._blocks(start, stop):
                 block = rows.block(low, high)
                 losses, residual = residuals(index, low, high, block)
-                loss = loss + losses.sum(axis=0, dtype=np.float64)
-                total += residual.sum(axis=0, dtype=np.float64)
-                product += residual.T @ block
+                loss = loss + column_sums(losses)
+                total += column_sums(residual)
+                product += thin_back(block, residual)
             return group, np.asarray(loss), total, product
 
         losses = np.zeros(n_columns)

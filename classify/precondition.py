@@ -100,8 +100,9 @@ class SampledHessian:
         if not all(int(column) in known for column in self._places(problems)):
             return True
         self._age += 1
-        # The first inverses are made where the weights are zero, and serve for less long.
-        return self._age > max(3.0, self.price * 0.6 * 2.0 ** (self._updates - 1))
+        # The first inverses are made where the weights are zero; those of the second time are made
+        # near enough to the optimum to serve for long.
+        return self._age > max(3.0, 0.6 * self.price * 3.0 ** (self._updates - 1))
 
     def update(self, problems: Integers, moves: Any) -> None:
         """Draw the samples anew at these points."""

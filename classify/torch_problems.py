@@ -58,10 +58,6 @@ class _OnDevice(Problems):
         """Start from some points; every look along a direction is a whole pass, which is cheap."""
         return Trials(self, problems, points, rounding)
 
-    def link(self, scores: Any, start: int, stop: int, group: Group, problems: Integers) -> Any:
-        """Turn a block's signed scores into losses and residuals, on the device."""
-        return self.bind(problems)(scores, start, stop, group)
-
     def hessian_product(self, problems: Integers, points: Array, directions: Array) -> Array:
         """Multiply the Hessians at `points` by `directions`, on the device."""
         groups = self.groups(problems)

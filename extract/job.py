@@ -99,7 +99,7 @@ def prepare(
     Job
         Ready to be computed.
     """
-    from extract.allocator import keep_pages
+    from data.allocator import keep_pages
     from extract.backbone import load_backbone
 
     place = place or find_place(options.device, options.precision, options.engine)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from data.errors import UserError
-from extract import allocator
 from extract.backbone import BackboneRequest, load_backbone
 from extract.embed import (
     Embedder,
@@ -120,11 +119,6 @@ def test_out_of_memory_is_told_from_other_errors(monkeypatch):
     monkeypatch.setattr(made, "_forward", fail)
     with pytest.raises(OutOfMemory):
         made.embed(pictures(2))
-
-
-def test_the_allocator_keeps_its_pages():
-    assert allocator.keep_pages() in (True, False)  # false where the C library is another
-    torch.ones(1 << 20)  # and memory still works
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
