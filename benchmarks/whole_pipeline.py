@@ -36,9 +36,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     """
     import torch
 
+    from data.allocator import keep_pages
     from data.dataset import FileImages, load_dataset
     from extract import engines, measured, tuning
-    from extract.allocator import keep_pages
     from extract.backbone import BackboneRequest, load_backbone
     from extract.watch import peak_memory_mb
 

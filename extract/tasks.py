@@ -287,7 +287,7 @@ def _first_images(
 # A process keeps what the next task needs, too.
 @functools.lru_cache(maxsize=1)
 def _backbone(settings: Settings) -> Backbone:
-    from extract.allocator import keep_pages
+    from data.allocator import keep_pages
     from extract.images import backbone_of_spec
 
     if settings.device == "cpu":
