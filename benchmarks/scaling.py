@@ -186,6 +186,9 @@ def limits(facts: dict[str, Any], record: Record) -> None:
         f"{amount(facts['disk'])} of free disk:"
     )
     for what, count in sorted(ends.items(), key=lambda pair: pair[1]):
+        if count <= 0:  # the line falls: the machine was busy with something else
+            record.remark(f"  not known, measure again on a quiet machine: {what}")
+            continue
         record.remark(f"  {count:>16,.0f} images: {what}")
         record.add({"limit": what, "images": count})
 
