@@ -136,6 +136,8 @@ class Store(RuleBasedStateMachine):
         if self.value is None:
             return
         content = bytearray(self.path.read_bytes())
+        if not content:  # nothing is left to damage
+            return
         if data.draw(st.booleans()):
             content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
         else:
