@@ -81,6 +81,9 @@ class SampledHessian:
         self.own_rows, self.shared_rows, self.price = own_rows, shared_rows, price
         self._inverses: dict[int, _Inverse] = {}
         self._shared: SharedHessian | None = None
+        # Which shared inverse serves a column: the newest, or the one before for columns that
+        # had converged when the newest was made, and go on at another C.
+        self._serves: dict[int, SharedHessian] = {}
         self._stiffness = np.empty(0)
         self._age = 0  # rounds since the last update
         self._updates = 0  # for this objective
@@ -96,8 +99,8 @@ class SampledHessian:
 
     def due(self, problems: Integers, n_rounds: int) -> bool:
         """Say whether the rounds since the last update have cost as much as the next one."""
-        known = self._inverses if self._shared is None else self._shared.place | self._inverses
-        if not all(int(column) in known for column in self._places(problems)):
+        columns = self._places(problems).tolist()
+        if not all(column in self._serves or column in self._inverses for column in columns):
             return True
         self._age += 1
         # The first inverses are made where the weights are zero; those of the second time are made
@@ -137,13 +140,23 @@ class SampledHessian:
         flat = not objective.split(moves.points)[0].any()
         if flat or not self.own_rows:
             # The first serves for a few rounds only, far from the optimum: half as many will do.
-            rows = self.shared_rows // (2 if self._shared is None else 1)
-            self._shared = SharedHessian(objective.design, objective.workers, rows, self._shared)
+            before = self._shared
+            rows = self.shared_rows // (2 if before is None else 1)
+            self._shared = SharedHessian(objective.design, objective.workers, rows, before)
             self._shared.build(columns, groups, curvatures, objective.labels)
+            self._assign(columns, before)
         else:
             self._divide(columns, groups, curvatures)
         self._age = 0
         self._updates += 1
+
+    def _assign(self, columns: Integers, before: SharedHessian | None) -> None:
+        """Let the newest serve its columns, and none but the one before the others."""
+        assert self._shared is not None
+        # Fits from the disk have room for one only.
+        old = before if len(self.objective.design.edges) == 2 else None
+        self._serves = {c: kept for c, kept in self._serves.items() if kept is old}
+        self._serves.update(dict.fromkeys(columns.tolist(), self._shared))
 
     def _places(self, problems: Integers) -> Integers:
         columns = self.objective.columns
@@ -182,9 +195,11 @@ class SampledHessian:
         stiffness = self._stiffness[places]
         own = np.array([int(place) in self._inverses for place in places])
         solved = np.empty_like(flat)
-        if not own.all():
-            assert self._shared is not None
-            solved[~own] = self._shared.apply(places[~own], flat[~own], stiffness[~own])
+        rest = np.flatnonzero(~own)
+        servers = [self._serves[place] for place in places[rest].tolist()]
+        for server in dict.fromkeys(servers):
+            some = rest[[other is server for other in servers]]
+            solved[some] = server.apply(places[some], flat[some], stiffness[some])
 
         def solve(i: int) -> None:
             solved[i] = self._inverses[int(places[i])].solve(flat[i], stiffness[i])
