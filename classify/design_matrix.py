@@ -283,8 +283,7 @@ def thin_back(block: Floats, residual: Floats) -> Floats:
     Returns
     -------
     ndarray, shape (n_columns, n_features)
-        ``residual.T @ block``, by batches of rows as in `thin_product`: for ten columns two thirds
-        of the time of one product.
+        ``residual.T @ block``, by batches of rows as in `thin_product`.
     """
     n_rows, n_features = block.shape
     n_columns = residual.shape[1]

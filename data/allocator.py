@@ -6,9 +6,9 @@ pages for the next one.
 - Stage one, activations of every size (`keep_pages`). Measured with MobileNetV2 at 128 pixels on
   two cores, 512 images in batches of 64: 2.7 million page faults and 6.3 s of system time without
   this (1.1 million and 1.9 s in channels-last), none with it, and half the CPU time per image.
-- Stage two, temporary arrays of some hundred kilobytes (`keep_small_blocks`). A look along a
-  direction at 50,000 x 10 scores: 14.6 ms without, 4.7 ms with it. Larger blocks go back to the
-  kernel as before: numpy asks for huge pages for those, which a heap does not have.
+- Stage two, temporary arrays of some hundred kilobytes (`keep_small_blocks`), whose page faults
+  would take longer than what is computed in them. Larger blocks go back to the kernel as before:
+  numpy asks for huge pages for those, which a heap does not have.
 """
 
 from __future__ import annotations

@@ -32,8 +32,10 @@ def nearest(name: str, options: Iterable[str], n: int = 3) -> str:
         ``"did you mean a, b?"``, or an empty string when nothing is near.
     """
     known = list(options)
-    lowered = {option.lower(): option for option in known}
-    close = difflib.get_close_matches(name.lower(), lowered, n=n, cutoff=0.5)
+    # The dashes of options would make any two of them alike.
+    lowered = {option.lower().lstrip("-"): option for option in known}
+    name = name.lower().lstrip("-")
+    close = difflib.get_close_matches(name, lowered, n=n, cutoff=0.5)
     if not close and name:
-        close = [low for low in lowered if name.lower() in low][:n]
+        close = [low for low in lowered if name in low][:n]
     return f"did you mean {', '.join(lowered[low] for low in close)}?" if close else ""
