@@ -185,7 +185,27 @@ def choose(subject: Subject, n_images: int) -> Choice:
     for name, reason in known.failed.items():
         say_failed(name, reason)
     best = known.best(n_images, compiled)
+    if not (fresh or compiled):
+        best = _readmit(subject, known, n_images)
     return Choice(best.engine, best.batch_size, instead_of)
+
+
+def _readmit(subject: Subject, known: Measurements, n_images: int) -> Measurement:
+    """Take the best engine of earlier measurements that still gives torch's vectors."""
+    while True:
+        best = known.best(n_images)
+        if best.engine not in engines.CHECKED or best.engine == subject.engine:
+            return best
+        try:
+            _admit(subject, best.engine, best.batch_size)
+        except EngineFailed as error:
+            say_failed(best.engine, error)
+            known.trials = [trial for trial in known.trials if trial.engine != best.engine]
+            if not known.trials:
+                others = torch_paths(subject, without=best.engine)
+                known = measure(subject, others, subject.first_batch_size())
+        else:
+            return best
 
 
 def _read(subject: Subject, names: Sequence[str]) -> Measurements | None:

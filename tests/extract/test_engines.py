@@ -155,6 +155,20 @@ def test_the_fastest_engine_and_batch_are_taken_and_remembered(rates, monkeypatc
     assert tuning.choose_quickly(subject(), 100_000) == choice
 
 
+def test_an_engine_that_was_fine_when_measured_is_checked_again(rates, monkeypatch, capsys):
+    rates.update({("torch", 16): 10, ("channels-last", 16): 90, ("folded", 16): 100})
+    assert tuning.choose(subject(), 100_000).engine == "folded"
+    assert tuning.choose(subject(), 100_000).engine == "folded"
+
+    def wrong(rows, reference, precision):
+        raise EngineFailed("its vectors are others today")
+
+    monkeypatch.setattr(engines, "check_rows", wrong)
+    capsys.readouterr()
+    assert tuning.choose(subject(), 100_000).engine == "channels-last"
+    assert "folded is not used, torch takes its place: its vectors" in capsys.readouterr().err
+
+
 def test_compiling_is_tried_where_the_run_is_long_and_kept_where_it_pays(rates, monkeypatch):
     monkeypatch.setattr(compiled, "missing_tool", lambda device: None)
     rates.update({("torch", 16): 10, ("channels-last", 16): 100, ("folded", 16): 100})
