@@ -177,7 +177,8 @@ class SampledHessian:
             chosen, chance = systematic_sample(bend, self.own_rows)
             rows, bend = rows[chosen], bend[chosen] / chance
             block = design.dense(rows)
-            mean = (bend / max(float(bend.sum()), np.finfo(float).tiny)) @ block
+            share = bend / max(float(bend.sum()), np.finfo(float).tiny)
+            mean = (share.astype(block.dtype) @ block).astype(np.float64)
             block -= mean.astype(block.dtype)
             block *= np.sqrt(bend)[:, None].astype(block.dtype)
             if len(block) < block.shape[1]:

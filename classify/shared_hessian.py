@@ -31,9 +31,9 @@ Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
 # Columns whose curvatures are within this factor of each other share a factorisation.
-BUCKET = 3.0
+BUCKET = 9.0
 # Directions in which a column has its own part, and numbers in all those parts.
-LEADING = 256
+LEADING = 128
 DENSE_NUMBERS = 16_000_000
 ITERATIONS = 3
 ROWS = 1024
@@ -103,7 +103,9 @@ class SharedHessian:
 
         def centre(i: Integers) -> Array:
             block = design.dense(chosen[i])
-            return np.stack([(weight[i] * (kind[i] == g)) @ block for g in range(n_kinds)])
+            share = np.zeros((n_kinds, len(i)), block.dtype)
+            share[kind[i], np.arange(len(i))] = weight[i]
+            return (share @ block).astype(np.float64)
 
         means = np.sum(workers.map(centre, pieces), axis=0)
         share = np.bincount(kind, weight, minlength=n_kinds)
