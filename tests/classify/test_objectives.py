@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from problems_for_tests import blobs, make, naive
 
-from classify.design_matrix import DesignMatrix, thin_product
+from classify.design_matrix import DesignMatrix, column_sums, thin_back, thin_product
 from classify.losses import logistic, softmax
 from classify.standardize import mean_and_scale
 from classify.threads import Workers
@@ -145,6 +145,60 @@ def test_thin_product_is_a_product(shape, columns):
     rng = np.random.default_rng(0)
     X, W = rng.standard_normal(shape), rng.standard_normal((shape[1], columns))
     np.testing.assert_allclose(thin_product(X, W), X @ W, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (64, 40), (130, 64), (1000, 700)])
+@pytest.mark.parametrize("columns", [1, 9, 300])
+def test_thin_back_is_a_product(shape, columns):
+    rng = np.random.default_rng(0)
+    X, R = rng.standard_normal(shape), rng.standard_normal((shape[0], columns))
+    np.testing.assert_allclose(thin_back(X, R), R.T @ X, rtol=1e-10, atol=1e-10)
+
+
+def test_column_sums_keep_the_digits_of_float32():
+    table = np.full((100_003, 3), 1e-3, np.float32)
+    table[:, 1] = 1.0
+    table[::2, 2] *= -1
+    exact = table.astype(np.float64).sum(axis=0)
+    np.testing.assert_allclose(column_sums(table), exact, rtol=1e-12)
+    assert column_sums(np.zeros((5, 0))).shape == (0,)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_look_along_a_direction_is_a_derivative(kind, weighted):
+    X, labels = blobs()
+    weight = np.random.default_rng(1).integers(0, 3, len(X)).astype(float) if weighted else None
+    problems = make(kind, X, labels, weight=weight)
+    everything = np.arange(problems.n_problems)
+    points, directions = some_points(problems)
+    link = problems.weighted_link(everything)
+    groups = problems.groups(everything)
+    at = problems.passes.scores(groups, *problems.split(points))
+    along = problems.passes.scores(groups, *problems.split(directions))
+
+    def sums(step):
+        total = np.zeros((5, problems.n_problems * problems.columns))
+        for group, z, on in zip(groups, at, along, strict=True):
+            on = np.ascontiguousarray(on.T)
+            scores = np.ascontiguousarray(z.T) + step * on
+            total[:, group.columns] += link.bend_sums(scores, group.start, group.stop, group, on)
+        return total[:2].reshape(2, problems.n_problems, -1).sum(axis=2)
+
+    def losses(step):
+        value, _ = problems.evaluate(everything, points + step * directions)
+        weights, _ = problems.split(points + step * directions)
+        squares = np.einsum("ij,ij->i", weights, weights).reshape(len(value), -1).sum(axis=1)
+        return (value - 0.5 * squares) / problems.C
+
+    h = 1e-4
+    slope, bend = sums(0.3)
+    np.testing.assert_allclose(
+        slope, (losses(0.3 + h) - losses(0.3 - h)) / (2 * h), rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        bend, (sums(0.3 + h)[0] - sums(0.3 - h)[0]) / (2 * h), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("weighted", [False, True])
