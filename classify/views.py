@@ -64,7 +64,8 @@ def two_views(
         and the ``explained`` shares of the variance, and ``lda`` with ``points``, the
         ``explained`` shares of the variance between classes, and ``components``, how many principal
         components it was made in. With two classes LDA has one direction, and the second is the
-        first principal component. None where there are too few rows or features for it.
+        first principal component. None where there are too few rows or features for it, or where
+        the rows of each class are all alike.
     """
     from sklearn.decomposition import PCA
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -77,15 +78,16 @@ def two_views(
     size = min(COMPONENTS, X.shape[1], len(y) - n_classes)
     if size < 2 or n_classes < 2:
         return None
+    # Where the rows of a class are all alike there is no scatter to divide by.
+    if not any(np.ptp(X[y == label], axis=0).any() for label in np.unique(y)):
+        return None
     scaler = StandardScaler().fit(X)
     # Any seed will do here, but scikit-learn's have 32 bits.
     pca = PCA(size, svd_solver="randomized", random_state=seed % 2**32)
     leading = pca.fit_transform(scaler.transform(X))
     lda = LinearDiscriminantAnalysis(n_components=min(2, n_classes - 1)).fit(leading, y)
     Z = pca.transform(scaler.transform(rows_of(X_test, shown)))
-    across = lda.transform(Z)
-    if across.shape[1] == 1:
-        across = np.column_stack([across, Z[:, 0]])
+    across = np.column_stack([lda.transform(Z), Z])[:, :2]
     return {
         "n_fitted": len(fitted),
         "rows": shown.tolist(),
