@@ -26,8 +26,11 @@ Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
-# Scores that are made at once where rows are answered for.
-STEP_NUMBERS = 500_000
+# Scores that are made at once where rows are answered for; and rows, however many columns there
+# are, since what a step does with the weights of all columns is the same for one row.
+STEP_NUMBERS, STEP_ROWS = 500_000, 16
+# Scores that may be made at once of features in memory, where larger products are faster.
+WHOLE_NUMBERS = 20_000_000
 
 
 def is_source(X: Any) -> bool:
@@ -64,8 +67,31 @@ def row_steps(source: Any, n_rows: int, columns: int) -> list[tuple[int, int]]:
         First row, last row + 1. Small enough that the temporary arrays of a step do not matter.
     """
     row = max(1, source.shape[1] * source.dtype.itemsize)
-    step = max(1, min(BLOCK_BYTES // row, STEP_NUMBERS // max(1, columns)))
+    step = max(1, min(BLOCK_BYTES // row, max(STEP_ROWS, STEP_NUMBERS // max(1, columns))))
     return [(low, min(low + step, n_rows)) for low in range(0, n_rows, step)]
+
+
+def answer_steps(X: Any, n_rows: int, columns: int) -> list[tuple[int, int]]:
+    """Cut rows into steps in which they are scored and answered for.
+
+    Parameters
+    ----------
+    X : ndarray, shape (n, n_features), or a source of rows
+        The features.
+    n_rows : int
+        How many rows are answered for.
+    columns : int
+        Scores of a row.
+
+    Returns
+    -------
+    list of (int, int)
+        First row, last row + 1: those of `row_steps`, or all rows of an array at once, unless their
+        scores are many (the 499,500 pairs of 1,000 classes are 4 MB a row).
+    """
+    if is_source(X) or n_rows * columns > WHOLE_NUMBERS:
+        return row_steps(X, n_rows, columns)
+    return [(0, n_rows)]
 
 
 def chunk_order(rows: Integers, labels: Integers, chunk_rows: int) -> Integers:

@@ -233,9 +233,11 @@ def _part_in(
     if strategy == "ovr":
         heads = np.arange(n_classes)
         return heads, heads == label
-    pairs = class_pairs(n_classes)
-    heads = np.flatnonzero((pairs == label).any(axis=1))
-    return heads, pairs[heads, 1] == label
+    # Where the pairs of the earlier classes with this one stand, and those with the later ones.
+    earlier = np.arange(label)
+    later = np.arange(n_classes - 1 - label) + label * (2 * n_classes - label - 1) // 2
+    heads = np.concatenate([earlier * (2 * n_classes - earlier - 3) // 2 + label - 1, later])
+    return heads, np.arange(n_classes - 1) < label
 
 
 def _log_sigmoid(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -262,13 +264,21 @@ def votes_and_margins(
     margins : ndarray of float64, shape (n_samples, n_classes)
         The sum of the scores of a class's pairs, each with the sign that speaks for it.
     """
-    pairs = class_pairs(n_classes)
-    # One column of +-1 for each pair, so that sums over a class's pairs are matrix products.
-    sign = np.zeros((len(pairs), n_classes))
-    sign[np.arange(len(pairs)), pairs[:, 0]] = -1.0
-    sign[np.arange(len(pairs)), pairs[:, 1]] = 1.0
-    votes = np.where(scores > 0, 1.0, -1.0) @ sign
-    return (votes + (n_classes - 1)) / 2, scores.astype(np.float64) @ sign
+    votes = np.zeros((len(scores), n_classes))
+    margins = np.zeros((len(scores), n_classes))
+    # The pairs of a class with the later ones are neighbours. A matrix of signs for all pairs at
+    # once would have n_classes^3 / 2 numbers.
+    start = 0
+    for first in range(n_classes - 1):
+        stop = start + n_classes - 1 - first
+        part = scores[:, start:stop].astype(np.float64)
+        won = part > 0
+        votes[:, first] += (~won).sum(axis=1)
+        votes[:, first + 1 :] += won
+        margins[:, first] -= part.sum(axis=1)
+        margins[:, first + 1 :] += part
+        start = stop
+    return votes, margins
 
 
 def _votes_and_confidences(scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import secrets
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +23,7 @@ from classify.tradeoffs import draw_tradeoffs, known_costs, numbered
 from classify.wording import display_name, verdict
 from data.cli import say
 from data.errors import UserError
-from data.files import check_writable, write_json, write_text
+from data.files import check_writable, temporary_folder, write_json, write_text
 
 OUTPUT = "comparison"
 METRICS = (
@@ -340,8 +338,6 @@ def _check_ours(target: Path) -> None:
 
 def _write(target: Path, comparison: dict[str, Any]) -> None:
     """Fill a hidden folder and put it in the place of the comparison before."""
-    mark = f"{os.getpid()}-{secrets.token_hex(4)}"
-    fresh, old = (target.with_name(f".{kind}-{mark}") for kind in ("comparison", "old"))
     groups, figures = _figure_groups(comparison), {}
     for i, group in enumerate(groups, start=1):
         rows = [row for row in comparison["leaderboard"] if row["label"] in group["labels"]]
@@ -351,8 +347,7 @@ def _write(target: Path, comparison: dict[str, Any]) -> None:
         if group["numbered"]:  # one backbone alone trades nothing off
             figures[f"cost-{i}"] = draw_tradeoffs(rows, f"cost-{i}")
     context = {"comparison": comparison, "groups": groups}
-    try:
-        fresh.mkdir()
+    with temporary_folder(target.parent) as fresh, temporary_folder(target.parent) as aside:
         write_json(fresh / FILE_NAME, comparison)
         write_text(fresh / "metrics.csv", metrics_csv(comparison["leaderboard"]))
         write_pages(
@@ -361,12 +356,15 @@ def _write(target: Path, comparison: dict[str, Any]) -> None:
             render_markdown("comparison.md.j2", figures, **context),
             figures,
         )
-        if target.exists():
-            os.rename(target, old)
-        os.rename(fresh, target)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        old = aside / target.name
+        try:
+            if target.exists():
+                os.rename(target, old)
+            os.rename(fresh, target)
+        except BaseException:  # Ctrl-C between the two, too
+            if old.exists() and not target.exists():
+                os.rename(old, target)
+            raise
 
 
 def _figure_groups(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:

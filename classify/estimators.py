@@ -36,11 +36,12 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from classify.chunked import is_source, row_steps
+from classify.chunked import is_source
 from classify.coding import class_pairs, decide, decision_values, probabilities
 from classify.engines import as_labels, choose_device, lies_on, open_fitter
 from classify.fitting import Head, plan
 from classify.free_memory import default_memory
+from classify.scoring import scored
 from classify.threads import workers
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -230,22 +231,19 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
                 raise ValueError(f"{name} must be {number} above 0, got {value!r}")
 
     def _answers(self, X: Any, answer: Callable[..., npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """Call ``answer(strategy, scores, n_classes)``, block by block for a source of rows."""
+        """Call ``answer(strategy, scores, n_classes)``, for blocks of rows where they are large."""
         check_is_fitted(self)
         head, n_classes = Head(self.coef_, self.intercept_), len(self.classes_)
         if not is_source(X):
             X = validate_data(self, as_features(X), dtype=_DTYPES, accept_sparse=False, reset=False)
-            return answer(self._strategy, head.scores(X), n_classes)
-        validate_data(self, X, skip_check_array=True, reset=False)
-        if not len(X):
-            raise ValueError(
-                f"Found array with 0 sample(s) (shape={X.shape}): at least 1 is needed"
-            )
+        else:
+            validate_data(self, X, skip_check_array=True, reset=False)
+            if not len(X):
+                raise ValueError(
+                    f"Found array with 0 sample(s) (shape={X.shape}): at least 1 is needed"
+                )
         return np.concatenate(
-            [
-                answer(self._strategy, head.scores(X.read(low, high)), n_classes)
-                for low, high in row_steps(X, len(X), len(head.coef))
-            ]
+            [answer(self._strategy, scores, n_classes) for _, scores in scored(X, head)]
         )
 
     def decision_function(self, X: Any) -> Floats:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,9 @@ from data.spec import SPEC_SHAPE, mismatch
 FORMAT = "icebox-head"
 FORMAT_VERSION = 1
 _KINDS = {"F32": "float32", "F64": "float64", "I64": "int64"}
-# Rows per product when scoring, so that a large X is never copied whole to float64.
-_BLOCK = 8192
+# Rows and scores of a block, so that neither a large X is copied whole to float64, nor the scores
+# of many pairs (4 MB a row for 1,000 classes) are held for all rows.
+_BLOCK, _SCORES = 8192, 8_000_000
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,14 @@ class Head:
         ndarray of float64, shape (n_samples, n_problems)
             ``X @ coef.T + intercept``.
         """
+        return np.concatenate(list(self._blocks(X)))
+
+    def _blocks(self, X: npt.NDArray[np.floating]) -> Iterator[npt.NDArray[np.float64]]:
+        """Score block after block; no rows are one block without rows."""
         coef, intercept = self.coef.astype(np.float64), self.intercept.astype(np.float64)
-        scores = np.empty((len(X), len(coef)))
-        for start in range(0, len(X), _BLOCK):
-            stop = start + _BLOCK
-            scores[start:stop] = X[start:stop].astype(np.float64) @ coef.T + intercept
-        return scores
+        step = max(1, min(_BLOCK, _SCORES // len(coef)))
+        for start in range(0, max(1, len(X)), step):
+            yield X[start : start + step].astype(np.float64) @ coef.T + intercept
 
     def predict(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
         """Answer with a class index for every row, as the strategy decides.
@@ -109,8 +112,9 @@ class Head:
         ndarray of int64, shape (n_samples,)
             Indices into ``class_names``.
         """
-        answers = coding.decide(self.strategy, self.scores(X), len(self.class_names))
-        return answers.astype(np.int64)
+        k = len(self.class_names)
+        found = [coding.decide(self.strategy, scores, k) for scores in self._blocks(X)]
+        return np.concatenate(found).astype(np.int64)
 
     def probabilities(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Class probabilities of every row, calibrated where the head has a temperature.
@@ -125,7 +129,10 @@ class Head:
         ndarray of float64, shape (n_samples, n_classes)
             Rows sum to one.
         """
-        found = coding.probabilities(self.strategy, self.scores(X), len(self.class_names))
+        k = len(self.class_names)
+        found = np.concatenate(
+            [coding.probabilities(self.strategy, scores, k) for scores in self._blocks(X)]
+        )
         return found if self.temperature is None else coding.temper(found, self.temperature)
 
 

@@ -34,6 +34,8 @@ SMALLEST_CHUNK = 1_000_000
 GOOD_CHUNK = 8_000_000
 # A chunk leaves room for so many threads.
 THREADS = 4
+# Objects of the interpreter for each column: status, counters, its own inverse.
+OBJECT_BYTES = 3000
 # Samples of the shared basis, from the best to the smallest that is of any use.
 SHARED_ROWS = (12_000, 6_000, 3_000, 1_500)
 
@@ -198,10 +200,34 @@ def lay_out(
             return Layout(min(chunk_rows, max(1, n)), fit, each, rows)
     least = min(kept + own for _, _, (kept, own) in choices)
     raise TooLittleMemoryError(
-        f"{strategy} on {n:,} rows x {d:,} features with {n_classes:,} classes",
+        f"{strategy} on {n:,} rows x {d:,} features with {n_classes:,} classes ({columns:,} heads)",
         shape.fixed() + shape.thread() + least + smallest,
         memory,
     )
+
+
+def column_bytes(n_features: int, itemsize: int, strategy: str, n_classes: int) -> int:
+    """Count what a fit takes for its columns, wherever the features are.
+
+    Parameters
+    ----------
+    n_features : int
+        Width of the features.
+    itemsize : int
+        Bytes of a feature, as it is computed with.
+    strategy : {'multinomial', 'ovr', 'ovo'}
+        How classes become problems.
+    n_classes : int
+        Number of classes.
+
+    Returns
+    -------
+    int
+        Bytes: the lines of the table above that the number of rows is not in, without the
+        preconditioner, and what the interpreter keeps for each column.
+    """
+    columns = n_heads(strategy, n_classes)
+    return _Shape(0, n_features, itemsize, columns, 0).fixed() + OBJECT_BYTES * columns
 
 
 def show_bytes(count: float) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from classify.design_matrix import COPY_BYTES
 from classify.fitting import plan
 from classify.free_memory import default_memory
-from classify.layout import TooLittleMemoryError, show_bytes
+from classify.layout import TooLittleMemoryError, column_bytes, show_bytes
 from data.cli import say
 from data.errors import UserError
 
@@ -74,21 +74,28 @@ def open_store(
 
     memory = default_memory() if memory is None else memory
     header = read_header(path)
-    needed = in_memory_bytes(header)
+    n_classes = max(2, len(header.class_names))
+    needed = in_memory_bytes(header) + max(
+        column_bytes(header.n_features, 4, strategy, n_classes) for strategy in strategies
+    )
     if needed <= memory:
         return open_features(path), Room(memory, False, None)
     kept = kept_bytes(header, len(strategies))
-    shape, n_classes = (header.n_train, header.n_features), max(2, len(header.class_names))
-    worst: TooLittleMemoryError | None = None
+    shape = (header.n_train, header.n_features)
+    failed: dict[str, TooLittleMemoryError] = {}
     for strategy in strategies:
         try:
             plan(shape, np.dtype(np.float32), strategy, n_classes, memory - kept, jobs)
         except TooLittleMemoryError as error:
-            worst = error if worst is None or error.needed > worst.needed else worst
-    if worst is not None:
+            failed[strategy] = error
+    if failed:
+        worst = max(failed.values(), key=lambda error: error.needed)
+        rest = [f"--strategy {name}" for name in strategies if name not in failed]
+        advice = f"fit the others alone: {' '.join(rest)}" if rest else "fewer strategies"
         raise UserError(
-            f"{path}: --memory is {show_bytes(memory)}, and fitting {worst.what} from the disk "
-            f"needs at least {show_bytes(worst.needed + kept)}; give more, or fewer strategies"
+            f"{path}: --memory is {show_bytes(memory)}, and fitting {worst.what} needs at least "
+            f"{show_bytes(worst.needed + kept)}, even with the features left on the disk; give "
+            f"more, or {advice}"
         ) from worst
     say(
         f"{path}: with its features in memory a fit needs {show_bytes(needed)}, more than "

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.coding import n_heads
 from classify.engines import describe
 from classify.heads import Head, save_head
 from classify.report import write_report
@@ -134,9 +136,52 @@ def told_when_full(
     except OSError as error:
         if error.errno not in NO_ROOM:
             raise
-        heads = sum(4 * np.size(fit.estimator.coef_) for fit in fitted.values())
-        answers = sum(4 * fit.probabilities.size + 4 * fit.scores.size for fit in fitted.values())
-        raise UserError(disk_trouble(folder, error, heads + answers + PAGES_BYTES)) from error
+        needed = run_bytes(features, tuple(fitted)) + PAGES_BYTES
+        raise UserError(disk_trouble(folder, error, needed)) from error
+
+
+def run_bytes(features: Features, strategies: Sequence[str]) -> int:
+    """Count the bytes of a run's heads and of its answers on the test rows.
+
+    Parameters
+    ----------
+    features : Features
+        The open store.
+    strategies : sequence of str
+        What is fitted.
+
+    Returns
+    -------
+    int
+        Bytes, before the answers are compressed.
+    """
+    n_test, width = features.test.features.shape
+    answers = len(strategies) * 2 * 4 * n_test * len(features.class_names)
+    known = len(np.unique(features.train.labels))
+    return answers + sum(4 * (width + 1) * n_heads(name, known) for name in strategies)
+
+
+def check_room(folder: Path, features: Features, strategies: Sequence[str]) -> None:
+    """Refuse to begin a fit whose heads and answers the disk has no room for.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the run will be written; it exists.
+    features : Features
+        The open store.
+    strategies : sequence of str
+        What is fitted.
+
+    Raises
+    ------
+    UserError
+        If what is free now does not suffice.
+    """
+    needed = run_bytes(features, strategies)
+    if shutil.disk_usage(folder).free < needed:
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise UserError(disk_trouble(folder, full, needed))
 
 
 def write_run(

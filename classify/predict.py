@@ -172,7 +172,10 @@ def _weights_file(head: Head) -> str | None:
 
 def _run(command: list[str]) -> None:
     # Its progress and its messages are for the person who waits; its result is a path we know.
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)  # noqa: S603
+    # Ctrl-C in a terminal reaches all processes of a session: this one ends the other, and says so.
+    done = subprocess.run(  # noqa: S603
+        command, stdout=subprocess.DEVNULL, check=False, start_new_session=True
+    )
     if done.returncode == EXIT_USER:
         raise StageOneRefused(EXIT_USER)
     if done.returncode == EXIT_INTERRUPTED:

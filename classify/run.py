@@ -26,6 +26,7 @@ from classify.gallery import gallery
 from classify.numerics import numerics
 from classify.opening import Room, open_store
 from classify.output import (
+    check_room,
     environment,
     peak_memory_mb,
     run_folder,
@@ -74,6 +75,7 @@ def fit_store(
     memory = (options.memory or default_memory()) // options.share
     features, room = open_store(path, options.strategies, memory, options.jobs)
     _check_classes(features)
+    check_room(options.reports_dir, features, options.strategies)
     load_seconds = time.perf_counter() - begun
     X_train, X_test = _usable(features.train.features), _usable(features.test.features)
     fitted = _fit_all(features, X_train, X_test, options, room)

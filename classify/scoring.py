@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from classify.chunked import is_source, row_steps
+from classify.chunked import answer_steps, is_source, row_steps
 
 if TYPE_CHECKING:
     from classify.fitting import Head
@@ -55,6 +55,25 @@ def rows_of(X: Any, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
     return X.gather(rows) if is_source(X) else X[rows]
 
 
+def scorer(head: Head, dtype: npt.DTypeLike) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
+    """Prepare heads for many blocks of rows.
+
+    Parameters
+    ----------
+    head : Head
+        Linear heads.
+    dtype : dtype
+        Of the features.
+
+    Returns
+    -------
+    callable
+        What `Head.scores` is, but for the heads' conversion, which is done once.
+    """
+    coef, intercept = head.coef.astype(dtype).T, head.intercept.astype(dtype)
+    return lambda block: block @ coef + intercept
+
+
 def scored(
     X: Any, head: Head, rows: npt.NDArray[np.intp] | None = None
 ) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
@@ -74,9 +93,10 @@ def scored(
     tuple
         Where in `rows` a block is, and its scores, ``(n_block, n_heads)``.
     """
-    rows = np.arange(len(X)) if rows is None else rows
-    # As `Head.scores`, but converted once, not in every block.
-    coef, intercept = head.coef.astype(X.dtype).T, head.intercept.astype(X.dtype)
+    scores = scorer(head, X.dtype)
+    if rows is None:
+        for low, high in answer_steps(X, len(X), len(head.coef)):
+            yield slice(low, high), scores(X.read(low, high) if is_source(X) else X[low:high])
+        return
     for low, high in row_steps(X, len(rows), len(head.coef)):
-        block = slice(low, high)
-        yield block, rows_of(X, rows[block]) @ coef + intercept
+        yield slice(low, high), scores(rows_of(X, rows[low:high]))

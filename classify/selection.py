@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.chunked import is_source, row_steps
+from classify.chunked import answer_steps, is_source
 from classify.coding import decide, probabilities, problem_sums
 from classify.engines import as_labels, choose_device, open_fitter
 from classify.estimators import as_features
 from classify.fitting import Head, plan
 from classify.free_memory import default_memory
+from classify.scoring import scorer
 from classify.threads import Workers, workers
 from classify.validation import validation_split
 
@@ -85,16 +86,21 @@ class _HeldOut:
 
         The third array judges the binary problems by themselves: see `problem_sums`.
         """
-        if not is_source(self.X):
-            return self._judge(head.scores(self.X), self.labels)
+        scores = scorer(head, self.X.dtype)
 
         def work(step: tuple[int, int]) -> _Judged:
             rows = slice(*step)
-            return self._judge(head.scores(self.X.gather(self.rows[rows])), self.labels[rows])
+            block = self.X.gather(self.rows[rows]) if is_source(self.X) else self.X[rows]
+            return self._judge(scores(block), self.labels[rows])
 
-        steps = row_steps(self.X, len(self.rows), len(head.coef))
-        right, chance, sums = zip(*self.pool.stream(work, steps), strict=True)
-        return np.concatenate(right), np.concatenate(chance), np.sum(sums, axis=0)
+        right, chance = [], []
+        sums: Any = 0.0
+        steps = answer_steps(self.X, len(self.rows), len(head.coef))
+        for mine, of_truth, apart in self.pool.stream(work, steps):
+            right.append(mine)
+            chance.append(of_truth)
+            sums = sums + apart
+        return np.concatenate(right), np.concatenate(chance), sums
 
     def _judge(self, scores: npt.NDArray[Any], labels: npt.NDArray[np.intp]) -> _Judged:
         right = decide(self.strategy, scores, self.n_classes) == labels

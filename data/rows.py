@@ -271,7 +271,7 @@ def disk_trouble(path: Path, error: OSError, needed: int | None) -> str:
         errno.EDQUOT: "the disk quota is used up",
         errno.EFBIG: "files of this size are not allowed here (see ulimit -f)",
     }[error.errno]
-    free = shutil.disk_usage(path.parent).free
+    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
     need = "" if needed is None else f"it needs {needed / 2**20:,.1f} MiB, "
     return (
         f"cannot write {path}: {limit}: {need}the disk has "

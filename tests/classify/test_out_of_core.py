@@ -126,6 +126,7 @@ def test_estimators_take_a_source(both, strategy, class_weight):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_answers_come_block_by_block(strategy, monkeypatch):
     monkeypatch.setattr("classify.chunked.STEP_NUMBERS", 60)
+    monkeypatch.setattr("classify.chunked.STEP_ROWS", 1)
     X = np.random.default_rng(0).standard_normal((300, 4))
     y = X[:, :3].argmax(axis=1)
     model = ESTIMATORS[strategy]().fit(X, y)
@@ -163,6 +164,7 @@ def test_c_is_chosen_as_in_memory(both, strategy, monkeypatch):
     monkeypatch.setattr("classify.layout.GOOD_CHUNK", 64 * 48)
     monkeypatch.setattr("classify.layout.CHUNK_BYTES", 64 * 48)
     monkeypatch.setattr("classify.chunked.STEP_NUMBERS", 100)
+    monkeypatch.setattr("classify.chunked.STEP_ROWS", 1)
     whole, left = both
     X, y = whole.train.features.astype(np.float32), whole.train.labels
     options = {"grid": [1e-4, 1e-2, 1.0], "seed": 3, "full_path": True}

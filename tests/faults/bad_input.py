@@ -233,6 +233,11 @@ TABLE = [
     (f"{FIT} {{store}} --few-shot=5", "--few-shot", "ignored explicit argument '5'", "--help"),
     (f"{FIT} {{store}} --memory lots", "--memory", "'lots'", "such as 2GB"),
     (f"{FIT} {{wide}} --memory 1MB", "--memory", "needs at least", "give more, or fewer"),
+    (
+        f"{FIT} {{many}} --memory 150MB",
+        "{many}", "120 classes (7,140 heads) needs at least",
+        "--strategy multinomial --strategy ovr",
+    ),
     (f"{FIT} {{store}} --device cuda", "--device cuda", "no CUDA device", "use cpu, or auto"),
     (f"{FIT} {{store}} --reports-dir {{file}}", "{file}", "not a folder", "Give another folder"),
     (f"{FIT} {{root}}/gone.h5", "gone.h5", "does not exist", "Write it with python -m extract"),

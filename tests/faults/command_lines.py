@@ -17,8 +17,11 @@ HALTING = Path(__file__).with_name("halting.py")
 DIGITS = ["--dataset=digits", "--limit=100", *TINY]
 
 
-def start(how, steps, *words, **environment):
-    """Start a command line that stops or is killed at the steps: see halting.py."""
+def start(how, steps, *words, apart=False, **environment):
+    """Start a command line that stops or is killed at the steps: see halting.py.
+
+    What is started `apart` leads a group of processes of its own, as a command in a terminal does.
+    """
     usual = {"OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1"}
     return subprocess.Popen(
         [sys.executable, HALTING, how, *steps, "--", *map(str, words)],
@@ -28,6 +31,7 @@ def start(how, steps, *words, **environment):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **usual, **environment},
+        start_new_session=apart,
     )
 
 
@@ -76,6 +80,11 @@ def interrupt(process):
     """Send Ctrl-C when the process has said that it is there; return what it says."""
     assert process.stdout.readline() == "there\n", process.communicate()
     process.send_signal(signal.SIGINT)
+    return interrupted(process)
+
+
+def interrupted(process):
+    """Check that a process ends as Ctrl-C must end it; return what it says."""
     out, err = finish(process, 130)
     assert out == ""
     assert "Traceback" not in err

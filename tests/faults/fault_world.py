@@ -176,6 +176,10 @@ def build(root):
         root / "stores" / "wide.h5", np.arange(400) % 2, [0, 1], ["a", "b"], d=500
     )
 
+    many = np.arange(240) % 120
+    names = [f"class {i}" for i in range(120)]
+    at["many"] = write_store(root / "stores" / "many.h5", many, many[:120], names, d=64)
+
     # Weights, real and not.
     state = {"some.weight": np.ones((2, 3), np.float32)}
     save_file(state, put("weights/other.safetensors", b""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -11,8 +12,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from command_lines import again, content, extraction, files_of, finish, interrupt, start
-from fault_world import TINY, digests, write_store
+from command_lines import (
+    again,
+    content,
+    extraction,
+    files_of,
+    finish,
+    interrupt,
+    interrupted,
+    start,
+)
+from fault_world import TINY, call, digests, write_store
 
 LONG = bool(os.environ.get("ICEBOX_FAULTS"))  # `make faults`
 RANDOM_TIMES = 50 if LONG else 3
@@ -152,3 +162,81 @@ def test_what_a_killed_fit_leaves_goes_with_the_next(step, store, tmp_path):
     page, _ = finish(fit(store, reports, "halt"))
     run = Path(page.strip()).parent
     assert [path.name for path in run.parent.iterdir()] == [run.name]
+
+
+COMPARING = {
+    "reading the runs": "classify.compare.find_runs",
+    "comparing": "classify.compare.summarise",
+    "writing": "classify.compare.write_pages",
+    "the old one is aside": "os.rename@2",
+}
+
+
+@pytest.mark.parametrize("step", COMPARING if LONG else ["comparing", "the old one is aside"])
+def test_ctrl_c_of_a_comparison_leaves_the_one_before(step, world, tmp_path):
+    words = ["compare", str(Path(world["run"]).parent), f"--reports-dir={tmp_path}"]
+    assert call(["classify", *words]).code == 0
+    before = digests(tmp_path)
+    assert "same command" in interrupt(start("halt", [COMPARING[step]], "classify", *words))
+    assert digests(tmp_path) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["comparison"]
+
+
+DRAWING = {"drawing": "classify.report.draw_figures", "writing": "classify.report.write_pages"}
+
+
+@pytest.mark.parametrize("step", DRAWING if LONG else ["writing"])
+def test_ctrl_c_of_a_report_that_is_drawn_again(step, world, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(world["run"], run)
+    before = digests(run)
+    words = ["report", str(run)]
+    assert "same command" in interrupt(start("halt", [DRAWING[step]], "classify", *words))
+    assert digests(run) == before
+    assert call(["classify", *words]).code == 0
+    assert list(digests(run)) == list(before)
+
+
+def command_of(pid):
+    """Give the command line of a process; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def stage_one_of(process):
+    """Wait for the process that runs the backbone, and for it to be under way."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        for pid in children.read_text().split():
+            if b"images" in command_of(pid):
+                time.sleep(0.1)
+                return int(pid)
+        time.sleep(0.01)
+    raise AssertionError(process.communicate())
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@pytest.mark.parametrize("who", ["the group", "the command alone"])
+def test_ctrl_c_of_a_prediction_while_the_backbone_runs(who, world, tmp_path):
+    """A terminal sends it to all processes of the command; `kill -INT` to one."""
+    words = ["predict", world["head"], world["good"]]
+    process = start("halt", [], "classify", *words, apart=True, TMPDIR=str(tmp_path))
+    stage_one = stage_one_of(process)
+    (os.killpg if who == "the group" else os.kill)(process.pid, signal.SIGINT)
+    assert "same command" in interrupted(process)
+    until = time.monotonic() + 20
+    while command_of(stage_one):
+        assert time.monotonic() < until, "it goes on without the command that it was for"
+        time.sleep(0.01)
+    assert digests(tmp_path) == {}
+
+
+@pytest.mark.parametrize("step", ["classify.predict.load_head", "classify.answers_page.write_page"])
+def test_ctrl_c_of_a_prediction_before_and_after(step, world, tmp_path):
+    page = tmp_path / "answers.html"
+    words = ["predict", world["head"], world["good"], f"--html={page}"]
+    interrupt(start("halt", [step], "classify", *words))
+    assert digests(tmp_path) == {}

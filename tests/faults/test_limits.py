@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from command_lines import DIGITS, again, content, extraction, files_of, finish, start
 from fault_world import digests, write_store
+from small_disk import SmallDisk
 
 LONG = bool(os.environ.get("ICEBOX_FAULTS"))  # `make faults`
 
@@ -26,17 +28,37 @@ def one_message(process):
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of a given size of its own; root alone may make one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
+    with SmallDisk(tmp_path / "disk") as disk:
 
-    def mount(size, *more):
-        command = ["mount", "-t", "tmpfs", "-o", f"{''.join(more)}size={size}", "tmpfs", folder]
-        if sys.platform != "linux" or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("a small disk cannot be mounted here")
-        return folder
+        def mount(size, *more):
+            if not disk.mount(size, *more):
+                pytest.skip("a small disk cannot be mounted here")
+            return disk.folder
 
-    yield mount
-    subprocess.run(["umount", folder], capture_output=True)
+        yield mount
+
+
+def test_a_small_disk_goes_with_its_process_even_if_that_is_killed(small_disk, tmp_path):
+    small_disk("64k")  # or this is skipped
+    folder = tmp_path / "other"
+    code = f"""
+import sys, time
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from small_disk import SmallDisk
+with SmallDisk(Path(sys.argv[1])) as disk:
+    print(disk.mount("64k"), flush=True)
+    time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"True\n"
+    assert os.path.ismount(folder)
+    process.kill()
+    process.communicate()
+    until = time.monotonic() + 20
+    while os.path.ismount(folder):
+        assert time.monotonic() < until, "the disk is still there"
+        time.sleep(0.01)
 
 
 def test_the_disk_fills_up_while_shards_are_written(small_disk, expected):
@@ -81,6 +103,15 @@ def test_the_disk_fills_up_while_a_report_is_written(small_disk, store):
     assert digests(reports) == {}
     small_disk("8m", "remount,")
     finish(fit(store, reports))
+
+
+def test_a_disk_without_room_for_the_heads_is_said_before_the_fit(small_disk, tmp_path):
+    reports = small_disk("600k")  # 190 pairs of 1,000 features are 760,000 bytes
+    y = np.arange(40) % 20
+    store = write_store(tmp_path / "a.h5", y, y, [f"class {i}" for i in range(20)], d=1000)
+    said = one_message(fit(store, reports, "kill:classify.run._fit_all"))
+    assert f"cannot write {reports}: the disk is full: it needs 0." in said
+    assert digests(reports) == {}
 
 
 def test_no_report_may_grow_any_more(store, tmp_path):
