@@ -10,6 +10,8 @@ INSTALLED_DEV := $(VENV)/.installed-dev
 # Every variable is the command-line option of the same name; empty means the option's default.
 FEATURES_DIR ?= features
 REPORTS_DIR ?= reports
+# How many tests run side by side.
+WORKERS ?= 2
 
 quote = '$(subst ','\'',$(1))'
 option = $(if $($(1)),$(2)=$(call quote,$($(1))))
@@ -106,8 +108,8 @@ predict: $(INSTALLED)  ## label new images: make predict IMAGES="a.png b.jpg" [H
 	@$(RUN) -m classify predict $(call quote,$(HEAD)) $(IMAGES) $(call option,HTML,--html) \
 	  $(if $(filter-out hub random,$(WEIGHTS)),$(call option,WEIGHTS,--weights)) $(call option,DEVICE,--device)
 
-test: $(INSTALLED_DEV)  ## run the tests, with coverage
-	@$(RUN) -m pytest --cov
+test: $(INSTALLED_DEV)  ## run the tests, with coverage, in WORKERS processes
+	@$(RUN) -m pytest --cov --numprocesses=$(WORKERS) --dist=worksteal
 
 faults: $(INSTALLED_DEV)  ## the fault tests at length: every step, many random times, processes of their own
 	@ICEBOX_FAULTS=1 $(RUN) -m pytest tests/faults --timeout=3600
