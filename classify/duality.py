@@ -37,6 +37,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from classify.losses import logistic, sigmoid
 from classify.objectives import BinaryProblems, Problems, SoftmaxProblems
 from classify.passes import Group
 from classify.solution import Certificate
@@ -141,22 +142,21 @@ class _Binary:
         self.objective, self.problems, self.groups = objective, problems, groups
         self.scores = scores
 
-    def _each(self, visit: Callable[..., Any]) -> list[tuple[Group, Any]]:
-        """Call ``visit(u, own, weight, out)`` for blocks of rows, in threads."""
+    def _each(
+        self, visit: Callable[[int, slice, Array, _Own, Any], Array]
+    ) -> list[tuple[Group, Array]]:
+        """Call ``visit(group, its rows, u, own, weight)`` for blocks of rows, in threads."""
 
-        def work(piece: tuple[int, int]) -> tuple[Group, Any]:
+        def work(piece: tuple[int, int]) -> tuple[Group, Array]:
             index, low = piece
             group = self.groups[index]
-            z = self.scores[index][low : low + block_rows(len(group.columns))].astype(np.float64)
-            rows = slice(group.start + low, group.start + low + len(z))
-            if group.sign is None:
-                own = self.objective.labels[rows, None] == self.objective.positive[self.problems]
-                np.negative(z, out=z, where=own)
-            else:
-                own = np.broadcast_to(group.sign < 0, z.shape)
+            some = slice(low, low + block_rows(len(group.columns)))
+            u = self.scores[index][some].astype(np.float64)
+            rows = slice(group.start + low, group.start + low + len(u))
+            own = _Own(group, self.objective.labels[rows], self.objective.positive[self.problems])
+            own.flip(u)
             weight = self.objective.weight
-            s = 1.0 if weight is None else weight[rows, None]
-            return group, visit(index, low, z, own, s)
+            return group, visit(index, some, u, own, 1.0 if weight is None else weight[rows, None])
 
         pieces = [
             (index, low)
@@ -167,14 +167,13 @@ class _Binary:
 
     def _sums(self, shift: Array) -> tuple[Array, Array, Array]:
         """Sum, per problem, the residual mass of negatives and positives, and the curvature."""
-        columns = {id(group): shift[group.columns] for group in self.groups}
 
-        def visit(index: int, low: int, u: Array, own: Array, s: Any) -> Array:
-            move = columns[id(self.groups[index])]
-            p = _sigmoid(u + np.where(own, -move, move))
+        def visit(index: int, some: slice, u: Array, own: _Own, s: Any) -> Array:
+            own.add(u, shift)
+            p = sigmoid(np.negative(u, out=u))
             sp = s * p
-            mine = np.where(own, sp, 0.0)
-            return np.stack([(sp - mine).sum(axis=0), mine.sum(axis=0), (sp * (1 - p)).sum(axis=0)])
+            bent = (sp - sp * p).sum(axis=0)
+            return np.stack([*own.sums(sp), bent])
 
         total = np.zeros((3, len(shift)))
         for group, part in self._each(visit):
@@ -202,25 +201,74 @@ class _Binary:
         cut_negative = np.maximum(negative - positive, 0.0) / heavier
         residuals = self.scores  # each block is read before it is written
 
-        def visit(index: int, low: int, u: Array, own: Array, s: Any) -> Array:
-            group = self.groups[index]
-            move, cols = shift[group.columns], group.columns
-            u = u + np.where(own, -move, move)
-            cut = np.where(own, cut_positive[cols], cut_negative[cols])
-            p = _sigmoid(u)
-            q = (1 - cut) * p
+        def visit(index: int, some: slice, u: Array, own: _Own, s: Any) -> Array:
+            own.add(u, shift)
+            cut = own.choose(cut_positive, cut_negative, len(u))
             # (1 - q) / (1 - p) is 1 + cut p / (1 - p), and p / (1 - p) is exp(u).
-            kl = (1 - q) * np.log1p(cut * np.exp(np.minimum(u, 700.0)))
+            kl = np.log1p(cut * np.exp(np.minimum(u, 700.0)))
+            loss, p = logistic(u)
+            q = (1 - cut) * p
+            kl *= 1 - q
             kl += q * np.log1p(-np.minimum(cut, 1 - 1e-16))
-            loss = np.maximum(u, 0) + np.log1p(np.exp(-np.abs(u)))
-            out = residuals[index][low : low + len(u)]
-            out[...] = s * (q if group.sign is not None else np.where(own, -q, q))
-            return np.stack([(s * loss).sum(axis=0), (s * kl).sum(axis=0)])
+            sums = np.stack([(s * loss).sum(axis=0), (s * kl).sum(axis=0)])
+            q *= s
+            own.flip(q)
+            residuals[index][some] = q
+            return sums
 
         total = np.zeros((2, len(self.problems)))
         for group, part in self._each(visit):
             total[:, group.columns] += part
         return total[0], total[1], residuals, np.abs(positive - negative)
+
+
+class _Own:
+    """Which of a block's entries are those of rows in their own class's columns.
+
+    One-vs-one's groups say it for whole columns, and their scores are signed already. One-vs-rest's
+    rows have at most one such entry each, whose score has to be negated here.
+    """
+
+    def __init__(self, group: Group, labels: Integers, positive: Integers) -> None:
+        self.columns, self.sign = group.columns, group.sign
+        self._entries: tuple[Integers, ...] | None = None
+        if group.sign is None:
+            self._entries = np.nonzero(labels[:, None] == positive)
+
+    def flip(self, table: Array) -> None:
+        """Negate the entries, in place, where the group's signs have not."""
+        if self._entries is not None:
+            table[self._entries] = -table[self._entries]
+
+    def add(self, u: Array, shift: Array) -> None:
+        """Add a change of the intercepts to scores, in place."""
+        move = shift[self.columns]
+        if self.sign is not None:
+            u += self.sign * move
+            return
+        u += move
+        assert self._entries is not None
+        u[self._entries] -= 2 * move[self._entries[1]]
+
+    def sums(self, table: Array) -> tuple[Array, Array]:
+        """Sum the columns of the entries that are not their own's, and of those that are."""
+        whole = table.sum(axis=0)
+        if self.sign is not None:
+            return np.where(self.sign < 0, 0.0, whole), np.where(self.sign < 0, whole, 0.0)
+        assert self._entries is not None
+        mine = np.zeros_like(table)
+        mine[self._entries] = table[self._entries]
+        return (table - mine).sum(axis=0), mine.sum(axis=0)
+
+    def choose(self, own: Array, other: Array, n_rows: int) -> Array:
+        """Give every entry of so many rows its column's one of two values."""
+        own, other = own[self.columns], other[self.columns]
+        if self.sign is not None:
+            return np.where(self.sign < 0, own, other)
+        assert self._entries is not None
+        table = np.tile(other, (n_rows, 1))
+        table[self._entries] = own[self._entries[1]]
+        return table
 
 
 class _Softmax:
@@ -328,11 +376,6 @@ def block_rows(columns: int) -> int:
         Fewer for many columns: a block has some ten temporary arrays of its size.
     """
     return min(ROWS, max(64, BLOCK_NUMBERS // max(1, columns)))
-
-
-def _sigmoid(u: Array) -> Array:
-    e = np.exp(-np.abs(u))
-    return np.where(u >= 0, 1.0, e) / (1 + e)
 
 
 def _probabilities(z: Array) -> tuple[Array, Array]:

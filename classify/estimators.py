@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import compute_class_weight
+from sklearn.utils import assert_all_finite, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     _check_feature_names,
@@ -42,6 +42,7 @@ from classify.engines import as_labels, choose_device, lies_on, open_fitter
 from classify.fitting import Head, plan
 from classify.free_memory import default_memory
 from classify.scoring import scored
+from classify.standardize import all_finite
 from classify.threads import workers
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -142,7 +143,13 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             X, y = self._check_tensor(X, y)
         else:
             X, y = validate_data(
-                self, as_features(X), y, dtype=_DTYPES, order="C", accept_sparse=False
+                self,
+                as_features(X),
+                y,
+                dtype=_DTYPES,
+                order="C",
+                accept_sparse=False,
+                ensure_all_finite=False,  # below, in threads
             )
         check_classification_targets(y)
         self.classes_, labels = np.unique(y, return_inverse=True)
@@ -168,6 +175,8 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             layout = plan(X.shape, X.dtype, self._strategy, n_classes, memory, self.n_jobs)
             n_jobs = layout.threads
         with workers(n_jobs) as pool:
+            if isinstance(X, np.ndarray) and not all_finite(X, pool):
+                assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
             fitter = open_fitter(
                 device,
                 self._strategy,

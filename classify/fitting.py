@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.chunked import ChunkedDesign, chunk_order
+from classify.coarse import start_from_directions, worthwhile
 from classify.coding import class_pairs, n_heads
 from classify.design_matrix import DesignMatrix
 from classify.duality import certify
@@ -36,6 +37,8 @@ LARGEST_PRICE = 12.0
 SMALL_WORK = 2e9
 # What an update of the shared one costs, in passes.
 SHARED_PRICE = 13.0
+# A column's own inverse beside it, in rounds of that column.
+SLOW_PRICE = 20.0
 FACTOR_NUMBERS = 50_000_000
 
 
@@ -212,13 +215,18 @@ class Fitter:
     def _choose(self, objective: Problems) -> SampledHessian:
         """Give each column an inverse of its own where that costs no more than some passes."""
         n, d, layout = self.design.n_rows, self.design.n_features, self._layout
-        groups = objective.groups(np.arange(objective.n_problems))
-        meetings = sum((group.stop - group.start) * len(group.columns) for group in groups)
-        own, price = _own_rows(objective.n_problems * objective.columns, meetings, n, d)
+        own, price = _own_rows(objective.n_problems * objective.columns, objective.meetings, n, d)
         shared = SHARED_ROWS * d
         if layout is not None:
             own, shared = own if layout.sampled else 0, min(shared, layout.shared_rows)
-        return SampledHessian(own, shared, price if own else SHARED_PRICE)
+        return SampledHessian(
+            own, shared, price if own else SHARED_PRICE, 0.0 if own else SLOW_PRICE
+        )
+
+    def _coarse(self, objective: Problems) -> bool:
+        """Start in a few directions where columns share an inverse, which then serves longer."""
+        assert self._preconditioner is not None
+        return not self._preconditioner.own_rows and worthwhile(objective)
 
     def problems(self, C: float | Array) -> Problems:
         """Set up the strategy's problems for a value of C, or for one of each problem."""
@@ -265,12 +273,14 @@ class Fitter:
             intercepts[:] = start.intercept + moved
         else:
             objective.split(points)[1][:] = objective.base_rates()
+        if self._preconditioner is None:
+            self._preconditioner = self._choose(objective)
+        if start is None and self._coarse(objective):
+            points, self._preconditioner.axes = start_from_directions(objective, points)
 
         def certified(problems: Integers, at: Array) -> Certificate:
             return self._certify(objective, problems, at)
 
-        if self._preconditioner is None:
-            self._preconditioner = self._choose(objective)
         self._preconditioner.attach(objective)
         solution = minimise(
             objective,

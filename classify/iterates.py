@@ -64,7 +64,7 @@ class Iterates:
     gradient : ndarray of float64, shape (k, n_parameters)
         Gradients.
     scores : list of ndarray, shape (rows of the group, columns of the group)
-        Signed scores of every group of `groups`.
+        Signed scores of every group of `groups`, one column after the other in memory.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Iterates:
         groups = self.objective.groups(self.problems) if len(self.problems) else []
         places = [(old[group.start], group) for group in groups]
         self.scores = [
-            np.ascontiguousarray(self.scores[i][:, columns[self.groups[i].columns]])
+            np.ascontiguousarray(self.scores[i].T[columns[self.groups[i].columns]]).T
             for i, _ in places
         ]
         self.groups, self.link = groups, self.objective.weighted_link(self.problems)
@@ -114,10 +114,9 @@ class Iterates:
         before = self.points, self.value, self.gradient
         moved = np.zeros(len(slope), dtype=bool)
         for attempt in range(2):
-            self._move(along, alpha, beta)
             self.points = before[0] + alpha[:, None] * directions
             objective.split(self.points)[1][:] += beta
-            self.value, self.gradient = self._pull()
+            self.value, self.gradient = self._pull(along, alpha, beta)
             after = np.einsum("ij,ij->i", self.gradient, directions)
             noise = 10 * self.rounding * np.abs(before[1])
             moved = (
@@ -142,16 +141,25 @@ class Iterates:
     def _spread(self, mask: npt.NDArray[np.bool_]) -> Array:
         return np.repeat(mask, self.objective.columns).astype(np.float64)
 
-    def _pull(self) -> tuple[Array, Array]:
-        """Compute objectives and gradients from the scores: half a pass."""
+    def _pull(
+        self,
+        along: list[Floats] | None = None,
+        alpha: Array | None = None,
+        beta: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Compute objectives and gradients, half a pass, where a step along leads the scores."""
         objective, groups, problems = self.objective, self.groups, self.problems
-        residuals = [np.empty_like(scores) for scores in self.scores]
+        residuals = [np.empty(scores.shape, scores.dtype) for scores in self.scores]
 
         def work(piece: Piece) -> tuple[Group, Array]:
             index, low, high = piece
             group = groups[index]
             rows = slice(low - group.start, high - group.start)
-            loss, residual = self.link(self.scores[index][rows].copy(), low, high, group)
+            if along is not None and alpha is not None and beta is not None:
+                self._step(along, alpha, beta, piece)
+            # The product back wants rows: one row after the other.
+            scores = np.ascontiguousarray(self.scores[index][rows])
+            loss, residual = self.link(scores, low, high, group)
             residuals[index][rows] = residual
             return group, column_sums(loss)
 
@@ -167,26 +175,22 @@ class Iterates:
 
     def _move(self, along: list[Floats], alpha: Array, beta: Array) -> None:
         """Add a step to the scores."""
-        alpha = np.repeat(alpha, self.objective.columns)
+        pieces = self.objective.passes.score_pieces(self.groups)
+        self.objective.workers.map(lambda piece: self._step(along, alpha, beta, piece), pieces)
 
-        def work(piece: Piece) -> None:
-            index, low, high = piece
-            group = self.groups[index]
-            rows = slice(low - group.start, high - group.start)
-            a, b = _factors(alpha, beta, group, along[index].dtype)
-            step = a * along[index][rows]
-            step += b
-            self.scores[index][rows] += step
-
-        self.objective.workers.map(work, self.objective.passes.score_pieces(self.groups))
-
-
-def _factors(alpha: Array, beta: Array, group: Group, dtype: Any) -> tuple[Floats, Floats]:
-    """Return a group's steps and signed shifts."""
-    shift = beta[group.columns]
-    if group.sign is not None:
-        shift = shift * group.sign
-    return alpha[group.columns].astype(dtype), shift.astype(dtype)
+    def _step(self, along: list[Floats], alpha: Array, beta: Array, piece: Piece) -> None:
+        """Add a step to the scores of a piece."""
+        index, low, high = piece
+        group = self.groups[index]
+        rows = slice(low - group.start, high - group.start)
+        shift = beta[group.columns]
+        if group.sign is not None:
+            shift = shift * group.sign
+        on = along[index][rows].T
+        lengths = np.repeat(alpha, self.objective.columns)[group.columns]
+        step = lengths[:, None].astype(on.dtype) * on
+        step += shift[:, None].astype(on.dtype)
+        self.scores[index][rows].T[...] += step
 
 
 class _Ray:
@@ -200,48 +204,70 @@ class _Ray:
         k = len(iterates.problems)
         self._tilt = np.einsum("ij,ij->i", at, on).reshape(k, -1).sum(axis=1)
         self._square = np.einsum("ij,ij->i", on, on).reshape(k, -1).sum(axis=1)
+        # Of the last look at each problem: its step, slope and curvature; and of each column the
+        # derivative in its intercept, the mixed second derivative, and the intercept's own.
+        self._taken, self._slope, self._bend = (np.full(k, np.nan) for _ in range(3))
+        self._sides = np.zeros((3, len(at)))
 
     def look(self, step: Array) -> tuple[Array, Array]:
-        """Return slopes and curvatures at steps, and remember the intercepts' part."""
-        iterates, along = self.iterates, self.along
-        objective, groups, problems = iterates.objective, iterates.groups, iterates.problems
-        alpha = np.repeat(step, objective.columns)
+        """Return slopes and curvatures at steps, and remember the intercepts' part.
 
-        def work(piece: Piece) -> tuple[Group, Array]:
+        Only problems whose step is another than at the last look are looked at.
+        """
+        iterates, along = self.iterates, self.along
+        objective, groups = iterates.objective, iterates.groups
+        new = step != self._taken
+        problems = iterates.problems[new]
+        all_new = bool(new.all())
+        columns = np.repeat(new, objective.columns)
+        link = iterates.link if all_new else objective.weighted_link(problems)
+        alpha = np.repeat(step, objective.columns)
+        chosen = {id(group.columns): np.flatnonzero(columns[group.columns]) for group in groups}
+
+        def work(piece: Piece) -> tuple[Integers, Array] | None:
             index, low, high = piece
             group = groups[index]
             rows = slice(low - group.start, high - group.start)
-            # One column after the other, for sums over neighbours.
-            on = np.ascontiguousarray(along[index][rows].T)
-            scores = alpha[group.columns, None].astype(on.dtype) * on
-            scores += iterates.scores[index][rows].T
-            sums = iterates.link.bend_sums(scores, low, high, group, on)
-            if group.sign is not None:
-                sums[2:4] *= group.sign
-            return group, sums
+            on, at = along[index][rows].T, iterates.scores[index][rows].T
+            which, sign = group.columns, group.sign
+            if not all_new:
+                some = chosen[id(group.columns)]
+                if not len(some):
+                    return None
+                on, at, which = on[some], at[some], which[some]
+                sign = None if sign is None else sign[some]
+            scores = alpha[which, None].astype(on.dtype) * on
+            scores += at
+            sums = link.bend_sums(scores, low, high, group, on)
+            if sign is not None:
+                sums[2:4] *= sign
+            return which, sums
 
         total = np.zeros((5, len(alpha)))
-        for group, sums in objective.workers.map(work, objective.passes.score_pieces(groups)):
-            total[:, group.columns] += sums
-        C = objective.C[problems]
+        for found in objective.workers.map(work, objective.passes.score_pieces(groups)):
+            if found is not None:
+                total[:, found[0]] += found[1]
+        C = objective.C[iterates.problems]
         slope, bend = (C * total[i].reshape(len(C), -1).sum(axis=1) for i in (0, 1))
-        self._slope = slope + self._tilt + step * self._square
-        self._bend = bend + self._square
-        self._push, self._mixed, self._stiff = total[2:] * np.repeat(C, objective.columns)
+        self._slope = np.where(new, slope + self._tilt + step * self._square, self._slope)
+        self._bend = np.where(new, bend + self._square, self._bend)
+        self._sides = np.where(columns, total[2:] * np.repeat(C, objective.columns), self._sides)
+        self._taken = np.where(new, step, self._taken)
         return self._slope, self._bend
 
     def newton(self, step: Array, found: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
         """Improve the steps that were found, and the intercepts beside them, by Newton's step."""
         columns = self.iterates.objective.columns
         tiny = np.finfo(float).tiny
-        stiff = np.maximum(self._stiff * (2.0 if columns > 1 else 1.0), tiny)
+        push, mixed, stiff = self._sides
+        stiff = np.maximum(stiff * (2.0 if columns > 1 else 1.0), tiny)
         shape = (len(step), -1)
-        bend = self._bend - (self._mixed**2 / stiff).reshape(shape).sum(axis=1)
-        slope = self._slope - (self._mixed * self._push / stiff).reshape(shape).sum(axis=1)
+        bend = self._bend - (mixed**2 / stiff).reshape(shape).sum(axis=1)
+        slope = self._slope - (mixed * push / stiff).reshape(shape).sum(axis=1)
         limit = LARGEST_STRETCH * step
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             change = np.where(bend > 1e-3 * self._bend, -slope / bend, 0.0)
             change = np.where(found & np.isfinite(change), np.clip(change, -limit, limit), 0.0)
-            shift = -(self._push + self._mixed * np.repeat(change, columns)) / stiff
+            shift = -(push + mixed * np.repeat(change, columns)) / stiff
         shift = np.where(np.isfinite(shift), np.clip(shift, -LARGEST_SHIFT, LARGEST_SHIFT), 0.0)
         return step + change, np.where(np.repeat(found, columns), shift, 0.0)

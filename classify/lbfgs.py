@@ -32,6 +32,9 @@ Integers = npt.NDArray[np.intp]
 
 # How many iterations without progress before rounding is blamed.
 PATIENCE = 30
+# Rounds that a problem's speed is judged by, and the least speed, in powers of e a round.
+SPAN = 6
+SLOWEST = 0.02
 
 
 class Moves(Protocol):
@@ -61,8 +64,11 @@ class Starts(Protocol):
 class Preconditions(Protocol):
     """What the minimiser needs of a preconditioner."""
 
-    def due(self, problems: Integers, n_rounds: int) -> bool:
-        """Say whether an update is worth its cost now, or needed."""
+    def due(self, problems: Integers, ahead: Array) -> bool:
+        """Say whether an update is worth its cost now, or needed.
+
+        `ahead` says how many more rounds each problem is expected to take.
+        """
 
     def apply(self, problems: Integers, gradients: Array) -> Array:
         """Return approximate inverse Hessians times gradients, ``(k, n_parameters)``."""
@@ -219,7 +225,6 @@ class _Run:
         )
         watch = _Watch(todo.copy(), goal[todo], self.rounding, at.value.copy())
         ended: dict[int, Status] = {}
-        n_rounds = 0
         while True:
             self.course.append((watch.index, at.value.copy()))
             stop = watch.stopped(at, n_iter, self.max_iter)
@@ -235,7 +240,7 @@ class _Run:
             if len(watch.index) == 0:
                 return [ended[int(place)] for place in todo]
             live = problems[watch.index]
-            if self.preconditioner.due(live, n_rounds):
+            if self.preconditioner.due(live, watch.ahead()):
                 self.preconditioner.update(live, at)
             before = at.points, at.gradient
             direction = history.direction(
@@ -251,7 +256,6 @@ class _Run:
             n_iter[watch.index] += moved
             watch.failures = np.where(moved, 0, watch.failures + 1)
             history.add(at.points - before[0], at.gradient - before[1])
-            n_rounds += 1
 
 
 class _Watch:
@@ -264,6 +268,7 @@ class _Watch:
         self._best = np.full(k, np.inf)  # the smallest half squared gradient
         self._since = np.zeros(k, dtype=np.intp)  # rounds since it last fell by a tenth
         self._past = value  # objective when it last did
+        self._course: list[Array] = []  # logarithms of what is left, over the goal, of late
 
     @property
     def stuck(self) -> Bools:
@@ -274,6 +279,14 @@ class _Watch:
         """Drop the problems that are not in `mask`."""
         for name in ("index", "goal", "failures", "_best", "_since", "_past"):
             setattr(self, name, getattr(self, name)[mask])
+        self._course = [left[mask] for left in self._course]
+
+    def ahead(self) -> Array:
+        """Guess how many more rounds each problem takes, from its last few; 0 where unknown."""
+        if len(self._course) <= SPAN:
+            return np.zeros(len(self.index))
+        left = self._course[-1]
+        return left / np.maximum((self._course[0] - left) / SPAN, SLOWEST)
 
     def stopped(self, at: Moves, n_iter: Integers, max_iter: int) -> list[Status | None]:
         """Say for each problem why it stops here, if it does."""
@@ -284,7 +297,11 @@ class _Watch:
         self._best = np.where(better, half, self._best)
         self._past = np.where(better | falling, at.value, self._past)
         self._since = np.where(better | falling, 0, self._since + 1)
-        near = half <= self.goal * np.abs(at.value)
+        goal = self.goal * np.abs(at.value)
+        near = half <= goal
+        with np.errstate(divide="ignore", invalid="ignore"):
+            left = np.nan_to_num(np.log(half) - np.log(goal), nan=0.0, posinf=0.0, neginf=0.0)
+        self._course = [*self._course[-SPAN:], left]
         tired = (self.failures >= 2) | (self._since >= PATIENCE)
         late = n_iter[self.index] >= max_iter
         result: list[Status | None] = []

@@ -37,11 +37,22 @@ def logistic(u: Floats) -> tuple[Floats, Floats]:
     np.exp(loss, out=loss)
     np.log1p(loss, out=loss)
     loss += np.maximum(u, 0)
-    return loss, _sigmoid(np.negative(u))
+    return loss, sigmoid(np.negative(u))
 
 
-def _sigmoid(minus: Floats) -> Floats:
-    """Return ``1 / (1 + exp(minus))`` in its argument's place: no branch, no cancellation."""
+def sigmoid(minus: Floats) -> Floats:
+    """Return ``1 / (1 + exp(minus))`` in its argument's place: no branch, no cancellation.
+
+    Parameters
+    ----------
+    minus : ndarray of float
+        Minus the scores; overwritten.
+
+    Returns
+    -------
+    ndarray of float
+        Probabilities, same shape.
+    """
     with np.errstate(over="ignore"):  # an infinite exponential is a residual of zero
         np.exp(minus, out=minus)
     minus += 1
@@ -63,7 +74,7 @@ def logistic_curvature(u: Floats) -> tuple[Floats, Floats]:
     second : ndarray of float
         ``p (1 - p)``, same shape; to rounding of `p` where that is next to one.
     """
-    p = _sigmoid(np.negative(u, out=u))
+    p = sigmoid(np.negative(u, out=u))
     second = 1 - p
     second *= p
     return p, second

@@ -69,6 +69,12 @@ class Problems(ABC):
         self.n_parameters = columns * (design.n_features + 1)
         self.passes = Passes(design, workers)
 
+    @property
+    def meetings(self) -> int:
+        """How many scores a pass with all problems computes."""
+        groups = self.groups(np.arange(self.n_problems))
+        return sum((group.stop - group.start) * len(group.columns) for group in groups)
+
     @abstractmethod
     def groups(self, problems: Integers) -> list[Group]:
         """List which rows meet which columns when `problems`, in this order, are in the pass."""
@@ -110,6 +116,29 @@ class Problems(ABC):
         ndarray, shape (stop - start, k)
             Without directions, the diagonal (each column's own second derivative); with them,
             the second derivative applied to them. No sample weights.
+        """
+
+    @abstractmethod
+    def restricted(
+        self, design: DesignMatrix, rows: Integers, stride: int, workers: Workers
+    ) -> Problems:
+        """Set up the same problems over other features of some of the rows.
+
+        Parameters
+        ----------
+        design : DesignMatrix
+            The other features of those rows.
+        rows : ndarray of int, shape (design.n_rows,)
+            Which rows, ascending.
+        stride : int
+            How many rows each of them stands for.
+        workers : Workers
+            Threads.
+
+        Returns
+        -------
+        Problems
+            Of the same kind, in the same order.
         """
 
     @abstractmethod
@@ -313,6 +342,15 @@ class BinaryProblems(Problems):
         """Bind the logistic loss; without signs from the group, each row brings its own."""
         return BinaryLink(self.labels, self.weight, self.positive[problems])
 
+    def restricted(
+        self, design: DesignMatrix, rows: Integers, stride: int, workers: Workers
+    ) -> BinaryProblems:
+        """Set up the same problems over other features of some of the rows."""
+        return BinaryProblems(
+            design, self.labels[rows], _some(self.weight, rows), self.C * stride,
+            self.positive, self.negative, workers,
+        )  # fmt: skip
+
     def base_rates(self) -> Array:
         """Return each problem's log odds."""
         mass = np.bincount(self.labels, self.weight, minlength=int(self.positive.max()) + 1)
@@ -379,9 +417,22 @@ class SoftmaxProblems(Problems):
         bent = p * directions.reshape(z.shape)
         return (bent - p * bent.sum(axis=1, keepdims=True)).reshape(scores.shape)
 
+    def restricted(
+        self, design: DesignMatrix, rows: Integers, stride: int, workers: Workers
+    ) -> SoftmaxProblems:
+        """Set up the same problems over other features of some of the rows."""
+        return SoftmaxProblems(
+            design, self.labels[rows], _some(self.weight, rows), self.C * stride, self.columns,
+            workers,
+        )  # fmt: skip
+
     def base_rates(self) -> Array:
         """Return the classes' log shares, less their mean."""
         mass = np.bincount(self.labels, self.weight, minlength=self.columns)
         low = np.finfo(float).eps * max(float(mass.sum()), np.finfo(float).tiny)
         logs = np.log(np.maximum(mass, low))
         return np.tile(logs - logs.mean(), self.n_problems)
+
+
+def _some(weight: Array | None, rows: Integers) -> Array | None:
+    return None if weight is None else weight[rows]

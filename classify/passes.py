@@ -206,12 +206,13 @@ class Passes:
         Returns
         -------
         list of ndarray, shape (rows of the group, columns of the group)
-            In the features' dtype.
+            In the features' dtype, one column after the other in memory.
         """
         raw, offset = self.design.fold(weights, intercepts)
         factors = _factors(raw, offset, groups)
         result = [
-            np.empty((group.stop - group.start, len(group.columns)), raw.dtype) for group in groups
+            np.empty((len(group.columns), group.stop - group.start), raw.dtype).T
+            for group in groups
         ]
 
         def visit(piece: Piece, rows: Blocks) -> None:

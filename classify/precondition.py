@@ -34,8 +34,12 @@ Integers = npt.NDArray[np.intp]
 
 
 # Rows in the sample that all columns share, and in each column's own, as multiples of the width.
-SHARED_ROWS = 8
+SHARED_ROWS = 6
 OWN_ROWS = 2
+# The same for columns that share one and are slow, and the numbers that all those inverses hold.
+SLOW_ROWS = 1.5
+SETTLED = 10
+SLOW_NUMBERS = 80_000_000
 # Rows whose curvature is computed at a time.
 ROWS = 4096
 # The least curvature of an intercept, per row and in units of C.
@@ -75,17 +79,26 @@ class SampledHessian:
         Rows drawn for all columns together, which serve until the columns have their own.
     price : float
         What an update of the columns' own inverses costs, in passes.
+    slow_price : float
+        Where columns share an inverse: how many rounds a column must have ahead of it to get one
+        of its own; 0 for never.
     """
 
-    def __init__(self, own_rows: int, shared_rows: int, price: float) -> None:
+    def __init__(
+        self, own_rows: int, shared_rows: int, price: float, slow_price: float = 0.0
+    ) -> None:
         self.own_rows, self.shared_rows, self.price = own_rows, shared_rows, price
+        self.slow_price = slow_price
+        self._slow: Integers = np.empty(0, dtype=np.intp)  # whose own inverse is made next
         self._inverses: dict[int, _Inverse] = {}
         self._shared: SharedHessian | None = None
+        # About the features' leading principal directions, where they are known.
+        self.axes: Floats | None = None
         # Which shared inverse serves a column: the newest, or the one before for columns that
         # had converged when the newest was made, and go on at another C.
         self._serves: dict[int, SharedHessian] = {}
         self._stiffness = np.empty(0)
-        self._age = 0  # rounds since the last update
+        self._age = 0.0  # rounds of all columns since the last update
         self._updates = 0  # for this objective
 
     def attach(self, objective: Problems) -> None:
@@ -94,22 +107,43 @@ class SampledHessian:
         columns = objective.n_problems * objective.columns
         if not len(self._stiffness):
             self._stiffness = np.ones(columns)
+            self._rounds = np.zeros(columns, dtype=np.intp)  # of each, since its own was made
             self._made_for = np.ones(objective.n_problems)
         self._updates = min(self._updates, 2)
 
-    def due(self, problems: Integers, n_rounds: int) -> bool:
-        """Say whether the rounds since the last update have cost as much as the next one."""
-        columns = self._places(problems).tolist()
+    def due(self, problems: Integers, ahead: Array) -> bool:
+        """Say whether the rounds since the last update have cost as much as the next one.
+
+        Where columns share an inverse, those that are still far from the end get one of their own.
+        """
+        places = self._places(problems)
+        columns = places.tolist()
+        self._slow = np.empty(0, dtype=np.intp)
         if not all(column in self._serves or column in self._inverses for column in columns):
             return True
-        self._age += 1
+        self._age += len(columns) / len(self._stiffness)
         # The first inverses are made where the weights are zero; those of the second time are made
         # near enough to the optimum to serve for long.
-        return self._age > max(3.0, 0.6 * self.price * 3.0 ** (self._updates - 1))
+        if self._age > max(3.0, 0.6 * self.price * 3.0 ** (self._updates - 1)):
+            return True
+        self._slow = self._worth_own(places, np.repeat(ahead, self.objective.columns))
+        return len(self._slow) > 0
+
+    def _worth_own(self, places: Integers, ahead: Array) -> Integers:
+        """Find the columns that an inverse of their own saves more rounds than it costs."""
+        d = self.objective.design.n_features
+        room = (SLOW_NUMBERS - len(self._inverses) * d * d) // (d * d)
+        if self.own_rows or not self.slow_price or room <= 0:
+            return np.empty(0, dtype=np.intp)
+        self._rounds[places] += 1
+        slow = np.flatnonzero((self._rounds[places] >= SETTLED) & (ahead > self.slow_price))
+        slow = slow[np.argsort(-ahead[slow], kind="stable")][:room]
+        self._rounds[places[slow]] = 0
+        return slow
 
     def update(self, problems: Integers, moves: Any) -> None:
         """Draw the samples anew at these points."""
-        objective = self.objective
+        objective, design = self.objective, self.objective.design
         columns = self._places(problems)
         self._made_for[problems] = objective.C[problems]
         C = np.repeat(objective.C[problems], objective.columns)
@@ -137,18 +171,25 @@ class SampledHessian:
         # Where the classes are apart hardly any curvature is left, and rounding in an intercept's
         # gradient over next to nothing would be all there is of a step.
         self._stiffness[columns] = np.maximum(mass, SOFTEST * C * count)
+        if len(self._slow):
+            self._divide(
+                columns, groups, curvatures, self._slow, int(SLOW_ROWS * design.n_features)
+            )
+            return
         flat = not objective.split(moves.points)[0].any()
         if flat or not self.own_rows:
             # The first serves for a few rounds only, far from the optimum: half as many will do.
             before = self._shared
-            rows = self.shared_rows // (2 if before is None else 1)
-            self._shared = SharedHessian(objective.design, objective.workers, rows, before)
+            rows = self.shared_rows // (2 if flat else 1)
+            axes = self.axes if before is None else before.axes
+            self._shared = SharedHessian(objective.design, objective.workers, rows, axes)
             self._shared.build(columns, groups, curvatures, objective.labels)
             self._assign(columns, before)
         else:
-            self._divide(columns, groups, curvatures)
-        self._age = 0
-        self._updates += 1
+            self._divide(columns, groups, curvatures, np.arange(len(columns)), self.own_rows)
+        self._age = 0.0
+        # What is made away from zero serves for long.
+        self._updates += 1 if flat or self.own_rows else 2
 
     def _assign(self, columns: Integers, before: SharedHessian | None) -> None:
         """Let the newest serve its columns, and none but the one before the others."""
@@ -162,8 +203,15 @@ class SampledHessian:
         columns = self.objective.columns
         return (problems[:, None] * columns + np.arange(columns)).ravel()
 
-    def _divide(self, columns: Integers, groups: list[Group], curvatures: list[Floats]) -> None:
-        """Make each column's own inverse."""
+    def _divide(
+        self,
+        columns: Integers,
+        groups: list[Group],
+        curvatures: list[Floats],
+        places: Integers,
+        n_rows: int,
+    ) -> None:
+        """Make the own inverses of the columns in some places."""
         design, workers = self.objective.design, self.objective.workers
         parts: list[list[tuple[Integers, Floats]]] = [[] for _ in columns]
         for group, bend in zip(groups, curvatures, strict=True):
@@ -174,7 +222,7 @@ class SampledHessian:
         def build(place: int) -> _Inverse:
             rows = np.concatenate([part[0] for part in parts[place]])
             bend = np.concatenate([part[1] for part in parts[place]]).astype(np.float64)
-            chosen, chance = systematic_sample(bend, self.own_rows)
+            chosen, chance = systematic_sample(bend, n_rows)
             rows, bend = rows[chosen], bend[chosen] / chance
             block = design.dense(rows)
             share = bend / max(float(bend.sum()), np.finfo(float).tiny)
@@ -185,8 +233,8 @@ class SampledHessian:
                 return _Inverse(mean, block, inverse_factor_plus_identity(block @ block.T))
             return _Inverse(mean, None, inverse_factor_plus_identity(square(block)))
 
-        built = workers.map(build, range(len(columns)))
-        self._inverses.update(zip(columns.tolist(), built, strict=True))
+        built = workers.map(build, places.tolist())
+        self._inverses.update(zip(columns[places].tolist(), built, strict=True))
 
     def apply(self, problems: Integers, gradients: Array) -> Array:
         """Apply each column's approximate inverse Hessian."""

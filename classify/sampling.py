@@ -11,10 +11,35 @@ Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
+# Matrices up to this size are inverted directly.
+LEAF = 64
+
 
 def square(block: Floats) -> Floats:
     """Return ``block.T @ block``; BLAS computes one half and mirrors it."""
     return block.T @ block
+
+
+def orthonormal(block: Floats) -> Floats:
+    """Make columns orthonormal: by a Cholesky factor, or by reflections where rounding spoils that.
+
+    Parameters
+    ----------
+    block : ndarray, shape (n, k)
+        Columns, more rows than those.
+
+    Returns
+    -------
+    ndarray, shape (n, k)
+        Orthonormal columns of the same span, in the same dtype.
+    """
+    for _ in range(2):  # the second time mends what the condition of the first cost
+        try:
+            factor = np.linalg.cholesky(square(block).astype(np.float64))
+        except np.linalg.LinAlgError:
+            return np.asarray(np.linalg.qr(block)[0])
+        block = block @ np.linalg.inv(factor).T.astype(block.dtype)
+    return block
 
 
 def systematic_sample(size: Array, n: int) -> tuple[Integers, Array]:
@@ -89,7 +114,7 @@ def _inverse_factor(matrix: Floats) -> Floats:
     factorisation, and numpy's let other threads run where scipy's wrappers of LAPACK do not.
     """
     n = len(matrix)
-    if n <= 128:
+    if n <= LEAF:
         return np.tril(np.linalg.inv(np.linalg.cholesky(matrix)))
     half = n // 2
     factor = np.zeros_like(matrix)

@@ -119,3 +119,24 @@ def _merge(
     with np.errstate(invalid="ignore"):
         square = square + square_new + delta**2 * (n * n_new / total)
     return total, mean + delta * (n_new / total), square
+
+
+def all_finite(X: npt.NDArray[np.floating[Any]], workers: Workers) -> bool:
+    """Say whether sums of rows are finite, which they are not where a number is not.
+
+    Parameters
+    ----------
+    X : ndarray of float32 or float64, shape (n_rows, n_features)
+        Features.
+    workers : Workers
+        Threads.
+
+    Returns
+    -------
+    bool
+        False also where finite numbers add up to more than their dtype holds.
+    """
+    steps = range(0, len(X), ROWS)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = workers.map(lambda low: np.sum(X[low : low + ROWS]), steps)
+    return bool(np.isfinite(sums).all())

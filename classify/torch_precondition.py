@@ -50,6 +50,7 @@ class TorchSampledHessian:
         """Serve another objective over the same rows; what was learnt is kept."""
         assert isinstance(objective, (TorchBinaryProblems, TorchSoftmaxProblems))
         self.objective, self.design = objective, objective.design
+        self._rounds = 0
         if self._covered is not None:
             return
         self._covered = np.zeros(objective.n_problems, dtype=bool)
@@ -63,10 +64,11 @@ class TorchSampledHessian:
         # With fewer sampled rows than features: A, for the Woodbury form.
         self._rows = X.new_zeros(n_columns, n, d) if n < d else None
 
-    def due(self, problems: Integers, n_rounds: int) -> bool:
+    def due(self, problems: Integers, ahead: Array) -> bool:
         """Say whether some of these problems have no inverse, or it is time to renew them."""
         covered = self._covered is not None and bool(self._covered[problems].all())
-        return not covered or n_rounds in RENEWALS
+        self._rounds += 1
+        return not covered or self._rounds - 1 in RENEWALS
 
     def update(self, problems: Integers, moves: Any) -> None:
         """Draw the samples anew at these points."""

@@ -1,0 +1,164 @@
+"""A start for problems of many features, from the same problems in a few directions of a sample.
+
+A problem restricted to the leading principal directions of the features is a problem of the same
+kind with a tenth of the features: with orthonormal directions ``U`` and ``w = U a`` its penalty is
+``||a||^2 / 2`` and its scores are those of the rows ``x U``. It is solved roughly, on some of the
+rows, for the price of a few passes, and its solution replaces the first rounds from zero. As much
+is won by what it says of the curvature: the weights of the rows near the boundaries between the
+classes are known before the first inverse Hessian is made, which then serves for the whole fit.
+
+The directions come from subspace iteration (Halko, Martinsson and Tropp, "Finding structure with
+randomness", *SIAM Review* 53, 2011, algorithm 4.4).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.design_matrix import DesignMatrix
+from classify.lbfgs import minimise
+from classify.objectives import Problems
+from classify.precondition import SampledHessian
+from classify.sampling import orthonormal
+from classify.solution import Certificate
+from classify.threads import Workers
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.intp]
+
+DIRECTIONS = 128
+# Fewer features than this many times the directions are not worth a problem of their own.
+WIDTHS = 4
+# Rows of the restricted problem where the curvature of an average direction at zero is this many
+# times the penalty's, and at most; more where it is larger, for the sample is then fitted closer.
+ROWS = 10_000
+MANY_ROWS = 50_000
+CURVATURE = 25.0
+GROWTH = 0.3
+# Rows of a class at least; rows in one piece of work.
+CLASS_ROWS = 64
+PIECE = 1024
+# Rows a feature that the directions are found with, and rounds of the iteration.
+SPREAD = 2
+ITERATIONS = 2
+# Fewer scores than this a pass are one thread's work.
+FEW_SCORES = 300_000
+# How well the restricted problems are solved.
+TOL = 0.3
+MAX_ITER = 20
+# Own rows for each direction in the restricted problems' inverses.
+OWN_ROWS = 2
+# Below this curvature of an average direction, against the penalty's one, zero is near enough.
+LEAST_CURVATURE = 1.0
+
+
+def worthwhile(objective: Problems) -> bool:
+    """Say whether a start from the restricted problems saves more than it costs.
+
+    Parameters
+    ----------
+    objective : Problems
+        The problems.
+
+    Returns
+    -------
+    bool
+        Not for few features, few rows of a class, or a penalty that keeps the weights near zero.
+    """
+    design, labels = objective.design, objective.labels
+    if design.n_features < WIDTHS * DIRECTIONS or len(design.edges) > 2:
+        return False
+    counts = np.bincount(labels)
+    counts = counts[counts > 0]
+    if len(counts) < 2 or counts.min() < CLASS_ROWS or design.n_rows < SPREAD * DIRECTIONS:
+        return False
+    return _curvature(objective) >= LEAST_CURVATURE
+
+
+def _curvature(objective: Problems) -> float:
+    """Guess the curvature of a typical problem at zero in a direction of variance one."""
+    rows = objective.meetings / (objective.n_problems * objective.columns)
+    return float(np.median(objective.C)) * rows / 4
+
+
+def start_from_directions(objective: Problems, points: Array) -> tuple[Array, Floats]:
+    """Solve the problems in a few directions, roughly.
+
+    Parameters
+    ----------
+    objective : Problems
+        The problems.
+    points : ndarray of float64, shape (n_problems, n_parameters)
+        Where they would start otherwise: weights of zero.
+
+    Returns
+    -------
+    points : ndarray of float64, shape (n_problems, n_parameters)
+        Where to start.
+    axes : ndarray, shape (n_features, n_directions)
+        The directions; orthonormal.
+    """
+    design, workers = objective.design, objective.workers
+    counts = np.bincount(objective.labels)
+    wanted = ROWS * max(1.0, _curvature(objective) / CURVATURE) ** GROWTH
+    stride = round(design.n_rows / min(wanted, MANY_ROWS))
+    stride = max(1, min(stride, int(counts[counts > 0].min()) // CLASS_ROWS))
+    rows = np.arange(0, design.n_rows, stride)
+    axes = _directions(objective, rows)
+    parts = workers.map(
+        lambda low: design.dense(rows[low : low + PIECE]) @ axes, range(0, len(rows), PIECE)
+    )
+    # What little there is to do takes threads longer to share than to do.
+    few = len(rows) * objective.meetings < FEW_SCORES * design.n_rows
+    hands = Workers(1) if few else workers
+    restricted = objective.restricted(DesignMatrix(np.concatenate(parts)), rows, stride, hands)
+    begin = np.zeros((restricted.n_problems, restricted.n_parameters))
+    restricted.split(begin)[1][:] = objective.split(points)[1]
+    preconditioner = SampledHessian(OWN_ROWS * DIRECTIONS, SPREAD * DIRECTIONS, 4.0)
+    preconditioner.attach(restricted)
+    found = minimise(
+        restricted,
+        begin,
+        preconditioner,
+        _as_they_are,
+        tol=TOL,
+        max_iter=MAX_ITER,
+        rounding=float(np.finfo(design.dtype).eps) / 10,
+    ).points
+    found = np.where(np.isfinite(found).all(axis=1, keepdims=True), found, begin)
+    result = points.copy()
+    weights, intercepts = objective.split(result)
+    inside, shifts = restricted.split(found)
+    weights[:] = inside @ axes.T.astype(np.float64)
+    intercepts[:] = shifts
+    return result, axes
+
+
+def _as_they_are(problems: Integers, points: Array) -> Certificate:
+    """Certify nothing: a start needs no bound."""
+    nothing = np.zeros(len(problems))
+    return Certificate(points, nothing, nothing, nothing)
+
+
+def _directions(objective: Problems, rows: Integers) -> Floats:
+    """Find leading principal directions of the features, about; orthonormal columns."""
+    design, workers = objective.design, objective.workers
+    wanted = min(len(rows), SPREAD * design.n_features)
+    some = rows[np.linspace(0, len(rows) - 1, wanted).astype(np.intp)]
+    pieces = workers.map(
+        lambda low: design.dense(some[low : low + PIECE]), range(0, len(some), PIECE)
+    )
+    mean = np.sum([piece.sum(axis=0, dtype=np.float64) for piece in pieces], axis=0) / len(some)
+    for piece in pieces:
+        piece -= mean.astype(piece.dtype)
+    shape = design.n_features, DIRECTIONS
+    basis = np.random.default_rng(0).standard_normal(shape).astype(design.dtype)
+    for _ in range(ITERATIONS):
+        at = basis
+        parts = workers.map(lambda piece: piece.T @ (piece @ at), pieces)  # noqa: B023
+        basis = orthonormal(np.sum(parts, axis=0))
+    return np.ascontiguousarray(basis)
