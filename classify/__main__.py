@@ -258,6 +258,7 @@ def fit_command(options: Namespace, command: str) -> None:
     from classify.clusters import fit_stores, on_cluster, side_by_side
     from classify.engines import DeviceMissing, choose_device
     from classify.run import fit_store
+    from data.allocator import keep_pages
     from classify.strategy import FitOptions
     from data.store import read_header
 
@@ -285,6 +286,8 @@ def fit_command(options: Namespace, command: str) -> None:
         few_shot=options.few_shot,
         data_dir=options.data_dir,
     )
+    if options.memory is None:  # where memory is counted, what is free goes back to the system
+        keep_pages()
     with on_cluster(options.cluster, options.scheduler, options.address, options.jobs) as spread:
         alone = options.cluster == "none"
         # One device serves one fit at a time.

@@ -217,11 +217,11 @@ class Fitter:
         n, d, layout = self.design.n_rows, self.design.n_features, self._layout
         own, price = _own_rows(objective.n_problems * objective.columns, objective.meetings, n, d)
         shared = SHARED_ROWS * d
+        slow = SLOW_PRICE
         if layout is not None:
             own, shared = own if layout.sampled else 0, min(shared, layout.shared_rows)
-        return SampledHessian(
-            own, shared, price if own else SHARED_PRICE, 0.0 if own else SLOW_PRICE
-        )
+            slow = 0.0  # no room is set aside for more inverses
+        return SampledHessian(own, shared, price if own else SHARED_PRICE, 0.0 if own else slow)
 
     def _coarse(self, objective: Problems) -> bool:
         """Start in a few directions where columns share an inverse, which then serves longer."""

@@ -17,6 +17,7 @@ projections that remove what is common to all classes, a direction that the loss
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +40,33 @@ OWN_ROWS = 2
 # The same for columns that share one and are slow, and the numbers that all those inverses hold.
 SLOW_ROWS = 1.5
 SETTLED = 10
-SLOW_NUMBERS = 80_000_000
+SLOW_NUMBERS = 50_000_000
 # Rows whose curvature is computed at a time.
 ROWS = 4096
+# Rows of panels that a triangle is kept in.
+PANELS = 4
 # The least curvature of an intercept, per row and in units of C.
 SOFTEST = 1e-6
+
+
+class _Triangle:
+    """A lower triangular matrix, without most of its zeros: five eighths of the numbers."""
+
+    def __init__(self, factor: Floats) -> None:
+        edges = np.linspace(0, len(factor), PANELS + 1).astype(int).tolist()
+        self._panels = [
+            (high, factor[low:high, :high].copy())
+            for low, high in itertools.pairwise(edges)
+            if low < high
+        ]
+        self.dtype, self.size = factor.dtype, sum(panel.size for _, panel in self._panels)
+
+    def squared(self, v: Floats) -> Floats:
+        """Return ``F' F v``."""
+        out = np.zeros_like(v)
+        for high, panel in self._panels:
+            out[:high] += panel.T @ (panel @ v[:high])
+        return out
 
 
 @dataclass(frozen=True)
@@ -52,15 +75,15 @@ class _Inverse:
 
     mean: Array
     rows: Floats | None  # A, kept for the Woodbury form
-    factor: Floats  # F with F'F the inverse of I + A'A, or of I + AA' in the Woodbury form
+    factor: _Triangle  # F with F'F the inverse of I + A'A, or of I + AA' in the Woodbury form
 
     def solve(self, gradient: Array, stiffness: float) -> Array:
         """Apply the inverse to one column's gradient, intercept last."""
         v = (gradient[:-1] - self.mean * gradient[-1]).astype(self.factor.dtype)
         if self.rows is None:
-            v = self.factor.T @ (self.factor @ v)
+            v = self.factor.squared(v)
         else:
-            v = v - self.rows.T @ (self.factor.T @ (self.factor @ (self.rows @ v)))
+            v = v - self.rows.T @ self.factor.squared(self.rows @ v)
         out = np.empty_like(gradient)
         out[:-1] = v
         out[-1] = gradient[-1] / stiffness - self.mean @ out[:-1]
@@ -131,13 +154,15 @@ class SampledHessian:
 
     def _worth_own(self, places: Integers, ahead: Array) -> Integers:
         """Find the columns that an inverse of their own saves more rounds than it costs."""
-        d = self.objective.design.n_features
-        room = (SLOW_NUMBERS - len(self._inverses) * d * d) // (d * d)
-        if self.own_rows or not self.slow_price or room <= 0:
+        # (One column a problem: the softmax's blocks have inverses that stand together.)
+        if self.own_rows or not self.slow_price or self.objective.columns > 1:
             return np.empty(0, dtype=np.intp)
+        d = self.objective.design.n_features
+        held = sum(own.factor.size for own in self._inverses.values())
+        room = int((SLOW_NUMBERS - held) / (0.625 * d * d))
         self._rounds[places] += 1
         slow = np.flatnonzero((self._rounds[places] >= SETTLED) & (ahead > self.slow_price))
-        slow = slow[np.argsort(-ahead[slow], kind="stable")][:room]
+        slow = slow[np.argsort(-ahead[slow], kind="stable")][: max(0, room)]
         self._rounds[places[slow]] = 0
         return slow
 
@@ -145,7 +170,6 @@ class SampledHessian:
         """Draw the samples anew at these points."""
         objective, design = self.objective, self.objective.design
         columns = self._places(problems)
-        self._made_for[problems] = objective.C[problems]
         C = np.repeat(objective.C[problems], objective.columns)
         curvatures: list[Floats] = []
         mass = np.zeros(len(columns))
@@ -170,12 +194,18 @@ class SampledHessian:
             count[group.columns] += len(bend)
         # Where the classes are apart hardly any curvature is left, and rounding in an intercept's
         # gradient over next to nothing would be all there is of a step.
-        self._stiffness[columns] = np.maximum(mass, SOFTEST * C * count)
+        stiffness = np.maximum(mass, SOFTEST * C * count)
         if len(self._slow):
+            # The others' inverse stays, and so does what it was made for.
+            slow = self._slow
+            self._stiffness[columns[slow]] = stiffness[slow]
+            self._made_for[problems[slow]] = objective.C[problems[slow]]
             self._divide(
                 columns, groups, curvatures, self._slow, int(SLOW_ROWS * design.n_features)
             )
             return
+        self._stiffness[columns] = stiffness
+        self._made_for[problems] = objective.C[problems]
         flat = not objective.split(moves.points)[0].any()
         if flat or not self.own_rows:
             # The first serves for a few rounds only, far from the optimum: half as many will do.
@@ -229,9 +259,9 @@ class SampledHessian:
             mean = (share.astype(block.dtype) @ block).astype(np.float64)
             block -= mean.astype(block.dtype)
             block *= np.sqrt(bend)[:, None].astype(block.dtype)
-            if len(block) < block.shape[1]:
-                return _Inverse(mean, block, inverse_factor_plus_identity(block @ block.T))
-            return _Inverse(mean, None, inverse_factor_plus_identity(square(block)))
+            kept = block if len(block) < block.shape[1] else None
+            gram = square(block) if kept is None else block @ block.T
+            return _Inverse(mean, kept, _Triangle(inverse_factor_plus_identity(gram)))
 
         built = workers.map(build, places.tolist())
         self._inverses.update(zip(columns[places].tolist(), built, strict=True))

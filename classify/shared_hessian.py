@@ -15,6 +15,7 @@ which starts from what is known of them.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -43,6 +44,7 @@ DENSE_NUMBERS = 16_000_000
 ITERATIONS = 3
 ROWS = 1024
 PARTS = 4
+FEATURE_PARTS = 4
 # Up to this curvature in all, an average of what lies outside the leading directions will do: at
 # one-vs-one's 0.1 to 1 for C = 0.001 it took as many rounds as the whole scatter.
 LIGHT = 1.5
@@ -137,11 +139,9 @@ class SharedHessian:
         lead = min(LEADING, int((DENSE_NUMBERS / len(columns)) ** 0.5), design.n_features // 2)
         lead = lead if apart and not few and lead >= 8 else 0
         if lead and self._guess is not None and mass.max() <= LIGHT:
-            self._spread_evenly(workers.map(rows, pieces))
+            self._spread_evenly(workers.map(rows, pieces), lead)
         else:
-            gram = self._factorise(rows, pieces)
-            if lead:
-                self.axes = self._directions(gram, lead)
+            self._factorise(rows, pieces, lead)
         part = np.zeros((n_kinds, len(columns)))
         for group, bend in zip(groups, curvatures, strict=True):
             part[kinds[group.start], group.columns] += bend.sum(axis=0, dtype=np.float64)
@@ -151,23 +151,35 @@ class SharedHessian:
             self._lead(self.axes, groups, curvatures, chosen, chance, pieces)
         self._guess = None
 
-    def _factorise(self, rows: Callable[[Integers], Floats], pieces: list[Integers]) -> Floats:
-        """Invert ``I + m T`` for every size of curvature; return ``T``."""
-        workers = self.workers
+    def _factorise(
+        self, rows: Callable[[Integers], Floats], pieces: list[Integers], lead: int
+    ) -> None:
+        """Invert ``I + m T`` for every size of curvature ``m``, between projections."""
+        workers, names = self.workers, list(self.scale)
         if self.rows is not None:
             gram: Floats = self.rows @ self.rows.T
         else:
             # As many sums as there are parts are held at once.
             parts = [pieces[i::PARTS] for i in range(min(PARTS, len(pieces)))]
             gram = _total(workers.map(lambda part: _total(square(rows(i)) for i in part), parts))
-        names = list(self.scale)
-        factors = workers.map(
-            lambda name: inverse_factor_plus_identity(gram * self.scale[name]), names
-        )
-        self.factor = dict(zip(names, factors, strict=True))
-        return gram
+        if lead:
+            self.axes = self._directions(gram, lead)
 
-    def _spread_evenly(self, blocks: list[Floats]) -> None:
+        def invert(name: int) -> Floats:
+            factor = inverse_factor_plus_identity(gram * self.scale[name])
+            return factor if self.rows is not None else self._outside(square(factor))
+
+        self.factor = dict(zip(names, workers.map(invert, names), strict=True))
+
+    def _outside(self, inverse: Floats) -> Floats:
+        """Return ``(I - VV') inverse (I - VV')``, in the inverse's place."""
+        if self.axes is not None:
+            for _ in range(2):  # the second time from the other side
+                inverse -= self.axes @ (self.axes.T @ inverse)
+                inverse = inverse.T
+        return inverse
+
+    def _spread_evenly(self, blocks: list[Floats], r: int) -> None:
         """Take the scatter outside the leading directions for the same in all of them.
 
         Where a column's curvature is small, there is little of it outside them, and the penalty's
@@ -176,7 +188,7 @@ class SharedHessian:
         assert self._guess is not None
         guess = self._guess
         parts = self.workers.map(lambda block: block.T @ (block @ guess), blocks)
-        self.axes = axes = np.ascontiguousarray(orthonormal(_total(parts)))
+        self.axes = axes = _leading(guess, _total(parts), r)
         whole = sum(float(np.vdot(block, block)) for block in blocks)
         inside = sum(float(np.square(block @ axes).sum()) for block in blocks)
         self.tail = max(0.0, whole - inside) / (len(axes) - axes.shape[1])
@@ -215,15 +227,15 @@ class SharedHessian:
     def _directions(self, gram: Floats, r: int) -> Floats:
         """Find the leading directions of a scatter matrix, about."""
         pieces = np.array_split(np.arange(len(gram)), 8)
-        basis = self._guess
-        iterations = 1 if basis is not None else ITERATIONS
-        if basis is None or basis.shape[1] != r:
-            basis = np.random.default_rng(0).standard_normal((len(gram), r)).astype(gram.dtype)
+        basis, iterations = self._guess, 1
+        if basis is None or basis.shape[1] < r:
+            basis, iterations = np.random.default_rng(0).standard_normal((len(gram), r)), ITERATIONS
+            basis = basis.astype(gram.dtype)
         for _ in range(iterations):
             multiply = functools.partial(_rows_times, gram, basis)
             product = np.concatenate(self.workers.map(multiply, pieces))
-            basis = orthonormal(product)
-        return np.ascontiguousarray(basis)
+            basis = _leading(basis, product, r)
+        return basis
 
     def apply(self, columns: Integers, gradients: Array, stiffness: Array) -> Array:
         """Apply the inverses.
@@ -245,41 +257,55 @@ class SharedHessian:
         places = np.array([self.place[int(column)] for column in columns])
         means, dtype = self.means[places], self.design.dtype
         v = (gradients[:, :-1] - means * gradients[:, -1:]).astype(dtype)
-        if self.axes is not None:
-            inside = v @ self.axes
-            v -= inside @ self.axes.T
-        solved = np.empty_like(v)
-        buckets = self.bucket[places]
-        jobs = [
-            i
-            for name in np.unique(buckets)
-            for i in np.array_split(np.flatnonzero(buckets == name), self._parts(buckets == name))
-        ]
-
-        def solve(i: Integers) -> None:
-            name, some = int(buckets[i[0]]), v[i]
-            if self.tail is not None:
-                solved[i] = some / dtype.type(1 + self.scale[name] * self.tail)
-                return
-            factor = self.factor[name]
-            if self.rows is None:
-                solved[i] = (some @ factor.T) @ factor
-            else:
-                inner = ((some @ self.rows.T) @ factor.T) @ factor
-                solved[i] = some - self.scale[name] * (inner @ self.rows)
-
-        self.workers.map(solve, jobs)
-        if self.axes is not None:
-            solved -= (solved @ self.axes) @ self.axes.T
-            turned = np.matmul(self.dense[places], inside[:, :, None])[:, :, 0]
+        inside = None if self.axes is None else v @ self.axes
+        if self.tail is not None:
+            assert inside is not None and self.axes is not None
+            scale = np.array([self.scale[name] for name in self.bucket[places].tolist()])
+            solved = v - inside @ self.axes.T
+            solved /= 1 + scale[:, None] * dtype.type(self.tail)
+        else:
+            solved = self._solve(v, self.bucket[places])
+        if self.axes is not None and inside is not None:
+            dense = self.dense if len(places) == len(self.dense) else self.dense[places]
+            turned = np.matmul(dense, inside[:, :, None])[:, :, 0]
             solved += turned @ self.axes.T
         out = np.empty_like(gradients)
         out[:, :-1] = solved
         out[:, -1] = gradients[:, -1] / stiffness - np.einsum("ij,ij->i", means, out[:, :-1])
         return out
 
-    def _parts(self, mask: npt.NDArray[np.bool_]) -> int:
-        return max(1, int(mask.sum()) // 16)
+    def _solve(self, v: Floats, buckets: Integers) -> Floats:
+        """Apply the shared inverses; threads take a part of the columns or of the features."""
+        solved = np.empty_like(v)
+        jobs: list[tuple[int, Integers, slice]] = []
+        for name in np.unique(buckets).tolist():
+            mine = np.flatnonzero(buckets == name)
+            if self.rows is None:
+                edges = np.linspace(0, v.shape[1], FEATURE_PARTS + 1).astype(int).tolist()
+                jobs += [(name, mine, slice(*edge)) for edge in itertools.pairwise(edges)]
+            else:
+                some = np.array_split(mine, max(1, len(mine) // 16))
+                jobs += [(name, i, slice(None)) for i in some]
+
+        def work(job: tuple[int, Integers, slice]) -> None:
+            name, i, part = job
+            factor = self.factor[name]
+            if self.rows is None:
+                solved[i, part] = v[i] @ factor[:, part]
+            else:
+                inner = ((v[i] @ self.rows.T) @ factor.T) @ factor
+                solved[i] = v[i] - self.scale[name] * (inner @ self.rows)
+
+        self.workers.map(work, jobs)
+        return solved
+
+
+def _leading(basis: Floats, product: Floats, r: int) -> Floats:
+    """Go one step of subspace iteration; where there are more columns, keep the leading ones."""
+    if basis.shape[1] > r:
+        turn = np.linalg.eigh((basis.T @ product).astype(np.float64))[1][:, ::-1][:, :r]
+        product = product @ turn.astype(product.dtype)
+    return np.ascontiguousarray(orthonormal(product))
 
 
 def _rows_times(matrix: Floats, factor: Floats, rows: Integers) -> Floats:
