@@ -258,8 +258,8 @@ def fit_command(options: Namespace, command: str) -> None:
     from classify.clusters import fit_stores, on_cluster, side_by_side
     from classify.engines import DeviceMissing, choose_device
     from classify.run import fit_store
-    from data.allocator import keep_pages
     from classify.strategy import FitOptions
+    from data.allocator import keep_pages
     from data.store import read_header
 
     stores = list(dict.fromkeys(options.stores))

@@ -23,6 +23,7 @@ from classify.lbfgs import minimise
 from classify.objectives import Problems
 from classify.precondition import SampledHessian
 from classify.sampling import orthonormal
+from classify.shared_hessian import Sketch
 from classify.solution import Certificate
 from classify.threads import Workers
 
@@ -85,7 +86,7 @@ def _curvature(objective: Problems) -> float:
     return float(np.median(objective.C)) * rows / 4
 
 
-def start_from_directions(objective: Problems, points: Array) -> tuple[Array, Floats]:
+def start_from_directions(objective: Problems, points: Array) -> tuple[Array, Sketch]:
     """Solve the problems in a few directions, roughly.
 
     Parameters
@@ -99,8 +100,8 @@ def start_from_directions(objective: Problems, points: Array) -> tuple[Array, Fl
     -------
     points : ndarray of float64, shape (n_problems, n_parameters)
         Where to start.
-    axes : ndarray, shape (n_features, n_directions)
-        The directions; orthonormal.
+    sketch : Sketch
+        The rows in the directions.
     """
     design, workers = objective.design, objective.workers
     counts = np.bincount(objective.labels)
@@ -108,14 +109,15 @@ def start_from_directions(objective: Problems, points: Array) -> tuple[Array, Fl
     stride = round(design.n_rows / min(wanted, MANY_ROWS))
     stride = max(1, min(stride, int(counts[counts > 0].min()) // CLASS_ROWS))
     rows = np.arange(0, design.n_rows, stride)
-    axes = _directions(objective, rows)
+    axes, rest = _directions(objective, rows)
     parts = workers.map(
         lambda low: design.dense(rows[low : low + PIECE]) @ axes, range(0, len(rows), PIECE)
     )
+    sketch = Sketch(axes, rows, 1 / stride, np.concatenate(parts), rest)
     # What little there is to do takes threads longer to share than to do.
     few = len(rows) * objective.meetings < FEW_SCORES * design.n_rows
     hands = Workers(1) if few else workers
-    restricted = objective.restricted(DesignMatrix(np.concatenate(parts)), rows, stride, hands)
+    restricted = objective.restricted(DesignMatrix(sketch.turned), rows, stride, hands)
     begin = np.zeros((restricted.n_problems, restricted.n_parameters))
     restricted.split(begin)[1][:] = objective.split(points)[1]
     preconditioner = SampledHessian(OWN_ROWS * DIRECTIONS, SPREAD * DIRECTIONS, 4.0)
@@ -135,7 +137,7 @@ def start_from_directions(objective: Problems, points: Array) -> tuple[Array, Fl
     inside, shifts = restricted.split(found)
     weights[:] = inside @ axes.T.astype(np.float64)
     intercepts[:] = shifts
-    return result, axes
+    return result, sketch
 
 
 def _as_they_are(problems: Integers, points: Array) -> Certificate:
@@ -144,8 +146,11 @@ def _as_they_are(problems: Integers, points: Array) -> Certificate:
     return Certificate(points, nothing, nothing, nothing)
 
 
-def _directions(objective: Problems, rows: Integers) -> Floats:
-    """Find leading principal directions of the features, about; orthonormal columns."""
+def _directions(objective: Problems, rows: Integers) -> tuple[Floats, float]:
+    """Find leading principal directions of the features, about, and the variance beside them.
+
+    Returns orthonormal columns, and the mean variance in the directions orthogonal to them.
+    """
     design, workers = objective.design, objective.workers
     wanted = min(len(rows), SPREAD * design.n_features)
     some = rows[np.linspace(0, len(rows) - 1, wanted).astype(np.intp)]
@@ -160,5 +165,8 @@ def _directions(objective: Problems, rows: Integers) -> Floats:
     for _ in range(ITERATIONS):
         at = basis
         parts = workers.map(lambda piece: piece.T @ (piece @ at), pieces)  # noqa: B023
-        basis = orthonormal(np.sum(parts, axis=0))
-    return np.ascontiguousarray(basis)
+        basis = np.ascontiguousarray(orthonormal(np.sum(parts, axis=0)))
+    whole = sum(float(np.vdot(piece, piece)) for piece in pieces)
+    inside = sum(float(np.square(piece @ basis).sum(dtype=np.float64)) for piece in pieces)
+    others = design.n_features - DIRECTIONS
+    return basis, max(0.0, whole - inside) / (len(some) * others)

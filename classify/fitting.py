@@ -276,7 +276,7 @@ class Fitter:
         if self._preconditioner is None:
             self._preconditioner = self._choose(objective)
         if start is None and self._coarse(objective):
-            points, self._preconditioner.axes = start_from_directions(objective, points)
+            points, self._preconditioner.sketch = start_from_directions(objective, points)
 
         def certified(problems: Integers, at: Array) -> Certificate:
             return self._certify(objective, problems, at)

@@ -27,7 +27,7 @@ import numpy.typing as npt
 from classify.objectives import Problems
 from classify.passes import Group
 from classify.sampling import inverse_factor_plus_identity, square, systematic_sample
-from classify.shared_hessian import SharedHessian
+from classify.shared_hessian import SharedHessian, Sketch
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -115,8 +115,8 @@ class SampledHessian:
         self._slow: Integers = np.empty(0, dtype=np.intp)  # whose own inverse is made next
         self._inverses: dict[int, _Inverse] = {}
         self._shared: SharedHessian | None = None
-        # About the features' leading principal directions, where they are known.
-        self.axes: Floats | None = None
+        # Some rows in their leading directions, where they are known; for the first shared inverse.
+        self.sketch: Sketch | None = None
         # Which shared inverse serves a column: the newest, or the one before for columns that
         # had converged when the newest was made, and go on at another C.
         self._serves: dict[int, SharedHessian] = {}
@@ -211,8 +211,7 @@ class SampledHessian:
             # The first serves for a few rounds only, far from the optimum: half as many will do.
             before = self._shared
             rows = self.shared_rows // (2 if flat else 1)
-            axes = self.axes if before is None else before.axes
-            self._shared = SharedHessian(objective.design, objective.workers, rows, axes)
+            self._shared = SharedHessian(objective.design, objective.workers, rows, self.sketch)
             self._shared.build(columns, groups, curvatures, objective.labels)
             self._assign(columns, before)
         else:

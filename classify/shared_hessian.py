@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,33 @@ ITERATIONS = 3
 ROWS = 1024
 PARTS = 4
 FEATURE_PARTS = 4
-# Up to this curvature in all, an average of what lies outside the leading directions will do: at
-# one-vs-one's 0.1 to 1 for C = 0.001 it took as many rounds as the whole scatter.
-LIGHT = 1.5
+# Up to this curvature in all, an average of what lies outside the leading directions will do.
+LIGHT = 3.0
+
+
+@dataclass(frozen=True, eq=False)
+class Sketch:
+    """Some of the rows in a few directions.
+
+    Attributes
+    ----------
+    axes : ndarray, shape (n_features, r)
+        Orthonormal; about the leading principal directions.
+    rows : ndarray of int, shape (k,)
+        Which rows, ascending.
+    chance : float
+        The share of all rows that they are.
+    turned : ndarray, shape (k, r)
+        Those rows in the directions.
+    rest : float
+        The mean variance in all other directions.
+    """
+
+    axes: Floats
+    rows: Integers
+    chance: float
+    turned: Floats
+    rest: float
 
 
 class SharedHessian:
@@ -61,8 +86,8 @@ class SharedHessian:
         Threads.
     n_rows : int
         Rows to draw.
-    axes : ndarray, shape (n_features, r), optional
-        Orthonormal; about the leading directions, from which this one's are found.
+    sketch : Sketch, optional
+        What is known of the leading directions, from which this one's are found.
     """
 
     def __init__(
@@ -70,10 +95,11 @@ class SharedHessian:
         design: DesignMatrix,
         workers: Workers,
         n_rows: int,
-        axes: Floats | None = None,
+        sketch: Sketch | None = None,
     ) -> None:
         self.design, self.workers, self.n_rows = design, workers, n_rows
-        self._guess = axes
+        self._sketch = sketch
+        self._guess = None if sketch is None else sketch.axes
 
     def build(
         self, columns: Integers, groups: list[Group], curvatures: list[Floats], labels: Integers
@@ -91,7 +117,7 @@ class SharedHessian:
         labels : ndarray of int, shape (n_rows,)
             Class of every row.
         """
-        design, workers = self.design, self.workers
+        design = self.design
         self.place = {int(column): i for i, column in enumerate(columns)}
         size = np.zeros(design.n_rows)
         mass = np.zeros(len(columns))
@@ -99,15 +125,47 @@ class SharedHessian:
             size[group.start : group.stop] = bend.sum(axis=1, dtype=np.float64)
             mass[group.columns] += bend.sum(axis=0, dtype=np.float64)
         mass = np.maximum(mass, np.finfo(np.float32).tiny)
+        self.bucket = np.round(np.log(mass) / np.log(BUCKET)).astype(np.int64)
+        self.scale = {
+            name: design.dtype.type(np.exp(np.log(mass[self.bucket == name]).mean()))
+            for name in np.unique(self.bucket).tolist()
+        }
+        self.axes: Floats | None = None
+        self.tail: float | None = None
+        self.rows: Floats | None = None
+        # Classes that meet different columns are centred apart: what lies between two classes is
+        # for each pair of them its own.
+        apart = groups[0].sign is not None
+        lead = min(LEADING, int((DENSE_NUMBERS / len(columns)) ** 0.5), design.n_features // 2)
+        lead = lead if apart and lead >= 8 else 0
+        sketch = self._sketch
+        if sketch is not None and sketch.axes.shape[1] <= lead and mass.max() <= LIGHT:
+            # Where a column's curvature is small, there is little of it outside the leading
+            # directions, and the penalty's one is most of what is there.
+            self.axes, self.tail = sketch.axes, sketch.rest
+            chance = np.full(len(sketch.rows), sketch.chance)
+            centres = self._lead(groups, curvatures, sketch.rows, chance, sketch.turned)
+            self.means = centres @ sketch.axes.T.astype(np.float64)
+        else:
+            kinds = labels if apart else np.zeros_like(labels)
+            self._draw(size, kinds, lead, groups, curvatures)
+        self._sketch = None
+
+    def _draw(
+        self,
+        size: Array,
+        kinds: Integers,
+        lead: int,
+        groups: list[Group],
+        curvatures: list[Floats],
+    ) -> None:
+        """Draw rows by their curvature, and factorise what they add up to."""
+        design, workers, n_columns = self.design, self.workers, len(self.place)
         chosen, chance = systematic_sample(size, self.n_rows)
         if not len(chosen):
             chosen, chance = np.arange(1), np.ones(1)
         weight = np.maximum(size[chosen], np.finfo(float).tiny) / chance
         weight /= weight.sum()
-        # Classes that meet different columns are centred apart: what lies between two classes is
-        # for each pair of them its own.
-        apart = groups[0].sign is not None
-        kinds = labels if apart else np.zeros_like(labels)
         kind, n_kinds = kinds[chosen], int(kinds.max()) + 1
         pieces = np.array_split(np.arange(len(chosen)), max(1, len(chosen) // ROWS))
 
@@ -127,29 +185,18 @@ class SharedHessian:
             block *= np.sqrt(weight[i])[:, None].astype(block.dtype)
             return block
 
-        few = len(chosen) < design.n_features
-        self.rows = np.concatenate([rows(i) for i in pieces]) if few else None
-        self.bucket = np.round(np.log(mass) / np.log(BUCKET)).astype(np.int64)
-        self.scale = {
-            name: design.dtype.type(np.exp(np.log(mass[self.bucket == name]).mean()))
-            for name in np.unique(self.bucket).tolist()
-        }
-        self.axes: Floats | None = None
-        self.tail: float | None = None
-        lead = min(LEADING, int((DENSE_NUMBERS / len(columns)) ** 0.5), design.n_features // 2)
-        lead = lead if apart and not few and lead >= 8 else 0
-        if lead and self._guess is not None and mass.max() <= LIGHT:
-            self._spread_evenly(workers.map(rows, pieces), lead)
-        else:
-            self._factorise(rows, pieces, lead)
-        part = np.zeros((n_kinds, len(columns)))
+        if len(chosen) < design.n_features:
+            self.rows, lead = np.concatenate([rows(i) for i in pieces]), 0
+        self._factorise(rows, pieces, lead)
+        part = np.zeros((n_kinds, n_columns))
         for group, bend in zip(groups, curvatures, strict=True):
             part[kinds[group.start], group.columns] += bend.sum(axis=0, dtype=np.float64)
         part /= np.maximum(part.sum(axis=0), np.finfo(float).tiny)
         self.means = part.T @ means
         if self.axes is not None:
-            self._lead(self.axes, groups, curvatures, chosen, chance, pieces)
-        self._guess = None
+            axes = self.axes
+            turned = np.concatenate(workers.map(lambda i: design.dense(chosen[i]) @ axes, pieces))
+            self._lead(groups, curvatures, chosen, chance, turned)
 
     def _factorise(
         self, rows: Callable[[Integers], Floats], pieces: list[Integers], lead: int
@@ -179,35 +226,17 @@ class SharedHessian:
                 inverse = inverse.T
         return inverse
 
-    def _spread_evenly(self, blocks: list[Floats], r: int) -> None:
-        """Take the scatter outside the leading directions for the same in all of them.
-
-        Where a column's curvature is small, there is little of it outside them, and the penalty's
-        one is most of what is there.
-        """
-        assert self._guess is not None
-        guess = self._guess
-        parts = self.workers.map(lambda block: block.T @ (block @ guess), blocks)
-        self.axes = axes = _leading(guess, _total(parts), r)
-        whole = sum(float(np.vdot(block, block)) for block in blocks)
-        inside = sum(float(np.square(block @ axes).sum()) for block in blocks)
-        self.tail = max(0.0, whole - inside) / (len(axes) - axes.shape[1])
-
     def _lead(
         self,
-        axes: Floats,
         groups: list[Group],
         curvatures: list[Floats],
         chosen: Integers,
         chance: Array,
-        pieces: list[Integers],
-    ) -> None:
-        """Give each column its own inverse in the leading directions."""
-        design, workers, n_columns = self.design, self.workers, len(self.place)
-        r = axes.shape[1]
-        rotated = np.concatenate(workers.map(lambda i: design.dense(chosen[i]) @ axes, pieces))
-        centres = (self.means @ axes.astype(np.float64)).astype(rotated.dtype)
-        self.dense = np.zeros((n_columns, r, r), rotated.dtype)
+        turned: Floats,
+    ) -> Array:
+        """Give each column its own inverse in the leading directions; return its rows' means."""
+        n_columns, r = len(self.place), turned.shape[1]
+        self.dense = np.zeros((n_columns, r, r), turned.dtype)
         own: list[list[tuple[Integers, Floats]]] = [[] for _ in range(n_columns)]
         for group, bend in zip(groups, curvatures, strict=True):
             low, high = np.searchsorted(chosen, [group.start, group.stop])
@@ -215,14 +244,17 @@ class SharedHessian:
             for place, column in enumerate(group.columns):
                 own[column].append((np.arange(low, high), weight[:, place]))
 
-        def build(column: int) -> None:
+        def build(column: int) -> Array:
             index = np.concatenate([rows for rows, _ in own[column]])
             weight = np.concatenate([weight for _, weight in own[column]])
-            block = rotated[index] - centres[column]
+            block = turned[index]
+            mean = weight @ block / max(float(weight.sum()), float(np.finfo(np.float32).tiny))
+            block -= mean.astype(block.dtype)
             block *= np.sqrt(weight)[:, None].astype(block.dtype)
             self.dense[column] = square(inverse_factor_plus_identity(square(block)))
+            return np.asarray(mean, dtype=np.float64)
 
-        workers.map(build, range(n_columns))
+        return np.array(self.workers.map(build, range(n_columns)))
 
     def _directions(self, gram: Floats, r: int) -> Floats:
         """Find the leading directions of a scatter matrix, about."""

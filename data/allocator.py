@@ -7,11 +7,9 @@ pages for the next one.
   two cores, 512 images in batches of 64: 2.7 million page faults and 6.3 s of system time without
   this (1.1 million and 1.9 s in channels-last), none with it, and half the CPU time per image.
 - Stage two's command line, copies of the features that every fit makes (`keep_pages`): on a virtual
-  machine whose host takes freed memory back, 256 MB of fresh pages took up to 0.9 s, and 0.04 s
-  where they were still there.
-- Stage two as a library, temporary arrays of some hundred kilobytes (`keep_small_blocks`), whose page faults
-  would take longer than what is computed in them. Larger blocks go back to the kernel as before:
-  numpy asks for huge pages for those, which a heap does not have.
+  machine whose host takes freed memory back, fresh pages take longer than what is written to them.
+- Stage two as a library, temporary arrays of some hundred kilobytes (`keep_small_blocks`), whose
+  page faults would take longer than what is computed in them. Larger blocks go back to the kernel.
 """
 
 from __future__ import annotations

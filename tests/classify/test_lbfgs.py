@@ -5,7 +5,7 @@ import pytest
 from problems_for_tests import blobs, make
 
 from classify.duality import certify
-from classify.lbfgs import minimise
+from classify.lbfgs import SPAN, _Watch, minimise
 from classify.precondition import SampledHessian
 from classify.solution import Certificate, Status
 from classify.trials import Trials
@@ -39,7 +39,7 @@ class Quadratics:
 
 
 class Identity:
-    def due(self, problems, n_rounds):
+    def due(self, problems, ahead):
         return False
 
     def apply(self, problems, gradients):
@@ -155,3 +155,23 @@ def test_rounding_ends_a_solve_that_asks_for_too_much():
 @pytest.mark.parametrize("status", list(Status))
 def test_every_status_says_what_it_means(status):
     assert len(status.value.split()) > 5
+
+
+def test_rounds_ahead_are_guessed_from_the_last_few():
+    class At:
+        value = np.full(2, 10.0)
+
+    k = 2
+    watch = _Watch(np.arange(k), np.full(k, 1e-6), 1e-15, At.value)
+    rates = np.array([1.0, 0.25])  # powers of e a round
+    for round_ in range(SPAN + 3):
+        At.gradient = np.sqrt(2 * 10.0 * np.exp(-rates * round_))[:, None]
+        assert watch.stopped(At, np.zeros(k, dtype=int), 1000) == [None, None]
+        guess = watch.ahead()
+        if round_ < SPAN:
+            np.testing.assert_array_equal(guess, 0)
+        else:
+            left = np.log(1e6) - rates * round_
+            np.testing.assert_allclose(guess, left / rates, rtol=1e-9)
+    watch.keep(np.array([False, True]))
+    np.testing.assert_allclose(watch.ahead(), guess[1:])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from problems_for_tests import blobs, make
 
-from classify.precondition import SampledHessian
-from classify.sampling import inverse_factor_plus_identity, systematic_sample
+from classify.precondition import SampledHessian, _Triangle
+from classify.sampling import inverse_factor_plus_identity, orthonormal, systematic_sample
 from classify.trials import Trials
 
 
@@ -91,3 +91,85 @@ def test_inverse_of_what_rounding_made_indefinite_is_still_positive():
     found = factor.T @ factor
     assert np.isfinite(found).all()
     assert np.linalg.eigvalsh(found.astype(float)).min() > -1e-8
+
+
+@pytest.mark.parametrize("n", [1, 3, 130])
+def test_a_packed_triangle_applies_its_square(n):
+    rng = np.random.default_rng(0)
+    factor, v = np.tril(rng.standard_normal((n, n))), rng.standard_normal(n)
+    packed = _Triangle(factor)
+    np.testing.assert_allclose(packed.squared(v), factor.T @ (factor @ v), rtol=1e-10, atol=1e-10)
+    assert packed.size <= n * n and (n < 100 or packed.size < 0.64 * n * n)
+
+
+def test_orthonormal_columns_span_the_same():
+    rng = np.random.default_rng(0)
+    block = (rng.standard_normal((200, 12)) * np.geomspace(1, 1e-3, 12)).astype(np.float32)
+    found = orthonormal(block)
+    np.testing.assert_allclose(found.T @ found, np.eye(12), atol=1e-5)
+    np.testing.assert_allclose(found @ (found.T @ block), block, atol=1e-5)
+
+
+def test_orthonormal_columns_of_a_block_without_rank():
+    block = np.ones((50, 4), np.float32)
+    found = orthonormal(block)
+    np.testing.assert_allclose(found.T @ found, np.eye(4), atol=1e-5)
+
+
+@pytest.mark.parametrize("light", [0.0, np.inf], ids=["factorised", "even"])
+def test_the_shared_inverse_is_symmetric_positive_and_exact_in_the_leading_part(monkeypatch, light):
+    """With all rows, and pairs of like curvature: between the leading directions it is exact."""
+    monkeypatch.setattr("classify.shared_hessian.LIGHT", light)
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 60)
+    X = rng.standard_normal((180, 40)) * np.geomspace(3, 0.1, 40)
+    objective = make("ovo", X, labels, C=0.1)
+    pairs = np.arange(3)
+    preconditioner = SampledHessian(0, 10_000, 1.0)
+    preconditioner.attach(objective)
+    axes = np.linalg.qr(rng.standard_normal((40, 20)))[0]
+    preconditioner.axes = axes
+    at = Trials(objective, pairs, np.zeros((3, objective.n_parameters)) + 1e-3, 1e-15)
+    preconditioner.update(pairs, at)
+    units = np.eye(objective.n_parameters)
+    matrix = np.stack([preconditioner.apply(pairs, np.tile(unit, (3, 1)))[1] for unit in units])
+    np.testing.assert_allclose(matrix, matrix.T, atol=1e-10)
+    assert np.linalg.eigvalsh(matrix).min() > 0
+    # On directions of the weights alone, about the mean that the intercept takes away.
+    inside = preconditioner._shared.axes
+    hessian = np.stack(
+        [objective.hessian_product(pairs, at.points, np.tile(unit, (3, 1)))[1] for unit in units]
+    )
+    weights, cross = hessian[:-1, :-1], hessian[:-1, -1]
+    reduced = weights - np.outer(cross, cross) / hessian[-1, -1]
+    block = inside.T @ matrix[:-1, :-1] @ inside
+    np.testing.assert_allclose(block @ (inside.T @ reduced @ inside), np.eye(20), atol=1e-6)
+
+
+def test_slow_problems_get_an_inverse_of_their_own_and_others_keep_theirs():
+    X, labels = blobs(n=200, d=30, k=4)
+    X /= np.sqrt(30)
+    objective = make("ovo", X, labels)
+    pairs = np.arange(objective.n_problems)
+    preconditioner = SampledHessian(0, 10_000, 100.0, 5.0)
+    preconditioner.attach(objective)
+    shape = (objective.n_problems, objective.n_parameters)
+    at = Trials(objective, pairs, np.full(shape, 0.01), 1e-15)
+    ahead = np.zeros(len(pairs))
+    assert preconditioner.due(pairs, ahead)
+    preconditioner.update(pairs, at)
+    gradient = np.random.default_rng(0).standard_normal(shape)
+    before = preconditioner.apply(pairs, gradient)
+    ahead[2] = 50.0
+    rounds = [preconditioner.due(pairs, ahead) for _ in range(10)]
+    assert rounds == [False] * 9 + [True]
+    preconditioner.update(pairs, at)
+    after = preconditioner.apply(pairs, gradient)
+    others = pairs != 2
+    np.testing.assert_array_equal(after[others], before[others])
+    # With more rows asked for than there are, its own inverse is exact.
+    np.testing.assert_allclose(
+        objective.hessian_product(pairs, at.points, after)[2], gradient[2], rtol=1e-6, atol=1e-6
+    )
+    # It has just been made: not again for a while.
+    assert not preconditioner.due(pairs, ahead)
