@@ -81,7 +81,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         self,
         C: float = 1.0,
         *,
-        tol: float = 3e-6,
+        tol: float = 1e-6,
         max_iter: int = 500,
         standardize: bool = False,
         class_weight: dict[Any, float] | str | None = None,

@@ -225,8 +225,9 @@ class Fitter:
 
     def _coarse(self, objective: Problems) -> bool:
         """Start in a few directions where columns share an inverse, which then serves longer."""
-        assert self._preconditioner is not None
-        return not self._preconditioner.own_rows and worthwhile(objective)
+        preconditioner = self._preconditioner
+        shared = isinstance(preconditioner, SampledHessian) and not preconditioner.own_rows
+        return shared and worthwhile(objective)
 
     def problems(self, C: float | Array) -> Problems:
         """Set up the strategy's problems for a value of C, or for one of each problem."""

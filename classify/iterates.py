@@ -157,8 +157,8 @@ class Iterates:
             rows = slice(low - group.start, high - group.start)
             if along is not None and alpha is not None and beta is not None:
                 self._step(along, alpha, beta, piece)
-            # The product back wants rows: one row after the other.
-            scores = np.ascontiguousarray(self.scores[index][rows])
+            # The product back wants one row after the other; the link writes into its scores.
+            scores = np.array(self.scores[index][rows], order="C")
             loss, residual = self.link(scores, low, high, group)
             residuals[index][rows] = residual
             return group, column_sums(loss)

@@ -41,6 +41,7 @@ Integers = npt.NDArray[np.intp]
 BUCKET = 9.0
 # Directions in which a column has its own part, and numbers in all those parts.
 LEADING = 128
+NARROW = 256
 DENSE_NUMBERS = 16_000_000
 ITERATIONS = 3
 ROWS = 1024
@@ -137,7 +138,7 @@ class SharedHessian:
         # for each pair of them its own.
         apart = groups[0].sign is not None
         lead = min(LEADING, int((DENSE_NUMBERS / len(columns)) ** 0.5), design.n_features // 2)
-        lead = lead if apart and lead >= 8 else 0
+        lead = lead if apart and lead >= 8 and design.n_features >= NARROW else 0
         sketch = self._sketch
         if sketch is not None and sketch.axes.shape[1] <= lead and mass.max() <= LIGHT:
             # Where a column's curvature is small, there is little of it outside the leading

@@ -32,8 +32,11 @@ def test_what_lies_in_the_directions_is_solved(kind):
     objective = make(kind, X, labels, C=0.1)
     everything = np.arange(objective.n_problems)
     base = at_base_rates(objective)
-    found, axes = coarse.start_from_directions(objective, base)
+    found, sketch = coarse.start_from_directions(objective, base)
+    axes = sketch.axes
     np.testing.assert_allclose(axes.T @ axes, np.eye(coarse.DIRECTIONS), atol=1e-5)
+    np.testing.assert_allclose(sketch.turned, X @ axes, atol=1e-4)
+    assert sketch.chance == 1.0 and sketch.rest < 1e-5 * X.var()  # twenty directions are all
     strategy = {"ovo": "ovo", "ovr": "ovr", "softmax": "multinomial"}[kind]
     fitter = Fitter(strategy, X, labels, 3, Workers())
     least = fitter.solve(0.1, tol=1e-7, max_iter=500)[1].objective

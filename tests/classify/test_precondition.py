@@ -6,6 +6,7 @@ from problems_for_tests import blobs, make
 
 from classify.precondition import SampledHessian, _Triangle
 from classify.sampling import inverse_factor_plus_identity, orthonormal, systematic_sample
+from classify.shared_hessian import Sketch
 from classify.trials import Trials
 
 
@@ -116,10 +117,9 @@ def test_orthonormal_columns_of_a_block_without_rank():
     np.testing.assert_allclose(found.T @ found, np.eye(4), atol=1e-5)
 
 
-@pytest.mark.parametrize("light", [0.0, np.inf], ids=["factorised", "even"])
-def test_the_shared_inverse_is_symmetric_positive_and_exact_in_the_leading_part(monkeypatch, light):
-    """With all rows, and pairs of like curvature: between the leading directions it is exact."""
-    monkeypatch.setattr("classify.shared_hessian.LIGHT", light)
+@pytest.mark.parametrize("known", [False, True], ids=["drawn", "from a sketch"])
+def test_the_shared_inverse_is_exact_between_the_leading_directions(monkeypatch, known):
+    monkeypatch.setattr("classify.shared_hessian.NARROW", 0)
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], 60)
     X = rng.standard_normal((180, 40)) * np.geomspace(3, 0.1, 40)
@@ -127,30 +127,35 @@ def test_the_shared_inverse_is_symmetric_positive_and_exact_in_the_leading_part(
     pairs = np.arange(3)
     preconditioner = SampledHessian(0, 10_000, 1.0)
     preconditioner.attach(objective)
-    axes = np.linalg.qr(rng.standard_normal((40, 20)))[0]
-    preconditioner.axes = axes
-    at = Trials(objective, pairs, np.zeros((3, objective.n_parameters)) + 1e-3, 1e-15)
-    preconditioner.update(pairs, at)
+    if known:
+        axes = np.linalg.qr(rng.standard_normal((40, 20)))[0]
+        preconditioner.sketch = Sketch(axes, np.arange(180), 1.0, X @ axes, 0.5)
+    points = np.full((3, objective.n_parameters), 1e-3)
+    preconditioner.update(pairs, Trials(objective, pairs, points, 1e-15))
     units = np.eye(objective.n_parameters)
-    matrix = np.stack([preconditioner.apply(pairs, np.tile(unit, (3, 1)))[1] for unit in units])
-    np.testing.assert_allclose(matrix, matrix.T, atol=1e-10)
-    assert np.linalg.eigvalsh(matrix).min() > 0
-    # On directions of the weights alone, about the mean that the intercept takes away.
+
+    def matrix(apply):
+        return np.stack([apply(np.tile(unit, (3, 1)))[1] for unit in units])
+
+    inverse = matrix(lambda table: preconditioner.apply(pairs, table))
+    np.testing.assert_allclose(inverse, inverse.T, atol=1e-10)
+    assert np.linalg.eigvalsh(inverse).min() > 0
     inside = preconditioner._shared.axes
-    hessian = np.stack(
-        [objective.hessian_product(pairs, at.points, np.tile(unit, (3, 1)))[1] for unit in units]
-    )
-    weights, cross = hessian[:-1, :-1], hessian[:-1, -1]
-    reduced = weights - np.outer(cross, cross) / hessian[-1, -1]
-    block = inside.T @ matrix[:-1, :-1] @ inside
-    np.testing.assert_allclose(block @ (inside.T @ reduced @ inside), np.eye(20), atol=1e-6)
+    assert inside.shape == (40, 20) and (preconditioner._shared.tail == 0.5) == known
+    # Of the weights alone: the intercept is moved along with them.
+    hessian = matrix(lambda table: objective.hessian_product(pairs, points, table))
+    cross = hessian[:-1, -1]
+    reduced = hessian[:-1, :-1] - np.outer(cross, cross) / hessian[-1, -1]
+    product = (inside.T @ inverse[:-1, :-1] @ inside) @ (inside.T @ reduced @ inside)
+    np.testing.assert_allclose(product, np.eye(20), atol=1e-6)
 
 
-def test_slow_problems_get_an_inverse_of_their_own_and_others_keep_theirs():
+def test_slow_problems_get_an_inverse_of_their_own_and_others_keep_theirs(monkeypatch):
     X, labels = blobs(n=200, d=30, k=4)
     X /= np.sqrt(30)
     objective = make("ovo", X, labels)
     pairs = np.arange(objective.n_problems)
+    monkeypatch.setattr("classify.precondition.SLOW_ROWS", 10)
     preconditioner = SampledHessian(0, 10_000, 100.0, 5.0)
     preconditioner.attach(objective)
     shape = (objective.n_problems, objective.n_parameters)
