@@ -174,7 +174,7 @@ def test_c_is_chosen_as_in_memory(both, strategy, monkeypatch):
     assert (outside.n_train, outside.n_validation) == (inside.n_train, inside.n_validation)
     for a, b in zip(outside.path, inside.path, strict=True):
         # A path's tolerance is 3e-4, and its rows are 150.
-        assert a["accuracy"] == pytest.approx(b["accuracy"], abs=0.014)
+        assert a["accuracy"] == pytest.approx(b["accuracy"], abs=0.021)
         assert a["log_loss"] == pytest.approx(b["log_loss"], rel=0.01)
 
 
