@@ -141,6 +141,7 @@ class _Binary:
     ) -> None:
         self.objective, self.problems, self.groups = objective, problems, groups
         self.scores = scores
+        self._known: tuple[Array, tuple[Array, Array, Array]] | None = None
 
     def _each(
         self, visit: Callable[[int, slice, Array, _Own, Any], Array]
@@ -167,6 +168,8 @@ class _Binary:
 
     def _sums(self, shift: Array) -> tuple[Array, Array, Array]:
         """Sum, per problem, the residual mass of negatives and positives, and the curvature."""
+        if self._known is not None and np.array_equal(self._known[0], shift):
+            return self._known[1]
 
         def visit(index: int, some: slice, u: Array, own: _Own, s: Any) -> Array:
             own.add(u, shift)
@@ -178,7 +181,8 @@ class _Binary:
         total = np.zeros((3, len(shift)))
         for group, part in self._each(visit):
             total[:, group.columns] += part
-        return total[0], total[1], total[2]
+        self._known = shift.copy(), (total[0], total[1], total[2])
+        return self._known[1]
 
     def best_shift(self) -> Array:
         """Solve for the change of each intercept that balances the residuals."""

@@ -165,7 +165,7 @@ class Iterates:
 
         weights, _ = objective.split(self.points)
         losses = np.zeros(len(weights))
-        for group, loss in objective.workers.map(work, objective.passes.score_pieces(groups)):
+        for group, loss in objective.workers.share(work, objective.passes.score_pieces(groups)):
             losses[group.columns[: len(loss)]] += loss
         totals, products = objective.passes.back(groups, residuals, len(weights))
         return (
@@ -176,7 +176,7 @@ class Iterates:
     def _move(self, along: list[Floats], alpha: Array, beta: Array) -> None:
         """Add a step to the scores."""
         pieces = self.objective.passes.score_pieces(self.groups)
-        self.objective.workers.map(lambda piece: self._step(along, alpha, beta, piece), pieces)
+        self.objective.workers.share(lambda piece: self._step(along, alpha, beta, piece), pieces)
 
     def _step(self, along: list[Floats], alpha: Array, beta: Array, piece: Piece) -> None:
         """Add a step to the scores of a piece."""
@@ -244,7 +244,7 @@ class _Ray:
             return which, sums
 
         total = np.zeros((5, len(alpha)))
-        for found in objective.workers.map(work, objective.passes.score_pieces(groups)):
+        for found in objective.workers.share(work, objective.passes.score_pieces(groups)):
             if found is not None:
                 total[:, found[0]] += found[1]
         C = objective.C[iterates.problems]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
@@ -120,6 +120,27 @@ class Workers:
         if self._pool is None:
             return [function(item) for item in items]
         return list(self._pool.map(function, items))
+
+    def share(self, function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """Apply `function` to items that take about as long as each other, and not long.
+
+        Every thread gets its share at once: handing over an item takes longer than some of them.
+
+        Parameters
+        ----------
+        function, items
+            As for `map`.
+
+        Returns
+        -------
+        list
+            One result an item, in order.
+        """
+        if self._pool is None or len(items) < 2:
+            return [function(item) for item in items]
+        parts = [items[i :: self.n_threads] for i in range(min(self.n_threads, len(items)))]
+        done = list(self._pool.map(lambda part: [function(item) for item in part], parts))
+        return [done[i % len(parts)][i // len(parts)] for i in range(len(items))]
 
     def stream(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
         """Apply `function` to every item, a few ahead of the caller.

@@ -29,8 +29,8 @@ _M_MMAP_MAX = -4
 SMALL_BLOCK = 4 << 20
 
 
-# What users set glibc's allocator with.
-SETTINGS = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+# What users set glibc's allocator with. (Dask sets MALLOC_TRIM_THRESHOLD_ for everyone.)
+SETTINGS = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_")
 
 
 def _mallopt() -> Callable[[int, int], int] | None:

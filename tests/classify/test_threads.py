@@ -16,6 +16,9 @@ def blas_threads():
 def test_results_come_in_the_order_of_the_items():
     pool = Workers(3)
     assert pool.map(lambda i: i * i, range(50)) == [i * i for i in range(50)]
+    for n in (0, 1, 2, 3, 7, 50):
+        assert pool.share(lambda i: i * i, range(n)) == [i * i for i in range(n)]
+    assert Workers().share(str, [1, 2]) == ["1", "2"]
     pool.close()
 
 
