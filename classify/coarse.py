@@ -51,8 +51,12 @@ FEW_SCORES = 300_000
 # How well the restricted problems are solved.
 TOL = 0.3
 MAX_ITER = 20
-# Own rows for each direction in the restricted problems' inverses.
+# Own rows for each direction in the restricted problems' inverses, what these cost in passes, and
+# how many columns may have one; and rows for each direction in one that they share.
 OWN_ROWS = 2
+OWN_PRICE = 4.0
+COLUMNS = 300
+SPREAD_SHARED = 8
 # Below this curvature of an average direction, against the penalty's one, zero is near enough.
 LEAST_CURVATURE = 1.0
 
@@ -120,7 +124,8 @@ def start_from_directions(objective: Problems, points: Array) -> tuple[Array, Sk
     restricted = objective.restricted(DesignMatrix(sketch.turned), rows, stride, hands)
     begin = np.zeros((restricted.n_problems, restricted.n_parameters))
     restricted.split(begin)[1][:] = objective.split(points)[1]
-    preconditioner = SampledHessian(OWN_ROWS * DIRECTIONS, SPREAD * DIRECTIONS, 4.0)
+    own = OWN_ROWS * DIRECTIONS if objective.n_problems * objective.columns <= COLUMNS else 0
+    preconditioner = SampledHessian(own, SPREAD_SHARED * DIRECTIONS, OWN_PRICE)
     preconditioner.attach(restricted)
     found = minimise(
         restricted,

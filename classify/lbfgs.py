@@ -19,7 +19,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,12 @@ import numpy.typing as npt
 from classify.solution import Certificate, Solution, Status
 
 Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.intp]
 
+# Objectives that are rounded by more than this, relatively, come from single precision.
+SINGLE = 1e-12
 # How many iterations without progress before rounding is blamed.
 PATIENCE = 30
 # Rounds that a problem's speed is judged by, and the least speed, in powers of e a round.
@@ -81,8 +84,8 @@ class Preconditions(Protocol):
 class _History:
     """The unfinished problems' corrections, one row of every array each."""
 
-    steps: Array  # (memory, k, p): differences of points
-    bends: Array  # (memory, k, p): differences of gradients
+    steps: Floats  # (memory, k, p): differences of points
+    bends: Floats  # (memory, k, p): differences of gradients
     rho: Array  # (memory, k): 1 / (step . bend), 0 for an empty place
     newest: int = -1  # the place that was filled last
 
@@ -100,21 +103,21 @@ class _History:
         self.steps[place], self.bends[place] = s, y
         self.rho[place] = np.where(use, 1 / np.where(use, sy, 1.0), 0.0)
 
-    def direction(self, gradients: Array, precondition: Callable[[Array], Array]) -> Array:
+    def direction(self, gradients: Array, precondition: Callable[[Floats], Floats]) -> Array:
         """Return approximate Newton steps."""
         memory = len(self.rho)
-        q = gradients.copy()
+        q: Floats = gradients.astype(self.steps.dtype)
         alpha = np.zeros_like(self.rho)
         newest_first = [(self.newest - i) % memory for i in range(memory)]
         used = [i for i in newest_first if self.rho[i].any()]
         for i in used:
             alpha[i] = self.rho[i] * np.einsum("ij,ij->i", self.steps[i], q)
-            q -= alpha[i][:, None] * self.bends[i]
-        q = precondition(q)
+            q -= alpha[i].astype(q.dtype)[:, None] * self.bends[i]
+        q = precondition(q).astype(q.dtype, copy=False)
         for i in reversed(used):
             beta = self.rho[i] * np.einsum("ij,ij->i", self.bends[i], q)
-            q += (alpha[i] - beta)[:, None] * self.steps[i]
-        return -q
+            q += (alpha[i] - beta).astype(q.dtype)[:, None] * self.steps[i]
+        return -q.astype(np.float64)
 
 
 def minimise(
@@ -220,8 +223,12 @@ class _Run:
         at = self.objective.iterate(problems[todo], points[todo], self.rounding)
         self._count(len(todo))
         k, p = at.points.shape
+        # Where the features are in single precision, so are the corrections, which may be many.
+        dtype = np.float32 if self.rounding > SINGLE else np.float64
         history = _History(
-            np.zeros((self.memory, k, p)), np.zeros((self.memory, k, p)), np.zeros((self.memory, k))
+            np.zeros((self.memory, k, p), dtype),
+            np.zeros((self.memory, k, p), dtype),
+            np.zeros((self.memory, k)),
         )
         watch = _Watch(todo.copy(), goal[todo], self.rounding, at.value.copy())
         ended: dict[int, Status] = {}
