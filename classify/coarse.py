@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.design_matrix import DesignMatrix
-from classify.lbfgs import minimise
+from classify.lbfgs import minimise, rounding_of
 from classify.objectives import Problems
 from classify.precondition import SampledHessian
 from classify.sampling import orthonormal
@@ -134,7 +134,7 @@ def start_from_directions(objective: Problems, points: Array) -> tuple[Array, Sk
         _as_they_are,
         tol=TOL,
         max_iter=MAX_ITER,
-        rounding=float(np.finfo(design.dtype).eps) / 10,
+        rounding=rounding_of(design.dtype),
     ).points
     found = np.where(np.isfinite(found).all(axis=1, keepdims=True), found, begin)
     result = points.copy()

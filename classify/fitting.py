@@ -19,7 +19,7 @@ from classify.coding import class_pairs, n_heads
 from classify.design_matrix import DesignMatrix
 from classify.duality import certify
 from classify.layout import Layout, lay_out
-from classify.lbfgs import minimise
+from classify.lbfgs import minimise, rounding_of
 from classify.objectives import BinaryProblems, Problems, SoftmaxProblems
 from classify.precondition import OWN_ROWS, SHARED_ROWS, SampledHessian
 from classify.solution import Certificate, Solution
@@ -290,7 +290,7 @@ class Fitter:
             certified,
             tol=tol,
             max_iter=max_iter,
-            rounding=float(np.finfo(self.design.dtype).eps) / 10,
+            rounding=rounding_of(self.design.dtype),
         )
         return self.head(objective, solution.points), solution
 

@@ -40,6 +40,11 @@ SPAN = 6
 SLOWEST = 0.02
 
 
+def rounding_of(dtype: npt.DTypeLike) -> float:
+    """Return the relative rounding error of objectives of features in a dtype, for `minimise`."""
+    return float(np.finfo(np.dtype(dtype)).eps) / 10
+
+
 class Moves(Protocol):
     """Points of unfinished problems, and what is known there."""
 

@@ -50,7 +50,9 @@ SOFTEST = 1e-6
 
 
 class _Triangle:
-    """A lower triangular matrix, without most of its zeros: five eighths of the numbers."""
+    """A lower triangular matrix, without most of its zeros: a `SHARE` of the numbers is left."""
+
+    SHARE = (PANELS + 1) / (2 * PANELS)
 
     def __init__(self, factor: Floats) -> None:
         edges = np.linspace(0, len(factor), PANELS + 1).astype(int).tolist()
@@ -159,7 +161,7 @@ class SampledHessian:
             return np.empty(0, dtype=np.intp)
         d = self.objective.design.n_features
         held = sum(own.factor.size for own in self._inverses.values())
-        room = int((SLOW_NUMBERS - held) / (0.625 * d * d))
+        room = int((SLOW_NUMBERS - held) / (_Triangle.SHARE * d * d))
         self._rounds[places] += 1
         slow = np.flatnonzero((self._rounds[places] >= SETTLED) & (ahead > self.slow_price))
         slow = slow[np.argsort(-ahead[slow], kind="stable")][: max(0, room)]
@@ -200,9 +202,7 @@ class SampledHessian:
             slow = self._slow
             self._stiffness[columns[slow]] = stiffness[slow]
             self._made_for[problems[slow]] = objective.C[problems[slow]]
-            self._divide(
-                columns, groups, curvatures, self._slow, int(SLOW_ROWS * design.n_features)
-            )
+            self._divide(columns, groups, curvatures, slow, int(SLOW_ROWS * design.n_features))
             return
         self._stiffness[columns] = stiffness
         self._made_for[problems] = objective.C[problems]

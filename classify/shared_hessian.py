@@ -100,7 +100,6 @@ class SharedHessian:
     ) -> None:
         self.design, self.workers, self.n_rows = design, workers, n_rows
         self._sketch = sketch
-        self._guess = None if sketch is None else sketch.axes
 
     def build(
         self, columns: Integers, groups: list[Group], curvatures: list[Floats], labels: Integers
@@ -260,7 +259,7 @@ class SharedHessian:
     def _directions(self, gram: Floats, r: int) -> Floats:
         """Find the leading directions of a scatter matrix, about."""
         pieces = np.array_split(np.arange(len(gram)), 8)
-        basis, iterations = self._guess, 1
+        basis, iterations = None if self._sketch is None else self._sketch.axes, 1
         if basis is None or basis.shape[1] < r:
             basis, iterations = np.random.default_rng(0).standard_normal((len(gram), r)), ITERATIONS
             basis = basis.astype(gram.dtype)
