@@ -190,7 +190,6 @@ def _judged(name: str, case: Case, ours: dict[str, Any], usual: dict[str, Any]) 
 
 def _cells(result: dict[str, Any]) -> tuple[str, ...]:
     ours = result["ours"]
-    in_fp32 = result["case"]["precision"] == "fp32"
     return (
         result["network"],
         f"{result['usual_rate']:.3g}",
@@ -200,7 +199,7 @@ def _cells(result: dict[str, Any]) -> tuple[str, ...]:
         f"{ours['engine']} @{ours['batch_size']}",
         f"{ours['net_rates'][ours['engine']]:.3g}",
         f"{ours['share_of_best']:.0%}",
-        f"{ours['share_of_peak']:.0%}" if in_fp32 else "-",
+        f"{ours['share_of_peak']:.0%}",
         f"{ours['share_resizing']:.1%}",
         f"{ours['chosen_in_seconds']:.0f} s",
     )

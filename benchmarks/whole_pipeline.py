@@ -17,6 +17,8 @@ from typing import Any
 CLOSE = 0.5
 # The run that engines are chosen for: the size of CIFAR-10.
 RUN = 60_000
+# What the matrix peak is measured in.
+PEAK_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 def main(job: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def _rounds(
     import torch
 
     side, limit = job["matrix"], job["round_seconds"]
-    square = torch.randn(side, side)
+    square = torch.randn(side, side).to(getattr(torch, PEAK_DTYPES[job["precision"]]))
     rates, peak = dict.fromkeys(best, 0.0), 0.0
     resizing, whole = dict.fromkeys(best, float("inf")), dict.fromkeys(best, float("inf"))
     with torch.inference_mode():

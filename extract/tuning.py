@@ -182,6 +182,7 @@ def choose(subject: Subject, n_images: int) -> Choice:
             _settle(subject, known)
         write(subject, names, known)
         say(known.summary())
+        _weigh_precision(subject, known.best(n_images))
     for name, reason in known.failed.items():
         say_failed(name, reason)
     best = known.best(n_images, compiled)
@@ -254,6 +255,19 @@ def _settle(subject: Subject, known: Measurements) -> None:
             rate = max(trial.rate, trial.batch_size / _seconds_of_batch(embedder, images))
             known.trials[known.trials.index(trial)] = replace(trial, rate=rate)
     known.seconds += time.perf_counter() - start
+
+
+def _weigh_precision(subject: Subject, best: Measurement) -> None:
+    """Say where a precision that costs exactness does not even save time, as on many CPUs."""
+    if subject.device.type != "cpu" or subject.precision == "fp32":
+        return
+    engine = engines.default_engine(subject.backbone) if best.engine == "compiled" else best.engine
+    exact = _try(replace(subject, precision="fp32"), engine, best.batch_size, Measurements())
+    if exact is not None and exact.rate > best.rate:
+        say(
+            f"{subject.precision} is slower than fp32 on this processor ({best.rate:.3g} against "
+            f"{exact.rate:.3g} images/s): --precision fp32 is exact and takes less time"
+        )
 
 
 def _seconds_of_batch(embedder: Embedder, images: Images) -> float:

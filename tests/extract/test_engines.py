@@ -229,6 +229,22 @@ def test_contenders_are_timed_again_and_their_fastest_batch_counts(monkeypatch):
     assert [trial.rate for trial in found.trials] == [50.0, pytest.approx(110.0), 100.0]
 
 
+@pytest.mark.parametrize("exact", [50.0, 200.0])
+def test_a_precision_that_saves_no_time_is_said_so(monkeypatch, capsys, exact):
+    def trial(subject, name, size, found):
+        rate = 100.0 if subject.precision == "bf16" else exact
+        found.trials.append(measured.Measurement(name, size, rate, 1.0))
+        return found.trials[-1]
+
+    monkeypatch.setattr(tuning, "_try", trial)
+    monkeypatch.setattr(tuning, "_seconds_of_one", lambda *_: 0.01)
+    made = dataclasses.replace(subject(), precision="bf16")
+    assert tuning.choose(made, 5_000).engine == made.names()[0]
+    said = capsys.readouterr().err
+    slower = "bf16 is slower than fp32 on this processor (100 against 200 images/s)"
+    assert (slower in said) == (exact > 100)
+
+
 def test_a_short_run_is_not_measured(rates, monkeypatch):
     monkeypatch.setattr(tuning, "measure", None)
     choice = tuning.choose(subject(), 100)
