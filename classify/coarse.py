@@ -22,7 +22,7 @@ from classify.design_matrix import DesignMatrix
 from classify.lbfgs import minimise, rounding_of
 from classify.objectives import Problems
 from classify.precondition import SampledHessian
-from classify.sampling import orthonormal
+from classify.sampling import orthonormal, square
 from classify.shared_hessian import Sketch
 from classify.solution import Certificate
 from classify.threads import Workers
@@ -40,8 +40,8 @@ ROWS = 10_000
 MANY_ROWS = 50_000
 CURVATURE = 25.0
 GROWTH = 0.3
-# Rows of a class at least; rows in one piece of work.
-CLASS_ROWS = 64
+# Rows of a class at least, if it has so many; rows in one piece of work.
+CLASS_ROWS = 200
 PIECE = 1024
 # Rows a feature that the directions are found with, and rounds of the iteration.
 SPREAD = 2
@@ -79,7 +79,7 @@ def worthwhile(objective: Problems) -> bool:
         return False
     counts = np.bincount(labels)
     counts = counts[counts > 0]
-    if len(counts) < 2 or counts.min() < CLASS_ROWS or design.n_rows < SPREAD * DIRECTIONS:
+    if len(counts) < 2 or np.median(counts) < CLASS_ROWS or design.n_rows < SPREAD * DIRECTIONS:
         return False
     return _curvature(objective) >= LEAST_CURVATURE
 
@@ -108,16 +108,13 @@ def start_from_directions(objective: Problems, points: Array) -> tuple[Array, Sk
         The rows in the directions.
     """
     design, workers = objective.design, objective.workers
-    counts = np.bincount(objective.labels)
     wanted = ROWS * max(1.0, _curvature(objective) / CURVATURE) ** GROWTH
-    stride = round(design.n_rows / min(wanted, MANY_ROWS))
-    stride = max(1, min(stride, int(counts[counts > 0].min()) // CLASS_ROWS))
-    rows = np.arange(0, design.n_rows, stride)
-    axes, rest = _directions(objective, rows)
+    rows, stride = _some_rows(objective.labels, min(wanted, MANY_ROWS))
+    axes, spread, rest = _directions(objective, rows)
     parts = workers.map(
         lambda low: design.dense(rows[low : low + PIECE]) @ axes, range(0, len(rows), PIECE)
     )
-    sketch = Sketch(axes, rows, 1 / stride, np.concatenate(parts), rest)
+    sketch = Sketch(axes, rows, 1 / stride, np.concatenate(parts), spread, rest)
     # What little there is to do takes threads longer to share than to do.
     few = len(rows) * objective.meetings < FEW_SCORES * design.n_rows
     hands = Workers(1) if few else workers
@@ -135,6 +132,7 @@ def start_from_directions(objective: Problems, points: Array) -> tuple[Array, Sk
         tol=TOL,
         max_iter=MAX_ITER,
         rounding=rounding_of(design.dtype),
+        workers=hands,
     ).points
     found = np.where(np.isfinite(found).all(axis=1, keepdims=True), found, begin)
     result = points.copy()
@@ -145,16 +143,31 @@ def start_from_directions(objective: Problems, points: Array) -> tuple[Array, Sk
     return result, sketch
 
 
+def _some_rows(labels: Integers, wanted: float) -> tuple[Integers, Array]:
+    """Take every so-manieth row of each class, but enough of each.
+
+    Returns the rows, ascending, and how many rows each of them stands for.
+    """
+    counts = np.bincount(labels)
+    stride = np.clip(round(len(labels) / wanted), 1, np.maximum(counts // CLASS_ROWS, 1))
+    order = np.argsort(labels, kind="stable")
+    rank = np.empty(len(labels), dtype=np.intp)
+    rank[order] = np.arange(len(labels)) - (np.cumsum(counts) - counts)[labels[order]]
+    rows = np.flatnonzero(rank % stride[labels] == 0)
+    return rows, stride[labels[rows]].astype(np.float64)
+
+
 def _as_they_are(problems: Integers, points: Array) -> Certificate:
     """Certify nothing: a start needs no bound."""
     nothing = np.zeros(len(problems))
     return Certificate(points, nothing, nothing, nothing)
 
 
-def _directions(objective: Problems, rows: Integers) -> tuple[Floats, float]:
+def _directions(objective: Problems, rows: Integers) -> tuple[Floats, Array, float]:
     """Find leading principal directions of the features, about, and the variance beside them.
 
-    Returns orthonormal columns, and the mean variance in the directions orthogonal to them.
+    Returns orthonormal columns, the first one leading, the variance along each, and the mean
+    variance in the directions orthogonal to all of them.
     """
     design, workers = objective.design, objective.workers
     wanted = min(len(rows), SPREAD * design.n_features)
@@ -172,6 +185,10 @@ def _directions(objective: Problems, rows: Integers) -> tuple[Floats, float]:
         parts = workers.map(lambda piece: piece.T @ (piece @ at), pieces)  # noqa: B023
         basis = np.ascontiguousarray(orthonormal(np.sum(parts, axis=0)))
     whole = sum(float(np.vdot(piece, piece)) for piece in pieces)
-    inside = sum(float(np.square(piece @ basis).sum(dtype=np.float64)) for piece in pieces)
-    others = design.n_features - DIRECTIONS
-    return basis, max(0.0, whole - inside) / (len(some) * others)
+    gram = np.sum(workers.map(lambda piece: square(piece @ basis), pieces), axis=0)
+    spread, turn = np.linalg.eigh(gram.astype(np.float64))
+    order = np.argsort(-spread)
+    basis = np.ascontiguousarray(basis @ turn[:, order].astype(basis.dtype))
+    others = (design.n_features - DIRECTIONS) * len(some)
+    rest = max(0.0, whole - float(spread.sum())) / others
+    return basis, np.maximum(spread[order], 0.0) / len(some), rest

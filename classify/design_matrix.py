@@ -139,25 +139,28 @@ class DesignMatrix:
             intercepts.astype(self.dtype),
         )
 
-    def unfold(self, products: Array, totals: Array) -> Array:
-        """Turn ``R.T @ X`` into ``R.T @ ((X - shift) / scale)``.
+    def unfold(self, products: Array, totals: Array, features: slice = slice(None)) -> Array:
+        """Turn ``R.T @ X`` into ``R.T @ ((X - shift) / scale)``, in its place.
 
         Parameters
         ----------
         products : ndarray of float64, shape (n_columns, n_features)
-            ``R.T @ X``.
+            ``R.T @ X``; overwritten.
         totals : ndarray of float64, shape (n_columns,)
             Column sums of ``R``.
+        features : slice
+            Of which features; the others are left alone.
 
         Returns
         -------
         ndarray of float64, shape (n_columns, n_features)
             The same for the shifted and scaled features.
         """
+        part = products[:, features]
         if self.shift is not None:
-            products = products - totals[:, None] * self.shift
+            part -= totals[:, None] * self.shift[features]
         if self.scale is not None:
-            products = products / self.scale
+            part /= self.scale[features]
         return products
 
     def spans(self, rows: int) -> list[tuple[int, int]]:

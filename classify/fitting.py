@@ -291,6 +291,7 @@ class Fitter:
             tol=tol,
             max_iter=max_iter,
             rounding=rounding_of(self.design.dtype),
+            workers=self.workers,
         )
         return self.head(objective, solution.points), solution
 

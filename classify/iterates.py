@@ -22,6 +22,7 @@ import numpy.typing as npt
 from classify.design_matrix import column_sums
 from classify.linesearch import search
 from classify.passes import Group, Piece
+from classify.rowwise import each_piece, row_dots, some_rows
 
 if TYPE_CHECKING:
     from classify.objectives import Problems
@@ -81,14 +82,14 @@ class Iterates:
         """Drop the problems that are not in `mask`."""
         columns = np.repeat(mask, self.objective.columns)
         old = {group.start: i for i, group in enumerate(self.groups)}
-        self.problems, self.points = self.problems[mask], self.points[mask]
-        self.value, self.gradient = self.value[mask], self.gradient[mask]
+        workers, rows = self.objective.workers, np.flatnonzero(mask)
+        self.problems, self.value = self.problems[mask], self.value[mask]
+        self.points = some_rows(workers, self.points, rows)
+        self.gradient = some_rows(workers, self.gradient, rows)
         groups = self.objective.groups(self.problems) if len(self.problems) else []
         places = [(old[group.start], group) for group in groups]
-        self.scores = [
-            np.ascontiguousarray(self.scores[i].T[columns[self.groups[i].columns]]).T
-            for i, _ in places
-        ]
+        scores, kept = self.scores, [columns[group.columns] for group in self.groups]
+        self.scores = workers.share(lambda place: scores[place[0]].T[kept[place[0]]].T, places)
         self.groups, self.link = groups, self.objective.weighted_link(self.problems)
 
     def advance(self, directions: Array) -> npt.NDArray[np.bool_]:
@@ -105,7 +106,8 @@ class Iterates:
             Which problems have moved. For the others rounding hides any descent; they stay.
         """
         objective = self.objective
-        slope = np.einsum("ij,ij->i", self.gradient, directions)
+        workers = objective.workers
+        slope = row_dots(workers, self.gradient, directions)
         weights, intercepts = objective.split(directions)
         along = objective.passes.scores(self.groups, weights, intercepts)
         ray = _Ray(self, directions, along)
@@ -114,10 +116,9 @@ class Iterates:
         before = self.points, self.value, self.gradient
         moved = np.zeros(len(slope), dtype=bool)
         for attempt in range(2):
-            self.points = before[0] + alpha[:, None] * directions
-            objective.split(self.points)[1][:] += beta
+            self.points = self._beside(before[0], directions, alpha, beta)
             self.value, self.gradient = self._pull(along, alpha, beta)
-            after = np.einsum("ij,ij->i", self.gradient, directions)
+            after = row_dots(workers, self.gradient, directions)
             noise = 10 * self.rounding * np.abs(before[1])
             moved = (
                 np.isfinite(self.value)
@@ -137,6 +138,18 @@ class Iterates:
             for name, value in zip(("points", "value", "gradient"), before, strict=True):
                 getattr(self, name)[stay] = value[stay]
         return moved
+
+    def _beside(self, points: Array, directions: Array, alpha: Array, beta: Array) -> Array:
+        """Return other points: a step along, and beside it for the intercepts."""
+        result = np.empty_like(points)
+
+        def go(part: slice) -> None:
+            np.multiply(directions[part], alpha[part, None], out=result[part])
+            result[part] += points[part]
+
+        each_piece(self.objective.workers, points, go)
+        self.objective.split(result)[1][:] += beta
+        return result
 
     def _spread(self, mask: npt.NDArray[np.bool_]) -> Array:
         return np.repeat(mask, self.objective.columns).astype(np.float64)
@@ -202,8 +215,8 @@ class _Ray:
         at, _ = objective.split(iterates.points)
         on, _ = objective.split(directions)
         k = len(iterates.problems)
-        self._tilt = np.einsum("ij,ij->i", at, on).reshape(k, -1).sum(axis=1)
-        self._square = np.einsum("ij,ij->i", on, on).reshape(k, -1).sum(axis=1)
+        self._tilt = row_dots(objective.workers, at, on).reshape(k, -1).sum(axis=1)
+        self._square = row_dots(objective.workers, on, on).reshape(k, -1).sum(axis=1)
         # Of the last look at each problem: its step, slope and curvature; and of each column the
         # derivative in its intercept, the mixed second derivative, and the intercept's own.
         self._taken, self._slope, self._bend = (np.full(k, np.nan) for _ in range(3))

@@ -18,13 +18,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from classify.history import History
+from classify.rowwise import row_dots
 from classify.solution import Certificate, Solution, Status
+from classify.threads import Workers
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -85,46 +87,6 @@ class Preconditions(Protocol):
         """Improve the approximation at new points."""
 
 
-@dataclass
-class _History:
-    """The unfinished problems' corrections, one row of every array each."""
-
-    steps: Floats  # (memory, k, p): differences of points
-    bends: Floats  # (memory, k, p): differences of gradients
-    rho: Array  # (memory, k): 1 / (step . bend), 0 for an empty place
-    newest: int = -1  # the place that was filled last
-
-    def keep(self, mask: Bools) -> None:
-        """Drop the problems that are not in `mask`."""
-        self.steps, self.bends = self.steps[:, mask], self.bends[:, mask]
-        self.rho = self.rho[:, mask]
-
-    def add(self, s: Array, y: Array) -> None:
-        """Fill a place; it stays empty for problems whose curvature rounding has hidden."""
-        sy = np.einsum("ij,ij->i", s, y)
-        size = np.sqrt(np.einsum("ij,ij->i", s, s) * np.einsum("ij,ij->i", y, y))
-        use = (sy > 0) & (sy > 1e-14 * size)
-        self.newest = place = (self.newest + 1) % len(self.rho)
-        self.steps[place], self.bends[place] = s, y
-        self.rho[place] = np.where(use, 1 / np.where(use, sy, 1.0), 0.0)
-
-    def direction(self, gradients: Array, precondition: Callable[[Floats], Floats]) -> Array:
-        """Return approximate Newton steps."""
-        memory = len(self.rho)
-        q: Floats = gradients.astype(self.steps.dtype)
-        alpha = np.zeros_like(self.rho)
-        newest_first = [(self.newest - i) % memory for i in range(memory)]
-        used = [i for i in newest_first if self.rho[i].any()]
-        for i in used:
-            alpha[i] = self.rho[i] * np.einsum("ij,ij->i", self.steps[i], q)
-            q -= alpha[i].astype(q.dtype)[:, None] * self.bends[i]
-        q = precondition(q).astype(q.dtype, copy=False)
-        for i in reversed(used):
-            beta = self.rho[i] * np.einsum("ij,ij->i", self.bends[i], q)
-            q += (alpha[i] - beta).astype(q.dtype)[:, None] * self.steps[i]
-        return -q.astype(np.float64)
-
-
 def minimise(
     objective: Starts,
     start: Array,
@@ -136,6 +98,7 @@ def minimise(
     memory: int = 10,
     rounding: float = 1e-15,
     problems: Integers | None = None,
+    workers: Workers | None = None,
 ) -> Solution:
     """Minimise every problem of an objective.
 
@@ -159,6 +122,8 @@ def minimise(
         Relative rounding error of an objective's value.
     problems : ndarray of int, shape (k,), optional
         Which problems; all by default.
+    workers : Workers, optional
+        Threads; none by default.
 
     Returns
     -------
@@ -166,6 +131,7 @@ def minimise(
         Points, and how each problem ended.
     """
     run = _Run(objective, preconditioner, certify, tol, max_iter, memory, rounding)
+    run.workers = workers or run.workers
     return run.solve(np.arange(objective.n_problems) if problems is None else problems, start)
 
 
@@ -182,6 +148,7 @@ class _Run:
     ) -> None:
         self.objective, self.preconditioner, self.certify = objective, preconditioner, certify
         self.tol, self.max_iter, self.memory, self.rounding = tol, max_iter, memory, rounding
+        self.workers = Workers(1)
         self.n_passes = self.column_products = 0
         self.course: list[tuple[Integers, Array]] = []
 
@@ -230,16 +197,13 @@ class _Run:
         k, p = at.points.shape
         # Where the features are in single precision, so are the corrections, which may be many.
         dtype = np.float32 if self.rounding > SINGLE else np.float64
-        history = _History(
-            np.zeros((self.memory, k, p), dtype),
-            np.zeros((self.memory, k, p), dtype),
-            np.zeros((self.memory, k)),
-        )
+        history = History(self.memory, k, p, dtype, self.workers)
         watch = _Watch(todo.copy(), goal[todo], self.rounding, at.value.copy())
         ended: dict[int, Status] = {}
         while True:
             self.course.append((watch.index, at.value.copy()))
-            stop = watch.stopped(at, n_iter, self.max_iter)
+            half = 0.5 * row_dots(self.workers, at.gradient, at.gradient)
+            stop = watch.stopped(at, half, n_iter, self.max_iter)
             alive = np.array([status is None for status in stop])
             for row in np.flatnonzero(~alive):
                 place = int(watch.index[row])
@@ -259,15 +223,15 @@ class _Run:
                 at.gradient, functools.partial(self.preconditioner.apply, live)
             )
             # Without a history, or where rounding has spoilt it, the preconditioned gradient.
-            lost = ~(np.einsum("ij,ij->i", at.gradient, direction) < 0) | watch.stuck
+            lost = ~(row_dots(self.workers, at.gradient, direction) < 0) | watch.stuck
             if lost.any():
-                history.rho[:, lost] = 0.0
+                history.forget(lost)
                 direction[lost] = -self.preconditioner.apply(live[lost], at.gradient[lost])
             moved = at.advance(direction)
             self._count(len(live))
             n_iter[watch.index] += moved
             watch.failures = np.where(moved, 0, watch.failures + 1)
-            history.add(at.points - before[0], at.gradient - before[1])
+            history.add(at.points, before[0], at.gradient, before[1])
 
 
 class _Watch:
@@ -300,9 +264,10 @@ class _Watch:
         left = self._course[-1]
         return left / np.maximum((self._course[0] - left) / SPAN, SLOWEST)
 
-    def stopped(self, at: Moves, n_iter: Integers, max_iter: int) -> list[Status | None]:
-        """Say for each problem why it stops here, if it does."""
-        half = 0.5 * np.einsum("ij,ij->i", at.gradient, at.gradient)
+    def stopped(
+        self, at: Moves, half: Array, n_iter: Integers, max_iter: int
+    ) -> list[Status | None]:
+        """Say for each problem why it stops here, if it does; `half` its squared gradient."""
         # Progress is a smaller gradient, or an objective that still falls visibly.
         better = half < 0.9 * self._best
         falling = self._past - at.value > 10 * self.rounding * np.abs(at.value)

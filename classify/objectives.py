@@ -25,6 +25,7 @@ from classify.iterates import Iterates
 from classify.links import BinaryLink, SoftmaxLink
 from classify.losses import logistic_curvature
 from classify.passes import Group, Passes
+from classify.rowwise import each_piece, row_dots
 from classify.threads import Workers
 from classify.trials import Trials
 
@@ -120,7 +121,7 @@ class Problems(ABC):
 
     @abstractmethod
     def restricted(
-        self, design: DesignMatrix, rows: Integers, stride: int, workers: Workers
+        self, design: DesignMatrix, rows: Integers, stride: Array, workers: Workers
     ) -> Problems:
         """Set up the same problems over other features of some of the rows.
 
@@ -130,7 +131,7 @@ class Problems(ABC):
             The other features of those rows.
         rows : ndarray of int, shape (design.n_rows,)
             Which rows, ascending.
-        stride : int
+        stride : ndarray of float64, shape (design.n_rows,)
             How many rows each of them stands for.
         workers : Workers
             Threads.
@@ -140,6 +141,14 @@ class Problems(ABC):
         Problems
             Of the same kind, in the same order.
         """
+
+    def _scaled(self, rows: Integers, stride: Array) -> tuple[Array | None, Array]:
+        """Return weights of some rows, and C, so that each counts for as many as `stride` says."""
+        most = float(stride.max())
+        weight = None if self.weight is None else self.weight[rows]
+        if (stride != most).any():
+            weight = stride / most if weight is None else weight * (stride / most)
+        return weight, self.C * most
 
     @abstractmethod
     def base_rates(self) -> Array:
@@ -222,7 +231,7 @@ class Problems(ABC):
         ndarray of float64, shape (k,)
             Objectives.
         """
-        squares = np.einsum("ij,ij->i", weights, weights).reshape(len(problems), -1).sum(axis=1)
+        squares = row_dots(self.workers, weights, weights).reshape(len(problems), -1).sum(axis=1)
         return self.C[problems] * losses[: len(problems)] + 0.5 * squares
 
     def assemble(self, problems: Integers, weights: Array, totals: Array, products: Array) -> Array:
@@ -246,8 +255,12 @@ class Problems(ABC):
         """
         C = np.repeat(self.C[problems], self.columns)
         gradients = np.empty((len(weights), self.design.n_features + 1))
-        np.multiply(products, C[:, None], out=gradients[:, :-1])
-        gradients[:, :-1] += weights
+
+        def weigh(part: slice) -> None:
+            np.multiply(products[part], C[part, None], out=gradients[part, :-1])
+            gradients[part, :-1] += weights[part]
+
+        each_piece(self.workers, products, weigh)
         np.multiply(totals, C, out=gradients[:, -1])
         return gradients.reshape(len(problems), -1)
 
@@ -343,13 +356,13 @@ class BinaryProblems(Problems):
         return BinaryLink(self.labels, self.weight, self.positive[problems])
 
     def restricted(
-        self, design: DesignMatrix, rows: Integers, stride: int, workers: Workers
+        self, design: DesignMatrix, rows: Integers, stride: Array, workers: Workers
     ) -> BinaryProblems:
         """Set up the same problems over other features of some of the rows."""
+        weight, C = self._scaled(rows, stride)
         return BinaryProblems(
-            design, self.labels[rows], _some(self.weight, rows), self.C * stride,
-            self.positive, self.negative, workers,
-        )  # fmt: skip
+            design, self.labels[rows], weight, C, self.positive, self.negative, workers
+        )
 
     def base_rates(self) -> Array:
         """Return each problem's log odds."""
@@ -418,13 +431,11 @@ class SoftmaxProblems(Problems):
         return (bent - p * bent.sum(axis=1, keepdims=True)).reshape(scores.shape)
 
     def restricted(
-        self, design: DesignMatrix, rows: Integers, stride: int, workers: Workers
+        self, design: DesignMatrix, rows: Integers, stride: Array, workers: Workers
     ) -> SoftmaxProblems:
         """Set up the same problems over other features of some of the rows."""
-        return SoftmaxProblems(
-            design, self.labels[rows], _some(self.weight, rows), self.C * stride, self.columns,
-            workers,
-        )  # fmt: skip
+        weight, C = self._scaled(rows, stride)
+        return SoftmaxProblems(design, self.labels[rows], weight, C, self.columns, workers)
 
     def base_rates(self) -> Array:
         """Return the classes' log shares, less their mean."""
@@ -432,7 +443,3 @@ class SoftmaxProblems(Problems):
         low = np.finfo(float).eps * max(float(mass.sum()), np.finfo(float).tiny)
         logs = np.log(np.maximum(mass, low))
         return np.tile(logs - logs.mean(), self.n_problems)
-
-
-def _some(weight: Array | None, rows: Integers) -> Array | None:
-    return None if weight is None else weight[rows]

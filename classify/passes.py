@@ -13,6 +13,7 @@ pieces of groups that lie in it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -31,6 +32,8 @@ Integers = npt.NDArray[np.intp]
 PIECE_BYTES = 16_000_000
 # The same for work on scores alone: temporary arrays that stay in a core's own cache.
 PIECE_NUMBERS = 65_536
+# Sums larger than this are added up by several threads.
+SHARE_NUMBERS = 250_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +157,23 @@ class Passes:
         rows = self.design.block_rows
         return [(low, min(low + rows, stop)) for low in range(start, stop, rows)]
 
+    def _folded(
+        self, groups: Sequence[Group], weights: Array, intercepts: Array
+    ) -> list[tuple[Floats, Floats]]:
+        """Fold every group's weights; runs of a class share their columns, and so their weights."""
+        distinct = {id(group.columns): group for group in groups}
+
+        def fold(group: Group) -> tuple[Floats, Floats]:
+            w, b = self.design.fold(weights[group.columns], intercepts[group.columns])
+            if group.sign is not None:
+                sign = group.sign.astype(w.dtype)
+                w *= sign
+                b *= sign
+            return w, b
+
+        made = dict(zip(distinct, self.workers.map(fold, distinct.values()), strict=True))
+        return [made[id(group.columns)] for group in groups]
+
     def fused(
         self, groups: Sequence[Group], weights: Array, intercepts: Array, link: Link
     ) -> tuple[Array, Array, Array]:
@@ -180,8 +200,7 @@ class Passes:
         products : ndarray of float64, shape (n_columns, n_features)
             ``residuals.T @ features``.
         """
-        raw, offset = self.design.fold(weights, intercepts)
-        factors = _factors(raw, offset, groups)
+        factors = self._folded(groups, weights, intercepts)
 
         def residuals(index: int, low: int, high: int, block: Floats) -> tuple[Floats, Floats]:
             w, b = factors[index]
@@ -208,10 +227,9 @@ class Passes:
         list of ndarray, shape (rows of the group, columns of the group)
             In the features' dtype, one column after the other in memory.
         """
-        raw, offset = self.design.fold(weights, intercepts)
-        factors = _factors(raw, offset, groups)
+        factors = self._folded(groups, weights, intercepts)
         result = [
-            np.empty((len(group.columns), group.stop - group.start), raw.dtype).T
+            np.empty((len(group.columns), group.stop - group.start), self.design.dtype).T
             for group in groups
         ]
 
@@ -267,13 +285,31 @@ class Passes:
                 product += thin_back(block, residual)
             return group, np.asarray(loss), total, product
 
-        losses = np.zeros(n_columns)
-        totals = np.zeros(n_columns)
+        losses, totals = np.zeros(n_columns), np.zeros(n_columns)
         products = np.zeros((n_columns, self.design.n_features))
-        for group, loss, total, product in self._each(groups, visit):
-            losses[group.columns[: len(loss)]] += loss
-            _gather(group, total, product, totals, products)
-        return losses, totals, self.design.unfold(products, totals)
+        found = self._each(groups, visit)
+        # Where all are there at once, threads share the features.
+        parts = self._shares(products) if isinstance(found, list) else [slice(None)]
+        for some in [found] if isinstance(found, list) else ([each] for each in found):
+            for group, loss, total, _ in some:
+                losses[group.columns[: len(loss)]] += loss
+                totals[group.columns] += total if group.sign is None else total * group.sign
+
+            def add(part: slice, some: Any = some) -> None:
+                for group, _, _, product in some:
+                    mine = product[:, part]
+                    if group.sign is not None:
+                        mine *= group.sign[:, None]
+                    products[group.columns, part] += mine
+
+            self.workers.map(add, parts)
+        self.workers.map(lambda part: self.design.unfold(products, totals, part), parts)
+        return losses, totals, products
+
+    def _shares(self, table: Array) -> list[slice]:
+        """Cut the columns of a table into what threads take, if it is large."""
+        edges = np.linspace(0, table.shape[1], 1 + min(16, 1 + table.size // SHARE_NUMBERS))
+        return [slice(*edge) for edge in itertools.pairwise(edges.astype(int).tolist())]
 
     def back(
         self, groups: Sequence[Group], residuals: Sequence[Floats], n_columns: int
@@ -303,30 +339,3 @@ class Passes:
 
         _, totals, products = self.pull(groups, each, n_columns)
         return totals, products
-
-
-def _factors(raw: Floats, offset: Floats, groups: Sequence[Group]) -> list[tuple[Floats, Floats]]:
-    """Pick every group's weights; runs of a class share their columns, and so their weights."""
-    made: dict[int, tuple[Floats, Floats]] = {}
-    for group in groups:
-        if id(group.columns) not in made:
-            made[id(group.columns)] = _signed(raw, offset, group)
-    return [made[id(group.columns)] for group in groups]
-
-
-def _signed(raw: Floats, offset: Floats, group: Group) -> tuple[Floats, Floats]:
-    """Pick a group's columns of the folded weights, with their signs."""
-    w, b = raw[:, group.columns], offset[group.columns]
-    if group.sign is not None:
-        sign = group.sign.astype(raw.dtype)
-        w, b = w * sign, b * sign
-    return np.ascontiguousarray(w), b
-
-
-def _gather(group: Group, total: Array, product: Array, totals: Array, products: Array) -> None:
-    """Add a piece's sums, freed of the group's signs, to those of all columns, in place."""
-    if group.sign is not None:
-        total *= group.sign
-        product *= group.sign[:, None]
-    totals[group.columns] += total
-    products[group.columns] += product

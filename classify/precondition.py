@@ -267,25 +267,33 @@ class SampledHessian:
 
     def apply(self, problems: Integers, gradients: Array) -> Array:
         """Apply each column's approximate inverse Hessian."""
+        workers = self.objective.workers
         g = _without_common(gradients.reshape(len(problems), self.objective.columns, -1))
         places = self._places(problems)
         flat = g.reshape(len(places), -1)
         stiffness = self._stiffness[places]
-        own = np.array([int(place) in self._inverses for place in places])
-        solved = np.empty_like(flat)
-        rest = np.flatnonzero(~own)
-        servers = [self._serves[place] for place in places[rest].tolist()]
-        for server in dict.fromkeys(servers):
-            some = rest[[other is server for other in servers]]
-            solved[some] = server.apply(places[some], flat[some], stiffness[some])
+        names = places.tolist()
+        own = [i for i, name in enumerate(names) if name in self._inverses]
+        servers = [None if name in self._inverses else self._serves[name] for name in names]
+        kinds = dict.fromkeys(server for server in servers if server is not None)
+        if not own and len(kinds) == 1:
+            solved = next(iter(kinds)).apply(places, flat, stiffness)
+        else:
+            solved = np.empty_like(flat)
+            for server in kinds:
+                some = np.flatnonzero([other is server for other in servers])
+                solved[some] = server.apply(places[some], flat[some], stiffness[some])
 
         def solve(i: int) -> None:
-            solved[i] = self._inverses[int(places[i])].solve(flat[i], stiffness[i])
+            solved[i] = self._inverses[names[i]].solve(flat[i], stiffness[i])
 
-        self.objective.workers.map(solve, np.flatnonzero(own).tolist())
+        workers.map(solve, own)
         d = _without_common(solved.reshape(g.shape)).reshape(gradients.shape)
         # An inverse made for another C: most of the Hessian is proportional to it.
-        return d * (self._made_for[problems] / self.objective.C[problems])[:, None]
+        share = self._made_for[problems] / self.objective.C[problems]
+        if (share != 1.0).any():
+            d *= share[:, None]
+        return d
 
 
 def _without_common(table: Array) -> Array:

@@ -12,7 +12,7 @@ Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
 # Matrices up to this size are inverted directly.
-LEAF = 64
+LEAF = 32
 
 
 def square(block: Floats) -> Floats:
@@ -88,39 +88,43 @@ def inverse_factor_plus_identity(gram: Floats) -> Floats:
 
     Parameters
     ----------
-    gram : ndarray, shape (n, n)
-        Symmetric, positive semidefinite up to rounding; overwritten.
+    gram : ndarray, shape (..., n, n)
+        Symmetric, positive semidefinite up to rounding; overwritten. Several in one array cost
+        the interpreter no more than one.
 
     Returns
     -------
-    ndarray, shape (n, n)
+    ndarray, shape (..., n, n)
         Lower triangular ``F``; ``F' F`` is the inverse.
     """
-    index = np.arange(len(gram))
-    diagonal = gram[index, index].copy()
+    index = np.arange(gram.shape[-1])
+    diagonal = gram[..., index, index].copy()
     jitter = 1.0
     while True:
-        gram[index, index] = diagonal + gram.dtype.type(jitter)
+        gram[..., index, index] = diagonal + gram.dtype.type(jitter)
         try:
             return _inverse_factor(gram)
         except np.linalg.LinAlgError:
+            if gram.ndim > 2:  # the others need no mending
+                gram[..., index, index] = diagonal
+                return np.stack([inverse_factor_plus_identity(one) for one in gram])
             jitter = max(jitter * 100, float(diagonal.max(initial=1.0)) * 1e-7)
 
 
 def _inverse_factor(matrix: Floats) -> Floats:
-    """Invert the Cholesky factor of a matrix, by halves.
+    """Invert the Cholesky factors of matrices, by halves.
 
     Matrix products do the work: on one thread they are several times as fast as LAPACK's
     factorisation, and numpy's let other threads run where scipy's wrappers of LAPACK do not.
     """
-    n = len(matrix)
+    n = matrix.shape[-1]
     if n <= LEAF:
         return np.tril(np.linalg.inv(np.linalg.cholesky(matrix)))
     half = n // 2
     factor = np.zeros_like(matrix)
-    first = _inverse_factor(matrix[:half, :half])
-    below = matrix[half:, :half] @ first.T
-    second = _inverse_factor(matrix[half:, half:] - below @ below.T)
-    factor[:half, :half], factor[half:, half:] = first, second
-    factor[half:, :half] = -(second @ below) @ first
+    first = _inverse_factor(matrix[..., :half, :half])
+    below = matrix[..., half:, :half] @ first.swapaxes(-1, -2)
+    second = _inverse_factor(matrix[..., half:, half:] - below @ below.swapaxes(-1, -2))
+    factor[..., :half, :half], factor[..., half:, half:] = first, second
+    factor[..., half:, :half] = -(second @ below) @ first
     return factor

@@ -39,16 +39,20 @@ Integers = npt.NDArray[np.intp]
 
 # Columns whose curvatures are within this factor of each other share a factorisation.
 BUCKET = 9.0
-# Directions in which a column has its own part, and numbers in all those parts.
+# Directions in which a column has its own part, and numbers in all those parts; see `LIGHT`.
 LEADING = 128
 NARROW = 256
 DENSE_NUMBERS = 16_000_000
+LIGHT_NUMBERS = 100_000_000
 ITERATIONS = 3
 ROWS = 1024
 PARTS = 4
 FEATURE_PARTS = 4
-# Up to this curvature in all, an average of what lies outside the leading directions will do.
-LIGHT = 3.0
+# Columns that one thread works on at a time.
+TOGETHER = 16
+# Where most columns have no more curvature than this in all, an average of what lies outside the
+# leading directions will do; it needs no matrix of features by features, and has room for more.
+LIGHT, MOST = 3.0, 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,22 +62,32 @@ class Sketch:
     Attributes
     ----------
     axes : ndarray, shape (n_features, r)
-        Orthonormal; about the leading principal directions.
+        Orthonormal; about the leading principal directions, the first one leading.
     rows : ndarray of int, shape (k,)
         Which rows, ascending.
-    chance : float
-        The share of all rows that they are.
+    chance : ndarray of float64, shape (k,)
+        One over how many rows each of them stands for.
     turned : ndarray, shape (k, r)
         Those rows in the directions.
+    spread : ndarray of float64, shape (r,)
+        The variance in each direction.
     rest : float
         The mean variance in all other directions.
     """
 
     axes: Floats
     rows: Integers
-    chance: float
+    chance: Array
     turned: Floats
+    spread: Array
     rest: float
+
+    def leading(self, r: int) -> tuple[Floats, Floats, float]:
+        """Return the first few directions, the rows in them, and the mean variance beside them."""
+        others = len(self.axes) - self.axes.shape[1]
+        beside = self.rest * others + float(self.spread[r:].sum())
+        count = others + len(self.spread[r:])
+        return np.ascontiguousarray(self.axes[:, :r]), self.turned[:, :r], beside / count
 
 
 class SharedHessian:
@@ -136,16 +150,17 @@ class SharedHessian:
         # Classes that meet different columns are centred apart: what lies between two classes is
         # for each pair of them its own.
         apart = groups[0].sign is not None
-        lead = min(LEADING, int((DENSE_NUMBERS / len(columns)) ** 0.5), design.n_features // 2)
-        lead = lead if apart and lead >= 8 and design.n_features >= NARROW else 0
         sketch = self._sketch
-        if sketch is not None and sketch.axes.shape[1] <= lead and mass.max() <= LIGHT:
+        light = sketch is not None and float(np.quantile(mass, MOST)) <= LIGHT
+        room = LIGHT_NUMBERS if light else DENSE_NUMBERS
+        lead = min(LEADING, int((room / len(columns)) ** 0.5), design.n_features // 2)
+        lead = lead if apart and lead >= 8 and design.n_features >= NARROW else 0
+        if sketch is not None and light and lead:
             # Where a column's curvature is small, there is little of it outside the leading
             # directions, and the penalty's one is most of what is there.
-            self.axes, self.tail = sketch.axes, sketch.rest
-            chance = np.full(len(sketch.rows), sketch.chance)
-            centres = self._lead(groups, curvatures, sketch.rows, chance, sketch.turned)
-            self.means = centres @ sketch.axes.T.astype(np.float64)
+            self.axes, turned, self.tail = sketch.leading(lead)
+            centres = self._lead(groups, curvatures, sketch.rows, sketch.chance, turned)
+            self.means = centres @ self.axes.T.astype(np.float64)
         else:
             kinds = labels if apart else np.zeros_like(labels)
             self._draw(size, kinds, lead, groups, curvatures)
@@ -244,17 +259,25 @@ class SharedHessian:
             for place, column in enumerate(group.columns):
                 own[column].append((np.arange(low, high), weight[:, place]))
 
-        def build(column: int) -> Array:
-            index = np.concatenate([rows for rows, _ in own[column]])
-            weight = np.concatenate([weight for _, weight in own[column]])
-            block = turned[index]
-            mean = weight @ block / max(float(weight.sum()), float(np.finfo(np.float32).tiny))
-            block -= mean.astype(block.dtype)
-            block *= np.sqrt(weight)[:, None].astype(block.dtype)
-            self.dense[column] = square(inverse_factor_plus_identity(square(block)))
-            return np.asarray(mean, dtype=np.float64)
+        def build(columns: Integers) -> list[Array]:
+            means = []
+            grams = np.empty((len(columns), r, r), turned.dtype)
+            for place, column in enumerate(columns):
+                index = np.concatenate([rows for rows, _ in own[column]])
+                weight = np.concatenate([weight for _, weight in own[column]])
+                block = np.take(turned, index, axis=0, mode="clip")
+                total = max(float(weight.sum()), float(np.finfo(np.float32).tiny))
+                mean = weight.astype(block.dtype) @ block / block.dtype.type(total)
+                block -= mean
+                block *= np.sqrt(weight)[:, None].astype(block.dtype)
+                grams[place] = square(block)
+                means.append(mean.astype(np.float64))
+            factors = inverse_factor_plus_identity(grams)
+            np.matmul(factors.swapaxes(1, 2), factors, out=self.dense[columns[0] : columns[-1] + 1])
+            return means
 
-        return np.array(self.workers.map(build, range(n_columns)))
+        jobs = np.array_split(np.arange(n_columns), -(-n_columns // TOGETHER))
+        return np.array([mean for means in self.workers.map(build, jobs) for mean in means])
 
     def _directions(self, gram: Floats, r: int) -> Floats:
         """Find the leading directions of a scatter matrix, about."""
@@ -287,28 +310,42 @@ class SharedHessian:
             The products.
         """
         places = np.array([self.place[int(column)] for column in columns])
-        means, dtype = self.means[places], self.design.dtype
-        v = (gradients[:, :-1] - means * gradients[:, -1:]).astype(dtype)
-        inside = None if self.axes is None else v @ self.axes
-        if self.tail is not None:
-            assert inside is not None and self.axes is not None
-            scale = np.array([self.scale[name] for name in self.bucket[places].tolist()])
-            solved = v - inside @ self.axes.T
-            solved /= 1 + scale[:, None] * dtype.type(self.tail)
-        else:
-            solved = self._solve(v, self.bucket[places])
-        if self.axes is not None and inside is not None:
-            dense = self.dense if len(places) == len(self.dense) else self.dense[places]
-            turned = np.matmul(dense, inside[:, :, None])[:, :, 0]
-            solved += turned @ self.axes.T
+        v = np.empty((len(places), gradients.shape[1] - 1), self.design.dtype)
+        solved = v if self.tail is not None else np.empty_like(v)
+        inside = None if self.axes is None else np.empty((len(v), self.axes.shape[1]), v.dtype)
+        turned = None if inside is None else np.empty_like(inside)
+        scale = np.array([self.scale[name] for name in self.bucket[places].tolist()])
         out = np.empty_like(gradients)
-        out[:, :-1] = solved
-        out[:, -1] = gradients[:, -1] / stiffness - np.einsum("ij,ij->i", means, out[:, :-1])
+        jobs = [slice(low, low + TOGETHER) for low in range(0, len(v), TOGETHER)]
+
+        def before(part: slice) -> None:
+            mine = places[part]
+            v[part] = gradients[part, :-1] - self.means[mine] * gradients[part, -1:]
+            if inside is None or turned is None:
+                return
+            assert self.axes is not None
+            inside[part] = v[part] @ self.axes
+            turned[part] = np.matmul(self.dense[mine], inside[part, :, None])[:, :, 0]
+            if self.tail is not None:
+                v[part] -= inside[part] @ self.axes.T
+                v[part] /= 1 + scale[part, None] * v.dtype.type(self.tail)
+
+        def after(part: slice) -> None:
+            if turned is not None:
+                assert self.axes is not None
+                solved[part] += turned[part] @ self.axes.T
+            out[part, :-1] = solved[part]
+            shift = np.einsum("ij,ij->i", self.means[places[part]], out[part, :-1])
+            out[part, -1] = gradients[part, -1] / stiffness[part] - shift
+
+        self.workers.share(before, jobs)
+        if self.tail is None:
+            self._solve(v, self.bucket[places], solved)
+        self.workers.share(after, jobs)
         return out
 
-    def _solve(self, v: Floats, buckets: Integers) -> Floats:
+    def _solve(self, v: Floats, buckets: Integers, solved: Floats) -> None:
         """Apply the shared inverses; threads take a part of the columns or of the features."""
-        solved = np.empty_like(v)
         jobs: list[tuple[int, Integers, slice]] = []
         for name in np.unique(buckets).tolist():
             mine = np.flatnonzero(buckets == name)
@@ -329,7 +366,6 @@ class SharedHessian:
                 solved[i] = v[i] - self.scale[name] * (inner @ self.rows)
 
         self.workers.map(work, jobs)
-        return solved
 
 
 def _leading(basis: Floats, product: Floats, r: int) -> Floats:

@@ -5,6 +5,7 @@ import pytest
 from problems_for_tests import blobs, make
 
 from classify import coarse
+from classify.design_matrix import DesignMatrix
 from classify.fitting import Fitter
 from classify.threads import Workers
 
@@ -36,7 +37,16 @@ def test_what_lies_in_the_directions_is_solved(kind):
     axes = sketch.axes
     np.testing.assert_allclose(axes.T @ axes, np.eye(coarse.DIRECTIONS), atol=1e-5)
     np.testing.assert_allclose(sketch.turned, X @ axes, atol=1e-4)
-    assert sketch.chance == 1.0 and sketch.rest < 1e-5 * X.var()  # twenty directions are all
+    assert np.all(sketch.chance == 1.0)
+    assert sketch.rest < 1e-5 * X.var()  # twenty directions are all
+    centred = (X - X.mean(axis=0)) @ axes
+    np.testing.assert_allclose(sketch.spread, (centred**2).mean(axis=0), rtol=1e-3, atol=1e-4)
+    assert np.all(np.diff(sketch.spread) <= 0)
+    few, turned, beside = sketch.leading(5)
+    np.testing.assert_array_equal(few, axes[:, :5])
+    np.testing.assert_array_equal(turned, sketch.turned[:, :5])
+    others = X - X.mean(axis=0) - centred[:, :5] @ few.T
+    assert beside == pytest.approx((others**2).sum() / len(X) / (X.shape[1] - 5), rel=1e-3)
     strategy = {"ovo": "ovo", "ovr": "ovr", "softmax": "multinomial"}[kind]
     fitter = Fitter(strategy, X, labels, 3, Workers())
     least = fitter.solve(0.1, tol=1e-7, max_iter=500)[1].objective
@@ -56,14 +66,14 @@ def test_every_other_row_stands_for_two(monkeypatch):
     restricted = type(objective).restricted
 
     def noted(self, design, rows, stride, workers):
-        drawn.append((len(rows), stride))
+        drawn.append((len(rows), stride.min(), stride.max()))
         return restricted(self, design, rows, stride, workers)
 
     monkeypatch.setattr(type(objective), "restricted", noted)
     everything = np.arange(objective.n_problems)
     base = at_base_rates(objective)
     found, _ = coarse.start_from_directions(objective, base)
-    assert drawn == [(1500, 2)]
+    assert drawn == [(1501, 2, 2)]  # every other one of each class
     start, before = (objective.evaluate(everything, points)[0] for points in (found, base))
     assert np.all(start < before)
 
@@ -73,9 +83,33 @@ def test_it_is_not_made_where_it_does_not_pay():
     assert coarse.worthwhile(make("ovo", X, labels, C=1.0))
     assert not coarse.worthwhile(make("ovo", X, labels, C=1e-6))
     assert not coarse.worthwhile(make("ovo", X[:, :100], labels, C=1.0))
-    few = np.flatnonzero(labels < 2)
-    some = np.concatenate([few, np.flatnonzero(labels == 2)[:5]])
+    few = [np.flatnonzero(labels == k)[:count] for k, count in enumerate((300, 5, 5))]
+    some = np.concatenate(few)
     assert not coarse.worthwhile(make("ovo", X[some], labels[some], C=1.0))
+
+
+def test_small_classes_keep_their_rows_and_large_ones_give_some(monkeypatch):
+    labels = np.repeat([0, 1, 2, 4], [1000, 3, 450, 2000])
+    labels = labels[np.random.default_rng(0).permutation(len(labels))]
+    rows, stride = coarse._some_rows(labels, len(labels) / 8)
+    assert np.all(np.diff(rows) > 0)
+    for label, count, each in ((0, 1000, 5), (1, 3, 1), (2, 450, 2), (4, 2000, 8)):
+        mine = labels[rows] == label
+        assert np.all(stride[mine] == each) and mine.sum() == -(-count // each)
+    # Rows of the restricted problem count for as many as they stand for.
+    labels, weight = np.sort(labels), np.random.default_rng(1).uniform(0.5, 1.5, len(labels))
+    rows, stride = coarse._some_rows(labels, len(labels) / 8)
+    X = np.random.default_rng(2).standard_normal((len(labels), 6))
+    for given in (None, weight):
+        objective = make("ovo", X, labels, C=0.3, weight=given)
+        few = objective.restricted(DesignMatrix(X[rows]), rows, stride, Workers())
+        scaled = stride if given is None else given[rows] * stride
+        same = make("ovo", X[rows], labels[rows], C=0.3, weight=scaled)
+        points = np.random.default_rng(3).standard_normal((10, 7))
+        for got, expected in zip(
+            few.evaluate(np.arange(10), points), same.evaluate(np.arange(10), points), strict=True
+        ):
+            np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("standardize", [False, True])

@@ -165,8 +165,8 @@ def test_rounds_ahead_are_guessed_from_the_last_few():
     watch = _Watch(np.arange(k), np.full(k, 1e-6), 1e-15, At.value)
     rates = np.array([1.0, 0.25])  # powers of e a round
     for round_ in range(SPAN + 3):
-        At.gradient = np.sqrt(2 * 10.0 * np.exp(-rates * round_))[:, None]
-        assert watch.stopped(At, np.zeros(k, dtype=int), 1000) == [None, None]
+        half = 10.0 * np.exp(-rates * round_)
+        assert watch.stopped(At, half, np.zeros(k, dtype=int), 1000) == [None, None]
         guess = watch.ahead()
         if round_ < SPAN:
             np.testing.assert_array_equal(guess, 0)

@@ -94,6 +94,19 @@ def test_inverse_of_what_rounding_made_indefinite_is_still_positive():
     assert np.linalg.eigvalsh(found.astype(float)).min() > -1e-8
 
 
+def test_one_matrix_that_rounding_spoilt_leaves_the_others_of_its_batch_alone():
+    rng = np.random.default_rng(0)
+    A = rng.standard_normal((3, 90, 70)).astype(np.float32)
+    grams = A.swapaxes(1, 2) @ A
+    grams[1] = -3e3 * np.eye(70, dtype=np.float32)
+    factors = inverse_factor_plus_identity(grams.copy())
+    for place in (0, 2):
+        alone = inverse_factor_plus_identity(grams[place].copy())
+        np.testing.assert_allclose(factors[place], alone, rtol=1e-4, atol=1e-6)
+    assert np.isfinite(factors).all()
+    np.testing.assert_array_equal(factors, np.tril(factors))
+
+
 @pytest.mark.parametrize("n", [1, 3, 130])
 def test_a_packed_triangle_applies_its_square(n):
     rng = np.random.default_rng(0)
@@ -129,7 +142,9 @@ def test_the_shared_inverse_is_exact_between_the_leading_directions(monkeypatch,
     preconditioner.attach(objective)
     if known:
         axes = np.linalg.qr(rng.standard_normal((40, 20)))[0]
-        preconditioner.sketch = Sketch(axes, np.arange(180), 1.0, X @ axes, 0.5)
+        preconditioner.sketch = Sketch(
+            axes, np.arange(180), np.ones(180), X @ axes, np.arange(20.0, 0, -1), 0.5
+        )
     points = np.full((3, objective.n_parameters), 1e-3)
     preconditioner.update(pairs, Trials(objective, pairs, points, 1e-15))
     units = np.eye(objective.n_parameters)
