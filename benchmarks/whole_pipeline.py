@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
         "engine": choice.engine,
         "batch_size": choice.batch_size,
         "chosen_in_seconds": chosen_in,
+        "trials": [asdict(trial) for trial in trials],
         "net_rates": rates,
         "batch_sizes": best,
         "share_of_best": rates[choice.engine] / max(rates.values()),

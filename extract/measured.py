@@ -87,12 +87,16 @@ class Measurements:
         """Tell whether an engine has been tried."""
         return engine in self.failed or any(trial.engine == engine for trial in self.trials)
 
-    def summary(self) -> str:
-        """Say in one line how fast each engine is at its best batch size."""
+    def best_of_each(self) -> list[Measurement]:
+        """Return every engine's fastest trial, the fastest of all first."""
         best: dict[str, Measurement] = {}
         for trial in sorted(self.trials, key=lambda trial: trial.rate):
             best[trial.engine] = trial
-        ranked = sorted(best.values(), key=lambda trial: -trial.rate)
+        return sorted(best.values(), key=lambda trial: -trial.rate)
+
+    def summary(self) -> str:
+        """Say in one line how fast each engine is at its best batch size."""
+        ranked = self.best_of_each()
         shown = ", ".join(
             f"{trial.engine} {trial.rate:.3g} (batches of {trial.batch_size})" for trial in ranked
         )

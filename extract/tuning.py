@@ -36,11 +36,11 @@ TRIAL_SECONDS = 0.4
 CLOSE = 0.8
 # Another batch size must be faster by more than the noise of a trial.
 GAIN = 1.02
-# Before a run that takes longer, those no slower than this are timed again, in turn.
+# Before a run that takes longer, engines no slower than this are timed again, in turn.
 SETTLE_SECONDS = 120.0
 CONTENDER = 0.6
 CONTENDERS = 3
-ROUNDS = 2
+ROUNDS = 3
 # Compiling takes tens of seconds, and is only tried, once, where it may save more than that.
 COMPILE_SECONDS = 30.0
 COMPILE_GAIN = 0.25
@@ -246,7 +246,7 @@ def _settle(subject: Subject, known: Measurements) -> None:
     """
     start = time.perf_counter()
     for _ in range(ROUNDS):
-        ranked = sorted(known.trials, key=lambda trial: -trial.rate)
+        ranked = known.best_of_each()
         contenders = [trial for trial in ranked if trial.rate > CONTENDER * ranked[0].rate]
         for trial in contenders[:CONTENDERS] if len(contenders) > 1 else []:
             embedder = subject.embedder(trial.engine, trial.batch_size)

@@ -119,7 +119,9 @@ def test_path(settings, jobs, store, capsys):
     assert set(one["peer_points"]) == {"0.01", "1"}
     assert one["C"] in one["visited"]
     assert whole["peer_estimate"] == pytest.approx(one["peer_loop"] + one["peer_refit"])
-    assert whole["icebox_command"] > 0
+    assert 0 < whole["icebox_steps"] < whole["icebox_command"]
+    steps = one["icebox"]
+    assert whole["icebox_steps"] == pytest.approx(sum(steps.values()))
     assert whole["peak_bytes"] > 3e7
     assert "ESTIMATED" in capsys.readouterr().out
 
