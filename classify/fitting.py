@@ -224,10 +224,8 @@ class Fitter:
         return SampledHessian(own, shared, price if own else SHARED_PRICE, 0.0 if own else slow)
 
     def _coarse(self, objective: Problems) -> bool:
-        """Start in a few directions where columns share an inverse, which then serves longer."""
-        preconditioner = self._preconditioner
-        shared = isinstance(preconditioner, SampledHessian) and not preconditioner.own_rows
-        return shared and worthwhile(objective)
+        """Start in a few directions: an inverse that is made there serves longer."""
+        return isinstance(self._preconditioner, SampledHessian) and worthwhile(objective)
 
     def problems(self, C: float | Array) -> Problems:
         """Set up the strategy's problems for a value of C, or for one of each problem."""

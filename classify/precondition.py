@@ -149,7 +149,8 @@ class SampledHessian:
         self._age += len(columns) / len(self._stiffness)
         # The first inverses are made where the weights are zero; those of the second time are made
         # near enough to the optimum to serve for long.
-        if self._age > max(3.0, 0.6 * self.price * 3.0 ** (self._updates - 1)):
+        late = 0 < ahead.max(initial=0.0) < self.price  # too few rounds are left to win it back
+        if self._age > max(3.0, 0.6 * self.price * 3.0 ** (self._updates - 1)) and not late:
             return True
         self._slow = self._worth_own(places, np.repeat(ahead, self.objective.columns))
         return len(self._slow) > 0
@@ -217,8 +218,9 @@ class SampledHessian:
         else:
             self._divide(columns, groups, curvatures, np.arange(len(columns)), self.own_rows)
         self._age = 0.0
-        # What is made away from zero serves for long.
-        self._updates += 1 if flat or self.own_rows else 2
+        # What is made near the optimum serves for long: the second one, and the first of a start
+        # away from zero.
+        self._updates += 2 if not flat and (not self.own_rows or not self._updates) else 1
 
     def _assign(self, columns: Integers, before: SharedHessian | None) -> None:
         """Let the newest serve its columns, and none but the one before the others."""

@@ -193,3 +193,18 @@ def test_slow_problems_get_an_inverse_of_their_own_and_others_keep_theirs(monkey
     )
     # It has just been made: not again for a while.
     assert not preconditioner.due(pairs, ahead)
+
+
+def test_an_inverse_is_not_renewed_for_the_last_few_rounds():
+    X, labels = blobs(n=200, d=10, k=3)
+    objective = make("ovr", X, labels)
+    everything = np.arange(3)
+    preconditioner = SampledHessian(50, 50, 4.0)
+    preconditioner.attach(objective)
+    at = Trials(objective, everything, np.full((3, objective.n_parameters), 0.01), 1e-15)
+    preconditioner.update(everything, at)
+    # The first, away from zero, serves for 0.6 * 4 * 3 rounds.
+    assert not any(preconditioner.due(everything, np.zeros(3)) for _ in range(7))
+    assert not preconditioner.due(everything, np.full(3, 3.0))
+    assert preconditioner.due(everything, np.array([0.0, 5.0, 0.0]))
+    assert preconditioner.due(everything, np.zeros(3))  # how many are left is not known
