@@ -48,8 +48,9 @@ SPREAD = 2
 ITERATIONS = 2
 # Fewer scores than this a pass are one thread's work.
 FEW_SCORES = 300_000
-# How well the restricted problems are solved.
-TOL = 0.3
+# How well the restricted problems are solved: better where rounds are dearer, since each column
+# has an inverse of its own.
+TOL, CLOSE_TOL = 0.3, 0.1
 MAX_ITER = 20
 # Own rows for each direction in the restricted problems' inverses, what these cost in passes, and
 # how many columns may have one; and rows for each direction in one that they share.
@@ -90,7 +91,9 @@ def _curvature(objective: Problems) -> float:
     return float(np.median(objective.C)) * rows / 4
 
 
-def start_from_directions(objective: Problems, points: Array) -> tuple[Array, Sketch]:
+def start_from_directions(
+    objective: Problems, points: Array, tol: float = TOL
+) -> tuple[Array, Sketch]:
     """Solve the problems in a few directions, roughly.
 
     Parameters
@@ -99,6 +102,8 @@ def start_from_directions(objective: Problems, points: Array) -> tuple[Array, Sk
         The problems.
     points : ndarray of float64, shape (n_problems, n_parameters)
         Where they would start otherwise: weights of zero.
+    tol : float
+        Largest duality gap of a restricted problem relative to its objective, about.
 
     Returns
     -------
@@ -129,7 +134,7 @@ def start_from_directions(objective: Problems, points: Array) -> tuple[Array, Sk
         begin,
         preconditioner,
         _as_they_are,
-        tol=TOL,
+        tol=tol,
         max_iter=MAX_ITER,
         rounding=rounding_of(design.dtype),
         workers=hands,

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.chunked import ChunkedDesign, chunk_order
-from classify.coarse import start_from_directions, worthwhile
+from classify.coarse import CLOSE_TOL, TOL, start_from_directions, worthwhile
 from classify.coding import class_pairs, n_heads
 from classify.design_matrix import DesignMatrix
 from classify.duality import certify
@@ -275,7 +275,8 @@ class Fitter:
         if self._preconditioner is None:
             self._preconditioner = self._choose(objective)
         if start is None and self._coarse(objective):
-            points, self._preconditioner.sketch = start_from_directions(objective, points)
+            close = CLOSE_TOL if self._preconditioner.own_rows else TOL
+            points, self._preconditioner.sketch = start_from_directions(objective, points, close)
 
         def certified(problems: Integers, at: Array) -> Certificate:
             return self._certify(objective, problems, at)

@@ -122,9 +122,9 @@ def test_a_fit_from_there_ends_where_one_from_zero_does(monkeypatch, standardize
     monkeypatch.setattr("classify.precondition.SETTLED", 3)
     made = []
 
-    def noted(objective, points):
+    def noted(*arguments):
         made.append(True)
-        return start(objective, points)
+        return start(*arguments)
 
     start = coarse.start_from_directions
     monkeypatch.setattr("classify.fitting.start_from_directions", noted)
