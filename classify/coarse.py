@@ -149,7 +149,7 @@ def start_from_directions(
 
 
 def _some_rows(labels: Integers, wanted: float) -> tuple[Integers, Array]:
-    """Take every so-manieth row of each class, but enough of each.
+    """Take one of so many rows of each class, of a small class one of fewer.
 
     Returns the rows, ascending, and how many rows each of them stands for.
     """

@@ -224,8 +224,9 @@ class Fitter:
         return SampledHessian(own, shared, price if own else SHARED_PRICE, 0.0 if own else slow)
 
     def _coarse(self, objective: Problems) -> bool:
-        """Start in a few directions: an inverse that is made there serves longer."""
-        return isinstance(self._preconditioner, SampledHessian) and worthwhile(objective)
+        """Start in a few directions, where inverses are dear: those made there serve longer."""
+        made = self._preconditioner
+        return isinstance(made, SampledHessian) and made.price > 1 and worthwhile(objective)
 
     def problems(self, C: float | Array) -> Problems:
         """Set up the strategy's problems for a value of C, or for one of each problem."""
@@ -275,8 +276,11 @@ class Fitter:
         if self._preconditioner is None:
             self._preconditioner = self._choose(objective)
         if start is None and self._coarse(objective):
-            close = CLOSE_TOL if self._preconditioner.own_rows else TOL
-            points, self._preconditioner.sketch = start_from_directions(objective, points, close)
+            own = self._preconditioner.own_rows > 0
+            near = CLOSE_TOL if own else TOL
+            points, sketch = start_from_directions(objective, points, near)
+            # (Inverses of their own are made from the features themselves.)
+            self._preconditioner.sketch = None if own else sketch
 
         def certified(problems: Integers, at: Array) -> Certificate:
             return self._certify(objective, problems, at)

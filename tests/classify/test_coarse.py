@@ -142,6 +142,30 @@ def test_a_fit_from_there_ends_where_one_from_zero_does(monkeypatch, standardize
     assert fitter._preconditioner is not None and fitter._preconditioner._inverses
 
 
+@pytest.mark.parametrize("strategy", ["multinomial", "ovr"])
+def test_columns_with_inverses_of_their_own_start_there_too(monkeypatch, strategy):
+    X, labels = wide(n=1500, k=3)
+    monkeypatch.setattr("classify.fitting.LARGEST_PRICE", 1000.0)
+    heads, n_iter = [], []
+    for work, started in ((0.0, True), (1e12, False)):  # dear inverses, and cheap ones
+        monkeypatch.setattr("classify.fitting.SMALL_WORK", work)
+        fitter, starts = Fitter(strategy, X, labels, 3, Workers(2)), []
+        start = coarse.start_from_directions
+        monkeypatch.setattr(
+            "classify.fitting.start_from_directions",
+            lambda *given, start=start, starts=starts: starts.append(given[2]) or start(*given),
+        )
+        head, solution = fitter.solve(0.1, tol=1e-7, max_iter=500)
+        assert starts == ([coarse.CLOSE_TOL] if started else [])
+        assert solution.converged and fitter._preconditioner._inverses
+        assert fitter._preconditioner.sketch is None
+        n_iter.append(solution.n_iter.max())
+        # The multinomial's penalty makes what is common to all classes zero, up to its tolerance.
+        heads.append(head.coef - (strategy == "multinomial") * head.coef.mean(axis=0))
+    np.testing.assert_allclose(*heads, atol=2e-3 * np.abs(heads[0]).max())
+    assert n_iter[0] < n_iter[1]
+
+
 def test_threads_do_not_change_its_bits():
     X, labels = wide(n=1200, k=4)
     found = [
