@@ -23,6 +23,8 @@ from classify.validation import validation_split
 # scikit-learn's default: what a loop would use. Icebox's own path is about as exact (`PATH_TOL`).
 TOL = 1e-4
 GOAL, GOAL_SECONDS = 20.0, 60.0
+# What a loop over scikit-learn's estimators has, too.
+STEPS = ("select", "fit", "evaluate")
 
 
 def interpolate(at: Sequence[float], points: dict[float, float]) -> list[float]:
@@ -99,9 +101,8 @@ def run(settings: Settings) -> Record:
         rows = Rows(rows.name, rows.X[train], rows.y[train])
         total, everything = _strategies(store, rows, results, settings, record)
         ratio = total / ours["seconds"]
-        steps = ("select", "fit", "evaluate")
         alone = sum(
-            results["timings"][step][name] for step in steps for name in results["strategies"]
+            results["timings"][step][name] for step in STEPS for name in results["strategies"]
         )
         sign = "" if everything else "at least "
         record.add(
@@ -137,7 +138,7 @@ def _strategies(
         visited = [step["C"] for step in entry["validation"]]
         loop = sum(interpolate(visited, points))
         refit = interpolate([entry["C"]], points)[0] * results["n_train"] / len(rows.y)
-        steps = {step: results["timings"][step][name] for step in ("select", "fit", "evaluate")}
+        steps = {step: results["timings"][step][name] for step in STEPS}
         table.row(
             *(name, f"{entry['C']:.3g}", len(visited), *map(duration, steps.values())),
             ("" if whole else "> ") + duration(loop + refit),

@@ -192,8 +192,8 @@ def _directions(objective: Problems, rows: Integers) -> tuple[Floats, Array, flo
     whole = sum(float(np.vdot(piece, piece)) for piece in pieces)
     gram = np.sum(workers.map(lambda piece: square(piece @ basis), pieces), axis=0)
     spread, turn = np.linalg.eigh(gram.astype(np.float64))
-    order = np.argsort(-spread)
-    basis = np.ascontiguousarray(basis @ turn[:, order].astype(basis.dtype))
+    spread, turn = spread[::-1], turn[:, ::-1]
+    basis = np.ascontiguousarray(basis @ turn.astype(basis.dtype))
     others = (design.n_features - DIRECTIONS) * len(some)
     rest = max(0.0, whole - float(spread.sum())) / others
-    return basis, np.maximum(spread[order], 0.0) / len(some), rest
+    return basis, np.maximum(spread, 0.0) / len(some), rest

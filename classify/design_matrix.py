@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from classify.rowwise import some_rows
 from classify.threads import Workers
 
 Array = npt.NDArray[np.float64]
@@ -32,7 +33,6 @@ SMALL_BACK = 500_000
 LARGEST_FOLD = 50.0
 # Rows in another order are copied up to this size.
 COPY_BYTES = 300_000_000
-GATHERED_ROWS = 2048
 
 
 class Blocks(Protocol):
@@ -91,7 +91,7 @@ class DesignMatrix:
         if np.array_equal(rows, np.arange(len(self.X))):
             return DesignMatrix(self.X, self.shift, self.scale)
         if len(rows) * self.n_features * self.X.itemsize <= COPY_BYTES:
-            return DesignMatrix(_gather(self.X, rows, workers), self.shift, self.scale)
+            return DesignMatrix(some_rows(workers, self.X, rows), self.shift, self.scale)
         return DesignMatrix(self.X, self.shift, self.scale, rows)
 
     def standardized(self, shift: Array, scale: Array) -> DesignMatrix:
@@ -231,19 +231,6 @@ class DesignMatrix:
         if self.scale is not None:
             block /= self.scale.astype(self.dtype)
         return block
-
-
-def _gather(X: Floats, rows: Integers, workers: Workers) -> Floats:
-    """Copy rows in another order; most of the time goes into fresh pages, which threads share."""
-    copy = np.empty((len(rows), X.shape[1]), X.dtype)
-
-    def fill(start: int) -> None:
-        part = slice(start, start + GATHERED_ROWS)
-        # Without a mode that needs no check, numpy fills a buffer first, and copies that.
-        np.take(X, rows[part], axis=0, out=copy[part], mode="clip")
-
-    workers.map(fill, range(0, len(rows), GATHERED_ROWS))
-    return copy
 
 
 def thin_product(block: Floats, weights: Floats) -> Floats:

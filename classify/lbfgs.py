@@ -130,8 +130,8 @@ def minimise(
     Solution
         Points, and how each problem ended.
     """
-    run = _Run(objective, preconditioner, certify, tol, max_iter, memory, rounding)
-    run.workers = workers or run.workers
+    threads = Workers(1) if workers is None else workers
+    run = _Run(objective, preconditioner, certify, tol, max_iter, memory, rounding, threads)
     return run.solve(np.arange(objective.n_problems) if problems is None else problems, start)
 
 
@@ -145,10 +145,11 @@ class _Run:
         max_iter: int,
         memory: int,
         rounding: float,
+        workers: Workers,
     ) -> None:
         self.objective, self.preconditioner, self.certify = objective, preconditioner, certify
         self.tol, self.max_iter, self.memory, self.rounding = tol, max_iter, memory, rounding
-        self.workers = Workers(1)
+        self.workers = workers
         self.n_passes = self.column_products = 0
         self.course: list[tuple[Integers, Array]] = []
 
@@ -203,7 +204,7 @@ class _Run:
         while True:
             self.course.append((watch.index, at.value.copy()))
             half = 0.5 * row_dots(self.workers, at.gradient, at.gradient)
-            stop = watch.stopped(at, half, n_iter, self.max_iter)
+            stop = watch.stopped(at.value, half, n_iter, self.max_iter)
             alive = np.array([status is None for status in stop])
             for row in np.flatnonzero(~alive):
                 place = int(watch.index[row])
@@ -265,16 +266,16 @@ class _Watch:
         return left / np.maximum((self._course[0] - left) / SPAN, SLOWEST)
 
     def stopped(
-        self, at: Moves, half: Array, n_iter: Integers, max_iter: int
+        self, value: Array, half: Array, n_iter: Integers, max_iter: int
     ) -> list[Status | None]:
         """Say for each problem why it stops here, if it does; `half` its squared gradient."""
         # Progress is a smaller gradient, or an objective that still falls visibly.
         better = half < 0.9 * self._best
-        falling = self._past - at.value > 10 * self.rounding * np.abs(at.value)
+        falling = self._past - value > 10 * self.rounding * np.abs(value)
         self._best = np.where(better, half, self._best)
-        self._past = np.where(better | falling, at.value, self._past)
+        self._past = np.where(better | falling, value, self._past)
         self._since = np.where(better | falling, 0, self._since + 1)
-        goal = self.goal * np.abs(at.value)
+        goal = self.goal * np.abs(value)
         near = half <= goal
         with np.errstate(divide="ignore", invalid="ignore"):
             left = np.nan_to_num(np.log(half) - np.log(goal), nan=0.0, posinf=0.0, neginf=0.0)

@@ -13,6 +13,7 @@ pieces of groups that lie in it.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.design_matrix import Blocks, DesignMatrix, column_sums, thin_back, thin_product
+from classify.rowwise import PIECE_NUMBERS
 from classify.threads import Workers
 
 Array = npt.NDArray[np.float64]
@@ -30,8 +32,6 @@ Integers = npt.NDArray[np.intp]
 
 # What one thread does at a time: enough for its start to cost nothing, little enough to share out.
 PIECE_BYTES = 16_000_000
-# The same for work on scores alone: temporary arrays that stay in a core's own cache.
-PIECE_NUMBERS = 65_536
 # Sums larger than this are added up by several threads.
 SHARE_NUMBERS = 250_000
 
@@ -288,21 +288,14 @@ class Passes:
         losses, totals = np.zeros(n_columns), np.zeros(n_columns)
         products = np.zeros((n_columns, self.design.n_features))
         found = self._each(groups, visit)
-        # Where all are there at once, threads share the features.
-        parts = self._shares(products) if isinstance(found, list) else [slice(None)]
-        for some in [found] if isinstance(found, list) else ([each] for each in found):
+        # Where all pieces are there at once, threads share the features.
+        at_once = isinstance(found, list)
+        parts = self._shares(products) if at_once else [slice(None)]
+        for some in [found] if at_once else ([piece] for piece in found):
             for group, loss, total, _ in some:
                 losses[group.columns[: len(loss)]] += loss
                 totals[group.columns] += total if group.sign is None else total * group.sign
-
-            def add(part: slice, some: Any = some) -> None:
-                for group, _, _, product in some:
-                    mine = product[:, part]
-                    if group.sign is not None:
-                        mine *= group.sign[:, None]
-                    products[group.columns, part] += mine
-
-            self.workers.map(add, parts)
+            self.workers.map(functools.partial(_gather, some, products), parts)
         self.workers.map(lambda part: self.design.unfold(products, totals, part), parts)
         return losses, totals, products
 
@@ -339,3 +332,14 @@ class Passes:
 
         _, totals, products = self.pull(groups, each, n_columns)
         return totals, products
+
+
+def _gather(
+    pieces: Iterable[tuple[Group, Array, Array, Array]], products: Array, features: slice
+) -> None:
+    """Add pieces' products, freed of the groups' signs, to those of all columns, in place."""
+    for group, _, _, product in pieces:
+        mine = product[:, features]
+        if group.sign is not None:
+            mine *= group.sign[:, None]
+        products[group.columns, features] += mine

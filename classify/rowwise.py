@@ -62,7 +62,7 @@ def row_dots(workers: Workers, a: Floats, b: Floats) -> Array:
 
 
 def some_rows(workers: Workers, table: Floats, rows: npt.NDArray[np.intp]) -> Any:
-    """Copy some rows of a table.
+    """Copy some rows of a table; most of the time goes into fresh pages, which threads share.
 
     Parameters
     ----------
@@ -81,6 +81,7 @@ def some_rows(workers: Workers, table: Floats, rows: npt.NDArray[np.intp]) -> An
     result = np.empty((len(rows), table.shape[1]), table.dtype)
 
     def copy(part: slice) -> None:
+        # Without a mode that needs no check, numpy fills a buffer first, and copies that.
         np.take(table, rows[part], axis=0, out=result[part], mode="clip")
 
     each_piece(workers, result, copy)

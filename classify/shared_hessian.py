@@ -312,27 +312,25 @@ class SharedHessian:
         places = np.array([self.place[int(column)] for column in columns])
         v = np.empty((len(places), gradients.shape[1] - 1), self.design.dtype)
         solved = v if self.tail is not None else np.empty_like(v)
-        inside = None if self.axes is None else np.empty((len(v), self.axes.shape[1]), v.dtype)
-        turned = None if inside is None else np.empty_like(inside)
-        scale = np.array([self.scale[name] for name in self.bucket[places].tolist()])
+        # Each column's own part, in the leading directions.
+        turned = None if self.axes is None else np.empty((len(v), self.axes.shape[1]), v.dtype)
         out = np.empty_like(gradients)
         jobs = [slice(low, low + TOGETHER) for low in range(0, len(v), TOGETHER)]
 
         def before(part: slice) -> None:
             mine = places[part]
             v[part] = gradients[part, :-1] - self.means[mine] * gradients[part, -1:]
-            if inside is None or turned is None:
+            if turned is None or self.axes is None:
                 return
-            assert self.axes is not None
-            inside[part] = v[part] @ self.axes
-            turned[part] = np.matmul(self.dense[mine], inside[part, :, None])[:, :, 0]
+            inside = v[part] @ self.axes
+            turned[part] = np.matmul(self.dense[mine], inside[:, :, None])[:, :, 0]
             if self.tail is not None:
-                v[part] -= inside[part] @ self.axes.T
-                v[part] /= 1 + scale[part, None] * v.dtype.type(self.tail)
+                scale = np.array([self.scale[name] for name in self.bucket[mine].tolist()])
+                v[part] -= inside @ self.axes.T
+                v[part] /= 1 + scale[:, None] * v.dtype.type(self.tail)
 
         def after(part: slice) -> None:
-            if turned is not None:
-                assert self.axes is not None
+            if turned is not None and self.axes is not None:
                 solved[part] += turned[part] @ self.axes.T
             out[part, :-1] = solved[part]
             shift = np.einsum("ij,ij->i", self.means[places[part]], out[part, :-1])

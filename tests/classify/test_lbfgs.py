@@ -158,15 +158,12 @@ def test_every_status_says_what_it_means(status):
 
 
 def test_rounds_ahead_are_guessed_from_the_last_few():
-    class At:
-        value = np.full(2, 10.0)
-
-    k = 2
-    watch = _Watch(np.arange(k), np.full(k, 1e-6), 1e-15, At.value)
+    k, value = 2, np.full(2, 10.0)
+    watch = _Watch(np.arange(k), np.full(k, 1e-6), 1e-15, value)
     rates = np.array([1.0, 0.25])  # powers of e a round
     for round_ in range(SPAN + 3):
         half = 10.0 * np.exp(-rates * round_)
-        assert watch.stopped(At, half, np.zeros(k, dtype=int), 1000) == [None, None]
+        assert watch.stopped(value, half, np.zeros(k, dtype=int), 1000) == [None, None]
         guess = watch.ahead()
         if round_ < SPAN:
             np.testing.assert_array_equal(guess, 0)
