@@ -38,8 +38,9 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.losses import logistic, sigmoid
-from classify.objectives import BinaryProblems, Problems, SoftmaxProblems
+from classify.objectives import BinaryProblems, Problems
 from classify.passes import Group
+from classify.softmax_problems import SoftmaxProblems
 from classify.solution import Certificate
 
 Array = npt.NDArray[np.float64]

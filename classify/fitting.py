@@ -20,8 +20,9 @@ from classify.design_matrix import DesignMatrix
 from classify.duality import certify
 from classify.layout import Layout, lay_out
 from classify.lbfgs import minimise, rounding_of
-from classify.objectives import BinaryProblems, Problems, SoftmaxProblems
+from classify.objectives import BinaryProblems, Problems
 from classify.precondition import OWN_ROWS, SHARED_ROWS, SampledHessian
+from classify.softmax_problems import SoftmaxProblems
 from classify.solution import Certificate, Solution
 from classify.standardize import mean_and_scale, refuse_not_finite
 from classify.threads import Workers, thread_count

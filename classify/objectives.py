@@ -6,7 +6,8 @@ Every problem has scikit-learn's objective,
 
 with sample weights ``s`` and an intercept ``b`` that is not penalised. A problem's parameters are
 one flat vector: for each of its columns the weights, then the intercept. `BinaryProblems` are one
-column each (one-vs-rest, one-vs-one, two classes); `SoftmaxProblems` are one column a class.
+column each (one-vs-rest, one-vs-one, two classes); `classify.softmax_problems` has those of one
+column a class.
 
 All problems, or those that are still being solved, are evaluated in one pass over the rows; see
 `classify.passes`. ``C`` belongs to the problem, so several values of C can ride in one pass.
@@ -22,7 +23,7 @@ import numpy.typing as npt
 
 from classify.design_matrix import DesignMatrix
 from classify.iterates import Iterates
-from classify.links import BinaryLink, SoftmaxLink
+from classify.links import BinaryLink
 from classify.losses import logistic_curvature
 from classify.passes import Group, Passes
 from classify.rowwise import each_piece, row_dots
@@ -378,68 +379,3 @@ class BinaryProblems(Problems):
         """Return ``p (1 - p)``, which knows no sign, times the directions."""
         second = logistic_curvature(scores.copy())[1]
         return second if directions is None else second * directions
-
-
-class SoftmaxProblems(Problems):
-    """Multinomial logistic problems: one for each value of C, a column for each class.
-
-    Parameters
-    ----------
-    design : DesignMatrix
-        The features.
-    labels : ndarray of int, shape (n_rows,)
-        Class index of each row.
-    sample_weight : ndarray of float64, shape (n_rows,), or None
-        Weight of each row's loss.
-    C : ndarray of float64, shape (n_problems,)
-        Per problem.
-    n_classes : int
-        Number of classes.
-    workers : Workers
-        Threads.
-    """
-
-    def __init__(
-        self,
-        design: DesignMatrix,
-        labels: Integers,
-        sample_weight: Array | None,
-        C: Array,
-        n_classes: int,
-        workers: Workers,
-    ) -> None:
-        super().__init__(design, labels, sample_weight, C, n_classes, workers)
-
-    def groups(self, problems: Integers) -> list[Group]:
-        """All rows meet all columns."""
-        return [Group(0, self.design.n_rows, np.arange(len(problems) * self.columns))]
-
-    def weighted_link(self, problems: Integers) -> Any:
-        """Bind the softmax loss, problem by problem."""
-        return SoftmaxLink(self.labels, self.weight, self.columns)
-
-    def curvature(
-        self, scores: Floats, start: int, stop: int, group: Group, directions: Floats | None
-    ) -> Floats:
-        """Return ``p_k (1 - p_k)``, or ``(diag(p) - p p') directions``."""
-        z = scores.reshape(-1, self.columns)
-        p = np.exp(z - z.max(axis=1, keepdims=True))
-        p /= p.sum(axis=1, keepdims=True)
-        if directions is None:
-            return (p * (1 - p)).reshape(scores.shape)
-        bent = p * directions.reshape(z.shape)
-        return (bent - p * bent.sum(axis=1, keepdims=True)).reshape(scores.shape)
-
-    def restricted(
-        self, design: DesignMatrix, rows: Integers, stride: Array, workers: Workers
-    ) -> SoftmaxProblems:
-        """Set up the same problems over other features of some of the rows."""
-        weight, C = self._scaled(rows, stride)
-        return SoftmaxProblems(design, self.labels[rows], weight, C, self.columns, workers)
-
-    def base_rates(self) -> Array:
-        """Return the classes' log shares, less their mean."""
-        mass = np.bincount(self.labels, self.weight, minlength=self.columns)
-        low = np.finfo(float).eps * max(float(mass.sum()), np.finfo(float).tiny)
-        logs = np.log(np.maximum(mass, low))
-        return np.tile(logs - logs.mean(), self.n_problems)

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from classify.objectives import BinaryProblems, Problems, SoftmaxProblems
+from classify.objectives import BinaryProblems, Problems
 from classify.passes import Group
+from classify.softmax_problems import SoftmaxProblems
 from classify.torch_design import TorchDesign
 from classify.torch_losses import logistic, logistic_curvature, softmax, softmax_curvature
 from classify.torch_passes import TorchPasses
@@ -106,7 +107,7 @@ class TorchBinaryProblems(_OnDevice, BinaryProblems):
 
 
 class TorchSoftmaxProblems(_OnDevice, SoftmaxProblems):
-    """Multinomial logistic problems on a device; see `classify.objectives.SoftmaxProblems`."""
+    """Multinomial logistic problems on a device; see `classify.softmax_problems`."""
 
     def bind(self, problems: Integers) -> Callable[..., tuple[Tensor, Tensor]]:
         """Apply the softmax loss, problem by problem."""

@@ -4,7 +4,8 @@ import numpy as np
 
 from classify.coding import class_pairs
 from classify.design_matrix import DesignMatrix
-from classify.objectives import BinaryProblems, SoftmaxProblems
+from classify.objectives import BinaryProblems
+from classify.softmax_problems import SoftmaxProblems
 from classify.threads import Workers
 
 
