@@ -9,12 +9,13 @@ would.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias, cast
 
 import joblib
 
@@ -80,20 +81,27 @@ def on_cluster(
     else:
         say(f"connecting to {address}")
         connect_ray(address)
-    try:
-        register_ray()
-        yield _with_ray
-    finally:
-        ray.shutdown()
+    # Ray tells on stdout, where the paths of reports go, of workers that ended, also of those that
+    # were ended on purpose: a thread of its does, at any moment, and this one while it shuts down.
+    with redirect_stdout(cast(TextIO, _OneThreads())):
+        try:
+            register_ray()
+            yield partial(joblib.parallel_config, backend="ray")
+        finally:
+            with redirect_stdout(sys.stderr):
+                ray.shutdown()
 
 
-@contextmanager
-def _with_ray() -> Iterator[None]:
-    import joblib
+class _OneThreads:
+    """Standard output of the thread that makes it, and standard error of all others."""
 
-    # Ray tells on stdout of workers that died, where the paths of reports go.
-    with joblib.parallel_config(backend="ray"), redirect_stdout(sys.stderr):
-        yield
+    def __init__(self) -> None:
+        self._thread = threading.get_ident()
+        self._out, self._others = sys.stdout, sys.stderr
+
+    def __getattr__(self, name: str) -> Any:
+        mine = threading.get_ident() == self._thread
+        return getattr(self._out if mine else self._others, name)
 
 
 def _dask(scheduler: str | None, jobs: int | None) -> tuple[Any, Any]:

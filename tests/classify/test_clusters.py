@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from classify.__main__ import main
-from classify.clusters import side_by_side
+from classify.clusters import _OneThreads, side_by_side
 from classify.results import read_results
 from data.cli import run
 
@@ -62,6 +64,15 @@ def test_several_stores_at_once_give_what_each_gives_alone(make_store, tmp_path,
     assert printed.err.count("macro-F1") == 2
     assert numbers(tmp_path / "shared") == numbers(tmp_path / "alone")
     assert len(numbers(tmp_path / "shared")) == 2
+
+
+def test_only_one_thread_writes_to_stdout(capsys):
+    with redirect_stdout(_OneThreads()):
+        other = threading.Thread(target=print, args=("a worker died",))
+        other.start()
+        other.join()
+        print("report.html", flush=True)
+    assert capsys.readouterr() == ("report.html\n", "a worker died\n")
 
 
 def test_stores_share_the_threads():
