@@ -127,6 +127,21 @@ def test_blocks_orders_and_threads_do_not_change_the_answer(kind, monkeypatch):
     assert bits[0] == bits[1]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_sums_that_threads_share_are_the_same(kind, monkeypatch):
+    X, labels = blobs(n=120, d=11)
+    design = DesignMatrix(X).standardized(X.mean(axis=0), X.std(axis=0))
+    found = []
+    for numbers, threads in ((10**9, 1), (5, 3)):
+        monkeypatch.setattr("classify.passes.SHARE_NUMBERS", numbers)
+        monkeypatch.setattr("classify.rowwise.PIECE_NUMBERS", numbers)
+        objective = make(kind, X, labels, design=design, workers=Workers(threads))
+        points, _ = some_points(objective)
+        found.append(objective.evaluate(np.arange(objective.n_problems), points))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-13, atol=1e-13)
+
+
 def test_losses_neither_overflow_nor_cancel():
     u = np.array([-800.0, -40.0, 0.0, 40.0, 800.0])
     loss, residual = logistic(u)

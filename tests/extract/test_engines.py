@@ -229,6 +229,22 @@ def test_contenders_are_timed_again_and_their_fastest_batch_counts(monkeypatch):
     assert [trial.rate for trial in found.trials] == [50.0, pytest.approx(110.0), 100.0]
 
 
+def test_batch_sizes_of_one_engine_do_not_crowd_out_another(monkeypatch):
+    rates = {"torch": 100.0, "channels-last": 130.0}
+    monkeypatch.setattr(
+        tuning, "_seconds_of_batch", lambda embedder, images: len(images) / rates[embedder.engine]
+    )
+    trials = [
+        ("torch", 2, 99.0),
+        ("torch", 4, 98.0),
+        ("torch", 8, 97.0),
+        ("channels-last", 4, 90.0),
+    ]
+    found = measured.Measurements([measured.Measurement(*trial, 0.0) for trial in trials])
+    tuning._settle(subject(), found)
+    assert found.best(100_000).engine == "channels-last"
+
+
 @pytest.mark.parametrize("exact", [50.0, 200.0])
 def test_a_precision_that_saves_no_time_is_said_so(monkeypatch, capsys, exact):
     def trial(subject, name, size, found):
