@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from classify.chunked import answer_steps, is_source
 from classify.coding import decide, probabilities, problem_sums
+from classify.continuation import Course
 from classify.engines import as_labels, choose_device, open_fitter
 from classify.estimators import as_features
 from classify.fitting import Head, plan
@@ -154,8 +155,9 @@ def select_C(
 ) -> Selection:
     """Choose C by accuracy on a stratified tenth of the rows.
 
-    The path runs upwards from the strongest regularisation, each fit starting from the last. It
-    ends early once the validation log-loss has risen for `PATIENCE` values in a row.
+    The path runs upwards from the strongest regularisation, each fit starting from where the last
+    few point to. It ends early once the validation log-loss has risen for `PATIENCE` values in a
+    row.
 
     Parameters
     ----------
@@ -211,7 +213,7 @@ def select_C(
         n_jobs = layout.threads
     path: list[dict[str, Any]] = []
     best: tuple[tuple[float, float, float], Head] | None = None
-    head: Head | None = None
+    course = Course()
     rising = 0
     sums = []
     with workers(n_jobs) as pool:
@@ -222,8 +224,9 @@ def select_C(
         held_out = _HeldOut(strategy, X, labels, held, len(classes), pool)
         for C in values:
             head, solution = fitter.solve(
-                float(C), tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=head
+                float(C), tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=course.ahead(float(C))
             )
+            course.add(float(C), head)
             right, chance, apart = held_out.judge(head)
             sums.append(apart)
             entry = {
