@@ -279,9 +279,9 @@ class Fitter:
         if start is None and self._coarse(objective):
             own = self._preconditioner.own_rows > 0
             near = CLOSE_TOL if own else TOL
-            points, sketch = start_from_directions(objective, points, near)
-            # (Inverses of their own are made from the features themselves.)
-            self._preconditioner.sketch = None if own else sketch
+            points, self._preconditioner.sketch = start_from_directions(objective, points, near)
+            if own:  # these are made from the features themselves
+                self._preconditioner.sketch = None
 
         def certified(problems: Integers, at: Array) -> Certificate:
             return self._certify(objective, problems, at)

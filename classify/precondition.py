@@ -40,7 +40,9 @@ OWN_ROWS = 2
 # The same for columns that share one and are slow, and the numbers that all those inverses hold.
 SLOW_ROWS = 1.5
 SETTLED = 10
-SLOW_NUMBERS = 50_000_000
+SLOW_NUMBERS = 18_000_000
+# Where these do not suffice, the next are made once there is room for so many.
+SLOW_TOGETHER = 4
 # Rows whose curvature is computed at a time.
 ROWS = 4096
 # Rows of panels that a triangle is kept in.
@@ -56,12 +58,17 @@ class _Triangle:
 
     def __init__(self, factor: Floats) -> None:
         edges = np.linspace(0, len(factor), PANELS + 1).astype(int).tolist()
-        self._panels = [
-            (high, factor[low:high, :high].copy())
-            for low, high in itertools.pairwise(edges)
-            if low < high
-        ]
-        self.dtype, self.size = factor.dtype, sum(panel.size for _, panel in self._panels)
+        shapes = [(high - low, high) for low, high in itertools.pairwise(edges) if low < high]
+        # In one piece: many small ones would leave holes in the heap when they are freed.
+        whole = np.empty(sum(rows * high for rows, high in shapes), factor.dtype)
+        self._panels: list[tuple[int, Floats]] = []
+        start = 0
+        for rows, high in shapes:
+            panel = whole[start : start + rows * high].reshape(rows, high)
+            panel[...] = factor[high - rows : high, :high]
+            self._panels.append((high, panel))
+            start += panel.size
+        self.dtype, self.size = factor.dtype, whole.size
 
     def squared(self, v: Floats) -> Floats:
         """Return ``F' F v``."""
@@ -134,6 +141,7 @@ class SampledHessian:
             self._stiffness = np.ones(columns)
             self._rounds = np.zeros(columns, dtype=np.intp)  # of each, since its own was made
             self._made_for = np.ones(objective.n_problems)
+            self._shared_for = np.ones(objective.n_problems)  # what is left to those without
         self._updates = min(self._updates, 2)
 
     def due(self, problems: Integers, ahead: Array) -> bool:
@@ -146,7 +154,10 @@ class SampledHessian:
         self._slow = np.empty(0, dtype=np.intp)
         if not all(column in self._serves or column in self._inverses for column in columns):
             return True
-        self._age += len(columns) / len(self._stiffness)
+        renewed = columns
+        if not self.own_rows:  # what is shared serves only those without one of their own
+            renewed = [column for column in columns if column not in self._inverses]
+        self._age += len(renewed) / len(self._stiffness)
         # The first inverses are made where the weights are zero; those of the second time are made
         # near enough to the optimum to serve for long.
         late = 0 < ahead.max(initial=0.0) < self.price  # too few rounds are left to win it back
@@ -160,14 +171,30 @@ class SampledHessian:
         # (One column a problem: the softmax's blocks have inverses that stand together.)
         if self.own_rows or not self.slow_price or self.objective.columns > 1:
             return np.empty(0, dtype=np.intp)
-        d = self.objective.design.n_features
-        held = sum(own.factor.size for own in self._inverses.values())
-        room = int((SLOW_NUMBERS - held) / (_Triangle.SHARE * d * d))
         self._rounds[places] += 1
         slow = np.flatnonzero((self._rounds[places] >= SETTLED) & (ahead > self.slow_price))
-        slow = slow[np.argsort(-ahead[slow], kind="stable")][: max(0, room)]
+        has = np.isin(places[slow], np.fromiter(self._inverses, np.intp, len(self._inverses)))
+        again, new = slow[has], slow[~has]
+        if len(new):
+            new = new[np.argsort(-ahead[new], kind="stable")][: self._room(places, len(new))]
+        slow = np.sort(np.concatenate([again, new]))
         self._rounds[places[slow]] = 0
         return slow
+
+    def _room(self, places: Integers, wanted: int) -> int:
+        """Say how many more columns may have inverses of their own, and make that room."""
+        d = self.objective.design.n_features
+        most = int(SLOW_NUMBERS / (_Triangle.SHARE * d * d))
+        live = set(places.tolist())
+        done = [name for name in self._inverses if name not in live]
+        room = min(wanted, most - (len(self._inverses) - len(done)))
+        if room < min(wanted, SLOW_TOGETHER):
+            return 0
+        # Those of problems that have converged; what the columns share serves them.
+        for name in done[: max(0, len(self._inverses) + room - most)]:
+            del self._inverses[name]
+            self._made_for[name] = self._shared_for[name]
+        return room
 
     def update(self, problems: Integers, moves: Any) -> None:
         """Draw the samples anew at these points."""
@@ -206,7 +233,7 @@ class SampledHessian:
             self._divide(columns, groups, curvatures, slow, int(SLOW_ROWS * design.n_features))
             return
         self._stiffness[columns] = stiffness
-        self._made_for[problems] = objective.C[problems]
+        self._made_for[problems] = self._shared_for[problems] = objective.C[problems]
         flat = not objective.split(moves.points)[0].any()
         if flat or not self.own_rows:
             # The first serves for a few rounds only, far from the optimum: half as many will do.
@@ -214,6 +241,8 @@ class SampledHessian:
             rows = self.shared_rows // (2 if flat else 1)
             self._shared = SharedHessian(objective.design, objective.workers, rows, self.sketch)
             self._shared.build(columns, groups, curvatures, objective.labels)
+            if self.sketch is not None and self._shared.tail is None:
+                self.sketch = self.sketch.without_rows()
             self._assign(columns, before)
         else:
             self._divide(columns, groups, curvatures, np.arange(len(columns)), self.own_rows)
@@ -262,6 +291,7 @@ class SampledHessian:
             block *= np.sqrt(bend)[:, None].astype(block.dtype)
             kept = block if len(block) < block.shape[1] else None
             gram = square(block) if kept is None else block @ block.T
+            del block  # before the factor takes as much again
             return _Inverse(mean, kept, _Triangle(inverse_factor_plus_identity(gram)))
 
         built = workers.map(build, places.tolist())

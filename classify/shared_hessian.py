@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,11 @@ class Sketch:
     turned: Floats
     spread: Array
     rest: float
+
+    def without_rows(self) -> Sketch:
+        """Return what is known of the directions alone, in a fraction of the memory."""
+        rows, chance, turned = (a[:0].copy() for a in (self.rows, self.chance, self.turned))
+        return replace(self, rows=rows, chance=chance, turned=turned)
 
     def leading(self, r: int) -> tuple[Floats, Floats, float]:
         """Return the first few directions, the rows in them, and the mean variance beside them."""
@@ -151,7 +156,9 @@ class SharedHessian:
         # for each pair of them its own.
         apart = groups[0].sign is not None
         sketch = self._sketch
-        light = sketch is not None and float(np.quantile(mass, MOST)) <= LIGHT
+        light = (
+            sketch is not None and len(sketch.rows) > 0 and float(np.quantile(mass, MOST)) <= LIGHT
+        )
         room = LIGHT_NUMBERS if light else DENSE_NUMBERS
         lead = min(LEADING, int((room / len(columns)) ** 0.5), design.n_features // 2)
         lead = lead if apart and lead >= 8 and design.n_features >= NARROW else 0
@@ -229,7 +236,11 @@ class SharedHessian:
 
         def invert(name: int) -> Floats:
             factor = inverse_factor_plus_identity(gram * self.scale[name])
-            return factor if self.rows is not None else self._outside(square(factor))
+            if self.rows is not None:
+                return factor
+            inverse = square(factor)
+            del factor  # before the projections take as much again
+            return self._outside(inverse)
 
         self.factor = dict(zip(names, workers.map(invert, names), strict=True))
 

@@ -147,7 +147,11 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
 
 def open_features(
-    path: str | os.PathLike[str], *, verify: bool = True, in_memory: bool = True
+    path: str | os.PathLike[str],
+    *,
+    verify: bool = True,
+    in_memory: bool = True,
+    moments: bool = True,
 ) -> Features:
     """Read a feature store into memory, or all of it but the features.
 
@@ -161,6 +165,9 @@ def open_features(
     in_memory : bool
         False leaves the features on the disk, as `data.stored_rows.StoredRows`, and the moments
         out; they are verified all the same, a block at a time.
+    moments : bool
+        False leaves the moments out, which are verified all the same: of ten classes of 1,280
+        features they take 66 MB.
 
     Returns
     -------
@@ -173,7 +180,9 @@ def open_features(
         If anything is wrong with the file; the message says what, and what to do.
     """
     with opened(path) as file:
-        return (_load if in_memory else _leave)(file, verify=verify)[0]
+        if not in_memory:
+            return _leave(file, verify=verify)[0]
+        return _load(file, verify=verify, moments=moments)[0]
 
 
 def verify_store(path: str | os.PathLike[str]) -> Report:
@@ -253,9 +262,15 @@ def iter_blocks(
             yield block, labels[start : start + len(block)]
 
 
-def _load(file: StoreFile, *, verify: bool) -> tuple[Features, dict[str, Stored]]:
+def _load(
+    file: StoreFile, *, verify: bool, moments: bool = True
+) -> tuple[Features, dict[str, Stored]]:
     header, datasets = describe(file)
-    found = load(file.path, file.descriptor, list(datasets.values()), verify=verify)
+    wanted = [stored for name, stored in datasets.items() if moments or "/moments/" not in name]
+    found = load(file.path, file.descriptor, wanted, verify=verify)
+    for stored in datasets.values() if verify else ():
+        if stored.name not in found:
+            verify_table(file.path, file.descriptor, stored)
     return to_features(header, found), datasets
 
 

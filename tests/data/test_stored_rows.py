@@ -122,12 +122,18 @@ def test_moments_are_verified_and_left_out(tmp_path):
     path = write(tmp_path / "s.h5", n=3000)
     moments = open_features(path).moments
     assert moments is not None
-    assert open_features(path, in_memory=False).moments is None
+    options = ({"in_memory": False}, {"moments": False})
+    for option in options:
+        found = open_features(path, **option)
+        assert found.moments is None
+        assert found.train.features.shape == (3000, 7)
     content = bytearray(path.read_bytes())
     content[content.index(moments.scatter[1].tobytes()) + 9] ^= 1
     path.write_bytes(content)
-    with pytest.raises(UserError, match="/train/moments/scatter has sha256"):
-        open_features(path, in_memory=False)
+    for option in options:
+        with pytest.raises(UserError, match="/train/moments/scatter has sha256"):
+            open_features(path, **option)
+        assert open_features(path, verify=False, **option).moments is None
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
