@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from benchmarks.processes import measured, scratch
 from benchmarks.record import Record, Table, amount, duration, tiny
 from benchmarks.rows import store_bytes
 from benchmarks.settings import Settings
+from classify.opening import least_memory
+from data.store import read_header
 
 FACTOR = 1.3
 ALLOWANCE = 500e6
@@ -79,13 +82,18 @@ def out_of_core(settings: Settings) -> Record:
         return record
     for store in settings.stores:
         size = store_bytes(store)
-        quarter = f"{max(1, round(size / 4e6))}MB"
-        record.remark(f"{store.name}: {amount(size)} of features, both splits")
+        least = least_memory(read_header(store), settings.strategies, None)
+        given = f"{math.ceil(max(size / 4, least) / 1e6)}MB"
+        why = "a quarter of that" if size / 4 >= least else "the least that the fits can do with"
+        record.remark(f"{store.name}: {amount(size)} of features, both splits; {given} is {why}")
         titles = ("memory", "C", "peak", "x features", "seconds", "ratio", "objectives differ by")
         table = Table(tuple(zip(titles, (10, 7, 10, 10, 10, 6, 20), strict=True)))
         for C in settings.C:
             whole = _fit(store, C, settings)
-            parts = _fit(store, C, settings, "--memory", quarter)
+            parts = _fit(store, C, settings, "--memory", given)
+            if not parts["out_of_core"]:
+                record.remark(f"{store.name} is too small: {given} hold its features; not measured")
+                break
             differ = {
                 name: abs(parts["objectives"][name] / value - 1)
                 for name, value in whole["objectives"].items()
@@ -93,7 +101,7 @@ def out_of_core(settings: Settings) -> Record:
             slower = parts["seconds"] / whole["seconds"]
             for name, found, more in (
                 ("all", whole, ("1.0", "")),
-                (quarter, parts, (f"{slower:.1f}", tiny(max(differ.values())))),
+                (given, parts, (f"{slower:.1f}", tiny(max(differ.values())))),
             ):
                 peak = found["peak_bytes"]
                 table.row(
@@ -101,7 +109,7 @@ def out_of_core(settings: Settings) -> Record:
                     *(duration(found["seconds"]), *more),
                 )
             record.add(
-                {"store": store.name, "C": C, "features_bytes": size, "memory": quarter}
+                {"store": store.name, "C": C, "features_bytes": size, "memory": given}
                 | {"in_memory": whole, "out_of_core": parts, "slower": slower, "differ": differ}
             )
     record.finish()
@@ -112,7 +120,8 @@ def _fit(store: Path, C: float, settings: Settings, *more: str) -> dict[str, Any
     """Fit a store by the command line; return what was measured, and the objectives."""
     strategies = [f"--strategy={name}" for name in settings.strategies]
     with scratch() as reports:
-        found = measured(command_of(store, reports, "--c", f"{C!r}", *strategies, *more))
+        options = ("--c", f"{C!r}", "--no-few-shot", *strategies, *more)
+        found = measured(command_of(store, reports, *options))
         results = results_in(reports)
     return {
         "seconds": found["seconds"],
@@ -121,4 +130,5 @@ def _fit(store: Path, C: float, settings: Settings, *more: str) -> dict[str, Any
             name: entry["certificate"]["objective"] for name, entry in results["strategies"].items()
         },
         "timings": results["timings"],
+        "out_of_core": results["settings"]["out_of_core"],
     }

@@ -104,6 +104,33 @@ def open_store(
     return open_features(path, in_memory=False), Room(memory, True, memory - kept)
 
 
+def least_memory(header: Header, strategies: tuple[str, ...], jobs: int | None) -> int:
+    """Say how little memory a run with the features left on the disk can do with.
+
+    Parameters
+    ----------
+    header : Header
+        Of a store.
+    strategies : tuple of str
+        What will be fitted.
+    jobs : int or None
+        Threads.
+
+    Returns
+    -------
+    int
+        Bytes, apart from the program itself.
+    """
+    shape, n_classes = (header.n_train, header.n_features), max(2, len(header.class_names))
+    least = 0
+    for strategy in strategies:
+        try:
+            plan(shape, np.dtype(np.float32), strategy, n_classes, 0, jobs)
+        except TooLittleMemoryError as error:
+            least = max(least, error.needed)
+    return least + kept_bytes(header, len(strategies))
+
+
 def in_memory_bytes(header: Header) -> int:
     """Count what a fit in memory takes: the features, and its copies of them.
 

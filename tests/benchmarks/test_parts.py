@@ -17,8 +17,12 @@ from benchmarks import coupling, hundred, memory, one_c, path, peers, slopes
 from benchmarks.processes import ROOT, Failed, TooLong, measured, trial
 from benchmarks.rows import made
 from classify.__main__ import parse as classify_parse
+from classify.opening import least_memory
 from data.cli import run
 from data.errors import UserError
+from data.joining import join
+from data.records import SplitSource
+from data.store import read_header
 
 
 def content(settings, part):
@@ -173,17 +177,44 @@ def test_out_of_core(settings, store, monkeypatch, capsys):
         folder = Path(command[command.index("--reports-dir") + 1]) / "toys" / "1"
         folder.mkdir(parents=True)
         fitted = {"ovr": {"certificate": {"objective": 2.0 if parts else 4.0}}}
-        (folder / "results.json").write_text(json.dumps({"strategies": fitted, "timings": {}}))
+        results = {"strategies": fitted, "timings": {}, "settings": {"out_of_core": parts}}
+        (folder / "results.json").write_text(json.dumps(results))
         return {"seconds": 3.0 if parts else 1.0, "peak_bytes": 10**8}
 
     monkeypatch.setattr(memory, "measured", stand_in)
     memory.out_of_core(replace(settings, stores=(store,), strategies=("ovr",)))
     (row,) = content(settings, "out-of-core")["results"]
     assert classify_parse(commands[0][1:])[1].c == 0.01
-    assert commands[1][-2:] == ["--memory", "1MB"]
+    # A quarter of these few features would not do.
+    least = least_memory(read_header(store), ("ovr",), None)
+    assert commands[1][-2:] == ["--memory", f"{-(-least // 10**6)}MB"]
     assert row["differ"] == {"ovr": 0.5}
     assert row["slower"] == 3.0
-    assert "1MB" in capsys.readouterr().out
+    assert "the least that the fits can do with" in capsys.readouterr().out
+
+
+def test_out_of_core_runs_for_real(settings, tmp_path, capsys):
+    file = tmp_path / "wide.h5"
+    rng = np.random.default_rng(0)
+    splits = {}
+    for split, n in (("train", 20_000), ("test", 300)):
+        labels = np.arange(n) % 3
+        X = (rng.normal(size=(n, 400)) + labels[:, None]).astype(np.float32)
+        ids = [f"{split}:{i}" for i in range(n)]
+        splits[split] = SplitSource(labels, ids, [(X, np.ones(n, dtype=bool))])
+    spec = {"dataset": {"name": "toys"}, "model": {"name": "toynet"}, "store_dtype": "float32"}
+    join(file, spec=spec, request={}, provenance={}, class_names="abc", splits=splits)
+    memory.out_of_core(replace(settings, stores=(file,), C=(0.01,), strategies=("multinomial",)))
+    (row,) = content(settings, "out-of-core")["results"]
+    assert row["out_of_core"]["out_of_core"] and not row["in_memory"]["out_of_core"]
+    assert row["differ"]["multinomial"] < 1e-5
+    capsys.readouterr()
+
+
+def test_out_of_core_leaves_out_what_is_too_small_for_it(settings, store, capsys):
+    memory.out_of_core(replace(settings, stores=(store,), strategies=("ovr",)))
+    assert content(settings, "out-of-core")["results"] == []
+    assert "is too small" in capsys.readouterr().out
 
 
 def test_coupling(settings):
