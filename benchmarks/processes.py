@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from data.allocator import keep_pages
 from data.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +45,22 @@ def scratch(place: Path | None = None) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def pages_kept() -> Iterator[None]:
+    """Keep freed pages in this process from now on, and in those that it starts meanwhile."""
+    keep_pages()
+    before = {name: os.environ.get(name) for name in KEPT_PAGES}
+    os.environ.update(KEPT_PAGES)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def trial(job: dict[str, Any], limit: float | None = None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as cli
-from benchmarks import coupling, hundred, memory, one_c, path, peers, slopes
+from benchmarks import coupling, hundred, memory, one_c, path, peers, processes, slopes
 from benchmarks.processes import ROOT, Failed, TooLong, measured, trial
 from benchmarks.rows import made
 from classify.__main__ import parse as classify_parse
@@ -287,3 +287,15 @@ def test_the_command_itself(tmp_path):
     assert child.returncode == 130
     assert str(Path(tmp_path) / "one-c.json") in error
     assert not json.loads((tmp_path / "one-c.json").read_text())["complete"]
+
+
+def test_pages_are_kept_by_what_is_started_meanwhile(monkeypatch):
+    kept = []
+    monkeypatch.setattr(processes, "keep_pages", lambda: kept.append(True))
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
+    monkeypatch.delenv("MALLOC_MMAP_MAX_", raising=False)
+    with processes.pages_kept():
+        assert {name: os.environ[name] for name in processes.KEPT_PAGES} == processes.KEPT_PAGES
+    assert kept == [True]
+    assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "65536"
+    assert "MALLOC_MMAP_MAX_" not in os.environ
