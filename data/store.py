@@ -180,9 +180,7 @@ def open_features(
         If anything is wrong with the file; the message says what, and what to do.
     """
     with opened(path) as file:
-        if not in_memory:
-            return _leave(file, verify=verify)[0]
-        return _load(file, verify=verify, moments=moments)[0]
+        return _load(file, verify=verify, in_memory=in_memory, moments=moments and in_memory)[0]
 
 
 def verify_store(path: str | os.PathLike[str]) -> Report:
@@ -205,7 +203,7 @@ def verify_store(path: str | os.PathLike[str]) -> Report:
     """
     with opened(path) as file:
         try:
-            features, datasets = _leave(file, verify=True)
+            features, datasets = _load(file, verify=True, in_memory=False, moments=False)
         except StoreError:
             if file.size > _TELL_BYTES:
                 raise
@@ -263,28 +261,21 @@ def iter_blocks(
 
 
 def _load(
-    file: StoreFile, *, verify: bool, moments: bool = True
+    file: StoreFile, *, verify: bool, in_memory: bool = True, moments: bool = True
 ) -> tuple[Features, dict[str, Stored]]:
+    """Read what is wanted; verify the rest, a block at a time, and leave it where it is."""
     header, datasets = describe(file)
-    wanted = [stored for name, stored in datasets.items() if moments or "/moments/" not in name]
+    left = {
+        name: stored
+        for name, stored in datasets.items()
+        if (name.endswith("/features") and not in_memory) or ("/moments/" in name and not moments)
+    }
+    wanted = [stored for name, stored in datasets.items() if name not in left]
     found = load(file.path, file.descriptor, wanted, verify=verify)
-    for stored in datasets.values() if verify else ():
-        if stored.name not in found:
-            verify_table(file.path, file.descriptor, stored)
-    return to_features(header, found), datasets
-
-
-def _leave(file: StoreFile, *, verify: bool) -> tuple[Features, dict[str, Stored]]:
-    """Read what is small; verify what is large, and leave it where it is."""
-    header, datasets = describe(file)
-    large = {n: d for n, d in datasets.items() if n.endswith("/features") or "/moments/" in n}
-    small = [stored for name, stored in datasets.items() if name not in large]
-    found = load(file.path, file.descriptor, small, verify=verify)
-    for stored in large.values() if verify else ():
+    for stored in left.values() if verify else ():
         ids = found.get(f"{stored.name.removesuffix('/features')}/ids")
         verify_table(file.path, file.descriptor, stored, ids)
-    for split in SPLITS:
-        name = f"/{split}/features"
+    for name in [] if in_memory else [f"/{split}/features" for split in SPLITS]:
         found[name] = StoredRows(file.path, file.descriptor, datasets[name])
     return to_features(header, found), datasets
 
