@@ -81,13 +81,7 @@ def open_store(
     if needed <= memory:
         return open_features(path, moments=False), Room(memory, False, None)
     kept = kept_bytes(header, len(strategies))
-    shape = (header.n_train, header.n_features)
-    failed: dict[str, TooLittleMemoryError] = {}
-    for strategy in strategies:
-        try:
-            plan(shape, np.dtype(np.float32), strategy, n_classes, memory - kept, jobs)
-        except TooLittleMemoryError as error:
-            failed[strategy] = error
+    failed = _shortages(header, strategies, memory - kept, jobs)
     if failed:
         worst = max(failed.values(), key=lambda error: error.needed)
         rest = [f"--strategy {name}" for name in strategies if name not in failed]
@@ -121,14 +115,22 @@ def least_memory(header: Header, strategies: tuple[str, ...], jobs: int | None) 
     int
         Bytes, apart from the program itself.
     """
+    short = _shortages(header, strategies, 0, jobs).values()
+    return max(error.needed for error in short) + kept_bytes(header, len(strategies))
+
+
+def _shortages(
+    header: Header, strategies: tuple[str, ...], memory: int, jobs: int | None
+) -> dict[str, TooLittleMemoryError]:
+    """Say which strategies cannot be fitted from the disk within a memory, and why."""
     shape, n_classes = (header.n_train, header.n_features), max(2, len(header.class_names))
-    least = 0
+    failed: dict[str, TooLittleMemoryError] = {}
     for strategy in strategies:
         try:
-            plan(shape, np.dtype(np.float32), strategy, n_classes, 0, jobs)
+            plan(shape, np.dtype(np.float32), strategy, n_classes, memory, jobs)
         except TooLittleMemoryError as error:
-            least = max(least, error.needed)
-    return least + kept_bytes(header, len(strategies))
+            failed[strategy] = error
+    return failed
 
 
 def in_memory_bytes(header: Header) -> int:
