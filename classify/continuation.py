@@ -10,6 +10,8 @@ the figures are in the benchmark notes.
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 import numpy.typing as npt
 
@@ -56,8 +58,7 @@ class Course:
     """
 
     def __init__(self) -> None:
-        self._values: list[float] = []
-        self._heads: list[Head] = []
+        self._fitted: deque[tuple[float, Head]] = deque(maxlen=POINTS)
 
     def add(self, C: float, head: Head) -> None:
         """Add the heads that were fitted at a value of C.
@@ -69,9 +70,9 @@ class Course:
         head : Head
             What was found there.
         """
-        kept = POINTS - 1 if head.coef.size <= MOST_NUMBERS else 0
-        self._values = [*self._values[len(self._values) - kept :], C]
-        self._heads = [*self._heads[len(self._heads) - kept :], head]
+        if head.coef.size > MOST_NUMBERS:
+            self._fitted.clear()
+        self._fitted.append((C, head))
 
     def ahead(self, C: float) -> Head | None:
         """Predict the heads at the next value of C.
@@ -86,14 +87,15 @@ class Course:
         Head or None
             Where to start; None where nothing was added.
         """
-        for k in range(len(self._heads), 1, -1):
-            weights = weights_ahead(np.log(self._values[-k:]), float(np.log(C)))
+        values, heads = [value for value, _ in self._fitted], [head for _, head in self._fitted]
+        for k in range(len(heads), 1, -1):
+            weights = weights_ahead(np.log(values[-k:]), float(np.log(C)))
             if not np.abs(weights).sum() <= LARGEST_WEIGHTS[k]:
                 continue
-            found = _blend(self._heads[-k:], weights)
+            found = _blend(heads[-k:], weights)
             if np.isfinite(found.coef).all() and np.isfinite(found.intercept).all():
                 return found
-        return self._heads[-1] if self._heads else None
+        return heads[-1] if heads else None
 
 
 def _blend(heads: list[Head], weights: Array) -> Head:
