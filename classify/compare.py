@@ -8,19 +8,26 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from classify.backbone_tests import (
+    backbone_pairs,
+    best_two,
+    count_tests,
+    group_by_test_set,
+    headline,
+    judge_question,
+)
 from classify.pages import percent, render_html, render_markdown, seconds, span, write_pages
 from classify.results import FILE_NAME, SCHEMA_VERSION, has_random_weights, json_ready, load_json
 from classify.runs import Answers, Run, find_runs, read_answers
-from classify.significance import ALPHA, compare_answers, holm
+from classify.significance import METHOD
 from classify.terminal import printable, table, wants_colour
 from classify.tradeoffs import backbones as draw_backbones
 from classify.tradeoffs import draw_tradeoffs, known_costs, numbered
-from classify.wording import display_name, verdict
+from classify.wording import display_name
 from data.cli import say
 from data.errors import UserError
 from data.files import check_writable, temporary_folder, write_json, write_text
@@ -93,8 +100,17 @@ def summarise(runs: Sequence[Run], notes: list[str], target: Path) -> dict[str, 
             answers[run.label] = read_answers(run)
         except UserError as error:
             notes.append(f"not tested against others: {error}")
-    test_sets = _test_sets(runs, answers)
-    pairs = [pair for group in test_sets for pair in _backbone_pairs(group, runs, answers)]
+    test_sets = group_by_test_set(runs, answers)
+    n_tests = count_tests(runs, answers, test_sets)
+    rows = sorted(
+        (row for run in runs for row in _rows(run)),
+        key=lambda row: (row["dataset"], -row["accuracy"]),
+    )
+    pairs = [
+        pair
+        for group in test_sets
+        for pair in backbone_pairs(group, runs, answers, best_two(rows, group), n_tests)
+    ]
     if len(test_sets) > 1:
         told = "; ".join(
             f"{group['n']} images of {group['dataset']} ({', '.join(group['runs'])})"
@@ -103,22 +119,15 @@ def summarise(runs: Sequence[Run], notes: list[str], target: Path) -> dict[str, 
         notes.append(
             f"runs on different test images are not tested against each other. The sets: {told}"
         )
-    question = [
-        {"label": run.label, **entry}
-        for run in runs
-        for entry in run.results["comparisons"]
-        if (entry["a"], entry["b"]) == ("ovr", "ovo")
-    ]
-    rows = sorted(
-        (row for run in runs for row in _rows(run)),
-        key=lambda row: (row["dataset"], -row["accuracy"]),
-    )
+    question = judge_question(runs, n_tests)
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "comparison",
         "verdict": headline(rows, question, pairs, test_sets),
         "runs": [_describe(run, target) for run in runs],
         "leaderboard": rows,
+        "comparison_method": METHOD,
+        "n_tests": n_tests,
         "ovr_ovo": question,
         "test_sets": test_sets,
         "backbones": pairs,
@@ -163,109 +172,6 @@ def _rows(run: Run) -> list[dict[str, Any]]:
         }
         for name, entry in run.results["strategies"].items()
     ]
-
-
-def _test_sets(runs: Sequence[Run], answers: Mapping[str, Answers]) -> list[dict[str, Any]]:
-    """Group the runs by their test images, the same ids with the same labels and class names."""
-    groups: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        if run.label in answers:
-            mine = answers[run.label]
-            group = groups.setdefault(
-                mine.test_set, {"dataset": run.dataset, "n": len(mine.labels), "runs": []}
-            )
-            group["runs"].append(run.label)
-    return list(groups.values())
-
-
-def _backbone_pairs(
-    group: Mapping[str, Any], runs: Sequence[Run], answers: Mapping[str, Answers]
-) -> list[dict[str, Any]]:
-    """Test every pair of runs on one test set, strategy by strategy; Holm over all of them."""
-    by_label = {run.label: run.results for run in runs}
-    pairs = []
-    for a, b in combinations(group["runs"], 2):
-        shared = [name for name in answers[a].predictions if name in answers[b].predictions]
-        for strategy in shared:
-            fits = [by_label[label]["strategies"][strategy] for label in (a, b)]
-            tested = compare_answers(
-                answers[a].labels,
-                answers[a].predictions[strategy],
-                answers[b].predictions[strategy],
-                seed=by_label[a]["seed"],
-            )
-            converged = all(fit["converged"] for fit in fits)
-            pairs.append({"strategy": strategy, "a": a, "b": b, **tested, "converged": converged})
-    for pair, p in zip(pairs, holm([pair["mcnemar_p"] for pair in pairs]), strict=True):
-        pair["mcnemar_p_holm"] = p
-        pair["significant"] = p < ALPHA
-        name_a, name_b = (f"{pair[side]} ({display_name(pair['strategy'])})" for side in "ab")
-        pair["verdict"] = verdict(name_a, name_b, pair)
-    return pairs
-
-
-def headline(
-    rows: Sequence[Mapping[str, Any]],
-    question: Sequence[Mapping[str, Any]],
-    pairs: Sequence[Mapping[str, Any]],
-    test_sets: Sequence[Mapping[str, Any]],
-) -> str:
-    """Sum up: OvR or OvO over all runs, then the best backbone on each test set.
-
-    Parameters
-    ----------
-    rows : sequence of mapping
-        The leaderboard.
-    question : sequence of mapping
-        OvR against OvO, one for each run that has both.
-    pairs : sequence of mapping
-        Backbone against backbone.
-    test_sets : sequence of mapping
-        Which runs share test images.
-
-    Returns
-    -------
-    str
-        A few sentences.
-    """
-    sentences = [_question_sentence(question)] if question else []
-    for group in test_sets:
-        mine = [row for row in rows if row["label"] in group["runs"]]
-        best = max(mine, key=lambda row: row["accuracy"])
-        sentences.append(
-            f"On {group['dataset']} ({group['n']:,} test images) the highest accuracy is that of "
-            f"{best['label']} with {display_name(best['strategy'])}: {percent(best['accuracy'])} % "
-            f"({span(best['accuracy_ci95'])})."
-        )
-        rivals = [row for row in mine if row["label"] != best["label"]]
-        if not rivals:
-            continue
-        second = max(rivals, key=lambda row: row["accuracy"])["label"]
-        against = {best["label"], second}
-        sentences += [
-            pair["verdict"]
-            for pair in pairs
-            if {pair["a"], pair["b"]} == against and pair["strategy"] == best["strategy"]
-        ]
-    return " ".join(sentences) or "Nothing could be compared."
-
-
-def _question_sentence(question: Sequence[Mapping[str, Any]]) -> str:
-    """Count how OvR against OvO ended; the p-values are those of each run."""
-    if len(question) == 1:
-        return f"{question[0]['label']}: {question[0]['verdict']}"
-    counts = dict.fromkeys(("OvR is better", "OvO is better", "no detectable difference"), 0)
-    counts["no verdict, since a fit did not converge,"] = 0
-    for entry in question:
-        if not entry["converged"]:
-            counts["no verdict, since a fit did not converge,"] += 1
-        elif not entry["significant"]:
-            counts["no detectable difference"] += 1
-        else:
-            better = entry["a"] if entry["accuracy_difference"] > 0 else entry["b"]
-            counts[f"{display_name(better)} is better"] += 1
-    told = ", ".join(f"{what} on {n}" for what, n in counts.items() if n)
-    return f"OvR or OvO: {told} of {len(question)} runs."
 
 
 def terminal_leaderboard(comparison: Mapping[str, Any]) -> str:

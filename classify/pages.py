@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from classify.figures import inline
-from classify.wording import display_name, p_text, points, upper_first
+from classify.wording import (
+    PROCEDURE,
+    display_name,
+    limit,
+    p_text,
+    points,
+    points_up,
+    upper_first,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -50,9 +58,9 @@ def interval(ends: list[float]) -> str:
     Returns
     -------
     str
-        ``89.12 to 91.40``.
+        ``89.12 to 91.40``; more digits where an end would read as zero and is not.
     """
-    return f"{points(ends[0])} to {points(ends[1])}"
+    return f"{limit(ends[0])} to {limit(ends[1])}"
 
 
 def span(ends: list[float]) -> str:
@@ -190,11 +198,13 @@ def _environment(*, html: bool) -> Environment:
         count=count,
         seconds=seconds,
         points=points,
+        points_up=points_up,
         p=p_text,
         shown=display_name,
         capital=upper_first,
         code=lambda text: Verbatim(" ".join(text.split("\n"))),
     )
+    environment.globals["PROCEDURE"] = PROCEDURE
     return environment
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from classify.significance import COUNTS, with_current_method
 from data.errors import UserError
 from data.spec import PROVENANCE_SHAPE, SPEC_SHAPE, mismatch
 
@@ -86,12 +87,15 @@ _COMPARISON = {
     "difference_ci95": [_Number],
     "mcnemar_p": _Number,
     "mcnemar_p_holm": _Number,
+    "mcnemar_p_adjusted?": _Number,
+    "n_tests?": int,
     "both_right": int,
     "only_a_right": int,
     "only_b_right": int,
     "both_wrong": int,
     "agreement": _Number,
-    "detectable_difference": _Number,
+    "detectable_difference": _Maybe,
+    "test_rows_needed?": int,
     "significant": bool,
     "converged": bool,
     "verdict": str,
@@ -121,6 +125,7 @@ _RUN = {
     "environment": dict,
     "strategies": {"*": _STRATEGY},
     "comparisons": [_COMPARISON],
+    "comparison_method?": str,
     "verdict": str,
     "warnings": [str],
     "timings": dict,
@@ -248,6 +253,9 @@ def _inconsistency(results: dict[str, Any]) -> str:
             return f"comparisons[{i}] names a strategy that is not in strategies"
         if len(comparison["difference_ci95"]) != 2:
             return f"comparisons[{i}].difference_ci95 is not a pair"
+        counted = [comparison[name] for name in COUNTS]
+        if min(counted) < 0 or sum(counted) != results["n_test"] or not sum(counted):
+            return f"comparisons[{i}] does not count the n_test test images"
     return _contradiction(results, n_classes)
 
 
@@ -345,7 +353,7 @@ def read_results(path: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        Its content.
+        Its content; paired comparisons of an earlier procedure are judged again from their counts.
 
     Raises
     ------
@@ -359,7 +367,7 @@ def read_results(path: Path) -> dict[str, Any]:
             f"{path} is not the results of a run: {problem.removeprefix('it.')}; "
             "it is damaged or not ours: fit again, or remove it"
         )
-    return results
+    return with_current_method(results)
 
 
 def backbone_name(spec: dict[str, Any]) -> str:

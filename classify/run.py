@@ -221,13 +221,12 @@ def _results(
     more: dict[str, Any],
 ) -> dict[str, Any]:
     from classify.selection import C_GRID
-    from classify.significance import compare_strategies
+    from classify.significance import METHOD, compare_strategies
 
     comparisons = compare_strategies(
         features.test.labels,
         {name: fit.predictions for name, fit in fitted.items()},
         {name: fit.entry["converged"] for name, fit in fitted.items()},
-        seed=options.seed,
     )
     strategies = {name: fit.entry for name, fit in fitted.items()}
     results = {
@@ -265,6 +264,7 @@ def _results(
         ),
         "strategies": strategies,
         "comparisons": comparisons,
+        "comparison_method": METHOD,
         **more,
         "warnings": [text for fit in fitted.values() for text in fit.warnings]
         + _data_warnings(features),

@@ -47,7 +47,7 @@ class FitOptions:
     reports_dir : Path
         Where results go.
     seed : int
-        Of the validation split and the bootstrap.
+        Of the validation split.
     max_iter : int or None
         Iterations at most for each fit; None for the estimators' own.
     memory : int or None

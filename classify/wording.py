@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import floor, log10
+from math import ceil, floor, log10
 from typing import Any
 
 NAMES = {"multinomial": "multinomial", "ovr": "OvR", "ovo": "OvO"}
+# The one line of a page that says how its paired tests were done.
+PROCEDURE = (
+    "Exact McNemar tests and PropImp intervals (Newcombe 2011), all of a page adjusted together in "
+    "a single step (Bonferroni; Dunn 1961): an interval excludes 0 exactly when the adjusted p is "
+    "below 0.05."
+)
 
 
 def display_name(strategy: str) -> str:
@@ -62,6 +68,21 @@ def points(share: float, digits: int = 2) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
+def limit(share: float) -> str:
+    """Write a limit of an interval in points, with as many digits as tell it from zero."""
+    digits = 2
+    while share and digits < 20 and float(f"{100.0 * share:.{digits}f}") == 0.0:
+        digits += 1
+    return points(share, digits)
+
+
+def points_up(share: float | None) -> str:
+    """Write what can be detected in points, rounded up, so that it is true as written."""
+    if share is None:
+        return "\N{EN DASH}"
+    return points(ceil(round(1e4 * share, 6)) / 1e4)
+
+
 def p_text(p: float) -> str:
     """Write a p-value as people do: ``p = 0.031``, ``p < 0.0001``.
 
@@ -73,13 +94,15 @@ def p_text(p: float) -> str:
     Returns
     -------
     str
-        Two significant digits above 0.0001.
+        Two significant digits above 0.0001; more where a value below 0.05 would read as 0.050.
     """
     if p < 1e-4:
         return "p < 0.0001"
     if p >= 0.995:
         return "p = 1"
     digits = max(2, 1 - floor(log10(p)))
+    while p < 0.05 <= float(f"{p:.{digits}f}"):
+        digits += 1
     return f"p = {p:.{digits}f}"
 
 
@@ -109,7 +132,10 @@ def verdict(
         )
     difference = comparison["accuracy_difference"]
     low, high = comparison["difference_ci95"]
-    p = p_text(comparison["mcnemar_p_holm"])
+    n_tests = comparison["n_tests"]
+    p = p_text(comparison["mcnemar_p_adjusted"])
+    if n_tests > 1:
+        p += f", both adjusted for {n_tests:,} tests"
     if comparison["significant"]:
         better, worse = (name_a, name_b) if difference > 0 else (name_b, name_a)
         if difference < 0:
@@ -118,23 +144,32 @@ def verdict(
         start = upper_first(better) if better in NAMES.values() else better
         return (
             f"{start} is better than {worse} by {points(abs(difference))} points "
-            f"(95 % interval {points(low)} to {points(high)}; {p} after Holm)."
+            f"(95 % interval {limit(low)} to {limit(high)}; {p})."
         )
     if not comparison["only_a_right"] and not comparison["only_b_right"]:
         measured = "they are right and wrong on the same images"
     else:
         sign = "+" if float(f"{100 * difference:.2f}") > 0 else ""
         measured = (
-            f"{sign}{points(difference)} points, 95 % interval {points(low)} to {points(high)}, "
-            f"{p} after Holm"
+            f"{sign}{points(difference)} points, 95 % interval {limit(low)} to {limit(high)}, {p}"
         )
     sentence = f"No detectable difference between {name_a} and {name_b} ({measured})"
-    if not detectable:
-        return f"{sentence}."
-    smallest = points(comparison["detectable_difference"])
+    return f"{sentence}{_detectable(comparison)}." if detectable else f"{sentence}."
+
+
+def _detectable(comparison: Mapping[str, Any]) -> str:
+    """Say which difference the test set would have shown, or that it can show none."""
+    smallest, n_tests = comparison["detectable_difference"], comparison["n_tests"]
+    if smallest is None:
+        counts = ("both_right", "only_a_right", "only_b_right", "both_wrong")
+        n = sum(comparison[name] for name in counts)
+        images = "1 test image" if n == 1 else f"{n:,} test images"
+        tests = "one test needs" if n_tests == 1 else f"{n_tests:,} tests need"
+        needed = comparison["test_rows_needed"]
+        return f"; {images} can show none, however large: {tests} at least {needed}"
     return (
-        f"{sentence}; this test set would have shown one of {smallest} points or more in 4 of 5 "
-        "cases."
+        f"; this test set would have shown one of {points_up(smallest)} points or more in 4 of 5 "
+        "cases"
     )
 
 

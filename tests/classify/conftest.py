@@ -13,7 +13,7 @@ from classify.evaluate import evaluate
 from classify.pairwise import judge_classes
 from classify.report import write_report
 from classify.results import json_ready
-from classify.significance import compare_strategies
+from classify.significance import METHOD, compare_strategies
 from classify.views import class_order
 from classify.wording import headline
 
@@ -122,6 +122,7 @@ def fake_results(names=CIFAR10, n=400, seed=0, data_seed=0, strategies=None, **s
         "environment": {"python": "3.11"},
         "strategies": entries,
         "comparisons": comparisons,
+        "comparison_method": METHOD,
         "class_order": class_order([e["test"]["confusion_matrix"] for e in entries.values()]),
         "decoding": fake_decoding(entries["ovo"]["test"]) if both else None,
         "own_c": {
