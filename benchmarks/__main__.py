@@ -35,9 +35,10 @@ PARTS = (
     "engines",
     "growth",
     "scaling",
+    "paired-tests",
 )
 NEED_STORES = ("path", "memory", "out-of-core")
-NO_STORES = ("engines", "growth", "scaling", "one-c", "slopes")
+NO_STORES = ("engines", "growth", "scaling", "one-c", "slopes", "paired-tests")
 
 
 def positive(option: str, kind: Callable[[str], Any] = float) -> Callable[[str], Any]:
@@ -132,7 +133,18 @@ def main(argv: Sequence[str]) -> None:
     for store in stores:  # before the first fit, not after it
         read_header(store)
 
-    from benchmarks import coupling, engines, growth, hundred, memory, one_c, path, scaling, slopes
+    from benchmarks import (
+        coupling,
+        engines,
+        growth,
+        hundred,
+        memory,
+        one_c,
+        paired_tests,
+        path,
+        scaling,
+        slopes,
+    )
     from benchmarks.peers import DEFAULT
     from benchmarks.settings import STRATEGIES, Settings
 
@@ -162,6 +174,7 @@ def main(argv: Sequence[str]) -> None:
         "engines": engines.run,
         "growth": growth.run,
         "scaling": scaling.run,
+        "paired-tests": paired_tests.run,
     }
     for part in parts:
         print(f"== {part}", flush=True)

@@ -56,6 +56,8 @@ class Settings:
         Images that ``growth`` goes through.
     scaling_images, scaling_rows : tuple of int
         The three sizes at which ``scaling`` checks its model of either stage.
+    paired_draws : int
+        Families of tests that ``paired-tests`` simulates for each case.
     results : Path
         Where JSON files go.
     """
@@ -79,6 +81,7 @@ class Settings:
     growth_images: tuple[int, ...] = (10_000, 30_000, 60_000)
     scaling_images: tuple[int, ...] = (3_000, 9_000, 18_000)
     scaling_rows: tuple[int, ...] = (20_000, 40_000, 80_000)
+    paired_draws: int = 4_000
     results: Path = field(default=Path(__file__).parent / "results")
 
     def data(self) -> Iterator[Rows]:

@@ -36,6 +36,7 @@ def settings(tmp_path):
         slope_columns=(3, 6, 12),
         slope_width=(8, 16, 32),
         coupling_rows=20,
+        paired_draws=400,
         points=(0.01, 1.0),
         pairs=4,
         classes=8,
