@@ -1,5 +1,7 @@
 import copy
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -276,6 +278,22 @@ def test_too_few_rows_can_show_nothing(n_tests, least):
         assert json_ready(comparison)["detectable_difference"] is None
 
 
+def test_a_report_of_too_few_rows_says_that_they_show_nothing(tmp_path, make_results):
+    results, *_ = make_results(names=["a", "b"], n=6, strategies=["multinomial", "ovr", "ovo"])
+    assert [c["detectable_difference"] for c in results["comparisons"]] == [None] * 3
+    assert results["verdict"].startswith("No detectable difference between OvR and OvO (")
+    assert (
+        "6 test images can show none, however large: 3 tests need at least 7."
+        in (results["verdict"])
+    )
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    page = write_report(tmp_path)
+    rows = page.with_name("report.md").read_text("utf-8").splitlines()
+    (told,) = [row for row in rows if row.startswith("| OvR − OvO |")]
+    assert told.endswith(" | – |")
+    assert "100.00 points" not in page.read_text("utf-8")
+
+
 def test_interval_and_verdict_of_656_images_agree():
     labels, a, b = answers(656, 58, 51, 50)
     (comparison, *_) = compare_strategies(
@@ -332,6 +350,23 @@ def test_results_of_an_earlier_procedure_are_judged_again(tmp_path, make_results
         text = document.read_text("utf-8")
         assert "Holm" not in text and "ootstrap" not in text
         assert text.count(PROCEDURE) == 1
+
+
+def test_a_frozen_file_of_the_first_version_is_judged_again(tmp_path):
+    frozen = Path(__file__).parents[1] / "archives" / "results-1.json"
+    before = json.loads(frozen.read_text("utf-8"))
+    shutil.copy(frozen, tmp_path / "results.json")
+    found = read_results(tmp_path / "results.json")
+    for old, new in zip(before["comparisons"], found["comparisons"], strict=True):
+        counts = PairedCounts(
+            *(old[name] for name in ("both_right", "only_a_right", "only_b_right", "both_wrong"))
+        )
+        assert new["difference_ci95"] == list(difference_interval(counts, 3))
+        assert new["mcnemar_p"] == pytest.approx(old["mcnemar_p"], rel=1e-12)
+        assert new["detectable_difference"] > old["detectable_difference"]
+        assert "both adjusted for 3 tests" in new["verdict"]
+    assert "Holm" in before["verdict"] and "Holm" not in found["verdict"]
+    assert "Holm" not in write_report(tmp_path).read_text("utf-8")
 
 
 @pytest.mark.parametrize("change", [{"both_right": -1}, {"both_wrong": 10**6}])
