@@ -122,10 +122,10 @@ def _batch_seconds(
     """Time the network alone, the resizing alone, and all of a batch."""
     import torch
 
-    size = subject.backbone.preprocessing.image_size
+    size = subject.backbone.preprocessing.size
     # Made anew each time: engines put the module into memory formats of their own.
     embedder = subject.embedder(engine, batch)
-    noise, images = torch.randn(batch, 3, size, size), subject.batch(batch)
+    noise, images = torch.randn(batch, 3, *size), subject.batch(batch)
     return (
         _seconds(lambda: embedder.network(noise), limit),
         _seconds(lambda: embedder.levels(images), limit),

@@ -26,6 +26,7 @@ from classify.terminal import printable, table, wants_colour
 from classify.wording import display_name
 from data.cli import EXIT_INTERRUPTED, EXIT_USER, say
 from data.errors import UserError
+from data.spec import TWICE, cropped_twice
 
 
 class StageOneRefused(SystemExit):
@@ -256,3 +257,8 @@ def note(head: Head) -> None:
     )
     if has_random_weights(head.spec):
         say("mind: this backbone's weights are random; the answers show the mechanism only")
+    if cropped_twice(head.spec):
+        say(
+            f"mind: this head was trained on a store {TWICE}, and these images are cropped once: "
+            "run make features again, then fit again"
+        )

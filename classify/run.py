@@ -39,6 +39,7 @@ from classify.wording import display_name, headline, upper_first
 from data.cli import progress
 from data.errors import UserError
 from data.files import check_writable
+from data.spec import TWICE, cropped_twice
 
 if TYPE_CHECKING:
     from data.store import Features
@@ -285,4 +286,6 @@ def _data_warnings(features: Features) -> list[str]:
     skipped = (features.provenance or {}).get("skipped_images") or []
     if skipped:
         found.append(f"Stage one left out {len(skipped)} images that could not be decoded.")
+    if cropped_twice(features.spec):
+        found.append(f"This store was {TWICE}: run make features again, then fit the new store.")
     return found

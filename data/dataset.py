@@ -16,6 +16,7 @@ from data.decode import BadImage, decode_image
 from data.errors import UserError, nearest
 from data.files import stat_stamp
 from data.images import ArrayImages, FileImages, ImageDataset, Source, Split, digest_rows, digested
+from data.spec import ARRAY_DATASETS
 from data.subset import stratified_subset
 
 __all__ = [
@@ -33,7 +34,7 @@ __all__ = [
     "stratified_subset",
 ]
 
-BUILT_IN = ("cifar10", "cifar100", "digits")
+BUILT_IN = ARRAY_DATASETS
 
 
 def load_dataset(

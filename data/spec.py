@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -43,6 +44,57 @@ REQUEST_SHAPE: dict[str, Any] = {
     "files": {name: {"path": str, "stat": str} for name in ("dataset", "weights")},
 }
 KEY_DIGITS = 8
+# Datasets whose images are arrays; a folder of images never has one of these names.
+ARRAY_DATASETS = ("cifar10", "cifar100", "digits")
+# In the preprocessing of a spec where it decides the numbers: how often an image file is cropped.
+CROPS = "crops"
+TWICE = "made by a version of Icebox that cropped photographs twice"
+
+
+def crop_marker(dataset: str, preprocessing: Mapping[str, Any]) -> dict[str, int]:
+    """Give what the preprocessing of a spec says of cropping; nothing where it makes no difference.
+
+    Earlier versions resized and cropped image files with more pixels than the network input twice.
+    That changed them wherever the resize aims at another size than the input's. Only such stores
+    have another key than they had.
+
+    Parameters
+    ----------
+    dataset : str
+        Its name in the spec.
+    preprocessing : mapping
+        As in the spec, with ``image_size`` and ``crop_pct``.
+
+    Returns
+    -------
+    dict
+        ``{"crops": 1}`` or empty.
+    """
+    size = preprocessing["image_size"]
+    sides = [size] if isinstance(size, int) else size
+    again = any(math.floor(side / preprocessing["crop_pct"]) != side for side in sides)
+    return {CROPS: 1} if again and dataset not in ARRAY_DATASETS else {}
+
+
+def cropped_twice(spec: Mapping[str, Any]) -> bool:
+    """Tell whether the rows of a spec may come from photographs that were cropped twice.
+
+    Parameters
+    ----------
+    spec : mapping
+        Of a store or a head that anybody made.
+
+    Returns
+    -------
+    bool
+        True only for stores of image files by versions before the mark of `crop_marker`.
+    """
+    preprocessing = spec.get("preprocessing") or {}
+    try:
+        marker = crop_marker(spec["dataset"]["name"], preprocessing)
+    except (KeyError, TypeError, ValueError, ArithmeticError):  # not a spec of ours
+        return False
+    return bool(marker) and CROPS not in preprocessing
 
 
 def canonical_json(value: Any) -> str:

@@ -37,10 +37,10 @@ def activation_bytes(backbone: Backbone) -> int:
 
     hooks = [part.register_forward_hook(note) for part in backbone.module.modules()]
     try:
-        size = backbone.preprocessing.image_size
+        size = backbone.preprocessing.size
         device = next(backbone.module.parameters()).device
         with torch.inference_mode():
-            embed_normalised(backbone.module, torch.zeros(1, 3, size, size, device=device))
+            embed_normalised(backbone.module, torch.zeros(1, 3, *size, device=device))
     finally:
         for hook in hooks:
             hook.remove()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
 from extract import names, weights
-from extract.preprocess import Preprocessing, resolve_preprocessing
+from extract.preprocess import Preprocessing, resolve_preprocessing, size_text
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class BackboneRequest:
         ``hub``, ``random``, or the path of a safetensors file.
     model_args : dict
         Arguments for timm's constructor.
-    image_size : int or None
+    image_size : int, tuple of (int, int) or None
         Side of the network input, in pixels.
     pool : {'default', 'avg', 'token'}
         How the embedding is pooled.
@@ -46,7 +46,7 @@ class BackboneRequest:
     model: str
     weights: str = "hub"
     model_args: Mapping[str, Any] | None = None
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     pool: str = "default"
     seed: int = 0
     crop_pct: float | None = None
@@ -100,7 +100,7 @@ class Backbone:
         self.digest = digest
         self.seed = request.seed if source.source == "random" else None
         self.prepared: dict[str, Any] = {}
-        self.width = _measured_width(module, name, preprocessing.image_size)
+        self.width = _measured_width(module, name, preprocessing.size)
 
     @property
     def is_convolutional(self) -> bool:
@@ -146,7 +146,7 @@ def embed_normalised(module: nn.Module, images: torch.Tensor) -> torch.Tensor:
     ----------
     module : torch.nn.Module
         A frozen timm model.
-    images : torch.Tensor of float, shape (n, 3, image_size, image_size)
+    images : torch.Tensor of float, shape (n, 3, height, width)
         Normalised.
 
     Returns
@@ -251,7 +251,7 @@ def _build(
     request: BackboneRequest,
     name: str,
     config: Mapping[str, Any],
-    image_size: int,
+    image_size: int | tuple[int, int],
     source: weights.Weights,
 ) -> nn.Module:
     """Call timm's constructor, and check that every weight found its place."""
@@ -338,21 +338,21 @@ def _set_pool(module: nn.Module, name: str, pool: str) -> None:
     raise UserError(f"--pool {pool}: {name} supports only {', '.join(supported)}")
 
 
-def _measured_width(module: nn.Module, name: str, image_size: int) -> int:
+def _measured_width(module: nn.Module, name: str, size: tuple[int, int]) -> int:
     """Run one blank image through the network: the width, and whether the size works at all."""
     import torch
 
     try:
         with torch.inference_mode():
-            output = embed_normalised(module, torch.zeros(1, 3, image_size, image_size))
+            output = embed_normalised(module, torch.zeros(1, 3, *size))
     except NotImplementedError as error:
         raise UserError(f"--model {name}: gives no embedding of an image ({error})") from error
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        own = getattr(module, "pretrained_cfg", {}).get("input_size", (3, "?", "?"))[-1]
+        own = getattr(module, "pretrained_cfg", {}).get("input_size", (3, 0, 0))[-2:]
         raise UserError(
-            f"{name} cannot take images of {image_size}x{image_size} pixels: {reason}\n"
-            f"Its own size is {own}; give another --image-size, or mend --model-arg."
+            f"{name} cannot take images of {size[0]}x{size[1]} pixels: {reason}\n"
+            f"Its own size is {size_text(own)}; give another --image-size, or mend --model-arg."
         ) from error
     if not isinstance(output, torch.Tensor) or output.ndim != 2 or output.shape[1] == 0:
         shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,40 @@ import numpy.typing as npt
 from data.errors import UserError
 from extract.backbone import Backbone
 from extract.engines import build
-from extract.preprocess import normalise, resize_batch
+from extract.preprocess import NetworkInput, Prepared, normalise, resize_batch
 
 if TYPE_CHECKING:
     import torch
 
-# Equally large ones in an array, or of any sizes.
-Images: TypeAlias = "npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]"
+# Raw and equally large ones in an array; or raw ones of any sizes, and network inputs.
+Images: TypeAlias = "npt.NDArray[np.uint8] | Sequence[Prepared]"
+
+
+class HostGroup(NamedTuple):
+    """Images of a batch that are treated alike, in the host's memory.
+
+    Attributes
+    ----------
+    rows : torch.Tensor of int64, shape (k,), or None
+        Which rows of the batch they are; None where they are all of them, in order.
+    pixels : ndarray of uint8, shape (k, height, width, 3)
+        The images.
+    raw : bool
+        Whether they are still to be resized and cropped.
+    """
+
+    rows: torch.Tensor | None
+    pixels: npt.NDArray[np.uint8]
+    raw: bool
+
+
+class Group(NamedTuple):
+    """The same on the device: ``pixels`` is a tensor there."""
+
+    rows: torch.Tensor | None
+    pixels: torch.Tensor
+    raw: bool
+
 
 # On a CPU the activations of large batches do not fit into its caches.
 CPU_BATCH = 16
@@ -165,8 +192,9 @@ class Embedder:
 
         Parameters
         ----------
-        images : ndarray of uint8, shape (n, height, width, 3), or sequence of such images
-            RGB; in a sequence the sizes may differ. At most ``batch_size``.
+        images : ndarray of uint8, shape (n, height, width, 3), or sequence
+            RGB, raw. In a sequence the sizes may differ, and what is a `NetworkInput` is not
+            resized again. At most ``batch_size``.
 
         Returns
         -------
@@ -190,23 +218,23 @@ class Embedder:
 
         Parameters
         ----------
-        images : ndarray of uint8, shape (n, height, width, 3), or sequence of such images
+        images : ndarray of uint8, shape (n, height, width, 3), or sequence
             As `embed` takes them.
 
         Returns
         -------
-        torch.Tensor of float32, shape (batch_size, 3, image_size, image_size)
+        torch.Tensor of float32, shape (batch_size, 3, height, width)
             Grey levels, on the device; zeros behind the last image.
         """
         return self._levels(self._groups(images))
 
-    def _groups(self, images: Images) -> list[tuple[torch.Tensor | None, torch.Tensor]]:
-        """Send images to the device, those of one size together."""
+    def _groups(self, images: Images) -> list[Group]:
+        """Send images to the device, those that are treated alike together."""
         import torch
 
         return [
-            (rows, torch.from_numpy(np.ascontiguousarray(block)).to(self.device))
-            for rows, block in by_size(images)
+            Group(rows, torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device), raw)
+            for rows, pixels, raw in by_size(images)
         ]
 
     @contextmanager
@@ -226,16 +254,13 @@ class Embedder:
                 ) from error
             raise
 
-    def forward(
-        self, groups: Sequence[tuple[torch.Tensor | None, torch.Tensor]], count: int
-    ) -> torch.Tensor:
-        """Resize, normalise and embed a batch that lies on the device.
+    def forward(self, groups: Sequence[Group], count: int) -> torch.Tensor:
+        """Resize what is raw, normalise and embed a batch that lies on the device.
 
         Parameters
         ----------
-        groups : sequence of (Tensor of int64, shape (k,), or None, and Tensor of uint8)
-            Images of one size, shape (k, height, width, 3), and which rows of the batch they
-            are; None where they are all of them, in order.
+        groups : sequence of Group
+            The images.
         count : int
             Images in all of them, at most ``batch_size``.
 
@@ -246,53 +271,53 @@ class Embedder:
         """
         return self._forward(self._levels(groups))[:count].float()
 
-    def _levels(self, groups: Sequence[tuple[torch.Tensor | None, torch.Tensor]]) -> torch.Tensor:
-        """Resize images, those of one size together, into a full batch."""
+    def _levels(self, groups: Sequence[Group]) -> torch.Tensor:
+        """Make network inputs of images, in a full batch; those that are such stay as they are."""
         import torch
 
         settings = self.backbone.preprocessing
-        if len(groups) == 1 and len(groups[0][1]) == self.batch_size:
-            return resize_batch(settings, groups[0][1])
-        size = settings.image_size
-        levels = torch.zeros(self.batch_size, 3, size, size, device=self.device)
-        for rows, images in groups:
-            resized = resize_batch(settings, images)
-            if rows is None:
-                levels[: len(images)] = resized
+        if len(groups) == 1 and len(groups[0].pixels) == self.batch_size:
+            return self._levels_of(groups[0])
+        levels = torch.zeros(self.batch_size, 3, *settings.size, device=self.device)
+        for group in groups:
+            if group.rows is None:
+                levels[: len(group.pixels)] = self._levels_of(group)
             else:
-                levels.index_copy_(0, rows.to(self.device, non_blocking=True), resized)
+                rows = group.rows.to(self.device, non_blocking=True)
+                levels.index_copy_(0, rows, self._levels_of(group))
         return levels
+
+    def _levels_of(self, group: Group) -> torch.Tensor:
+        import torch
+
+        settings = self.backbone.preprocessing
+        if group.raw:
+            return resize_batch(settings, group.pixels)
+        if group.pixels.shape[1:3] != settings.size:
+            raise ValueError(f"no input of this network: {tuple(group.pixels.shape)}")
+        return group.pixels.permute(0, 3, 1, 2).to(torch.float32).contiguous()
 
     def _forward(self, levels: torch.Tensor) -> torch.Tensor:
         return self.network(normalise(self.backbone.preprocessing, levels))
 
 
-def by_size(images: Images) -> list[tuple[torch.Tensor | None, npt.NDArray[np.uint8]]]:
-    """Group images by their size.
-
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n, height, width, 3), or sequence of such images
-        Of a batch.
-
-    Returns
-    -------
-    list of (Tensor of int64 or None, ndarray of uint8, shape (k, height, width, 3))
-        Which rows of the batch the images of a group are, and the images; None where one group
-        is the whole batch, in order.
-    """
+def by_size(images: Images) -> list[HostGroup]:
+    """Group the images of a batch by their size, and by whether they are raw."""
     import torch
 
     if isinstance(images, np.ndarray):
-        return [(None, images)]
-    groups: dict[tuple[int, ...], list[int]] = {}
+        return [HostGroup(None, images, True)]
+    alike: dict[tuple[tuple[int, ...], bool], list[int]] = {}
+    pixels = []
     for row, image in enumerate(images):
-        groups.setdefault(image.shape, []).append(row)
-    if len(groups) == 1:
-        return [(None, np.stack(images))]
-    return [
-        (torch.tensor(rows), np.stack([images[row] for row in rows])) for rows in groups.values()
-    ]
+        raw = not isinstance(image, NetworkInput)
+        alike.setdefault((image.shape, raw), []).append(row)
+        pixels.append(image.pixels if isinstance(image, NetworkInput) else image)
+    groups = []
+    for (_, raw), rows in alike.items():
+        numbers = None if len(alike) == 1 else torch.tensor(rows)
+        groups.append(HostGroup(numbers, np.stack([pixels[row] for row in rows]), raw))
+    return groups
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

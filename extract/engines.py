@@ -22,7 +22,7 @@ from extract.options import ENGINES
 if TYPE_CHECKING:
     import torch
 
-    # Normalised images of shape (batch_size, 3, image_size, image_size) to their vectors.
+    # Normalised images of shape (batch_size, 3, height, width) to their vectors.
     Network: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 # Those that compute otherwise than torch's own layers, and are compared with them first.
@@ -150,7 +150,7 @@ def build(
     Returns
     -------
     callable
-        From normalised images, float32, shape (batch_size, 3, image_size, image_size), to
+        From normalised images, float32, shape (batch_size, 3, height, width), to
         vectors, shape (batch_size, width).
 
     Raises
@@ -170,18 +170,18 @@ def build(
     convolutional = backbone.is_convolutional
     last = name == "channels-last" or (name in ("folded", "compiled") and convolutional)
     layout = torch.channels_last if last else torch.contiguous_format
-    size = backbone.preprocessing.image_size
+    size = backbone.preprocessing.size
     if name == "folded":
         from extract.folding import fold_batch_norms
 
-        module = fold_batch_norms(copy.deepcopy(module), torch.zeros(1, 3, size, size))
+        module = fold_batch_norms(copy.deepcopy(module), torch.zeros(1, 3, *size))
     module.to(memory_format=layout)
     if name != "compiled":
         return _torch_network(vector_function(module), device, precision, layout)
     from extract.compiled import compiled_function
 
     def first_batch(function: Network) -> None:
-        images = torch.zeros(batch_size, 3, size, size, device=device)
+        images = torch.zeros(batch_size, 3, *size, device=device)
         with torch.inference_mode():
             _torch_network(function, device, precision, layout)(images)
 

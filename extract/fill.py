@@ -166,17 +166,19 @@ def _batches(
     """Give which rows of each batch could be decoded, and the images of those."""
     if not shards:
         return
-    images = job.splits[shards[0].split].images
+    from extract.preprocess import keeps_shape, prepared_array
+
+    images, settings = job.splits[shards[0].split].images, job.backbone.preprocessing
     if isinstance(images, ArrayImages):
-        there = resident(images.array, job.device) if job.device.type == "cuda" else None
+        raw = keeps_shape(settings, *images.array.shape[1:3])
+        there = resident(images.array, job.device) if raw and job.device.type == "cuda" else None
         for span in spans:
             rows = slice(span.start, span.stop)
-            batch = images.rows(rows.start, rows.stop) if there is None else there[rows]
+            batch = prepared_array(settings, images.array[rows]) if there is None else there[rows]
             yield np.ones(len(span), dtype=np.bool_), batch
         return
     from extract.loading import decode_batches
 
-    settings = job.backbone.preprocessing
     for decoded in decode_batches(images, settings, spans, job.options.jobs):
         for item in decoded:
             # A file that cannot be read for another reason says nothing about the image.

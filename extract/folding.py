@@ -36,7 +36,7 @@ def fold_batch_norms(module: nn.Module, example: torch.Tensor) -> nn.Module:
     ----------
     module : torch.nn.Module
         In evaluation mode; changed.
-    example : torch.Tensor of float32, shape (1, 3, image_size, image_size)
+    example : torch.Tensor of float32, shape (1, 3, height, width)
         An image to run.
 
     Returns

@@ -22,7 +22,7 @@ from extract.embed import (
     default_batch_size,
 )
 from extract.engines import default_engine
-from extract.preprocess import Preprocessing
+from extract.preprocess import Prepared, Preprocessing, prepared
 
 
 def backbone_of_spec(spec: Mapping[str, Any], weights_file: str | Path | None) -> Backbone:
@@ -194,6 +194,7 @@ def embed_files(
     backbone = backbone_of_spec(spec, weights or weights_file)
     batch_size = min(default_batch_size(chosen), len(images))
     engine = default_engine(backbone)
+    settings = backbone.preprocessing
     while True:
         embedder = Embedder(backbone, chosen, spec["precision"], engine, batch_size)
         try:
@@ -201,7 +202,7 @@ def embed_files(
                 blocks = []
                 # Decoded batch by batch: thousands of photographs do not fit into memory.
                 for start in range(0, len(images), batch_size):
-                    batch = [_decode(path) for path in images[start : start + batch_size]]
+                    batch = [_decode(path, settings) for path in images[start : start + batch_size]]
                     blocks.append(embedder.embed(batch))
                     bar.update(len(batch))
             break
@@ -213,9 +214,9 @@ def embed_files(
         np.save(stream, np.concatenate(blocks), allow_pickle=False)
 
 
-def _decode(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _decode(path: Path, settings: Preprocessing) -> Prepared:
     try:
-        return decode_image(path)
+        return prepared(settings, decode_image(path))
     except BadImage as error:
         # Its own advice is about leaving images out, which makes no sense for one asked for.
         raise UserError(

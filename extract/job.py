@@ -11,6 +11,7 @@ import numpy as np
 from data.cli import say
 from data.dataset import ArrayImages, ImageDataset, Split, load_dataset
 from data.errors import UserError
+from data.spec import crop_marker
 from data.store import spec_key, store_path, work_dir
 from extract import shards
 from extract.options import Options
@@ -107,10 +108,11 @@ def prepare(
         keep_pages()
     say(f"loading {options.model}")
     backbone = load_backbone(backbone_request(options))
+    preprocessing = backbone.preprocessing.to_spec()
     spec = {
         "dataset": {"name": dataset.name, "digest": dataset.digest, "limit": dataset.limit},
         "model": backbone.model_spec(),
-        "preprocessing": backbone.preprocessing.to_spec(),
+        "preprocessing": preprocessing | crop_marker(dataset.name, preprocessing),
         "pool": backbone.pool,
         "precision": place.precision,
         "store_dtype": options.store_dtype,
@@ -234,18 +236,17 @@ def first_images(job: Job) -> Images:
 
     Returns
     -------
-    ndarray of uint8, shape (n, height, width, 3), or sequence of such images
-        One at least, of the size in which the run hands them to the network's side.
+    ndarray of uint8, shape (n, height, width, 3), or list
+        One at least, as the run hands them to the device's side.
     """
     from extract.loading import decode_batches
+    from extract.preprocess import NetworkInput, prepared_array
 
-    split = job.dataset.train
+    split, settings = job.dataset.train, job.backbone.preprocessing
     n = min(N_FIRST, len(split.ids))
     if isinstance(split.images, ArrayImages):
-        return split.images.rows(0, n)
-    settings = job.backbone.preprocessing
+        return prepared_array(settings, split.images.rows(0, n))
     decoded = next(decode_batches(split.images, settings, [range(n)], 1))
     # A bad one is met again by the run itself, which says so.
     found = [item for item in decoded if not isinstance(item, UserError)]
-    size = settings.image_size
-    return found or np.zeros((1, size, size, 3), dtype=np.uint8)
+    return found or [NetworkInput(np.zeros((*settings.size, 3), dtype=np.uint8))]

@@ -14,8 +14,9 @@ from data.errors import UserError, nearest
 from data.files import write_json
 from extract import names
 from extract.backbone import embed_normalised
+from extract.preprocess import size_text
 
-ROW = "{:<48} {:>6} {:>6}  {}"
+ROW = "{:<48} {:>6} {:>9}  {}"
 
 
 def list_backbones(pattern: str) -> None:
@@ -84,9 +85,9 @@ def measure(name: str) -> dict[str, Any]:
             module = timm.create_model(name, num_classes=0).eval()
             output = embed_normalised(module, torch.empty(1, *size))
     except NotImplementedError:  # encoders of language models; timm says so in these words
-        return {"width": None, "input": size[-1]}
+        return {"width": None, "input": size_text(size[-2:])}
     width = output.shape[-1] if output.ndim == 2 else None
-    return {"width": width, "input": size[-1]}
+    return {"width": width, "input": size_text(size[-2:])}
 
 
 class _Cache:
@@ -94,7 +95,7 @@ class _Cache:
 
     def __init__(self) -> None:
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self.path = Path(root) / "icebox" / f"backbones-timm-{version('timm')}.json"
+        self.path = Path(root) / "icebox" / f"backbones-2-timm-{version('timm')}.json"
         self.changed = False
         try:
             self.known: dict[str, dict[str, Any]] = json.loads(self.path.read_text("utf-8"))

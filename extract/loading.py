@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
 from data.dataset import FileImages
 from data.errors import UserError
-from extract.preprocess import Preprocessing, is_small, resize_one
+from extract.preprocess import Prepared, Preprocessing, prepared
 
-Decoded: TypeAlias = "npt.NDArray[np.uint8] | UserError"
+Decoded: TypeAlias = "Prepared | UserError"
 # Batches that each worker may have ready: enough to hide an uneven one, little enough to hold.
 _PREFETCH = 2
 
 
 class Decoder:
-    """Decodes the image at an index; what cannot be decoded comes back as the error."""
+    """Decodes the image at an index and prepares it; what cannot be decoded is the error."""
 
     def __init__(self, images: FileImages, settings: Preprocessing) -> None:
         self.images = images
@@ -33,13 +30,11 @@ class Decoder:
         except UserError as error:
             return error  # raised here, it would reach the parent wrapped in a traceback
         # Only what is no larger than the network input crosses between the processes.
-        if is_small(self.settings, *image.shape[:2]):
-            return image
-        return resize_one(self.settings, image)
+        return prepared(self.settings, image)
 
 
 def _as_list(items: list[Decoded]) -> list[Decoded]:
-    """Leave a batch a list of arrays: they may differ in size, and need no shared memory."""
+    """Leave a batch a list: images may differ in size, and need no shared memory."""
     return items
 
 
@@ -56,7 +51,7 @@ def decode_batches(
     images : FileImages
         The files.
     settings : Preprocessing
-        What the network takes; images with more pixels are resized by the workers.
+        What the network takes.
     batches : sequence of range
         The indices of each batch, in the order wanted.
     jobs : int
@@ -64,8 +59,8 @@ def decode_batches(
 
     Yields
     ------
-    list of (ndarray of uint8, shape (height, width, 3) or UserError)
-        One batch; a `BadImage` in place of what cannot be decoded.
+    list of (ndarray of uint8, NetworkInput or UserError)
+        One batch as `prepared`; a `BadImage` in place of what cannot be decoded.
 
     Raises
     ------

@@ -157,7 +157,7 @@ def _path(subject: Subject, names: Sequence[str]) -> Path:
         "version": VERSION,
         "model": backbone.model_spec(),
         "pool": backbone.pool,
-        "image_size": backbone.preprocessing.image_size,
+        "image_size": backbone.preprocessing.to_spec()["image_size"],
         # Small images are resized in batches, which takes time, too.
         "image": list(subject.images[0].shape),
         "precision": subject.precision,

@@ -21,6 +21,8 @@ from data.errors import UserError
 from extract.names import DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
 
 _TIMM_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
+# Below the upper end: an image a fifth as large as the input is a mistake, such as a percentage.
+CROP_PCT_RANGE = (0.001, 5.0)
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # What can run the network: see `extract.engines`.
 ENGINES = ("torch", "channels-last", "folded", "compiled", "openvino")
@@ -40,7 +42,7 @@ class Options:
     model: str = DEFAULT_MODEL
     weights: str = "hub"
     model_args: dict[str, Any] = field(default_factory=dict)
-    image_size: int | None = None
+    image_size: int | tuple[int, int] | None = None
     pool: str = "default"
     crop_pct: float | None = None
     interpolation: str | None = None
@@ -121,10 +123,14 @@ def add_options(parser: Parser, *, run: bool) -> None:
         help="for timm's constructor",
     )
     model.add_argument(
-        "--image-size", "--img-size", type=_count, metavar="N", help="side of the input, in pixels"
+        "--image-size",
+        "--img-size",
+        type=_image_size,
+        metavar="N|HxW",
+        help="of the input, in pixels: its side, or height and width such as 1024x768",
     )
     model.add_argument("--pool", "--gp", choices=("default", "avg", "token"), default="default")
-    model.add_argument("--crop-pct", type=_share, metavar="F", help="the model's own by default")
+    model.add_argument("--crop-pct", type=_crop_pct, metavar="F", help="the model's own by default")
     model.add_argument("--interpolation", metavar="NAME", help="the model's own by default")
     model.add_argument("--mean", nargs="+", metavar="R,G,B", help="the model's own by default")
     model.add_argument("--std", nargs="+", metavar="R,G,B", help="the model's own by default")
@@ -291,14 +297,31 @@ def seed(text: str) -> int:
     return value
 
 
-def _share(text: str) -> float:
-    """Parse a number above 0 and up to 1: timm would take 0 for nothing said."""
+def _image_size(text: str) -> int | tuple[int, int]:
+    """Parse ``N`` or ``HxW``; a square is a number, however it is written."""
+    words = re.split(r"[xX\N{MULTIPLICATION SIGN}]", text)
+    if len(words) == 1:
+        return _count(text)
+    sides = [int(word) if re.fullmatch(r"[0-9]{1,9}", word.strip()) else 0 for word in words]
+    if len(sides) != 2 or min(sides) < 1:
+        raise ArgumentTypeError(
+            f"'{text}' is not possible; give the side of a square input, such as 224, "
+            "or height x width, such as 1024x768"
+        )
+    return sides[0] if sides[0] == sides[1] else (sides[0], sides[1])
+
+
+def _crop_pct(text: str) -> float:
+    """Parse a number: timm would take 0 for nothing said."""
+    low, high = CROP_PCT_RANGE
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 1e-3 <= value <= 1:
-        raise ArgumentTypeError(f"'{text}' is not possible; give a number from 0.001 to 1")
+    if not low <= value <= high:
+        raise ArgumentTypeError(
+            f"'{text}' is not possible; give a number from {low:g} to {high:g}, such as 0.875"
+        )
     return value
 
 

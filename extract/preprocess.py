@@ -2,7 +2,8 @@
 
 The semantics are those of ``timm.data.create_transform(is_training=False)``: a Pillow
 resize (horizontally, then vertically, grey levels rounded after each), a centre crop, and
-normalisation. Small images are resized in batches on the device.
+normalisation. `prepared` decides who does it: Pillow, bit for bit as timm does, or for small
+square images, in batches, the device.
 A separable resize is a fixed linear map, so it is two matrix products, each followed by the
 rounding to whole grey levels that Pillow does. The weights are multiples of 2**-15, so that
 every partial sum is exact in float32: the pixels are the same bits on every device, at every
@@ -12,25 +13,28 @@ batch size and in any order of summation.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from data.errors import UserError, nearest
+from data.spec import CROPS
+from extract.options import CROP_PCT_RANGE
 
 if TYPE_CHECKING:
     import torch
-    from PIL import Image
 
 CROP_MODES = ("center", "squash", "border")
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "hamming", "box", "nearest")
 # Pillow's kernel supports, in source pixels at a scale of one.
 _SUPPORT = {"bicubic": 2.0, "bilinear": 1.0, "lanczos": 3.0, "hamming": 1.0, "box": 0.5}
 _WEIGHT_UNIT = 2.0**-15
+# Pillow's own: its sums of 8-bit pixels are whole numbers below 2**31.
+_PILLOW_UNIT = 2.0**-22
 # An axis that is resized to more than so many times the network input is cropped on the way.
 _LONGEST = 16
 
@@ -41,10 +45,11 @@ class Preprocessing:
 
     Attributes
     ----------
-    image_size : int
-        Side of the square network input, in pixels.
+    image_size : int or tuple of (int, int)
+        Of the network input, in pixels: the side of a square one, or height and width.
     crop_pct : float
-        The image is first resized to ``floor(image_size / crop_pct)``.
+        The image is first resized to ``floor(side / crop_pct)``; above 1 that is less than the
+        input, which is then padded, with black or with ``border``'s colour.
     crop_mode : {'center', 'squash', 'border'}
         ``center`` keeps the aspect ratio and crops, ``squash`` changes the aspect ratio,
         ``border`` keeps it and pads with the mean colour.
@@ -56,7 +61,7 @@ class Preprocessing:
         Per channel (red, green, blue), on the scale 0..1.
     """
 
-    image_size: int
+    image_size: int | tuple[int, int]
     crop_pct: float
     crop_mode: str
     interpolation: str
@@ -64,15 +69,31 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
+    def __post_init__(self) -> None:
+        # One form for one meaning: the spec, and so the key, of a square input holds a number.
+        object.__setattr__(self, "image_size", one_size(self.image_size))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the network input."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
+
     def to_spec(self) -> dict[str, Any]:
         """Return the JSON form that goes into a store's ``spec``."""
-        spec = asdict(self)
-        return {**spec, "mean": list(self.mean), "std": list(self.std)}
+        size = self.image_size
+        return {
+            **asdict(self),
+            "image_size": size if isinstance(size, int) else list(size),
+            "mean": list(self.mean),
+            "std": list(self.std),
+        }
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Preprocessing:
         """Rebuild from the ``preprocessing`` entry of a store's ``spec``."""
         fields = dict(spec)
+        fields.pop(CROPS, None)  # of how stores of image files were made; see `data.spec`
         try:
             for name in ("mean", "std"):
                 red, green, blue = map(float, fields[name])
@@ -85,6 +106,42 @@ class Preprocessing:
                 "of another version of Icebox: fit again, or extract again"
             ) from error
         return settings
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """An image that is resized and cropped already; raw images are plain arrays.
+
+    Attributes
+    ----------
+    pixels : ndarray of uint8, shape (height, width, 3)
+        What the network sees, before normalisation.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the pixels."""
+        return self.pixels.shape
+
+
+# What is handed to the device's side: raw pixels are resized there, network inputs are not.
+Prepared: TypeAlias = "npt.NDArray[np.uint8] | NetworkInput"
+
+
+def one_size(size: int | Sequence[int]) -> int | tuple[int, int]:
+    """Write the size of a network input in one way: a number if square, or height and width."""
+    if isinstance(size, int):
+        return size
+    height, width = map(int, size)
+    return height if height == width else (height, width)
+
+
+def size_text(size: int | Sequence[int]) -> str:
+    """Write a size as the command line takes it: ``224``, or ``1024x768``."""
+    size = one_size(size)
+    return str(size) if isinstance(size, int) else f"{size[0]}x{size[1]}"
 
 
 def resolve_preprocessing(
@@ -115,18 +172,14 @@ def resolve_preprocessing(
     args = {key: value for key, value in overrides.items() if value is not None}
     size = args.pop("image_size", None)
     if size is not None:
-        args["img_size"] = size
+        args["input_size"] = (3, size, size) if isinstance(size, int) else (3, *size)
     config = resolve_data_config(args, pretrained_cfg=dict(pretrained_cfg))
     height, width = config["input_size"][-2:]
-    if height != width:
-        raise UserError(
-            f"the model's own input is {height}x{width}, not square; give --image-size N"
-        )
     mean, std = tuple(config["mean"]), tuple(config["std"])
     if len(mean) != 3 or len(std) != 3:
         raise UserError(f"the model takes {len(mean)} channels; only RGB models can embed images")
     settings = Preprocessing(
-        image_size=int(height),
+        image_size=one_size((height, width)),
         crop_pct=float(config["crop_pct"]),
         crop_mode=str(config["crop_mode"]),
         interpolation=str(config["interpolation"]),
@@ -140,10 +193,17 @@ def resolve_preprocessing(
 
 def _check(settings: Preprocessing) -> None:
     """Refuse settings that have no meaning."""
-    if settings.image_size < 1:
-        raise UserError(f"--image-size {settings.image_size}: must be at least 1 pixel")
-    if not 0.0 < settings.crop_pct <= 1.0:
-        raise UserError(f"--crop-pct {settings.crop_pct}: must be above 0 and at most 1")
+    if min(settings.size) < 1:
+        size = size_text(settings.image_size)
+        raise UserError(f"--image-size {size}: must be at least 1 pixel; give a larger one")
+    low, high = CROP_PCT_RANGE
+    if not low <= settings.crop_pct <= high:
+        raise UserError(f"--crop-pct {settings.crop_pct}: give a number from {low:g} to {high:g}")
+    if min(settings.size) < settings.crop_pct:
+        raise UserError(
+            f"--crop-pct {settings.crop_pct}: nothing would be left of an image at --image-size "
+            f"{size_text(settings.image_size)}; give a smaller --crop-pct"
+        )
     for name, known in (("interpolation", INTERPOLATIONS), ("crop_mode", CROP_MODES)):
         value = getattr(settings, name)
         if value not in known:
@@ -170,18 +230,19 @@ class _Axis:
 
 def _axes(settings: Preprocessing, height: int, width: int) -> tuple[_Axis, _Axis]:
     """Plan the resize and the crop of an image, axis by axis, as timm and torchvision round."""
-    size = settings.image_size
-    target = math.floor(size / settings.crop_pct)
+    size = settings.size
+    target = [math.floor(side / settings.crop_pct) for side in size]
+    ratios = (height / target[0], width / target[1])
     if settings.crop_mode == "squash":
-        resized = (target, target)
-    elif settings.crop_mode == "border":
-        ratio = max(height / target, width / target)
+        resized = (target[0], target[1])
+    elif settings.crop_mode == "border" or target[0] != target[1]:
+        ratio = max(ratios) if settings.crop_mode == "border" else min(ratios)
         resized = (max(round(height / ratio), 1), max(round(width / ratio), 1))
     elif height <= width:
-        resized = (target, int(target * width / height))
+        resized = (target[0], int(target[0] * width / height))
     else:
-        resized = (int(target * height / width), target)
-    return _window(height, resized[0], size), _window(width, resized[1], size)
+        resized = (int(target[0] * height / width), target[0])
+    return _window(height, resized[0], size[0]), _window(width, resized[1], size[1])
 
 
 def _window(source: int, resized: int, size: int) -> _Axis:
@@ -207,6 +268,29 @@ def _kernel(name: str, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.where((x > -0.5) & (x <= 0.5), 1.0, 0.0)  # box
 
 
+def _nearest(axis: _Axis) -> npt.NDArray[np.int64]:
+    """Choose the neighbour of every kept output pixel."""
+    scale = axis.source / axis.resized
+    # Pillow adds up the step from pixel to pixel; its rounding decides which neighbour.
+    steps = np.cumsum(np.r_[0.5 * scale, np.full(axis.resized - 1, scale)])
+    return np.minimum(steps[axis.start : axis.stop].astype(np.int64), axis.source - 1)
+
+
+def _taps(axis: _Axis, interpolation: str) -> Iterator[tuple[int, npt.NDArray[np.float64]]]:
+    """Give for every kept output pixel its first source pixel, and the weights from there on."""
+    scale = axis.source / axis.resized
+    widening = max(scale, 1.0)
+    support = _SUPPORT[interpolation] * widening
+    for index in range(axis.start, axis.stop):
+        centre = (index + 0.5) * scale
+        low = max(int(centre - support + 0.5), 0)
+        high = min(int(centre + support + 0.5), axis.source)
+        taps = _kernel(
+            interpolation, (np.arange(low, high, dtype=np.float64) - centre + 0.5) / widening
+        )
+        yield low, taps / taps.sum()
+
+
 @lru_cache(maxsize=128)
 def _axis_weights(axis: _Axis, interpolation: str) -> npt.NDArray[np.float32]:
     """Build the resampling matrix of one axis.
@@ -217,26 +301,14 @@ def _axis_weights(axis: _Axis, interpolation: str) -> npt.NDArray[np.float32]:
         Rows sum to one; every entry is a multiple of 2**-15, so products with grey levels
         and their sums (below 2**24 units) are exact in float32.
     """
-    scale = axis.source / axis.resized
     weights = np.zeros((axis.stop - axis.start, axis.source), dtype=np.float32)
     if interpolation == "nearest":
-        # Pillow adds up the step from pixel to pixel; its rounding decides which neighbour.
-        steps = np.cumsum(np.r_[0.5 * scale, np.full(axis.resized - 1, scale)])
-        chosen = np.minimum(steps[axis.start : axis.stop].astype(np.int64), axis.source - 1)
-        weights[np.arange(len(chosen)), chosen] = 1.0
+        weights[np.arange(len(weights)), _nearest(axis)] = 1.0
         return weights
-    for row, index in enumerate(range(axis.start, axis.stop)):
-        centre = (index + 0.5) * scale
-        widening = max(scale, 1.0)
-        support = _SUPPORT[interpolation] * widening
-        low = max(int(centre - support + 0.5), 0)
-        high = min(int(centre + support + 0.5), axis.source)
-        taps = _kernel(
-            interpolation, (np.arange(low, high, dtype=np.float64) - centre + 0.5) / widening
-        )
-        units = np.rint(taps / taps.sum() / _WEIGHT_UNIT)
+    for row, (low, taps) in enumerate(_taps(axis, interpolation)):
+        units = np.rint(taps / _WEIGHT_UNIT)
         units[np.argmax(units)] += 1.0 / _WEIGHT_UNIT - units.sum()
-        weights[row, low:high] = units * _WEIGHT_UNIT
+        weights[row, low : low + len(units)] = units * _WEIGHT_UNIT
     return weights
 
 
@@ -264,7 +336,7 @@ def resize_batch(settings: Preprocessing, images: torch.Tensor) -> torch.Tensor:
 
     Returns
     -------
-    torch.Tensor of float32, shape (n, 3, image_size, image_size)
+    torch.Tensor of float32, shape (n, 3, *settings.size)
         Whole grey levels from 0 to 255.
     """
     import torch
@@ -284,17 +356,58 @@ def resize_batch(settings: Preprocessing, images: torch.Tensor) -> torch.Tensor:
         levels = _grey_levels(torch.matmul(matrix, levels))
     else:
         levels = levels[:, :, down.start : down.stop]
-    size = settings.image_size
-    if levels.shape[-2:] == (size, size):
+    if levels.shape[-2:] == settings.size:
         return levels
-    canvas = _device_fill(settings, images.device).repeat(count, 1, size, size)
+    canvas = _device_fill(settings, images.device).repeat(count, 1, *settings.size)
     rows, columns = levels.shape[-2:]
     canvas[..., down.before : down.before + rows, across.before : across.before + columns] = levels
     return canvas
 
 
+def prepared(settings: Preprocessing, image: npt.NDArray[np.uint8]) -> Prepared:
+    """Make of an image what is handed to the device's side: the only way there for all images.
+
+    Parameters
+    ----------
+    settings : Preprocessing
+        The transform.
+    image : ndarray of uint8, shape (height, width, 3)
+        As it was decoded.
+
+    Returns
+    -------
+    ndarray or NetworkInput
+        The image itself where the device resizes it, or else resized and cropped.
+    """
+    if is_small(settings, *image.shape[:2]):
+        return image
+    return NetworkInput(resize_one(settings, image))
+
+
+def prepared_array(
+    settings: Preprocessing, images: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8] | list[NetworkInput]:
+    """Make of equally large images in memory what is handed to the device's side.
+
+    Parameters
+    ----------
+    settings : Preprocessing
+        The transform.
+    images : ndarray of uint8, shape (n, height, width, 3)
+        RGB images.
+
+    Returns
+    -------
+    ndarray or list of NetworkInput
+        The images themselves where the device resizes them.
+    """
+    if keeps_shape(settings, *images.shape[1:3]):
+        return images
+    return [NetworkInput(resize_one(settings, image)) for image in images]
+
+
 def resize_one(settings: Preprocessing, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Resize and crop one image with Pillow: what a worker process does with a large one.
+    """Resize and crop one image with Pillow, bit for bit as timm does.
 
     Parameters
     ----------
@@ -305,63 +418,92 @@ def resize_one(settings: Preprocessing, image: npt.NDArray[np.uint8]) -> npt.NDA
 
     Returns
     -------
-    ndarray of uint8, shape (image_size, image_size, 3)
-        The network input before normalisation; only what the crop keeps is ever computed.
+    ndarray of uint8, shape (height, width, 3)
+        The network input before normalisation.
     """
     from PIL import Image
 
     down, across = _axes(settings, *image.shape[:2])
-    size = settings.image_size
-    # Axis by axis, because Pillow's own order of the two passes varies with its version.
-    picture = _pillow_axis(Image.fromarray(image), across, 0, settings)
-    picture = _pillow_axis(picture, down, 1, settings)
-    resized = np.asarray(picture)
-    if resized.shape[:2] == (size, size):
-        return resized
-    canvas = np.empty((size, size, 3), dtype=np.uint8)
+    longest = max(down.resized / settings.size[0], across.resized / settings.size[1])
+    if longest > _LONGEST:
+        kept = _resize_window(settings, image, down, across)
+    else:
+        resample = Image.Resampling[settings.interpolation.upper()]
+        # In one call: the order of its two passes is Pillow's choice, and varies with its version.
+        resized = Image.fromarray(image).resize((across.resized, down.resized), resample)
+        kept = np.asarray(resized)[down.start : down.stop, across.start : across.stop]
+    if kept.shape[:2] == settings.size:
+        return np.ascontiguousarray(kept)
+    canvas = np.empty((*settings.size, 3), dtype=np.uint8)
     canvas[:] = _fill(settings)
-    rows, columns = resized.shape[:2]
-    canvas[down.before : down.before + rows, across.before : across.before + columns] = resized
+    rows, columns = kept.shape[:2]
+    canvas[down.before : down.before + rows, across.before : across.before + columns] = kept
     return canvas
 
 
-def _pillow_axis(
-    picture: Image.Image, axis: _Axis, number: int, settings: Preprocessing
-) -> Image.Image:
-    """Resize one axis (0: horizontal, 1: vertical), and keep the window of it that is needed."""
-    from PIL import Image
+def _resize_window(
+    settings: Preprocessing, image: npt.NDArray[np.uint8], down: _Axis, across: _Axis
+) -> npt.NDArray[np.uint8]:
+    """Resize a very long image in Pillow's arithmetic, but only the window that the crop keeps.
 
-    resample = Image.Resampling[settings.interpolation.upper()]
-    # The window alone costs less, but Pillow takes its edges in float32, which moves the
-    # neighbour that a filter with hard edges picks. So only very long images are done so.
-    whole = axis.resized <= _LONGEST * settings.image_size
-    start, stop = (0, axis.resized) if whole else (axis.start, axis.stop)
-    shrink = axis.source / axis.resized
-    target, box = list(picture.size), [0.0, 0.0, *map(float, picture.size)]
-    target[number] = stop - start
-    box[number], box[number + 2] = start * shrink, stop * shrink
-    picture = picture.resize((target[0], target[1]), resample, (box[0], box[1], box[2], box[3]))
-    if not whole:
-        return picture
-    window = [0, 0, *picture.size]
-    window[number], window[number + 2] = axis.start, axis.stop
-    return picture.crop((window[0], window[1], window[2], window[3]))
+    Pillow itself takes the edges of a window (its ``box``) in float32, which moves the pixels.
+    """
+    top, vertical = _pillow_weights(down, settings.interpolation)
+    left, horizontal = _pillow_weights(across, settings.interpolation)
+    levels = image[top : top + vertical.shape[1], left : left + horizontal.shape[1]]
+    for axis, weights in ((1, horizontal), (0, vertical)):
+        sums = np.tensordot(weights, levels.astype(np.float64), axes=(1, axis))
+        rounded = np.floor(sums + 0.5).clip(0, 255).astype(np.uint8)
+        levels = np.moveaxis(rounded, 0, axis)
+    return levels
+
+
+def _pillow_weights(axis: _Axis, interpolation: str) -> tuple[int, npt.NDArray[np.float64]]:
+    """Build the matrix of one axis from Pillow's rounded weights.
+
+    Returns
+    -------
+    tuple of (int, ndarray of float64, shape (stop - start, needed))
+        The first source pixel that the window needs, and the weights from there on.
+    """
+    if axis.source == axis.resized:
+        rows = [(index, np.ones(1)) for index in range(axis.start, axis.stop)]
+    elif interpolation == "nearest":
+        rows = [(int(index), np.ones(1)) for index in _nearest(axis)]
+    else:
+        rows = list(_taps(axis, interpolation))
+    first = min(low for low, _ in rows)
+    weights = np.zeros((len(rows), max(low + len(taps) for low, taps in rows) - first))
+    for row, (low, taps) in enumerate(rows):
+        units = taps / _PILLOW_UNIT
+        whole = np.trunc(units + np.copysign(0.5, units))
+        weights[row, low - first : low - first + len(taps)] = whole * _PILLOW_UNIT
+    return first, weights
 
 
 def is_small(settings: Preprocessing, height: int, width: int) -> bool:
-    """Tell whether an image is to be sent raw and resized on the device.
+    """Tell whether an image file is to be sent raw and resized on the device.
 
-    True for images with no more pixels than the network input has: sending those is cheaper
-    than sending the resized one. Very elongated ones are left to Pillow, which needs no
-    dense matrix.
+    True for square images with no more pixels than the network input has: sending those is
+    cheaper than sending the resized one.
     """
-    size = settings.image_size
-    return height * width <= size * size and max(height, width) <= 4 * size
+    return keeps_shape(settings, height, width) and height * width <= math.prod(settings.size)
+
+
+def keeps_shape(settings: Preprocessing, height: int, width: int) -> bool:
+    """Tell whether an image is square and is resized to a square.
+
+    Of others, Pillow may resize the rows first, whose rounding the device does not follow.
+    """
+    down, across = _axes(settings, height, width)
+    return height == width and down.resized == across.resized
 
 
 def _fill(settings: Preprocessing) -> Sequence[int]:
-    """Colour of the padding of ``crop_mode='border'``."""
-    return [round(255 * value) for value in settings.mean]
+    """Colour of the padding: of ``crop_mode='border'`` the mean, of the others black."""
+    if settings.crop_mode != "border":
+        return (0, 0, 0)
+    return [min(max(round(255 * value), 0), 255) for value in settings.mean]
 
 
 def normalise(settings: Preprocessing, levels: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from data.cli import say
 from data.dataset import dataset_name, source_fingerprint, source_sha256
 from data.errors import UserError
 from data.files import sha256_file, stat_stamp
+from data.spec import cropped_twice
 from data.store import SCHEMA_VERSION, Header, StoreError, find_stores, read_header
 from data.versions import installed_version
 from extract.options import Options
@@ -38,6 +39,7 @@ def asked_options(options: Options) -> dict[str, Any]:
     """
     random = options.weights == "random"
     from_file = options.weights not in ("hub", "random")
+    size = options.image_size
     return {
         # Where the files lie does not change the numbers; what is in them is in the fingerprints.
         "dataset": dataset_name(options.dataset),
@@ -48,7 +50,7 @@ def asked_options(options: Options) -> dict[str, Any]:
         "model": options.model,
         "weights": "file" if from_file else options.weights,
         "model_args": options.model_args,
-        "image_size": options.image_size,
+        "image_size": list(size) if isinstance(size, tuple) else size,
         "pool": options.pool,
         "crop_pct": options.crop_pct,
         "interpolation": options.interpolation,
@@ -186,10 +188,10 @@ def find(options: Options, request: Request) -> Header | None:
     Returns
     -------
     Header or None
-        Of the store.
+        Of the store; never one whose photographs may have been cropped twice.
     """
     for header in stores_of(options):
-        if request.matches(header.request):
+        if request.matches(header.request) and not cropped_twice(header.spec):
             return header
     return None
 

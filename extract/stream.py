@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from extract.embed import Embedder, Images, by_size
+from extract.embed import Embedder, Group, Images, by_size
 
 if TYPE_CHECKING:
     import torch
@@ -199,30 +199,29 @@ def overlapped(
         yield finished()
 
 
-def _on_device(
-    images: Batch, slot: _Slot, lanes: Lanes
-) -> list[tuple[torch.Tensor | None, torch.Tensor]]:
+def _on_device(images: Batch, slot: _Slot, lanes: Lanes) -> list[Group]:
     """Send the images of a batch to the device in one copy, whatever their sizes."""
     import torch
 
     if isinstance(images, torch.Tensor):
-        return [(None, images)]
+        return [Group(None, images, True)]
     groups = by_size(images)
-    pixels = slot.take("pixels", sum(block.size for _, block in groups), torch.uint8)
+    pixels = slot.take("pixels", sum(group.pixels.size for group in groups), torch.uint8)
     staged, start = pixels.numpy(), 0
-    for _, block in groups:
-        staged[start : start + block.size] = block.reshape(-1)
-        start += block.size
+    for group in groups:
+        staged[start : start + group.pixels.size] = group.pixels.reshape(-1)
+        start += group.pixels.size
     there = lanes.upload(pixels)
-    found: list[tuple[torch.Tensor | None, torch.Tensor]] = []
+    found: list[Group] = []
     start = 0
-    for rows, block in groups:
-        part = there[start : start + block.size].view(block.shape)
-        start += block.size
+    for group in groups:
+        part = there[start : start + group.pixels.size].view(group.pixels.shape)
+        start += group.pixels.size
+        rows = group.rows
         if rows is not None:
             numbers = slot.take(f"numbers {len(found)}", len(rows), torch.int64)
             rows = numbers.copy_(rows)
-        found.append((rows, part))
+        found.append(Group(rows, part, group.raw))
     return found
 
 

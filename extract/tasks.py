@@ -220,6 +220,7 @@ def _rows(
     task: Task, embedder: Embedder
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Sequence[str]]:
     """Embed the rows of a shard, batch by batch."""
+    from extract.preprocess import prepared_array
     from extract.stream import embed_batches
 
     count = task.stop - task.start
@@ -235,8 +236,9 @@ def _rows(
     else:
         images, names = _archive(task.settings)[task.split]
         ids = names[task.start : task.stop]
+        array, settings = images.rows(task.start, task.stop), embedder.backbone.preprocessing
         batches = (
-            (np.ones(len(s), np.bool_), images.rows(task.start + s.start, task.start + s.stop))
+            (np.ones(len(s), np.bool_), prepared_array(settings, array[s.start : s.stop]))
             for s in spans
         )
     for span, (good, rows) in zip(spans, embed_batches(embedder, batches), strict=True):
@@ -273,15 +275,15 @@ def _decoded(
 def _first_images(
     settings: Settings, first: FileImages | int, preprocessing: Preprocessing
 ) -> Images:
-    if isinstance(first, int):
-        return _archive(settings)["train"][0].rows(0, first)
     from extract.loading import Decoder
+    from extract.preprocess import NetworkInput, prepared_array
 
+    if isinstance(first, int):
+        return prepared_array(preprocessing, _archive(settings)["train"][0].rows(0, first))
     decoder = Decoder(first, preprocessing)
     items = [decoder[row] for row in range(len(first))]
     found = [item for item in items if not isinstance(item, UserError)]
-    size = preprocessing.image_size
-    return found or np.zeros((1, size, size, 3), dtype=np.uint8)
+    return found or [NetworkInput(np.zeros((*preprocessing.size, 3), dtype=np.uint8))]
 
 
 # A process keeps what the next task needs, too.

@@ -67,12 +67,12 @@ def compile_network(backbone: Backbone, precision: str, batch_size: int) -> Netw
 
     from extract.engines import EngineFailed
 
-    size = backbone.preprocessing.image_size
+    size = backbone.preprocessing.size
     part, threads = math.gcd(batch_size, PART), torch.get_num_threads()
     starts = range(0, batch_size, part)
     try:
         converted = _converted(backbone, part).clone()
-        converted.reshape([part, 3, size, size])
+        converted.reshape([part, 3, *size])
         compiled = openvino.Core().compile_model(
             converted,
             "CPU",
@@ -135,8 +135,8 @@ def _convert(backbone: Backbone, batch_size: int | None) -> Any:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return embed_normalised(self.network, images)
 
-    size = backbone.preprocessing.image_size
-    example = torch.zeros(batch_size or _EXAMPLE_BATCH, 3, size, size)
+    size = backbone.preprocessing.size
+    example = torch.zeros(batch_size or _EXAMPLE_BATCH, 3, *size)
     dynamic = ({0: torch.export.Dim("images")},) if batch_size is None else None
     try:
         with silenced("torch", "openvino"):

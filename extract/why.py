@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.cli import say
+from data.spec import cropped_twice
 from data.store import Header
 from extract import request as requests
 from extract.options import Options
@@ -68,7 +69,7 @@ def differences(request: requests.Request, header: Header) -> list[tuple[str, st
     """
     theirs: dict[str, Any] = header.request.get("options", {})
     found = [
-        (_option(name), _text(value), _text(theirs.get(name)))
+        (_option(name), _text(name, value), _text(name, theirs.get(name)))
         for name, value in request.options.items()
         if value != theirs.get(name)
     ]
@@ -81,6 +82,8 @@ def differences(request: requests.Request, header: Header) -> list[tuple[str, st
             then = stored["path"] if stored else "none"
             now = ours["path"] if ours else "none"
             found.append((f"{name} files", now, f"{then}, with other content"))
+    if cropped_twice(header.spec):
+        found.append(("photographs", "cropped once", "cropped twice, by an earlier Icebox"))
     if request.timm != header.request.get("timm"):
         found.append(("timm", request.timm, str(header.request.get("timm"))))
     return found
@@ -90,7 +93,9 @@ def _option(name: str) -> str:
     return "--model-arg" if name == "model_args" else f"--{name.replace('_', '-')}"
 
 
-def _text(value: object) -> str:
+def _text(name: str, value: object) -> str:
+    if name == "image_size" and isinstance(value, list):
+        return "x".join(map(str, value))
     if isinstance(value, dict):
         return " ".join(f"{key}={item}" for key, item in value.items()) or "none"
     if isinstance(value, list):
