@@ -16,6 +16,7 @@ from extract.embed import (
     is_out_of_memory,
 )
 from extract.engines import default_engine
+from extract.preprocess import NetworkInput
 
 CPU = torch.device("cpu")
 
@@ -32,6 +33,18 @@ def pictures(n, height=20, width=24):
 
 def relative(a, b):
     return np.abs(a - b).max() / np.abs(b).max()
+
+
+def test_what_is_cropped_already_is_not_resized_again():
+    made = embedder()
+    image = pictures(1, 32, 32)[0]
+    settings = made.backbone.preprocessing
+    assert settings.crop_pct < 1
+    levels = made.levels([NetworkInput(image), image])
+    assert np.array_equal(levels[0].numpy(), image.transpose(2, 0, 1))
+    assert not np.array_equal(levels[1].numpy(), image.transpose(2, 0, 1))
+    with pytest.raises(ValueError, match="no input of this network"):
+        made.embed([NetworkInput(image[:30])])
 
 
 @pytest.mark.parametrize("model", ["test_efficientnet", "test_vit", "resnet18"])

@@ -10,6 +10,7 @@ from extract import stream
 from extract.backbone import BackboneRequest, load_backbone
 from extract.embed import Embedder, OutOfMemory
 from extract.engines import default_engine
+from extract.preprocess import NetworkInput
 
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -53,6 +54,8 @@ def batches():
     mixed = [*pictures(2, seed=1), *pictures(1, 31, 17, seed=2), *pictures(1, seed=3)]
     yield "array", pictures(4)
     yield "mixed", mixed
+    cropped = [NetworkInput(image) for image in pictures(2, 32, 32, seed=5)]
+    yield "cropped", [cropped[0], *pictures(1, 32, 32, seed=6), cropped[1]]
     yield "nothing", []
     yield "one size", list(pictures(3, 9, 9))
     yield "tensor", torch.from_numpy(pictures(4, seed=4))
