@@ -134,7 +134,9 @@ def one_size(size: int | Sequence[int]) -> int | tuple[int, int]:
     """Write the size of a network input in one way: a number if square, or height and width."""
     if isinstance(size, int):
         return size
-    height, width = map(int, size)
+    height, width = size
+    if not (isinstance(height, int) and isinstance(width, int)):
+        raise TypeError(f"height and width are whole numbers, not {size!r}")
     return height if height == width else (height, width)
 
 

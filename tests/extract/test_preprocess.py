@@ -162,6 +162,12 @@ def test_a_model_that_is_not_square():
     assert square.to_spec()["image_size"] == 64
 
 
+@pytest.mark.parametrize("size", [[64], [64, 48, 3], [64, 48.5], ["64", "48"], 64.5, "64", [0, 9]])
+def test_a_spec_with_an_odd_size_is_refused(size):
+    with pytest.raises(UserError):
+        Preprocessing.from_spec({**settings().to_spec(), "image_size": size})
+
+
 def test_settings_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings().image_size = 3
