@@ -55,15 +55,16 @@ def crop_marker(dataset: str, preprocessing: Mapping[str, Any]) -> dict[str, int
     """Give what the preprocessing of a spec says of cropping; nothing where it makes no difference.
 
     Earlier versions resized and cropped image files with more pixels than the network input twice.
-    That changed them wherever the resize aims at another size than the input's. Only such stores
-    have another key than they had.
+    That changed them wherever the resize aims at another size than the input's; a squashed image
+    was resized in another order of its axes than Pillow's, too. Only such stores have another key
+    than they had.
 
     Parameters
     ----------
     dataset : str
         Its name in the spec.
     preprocessing : mapping
-        As in the spec, with ``image_size`` and ``crop_pct``.
+        As in the spec, with ``image_size``, ``crop_pct`` and ``crop_mode``.
 
     Returns
     -------
@@ -73,7 +74,8 @@ def crop_marker(dataset: str, preprocessing: Mapping[str, Any]) -> dict[str, int
     size = preprocessing["image_size"]
     sides = [size] if isinstance(size, int) else size
     again = any(math.floor(side / preprocessing["crop_pct"]) != side for side in sides)
-    return {CROPS: 1} if again and dataset not in ARRAY_DATASETS else {}
+    squashed = preprocessing["crop_mode"] == "squash"
+    return {CROPS: 1} if (again or squashed) and dataset not in ARRAY_DATASETS else {}
 
 
 def cropped_twice(spec: Mapping[str, Any]) -> bool:
