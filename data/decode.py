@@ -2,30 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import io
 import os
-import threading
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from data.errors import UserError
+from data.orientation import read_orientation, turn
+from data.pillow_warnings import no_libtiff_messages, no_pillow_warnings
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+# Every place that looks for images takes these: data sets in folders, and folders to predict on.
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".apng",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".avif",
+)
+KINDS = "JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM, PBM or AVIF"
 
 # What a file is, is told by its content: a PNG that is called .jpg decodes. Other formats that
-# Pillow knows (TIFF, PostScript, ...) are kept out: nobody asked for their decoders to run.
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-
-# The warning filters are global to the process, and threads may decode side by side.
-_filters = threading.Lock()
+# Pillow knows (PostScript, PDF, ...) are kept out: nobody asked for their decoders to run.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
+# Of a 16-bit grey image, whatever part of the range its maker has used.
+_WHITE_16 = 65535
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _WHITE_IS_ZERO = 262, 258, 0
+_FTYP_AVIF = (b"avif", b"avis")
+_FTYP_HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
 class BadImage(UserError):
@@ -52,15 +75,52 @@ class BadImage(UserError):
         return (BadImage, (self.path, self.reason))
 
 
+class DecodedImage(NamedTuple):
+    """One image, and what its file did not tell.
+
+    Attributes
+    ----------
+    pixels : ndarray of uint8, shape (height, width, 3)
+        Red first.
+    unread_rotation : str or None
+        Why the rotation that the file may ask for could not be read; the pixels are then as they
+        are stored. None where there is none, or it was applied.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    unread_rotation: str | None
+
+
 def decode_image(
     path: str | os.PathLike[str], sha256: bytes | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Decode a JPEG, PNG, WebP or BMP file as people see it, in RGB.
+    """Decode a file as `decode_file` does, and return the pixels alone.
 
-    The EXIF orientation is applied. Palettes, grey levels and CMYK are converted to RGB, 16-bit
-    grey levels scaled to 8 bits. An alpha channel is dropped, which is what
-    ``Image.convert("RGB")`` and with it torchvision and timm do. Of an animation the first frame
-    is taken.
+    Parameters
+    ----------
+    path, sha256
+        As for `decode_file`.
+
+    Returns
+    -------
+    ndarray of uint8, shape (height, width, 3)
+        The pixels, red first.
+
+    Raises
+    ------
+    BadImage, UserError
+        As `decode_file`.
+    """
+    return decode_file(path, sha256).pixels
+
+
+def decode_file(path: str | os.PathLike[str], sha256: bytes | None = None) -> DecodedImage:
+    """Decode an image file as people see it, in RGB.
+
+    The orientation of EXIF, XMP or TIFF tags is applied; one that cannot be read is not, and is
+    told. Palettes, grey levels and CMYK are converted to RGB, 16-bit grey levels scaled to 8
+    bits. An alpha channel is dropped, which is what ``Image.convert("RGB")`` and with it
+    torchvision and timm do. Of an animation the first frame is taken, of a TIFF the first page.
 
     Parameters
     ----------
@@ -72,33 +132,47 @@ def decode_image(
 
     Returns
     -------
-    ndarray of uint8, shape (height, width, 3)
-        The pixels, red first.
+    DecodedImage
+        The pixels, and whether a rotation could not be read.
 
     Raises
     ------
     BadImage
-        If the content is not an image of these formats, is cut off or damaged, or has more
-        pixels than Pillow's limit for decompression bombs.
+        If the content is not an image of these formats, is cut off or damaged, has samples
+        without a defined white (floating point, 32-bit integers), or has more pixels than
+        Pillow's limit for decompression bombs.
     UserError
-        If the file is not there or cannot be read, or its bytes have another digest.
+        If the file is not there or cannot be read, its bytes have another digest, or this
+        Pillow lacks the format.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     name = os.fspath(path)
     if Path(name).is_dir():
         raise UserError(f"{name} is a folder, not an image file; name the images in it")
     try:
-        with _open(name if sha256 is None else _unchanged(name, sha256)) as image:
-            limit = Image.MAX_IMAGE_PIXELS
-            width, height = image.size
-            if limit is not None and width * height > limit:
-                raise BadImage(name, f"{width} x {height} pixels are more than the limit, {limit}")
-            return _rgb(ImageOps.exif_transpose(image))
+        with (
+            no_pillow_warnings(),
+            Image.open(
+                name if sha256 is None else _unchanged(name, sha256), formats=_formats()
+            ) as image,
+        ):
+            _check_size(name, image)
+            # Before loading: Pillow's TIFF decoder applies the orientation and forgets it.
+            is_tiff = image.format == "TIFF"
+            orientation, trouble = read_orientation(image) if is_tiff else (1, None)
+            with no_libtiff_messages() if is_tiff else contextlib.nullcontext():
+                image.load()
+            _check_size(name, image)
+            pixels = _rgb(image)
+            if not is_tiff:  # after loading: a PNG may carry its EXIF data behind the pixels
+                orientation, trouble = read_orientation(image)
+                pixels = turn(pixels, orientation)
+            return DecodedImage(pixels, trouble)
     except UserError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise BadImage(name, _what_it_is(name)) from error
+        raise _unidentified(name) from error
     except MemoryError:
         raise  # a full machine says nothing about the file
     except Exception as error:
@@ -110,6 +184,24 @@ def decode_image(
                 f"cannot read the image {name}: {error.strerror}; repair it, or leave it out"
             ) from error
         raise BadImage(name, str(error) or type(error).__name__) from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Name the formats above that the installed Pillow has a plugin for."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _check_size(name: str, image: Image.Image) -> None:
+    from PIL import Image as Pillow
+
+    limit = Pillow.MAX_IMAGE_PIXELS
+    width, height = image.size
+    if limit is not None and width * height > limit:
+        raise BadImage(name, f"{width} x {height} pixels are more than the limit, {limit}")
 
 
 def _unchanged(name: str, sha256: bytes) -> io.BytesIO:
@@ -124,35 +216,52 @@ def _unchanged(name: str, sha256: bytes) -> io.BytesIO:
     return io.BytesIO(content)
 
 
-def _open(name: str | io.BytesIO) -> Image.Image:
-    """Read the header; the bomb warning is silenced, since the caller checks the size itself."""
-    from PIL import Image
-
-    with _filters, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(name, formats=_FORMATS)
-
-
 def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        kind = "floating-point" if image.mode == "F" else "32-bit integer"
+        raise ValueError(
+            f"it has {kind} samples, for which no white is defined; save it with 8 or 16 bits"
+        )
     if image.mode == "I" or image.mode.startswith("I;16"):
-        # Of the formats above only 16-bit PNG has these modes; convert("RGB") would clip at 255.
-        grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
-        grey = (grey * 255 + 32767) // 65535
+        # convert("RGB") would clip at 255. Pillow scales all but TIFF to 65535.
+        bits = tags.get(_BITS_PER_SAMPLE, (16,))
+        white = (1 << int(bits[0] if isinstance(bits, tuple) else bits)) - 1
+        grey = np.clip(np.asarray(image), 0, white).astype(np.uint32)
+        grey = (grey * 255 + white // 2) // white
+        if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow heeds for 8 bits alone
+            grey = 255 - grey
         return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
-    if image.mode == "P":
+    if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # straight to RGB, Pillow warns of transparent palettes
+    elif image.mode in ("La", "RGBa"):  # premultiplied
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def _what_it_is(name: str) -> str:
+def _unidentified(name: str) -> UserError:
     """Say what a file that no decoder wants looks like."""
     with open(name, "rb") as stream:
         head = stream.read(512)
+    brand = head[8:12] if head[4:8] == b"ftyp" else b""
+    if brand in _FTYP_AVIF:
+        from PIL import __version__, features
+
+        if "avif" not in features.modules or not features.check("avif"):
+            return UserError(
+                f"cannot decode the image {name}: it is an AVIF image, which Pillow {__version__} "
+                "cannot read here\ninstall a newer one, pip install 'pillow>=11.3', or convert "
+                "the image"
+            )
     if not head:
-        return "the file is empty"
-    if looks_like_html(head):
-        return "it is an HTML page, not an image"
-    return "its content is not a JPEG, PNG, WebP or BMP image"
+        reason = "the file is empty"
+    elif looks_like_html(head):
+        reason = "it is an HTML page, not an image"
+    elif brand in _FTYP_HEIC:
+        reason = "it is a HEIC image, which is not read; convert it to JPEG or PNG"
+    else:
+        reason = f"its content is not a {KINDS} image"
+    return BadImage(name, reason)
 
 
 def looks_like_html(head: bytes) -> bool:
