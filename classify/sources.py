@@ -6,8 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import TextIO
 
+from data.cli import say
 from data.decode import SUFFIXES
 from data.errors import UserError
+from data.left_out import LeftOut, kind_of
 
 STDIN = "-"
 
@@ -60,14 +62,17 @@ def _files(name: str, what: str) -> list[str]:
         return [name]
     if not os.path.isdir(name):
         raise UserError(f"{what} {name}: it does not exist; give image files or folders of them")
-    found = []
+    found, left_out = [], LeftOut()
     for place, folders, files in os.walk(name):
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
-        found += [
-            os.path.join(place, file)
-            for file in sorted(files)
-            if not file.startswith(".") and file.lower().endswith(SUFFIXES)
-        ]
+        for file in sorted(files):
+            path = os.path.join(place, file)
+            if not file.startswith(".") and file.lower().endswith(SUFFIXES):
+                found.append(path)
+            else:
+                left_out.add(kind_of(file), os.path.relpath(path, name))
+    if left_out:
+        say(left_out.sentence(name))
     if not found:
         raise UserError(f"the folder {name} holds no image ({', '.join(SUFFIXES)})")
     return found

@@ -284,4 +284,13 @@ def _finish(source: Source, limit: int | None, data_dir: Path) -> ImageDataset:
     train, test = spill(train, data_dir), spill(test, data_dir)
     train, test = digested(train, hash_files), digested(test, hash_files)
     digest = digest_rows(source.class_names, train, test)
-    return ImageDataset(source.name, source.class_names, train, test, source.origin, digest, limit)
+    return ImageDataset(
+        source.name,
+        source.class_names,
+        train,
+        test,
+        source.origin,
+        digest,
+        limit,
+        validation=source.validation,
+    )

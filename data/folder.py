@@ -1,9 +1,10 @@
 """Any folder of images, one sub-folder per class.
 
-``ROOT/train/CLASS/*`` and ``ROOT/test/CLASS/*`` (or ``ROOT/val/CLASS/*``), or ``ROOT/CLASS/*`` of
-which a part is held out. Images may lie in sub-folders of a class. What is hidden (a name with a
-leading dot) or has no image's suffix is passed over. Symbolic links are followed, and within one
-class no folder is entered twice, so that circles end.
+``ROOT/train/CLASS/*`` and ``ROOT/test/CLASS/*`` (or ``ROOT/val/CLASS/*``), in any spelling that
+`data.splits` knows, or ``ROOT/CLASS/*`` of which a part is held out. Images may lie in sub-folders
+of a class. What is hidden (a name with a leading dot) or has no image's suffix is not read, but
+counted and named. Symbolic links are followed, and within one class no folder is entered twice, so
+that circles end.
 """
 
 from __future__ import annotations
@@ -11,23 +12,23 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data.cli import progress, say
-from data.decode import SUFFIXES
+from data.decode import KINDS, SUFFIXES
 from data.errors import UserError
 from data.images import FileImages, Source, Split
+from data.left_out import HIDDEN_FOLDERS, LeftOut, kind_of
+from data.splits import find_splits
 from data.subset import hold_out
 
-KINDS = "JPEG, PNG, WebP or BMP"
 READ_BYTES = 1 << 18
 HASH_BLOCK = 1024  # files whose digests are asked for at once
 BAR_FROM = 5_000  # files; fewer are read before anyone wonders
@@ -47,10 +48,16 @@ class Folder:
         part it holds all the images.
     test : dict of str to list of str
         The same of the test part.
-    train_part, test_part : str
-        ``"train"`` and ``"test"`` or ``"val"``; empty where there are no such folders.
+    validation : dict of str to list of str
+        The same of the validation part, where there is one beside a test part.
+    train_part, test_part, validation_part : str
+        The folders' names; empty where there are no such folders.
+    test_named : str
+        What split the test part's folder is named for: ``test`` or ``validation``.
     notes : list of str
         What the user should know.
+    left_out : LeftOut
+        What lies there and is not read.
     """
 
     root: Path
@@ -59,9 +66,13 @@ class Folder:
     train_part: str = ""
     test_part: str = ""
     notes: list[str] = field(default_factory=list)
+    validation: dict[str, list[str]] = field(default_factory=dict)
+    validation_part: str = ""
+    test_named: str = "test"
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def files(self) -> list[str]:
-        """Name all the images, relative to ``root``."""
+        """Name all the images of the training and the test part, relative to ``root``."""
         found = []
         for part, classes in ((self.train_part, self.train), (self.test_part, self.test)):
             prefix = f"{part}/" if part else ""
@@ -88,35 +99,86 @@ def scan(root: Path) -> Folder:
         If it has neither layout, a class has no image, the test part has a class that the
         training part has not, or a name is not UTF-8.
     """
-    train, test = root / "train", root / "test"
-    validation = root / "val"
-    if not test.is_dir() and validation.is_dir():
-        test = validation
-    # A class may be called "train" (of vehicles, say): it holds images, not classes.
-    if train.is_dir() and (test.is_dir() or _has_folders(train)):
-        if not test.is_dir():
-            raise UserError(
-                f"{root} has a folder train but neither test nor val; add one, or let a part of "
-                f"the images be held out: --dataset {train} --test-fraction 0.2"
-            )
-        notes: list[str] = []
-        train_classes = _classes(train, notes)
-        test_classes = _classes(test, notes, may_be_empty=True)
-        if test == validation:
-            notes.append(f"{root} has no folder test; its folder val is the test split")
-        elif validation.is_dir():
-            notes.append(f"{validation} is not used; the test split is {test}")
-        unknown = sorted(set(test_classes) - set(train_classes))
-        if unknown:
-            raise UserError(
-                f"{test} has classes that {train} has not: {_some(unknown)}\n"
-                "nothing could be learned of them; rename, move or remove those folders"
-            )
-        return Folder(root, train_classes, test_classes, "train", test.name, notes)
-    if test.is_dir() and _has_folders(test):
-        raise UserError(f"{root} has a folder {test.name} but no folder train; add {train}")
+    entries = [entry for entry in _entries(root) if _is_folder(entry)]
+    folders = [_utf8(root, entry.name) for entry in entries]
+    splits = find_splits(root, folders, [name for name in folders if _has_folders(root / name)])
+    if not splits:
+        found = Folder(root, {})
+        found.train.update(_classes(root, found))
+        return found
+    if "train" not in splits:
+        there = " and a folder ".join(sorted(splits.values()))
+        raise UserError(f"{root} has a folder {there} but no folder train; add {root / 'train'}")
+    if len(splits) == 1:
+        train = root / splits["train"]
+        raise UserError(
+            f"{root} has a folder {train.name} but neither test nor val; add one, or let a part of "
+            f"the images be held out: --dataset {train} --test-fraction 0.2"
+        )
+    found = _read_splits(root, splits)
+    for name in folders:
+        if name not in splits.values():
+            found.left_out.add("folders beside the splits", name)
+    return found
+
+
+def _read_splits(root: Path, splits: dict[str, str]) -> Folder:
+    """List the splits; without a test split that has labels the validation split is taken."""
+    train, named = root / splits["train"], "test" if "test" in splits else "validation"
     notes = []
-    return Folder(root, _classes(root, notes), notes=notes)
+    if named == "test" and (n_flat := _flat(root / splits["test"])):
+        unlabelled = (
+            f"{root / splits['test']} holds {n_flat:,} images and no class folders, so it has no "
+            "labels and nothing can be measured on it"
+        )
+        later = f"python -m classify predict HEAD.safetensors {root / splits['test']}"
+        if "validation" not in splits:
+            raise UserError(
+                f"{unlabelled}\nhold out a part of the training images: --dataset {train} "
+                f"--test-fraction 0.2; label the others afterwards: {later}"
+            )
+        notes.append(f"{unlabelled}; label its images with: {later}")
+        named = "validation"
+    test = root / splits[named]
+    found = Folder(root, {}, {}, train.name, test.name, notes, test_named=named, left_out=LeftOut())
+    found.train.update(_classes(train, found))
+    found.test.update(_classes(test, found, may_be_empty=True))
+    if named == "validation":
+        which = f"no folder {splits.get('test', 'test')}" + (" with labels" if notes else "")
+        notes.append(f"{root} has {which}; its folder {test.name} is the test split")
+    unknown = sorted(set(found.test) - set(found.train))
+    if unknown:
+        advice = "nothing could be learned of them; rename, move or remove those folders"
+        if len(unknown) == len(found.test):
+            advice += (
+                ". If they hold images without labels, move the folder away and label them with: "
+                f"python -m classify predict HEAD.safetensors {test}"
+            )
+        raise UserError(f"{test} has classes that {train} has not: {_some(unknown)}\n{advice}")
+    if named == "test" and "validation" in splits:
+        return _with_validation(found, root / splits["validation"])
+    return found
+
+
+def _with_validation(found: Folder, folder: Path) -> Folder:
+    """Add a validation split beside a test split: kept, but neither trained nor tested on."""
+    classes = _classes(folder, found, may_be_empty=True)
+    known = {name: images for name, images in classes.items() if name in found.train}
+    count = sum(map(len, known.values()))
+    found.notes.append(
+        f"{folder} is a validation split of {count:,} images, kept apart: it is not embedded; the "
+        f"test split is {found.root / found.test_part}"
+    )
+    unknown = sorted(set(classes) - set(known))
+    if unknown:
+        found.notes.append(f"{folder} has classes without training images: {_some(unknown)}")
+    return replace(found, validation=known, validation_part=folder.name)
+
+
+def _flat(folder: Path) -> int:
+    """Count the images of a folder without class folders; 0 where it has such folders."""
+    entries = _entries(folder)
+    return 0 if any(map(_is_folder, entries)) else sum(map(_is_image, entries))
 
 
 def read_folder(root: Path, name: str, *, test_fraction: float | None, seed: int) -> Source:
@@ -146,6 +208,8 @@ def read_folder(root: Path, name: str, *, test_fraction: float | None, seed: int
     found = scan(root)
     for note in found.notes:
         say(note)
+    if found.left_out:
+        say(found.left_out.sentence(root))
     if found.test_part and test_fraction is not None:
         raise UserError(
             f"{root} has its own test split, {found.test_part}; leave --test-fraction out"
@@ -175,13 +239,34 @@ def read_folder(root: Path, name: str, *, test_fraction: float | None, seed: int
     }
     if test_fraction is not None:
         origin |= {"test_fraction": test_fraction, "seed": seed}
+    if found.test_part:
+        origin["splits"] = _describe_splits(found)
+    if found.left_out:
+        origin["not_read"] = found.left_out.to_json()
     return Source(
         name,
         class_names,
         _split(root / found.train_part, class_names, train),
         _split(root / found.test_part, class_names, test),
         origin,
+        validation=_split(root / found.validation_part, class_names, found.validation)
+        if found.validation_part
+        else None,
     )
+
+
+def _describe_splits(found: Folder) -> dict[str, Any]:
+    """Say for the provenance which folder is which split."""
+    parts = {"train": (found.train_part, found.train), "test": (found.test_part, found.test)}
+    if found.validation_part:
+        parts["validation"] = (found.validation_part, found.validation)
+    described: dict[str, Any] = {
+        split: {"folder": folder, "n_images": sum(map(len, classes.values()))}
+        for split, (folder, classes) in parts.items()
+    }
+    if found.test_named != "test":
+        described["test"]["named_for"] = found.test_named
+    return described
 
 
 def hash_files(root: Path, names: tuple[str, ...]) -> bytes:
@@ -244,30 +329,29 @@ def _split(root: Path, class_names: tuple[str, ...], classes: dict[str, list[str
     return Split(FileImages(root, tuple(names)), labels, tuple(names))
 
 
-def _classes(folder: Path, notes: list[str], *, may_be_empty: bool = False) -> dict[str, list[str]]:
-    """List the class folders of a split with their images."""
+def _classes(folder: Path, into: Folder, *, may_be_empty: bool = False) -> dict[str, list[str]]:
+    """List the class folders of a split with their images; note in ``into`` what is not read."""
     classes = {}
-    stray = 0
     for entry in _entries(folder):
         if not _is_folder(entry):
-            stray += _is_image(entry)
+            if _is_image(entry):
+                into.left_out.add("images outside class folders", _below(into.root, entry))
             continue
         name = _utf8(folder, entry.name)
-        others: Counter[str] = Counter()
+        others = LeftOut()
         visited = {_identity(folder.stat()), _identity(folder.parent.stat())}
-        images = sorted(_images(Path(entry.path), f"{name}/", visited, others))
+        images = sorted(_images(Path(entry.path), f"{name}/", visited, others, into))
         if images:
             classes[name] = images
             continue
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(3))
+        ranked = sorted(others.counts.items(), key=lambda item: -item[1])
+        kinds = ", ".join(f"{count} {kind}" for kind, count in ranked[:3])
         problem = f"the class folder {entry.path} holds no {KINDS} image" + (
             f" (but {kinds})" if kinds else ""
         )
         if not may_be_empty:
             raise UserError(f"{problem}; add images or remove the folder")
-        notes.append(f"{problem}; no test image of {name}")
-    if stray:
-        notes.append(f"{stray} images directly in {folder} belong to no class and are not used")
+        into.notes.append(f"{problem}; no test image of {name}")
     if not classes and not may_be_empty:
         raise UserError(
             f"{folder} holds no class folders; one sub-folder per class is expected, "
@@ -277,9 +361,9 @@ def _classes(folder: Path, notes: list[str], *, may_be_empty: bool = False) -> d
 
 
 def _images(
-    folder: Path, prefix: str, visited: set[tuple[int, int]], others: Counter[str]
+    folder: Path, prefix: str, visited: set[tuple[int, int]], others: LeftOut, into: Folder
 ) -> Iterator[str]:
-    """Name the images below a folder; count what else there is by suffix."""
+    """Name the images below a folder; count what else there is by kind."""
     identity = _identity(folder.stat())
     if identity in visited:
         return
@@ -287,30 +371,43 @@ def _images(
     rest = []
     for entry in _listed(folder):
         # Most entries are this; the others are looked at in an order that depends on names alone.
-        if entry.name.endswith(SUFFIXES) and entry.is_file(follow_symlinks=False):
+        if (
+            entry.name.endswith(SUFFIXES)
+            and entry.name[0] != "."
+            and entry.is_file(follow_symlinks=False)
+        ):
             yield prefix + _utf8(folder, entry.name)
         else:
             rest.append(entry)
     for entry in sorted(rest, key=_name_of):
+        if entry.name[0] == ".":
+            kind = HIDDEN_FOLDERS if _is_folder(entry) else kind_of(entry.name)
+            into.left_out.add(kind, _below(into.root, entry))
+            continue
         name = prefix + _utf8(folder, entry.name)
         if _is_folder(entry):
-            yield from _images(Path(entry.path), f"{name}/", visited, others)
+            yield from _images(Path(entry.path), f"{name}/", visited, others, into)
         elif _is_image(entry):
             yield name
         else:
-            others[os.path.splitext(entry.name)[1] or "files without a suffix"] += 1
+            others.add(kind_of(entry.name), name)
+            into.left_out.add(kind_of(entry.name), _below(into.root, entry))
+
+
+def _below(root: Path, entry: os.DirEntry[str]) -> str:
+    return Path(entry.path).relative_to(root).as_posix()
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """List what is not hidden, in an order that depends on the names alone."""
-    return sorted(_listed(folder), key=_name_of)
+    return sorted((entry for entry in _listed(folder) if entry.name[0] != "."), key=_name_of)
 
 
 def _listed(folder: Path) -> list[os.DirEntry[str]]:
-    """List what is not hidden, as the file system gives it."""
+    """List a folder, as the file system gives it."""
     try:
         with os.scandir(folder) as listing:
-            return [entry for entry in listing if entry.name[0] != "."]
+            return list(listing)
     except OSError as error:
         raise UserError(f"cannot list the folder {folder}: {error.strerror}") from error
 

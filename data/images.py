@@ -194,6 +194,9 @@ class Source:
     origin : dict
         Where the data came from, JSON: ``kind``, ``path``, ``sha256`` (None where there is no
         such thing), ``verified`` (whether against a checksum known beforehand), and more.
+    validation : Split or None
+        A validation split beside the test split, where the source has one. It is no part of the
+        digest, since nothing is made of it yet.
     """
 
     name: str
@@ -201,6 +204,7 @@ class Source:
     train: Split
     test: Split
     origin: dict[str, Any]
+    validation: Split | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from data.decode import decode_image
 from data.errors import UserError
 from data.files import stat_stamp
+from data.splits import folder_of_test_rows
 
 Picture = npt.NDArray[np.uint8]
 
@@ -107,9 +108,7 @@ def _folder(root: Path, ids: Sequence[str]) -> list[Picture]:
     if not root.is_dir():
         raise UserError(f"the folder {root} is not there")
     # Ids count from the folder of the split, where there is one.
-    base = root
-    if (root / "train").is_dir():
-        base = next((root / part for part in ("test", "val") if (root / part).is_dir()), root)
+    base = folder_of_test_rows(root)
     pictures = []
     for name in ids:
         parts = PurePosixPath(name)

@@ -12,8 +12,12 @@ from PIL import Image
 
 from data import folder as module
 from data.dataset import FileImages, load_dataset, source_fingerprint, source_sha256
+from data.decode import SUFFIXES
 from data.errors import UserError
 from data.folder import hash_files
+
+# Of the version before.
+FROZEN = "1d3c0bed3a6b1216df71b57bf2bf20b0cc4d6ea1e5522bfc75efa3c423496269"
 
 
 def picture(path, value=0, size=(5, 4)):
@@ -63,7 +67,7 @@ def test_val_is_the_test_split_where_there_is_no_test(root, capsys):
     assert pets.digest == with_test.digest
     picture(root / "test" / "cats" / "x.png")
     assert len(load(root).test) == 1
-    assert "val is not used" in capsys.readouterr().err
+    assert "val is a validation split of 6 images, kept apart" in capsys.readouterr().err
 
 
 def test_only_train_says_how_to_go_on(root):
@@ -143,7 +147,7 @@ def test_listing_order_and_locale_do_not_matter(root, monkeypatch):
 def test_suffixes_decide_and_hidden_files_do_not_count(root):
     cats = root / "train" / "cats"
     kept = load(root).train.ids
-    for name in (".hidden.png", "notes.txt", "noise.gif", "Thumbs.db", "png"):
+    for name in (".hidden.png", "notes.txt", "noise.heic", "Thumbs.db", "png"):
         shutil.copy(cats / "0000.png", cats / name)
     picture(root / "train" / ".cache" / "x.png")
     picture(cats / ".deep" / "x.png")
@@ -156,17 +160,17 @@ def test_suffixes_decide_and_hidden_files_do_not_count(root):
 def test_images_without_a_class_are_said(root, capsys):
     picture(root / "train" / "stray.png")
     load(root)
-    assert "1 images directly in" in capsys.readouterr().err
+    assert "1 image outside class folders (train/stray.png)" in capsys.readouterr().err
 
 
 def test_class_folder_without_images(root, capsys):
     birds = root / "train" / "birds"
     birds.mkdir()
-    with pytest.raises(UserError, match=r"birds holds no JPEG, PNG, WebP or BMP image; add"):
+    with pytest.raises(UserError, match=r"birds holds no JPEG, PNG, .* image; add"):
         load(root)
-    (birds / "1.tiff").write_bytes(b"x")
-    (birds / "2.tiff").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"but 2 \.tiff"):
+    (birds / "1.psd").write_bytes(b"x")
+    (birds / "2.psd").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"but 2 \.psd"):
         load(root)
     shutil.rmtree(birds)
     shutil.rmtree(root / "test" / "newts")
@@ -332,3 +336,170 @@ def test_fingerprint_follows_the_images(root):
     # Adding an image and taking it away again is the only way back.
     assert len(set(stats)) == len(stats) - 1
     assert stats[3] == stats[1]
+
+
+SPLITS = [
+    ("Train", "Test", None),
+    ("TRAIN", "TESTING", None),
+    ("training", "testing", "validation"),
+    ("training_set", "test_set", None),
+    ("train", "tst", "dev"),
+    ("trn", "test-images", "valid"),
+    ("train2017", "test2017", "val2017"),
+    ("Training", "Tests", "Evaluation"),
+]
+
+
+@pytest.mark.parametrize("train, test, validation", SPLITS)
+def test_splits_in_every_usual_spelling(root, capsys, train, test, validation):
+    plain = load(root)
+    if validation:
+        shutil.copytree(root / "test", root / validation)
+    (root / "train").rename(root / train)
+    (root / "test").rename(root / test)
+    with pytest.raises(UserError, match="leave --test-fraction out"):
+        load(root, test_fraction=0.2)
+    found = load(root)
+    assert found.class_names == plain.class_names
+    assert found.digest == plain.digest
+    assert found.train.ids == plain.train.ids
+    assert found.origin["splits"]["train"] == {"folder": train, "n_images": 12}
+    assert found.origin["splits"]["test"] == {"folder": test, "n_images": 6}
+    if validation is None:
+        assert found.validation is None
+        assert capsys.readouterr().err == ""
+    else:
+        assert found.validation.ids == plain.test.ids
+        np.testing.assert_array_equal(found.validation.labels, plain.test.labels)
+        assert found.origin["splits"]["validation"] == {"folder": validation, "n_images": 6}
+        assert f"{validation} is a validation split of 6 images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["val", "Valid", "validation", "VAL", "dev", "eval"])
+def test_a_validation_split_serves_where_there_is_no_test_split(root, capsys, name):
+    plain = load(root)
+    (root / "test").rename(root / name)
+    found = load(root)
+    assert f"its folder {name} is the test split" in capsys.readouterr().err
+    assert (found.digest, found.validation) == (plain.digest, None)
+    splits = found.origin["splits"]
+    assert splits["test"] == {"folder": name, "n_images": 6, "named_for": "validation"}
+
+
+@pytest.mark.parametrize("one, other", [("train", "Training"), ("test", "Testing"), ("val", "dev")])
+def test_two_folders_for_one_split(root, one, other):
+    (root / one).mkdir(exist_ok=True)
+    shutil.copytree(root / "train", root / other)
+    with pytest.raises(UserError, match=r"both named for the .* split; put their images"):
+        load(root)
+
+
+def test_two_folders_with_split_names_are_never_classes(tmp_path):
+    """Not trained against each other, whatever they hold and whatever is asked for."""
+    for pair in (("Train", "Test"), ("training", "validation"), ("dev", "test")):
+        root = tmp_path / "-".join(pair)
+        for name in pair:
+            picture(root / name / "x.png")
+        for options in ({}, {"test_fraction": 0.5}):
+            with pytest.raises(UserError, match=r"no class folders|no folder train"):
+                load(root, **options)
+
+
+@pytest.mark.parametrize("name", ["dev", "Eval", "testing", "train"])
+def test_one_folder_with_a_split_name_may_be_a_class(tmp_path, name):
+    for label in (name, "prod"):
+        for index in range(3):
+            picture(tmp_path / "x" / label / f"{index}.png", index)
+    assert load(tmp_path / "x", test_fraction=0.4).class_names == tuple(sorted((name, "prod")))
+
+
+def test_classes_inside_a_split_may_have_any_name(root):
+    for split in ("train", "test"):
+        for label in ("test", "dev", "Train"):
+            picture(root / split / label / "x.png")
+    assert load(root).class_names == ("Train", "cats", "dev", "dogs", "newts", "test")
+
+
+def test_a_flat_test_folder_is_named_with_what_to_type(root, capsys):
+    shutil.rmtree(root / "test")
+    for index in range(3):
+        picture(root / "Test" / f"{index}.png", index)
+    (root / "Test" / "sample.csv").write_text("id")
+    with pytest.raises(UserError) as told:
+        load(root)
+    for part in (
+        "Test holds 3 images and no class folders",
+        f"--dataset {root / 'train'} --test-fraction 0.2",
+        f"python -m classify predict HEAD.safetensors {root / 'Test'}",
+    ):
+        assert part in str(told.value)
+    for label in ("cats", "dogs"):
+        picture(root / "val" / label / "x.png")
+    found = load(root)
+    assert len(found.test) == 2
+    assert found.origin["splits"]["test"]["folder"] == "val"
+    told = capsys.readouterr().err
+    assert "predict HEAD.safetensors" in told
+    assert "its folder val is the test split" in told
+
+
+def test_a_test_folder_with_one_folder_of_unlabelled_images(root):
+    shutil.rmtree(root / "test")
+    picture(root / "test" / "unknown" / "x.png")
+    with pytest.raises(UserError, match=r"has not: unknown[\s\S]*predict HEAD.safetensors"):
+        load(root)
+
+
+def test_every_suffix_is_read(root):
+    cats, before = root / "train" / "cats", len(load(root).train)
+    names = [
+        f"new{index}{suffix.upper() if index % 2 else suffix}"
+        for index, suffix in enumerate(SUFFIXES)
+    ]
+    for name in names:
+        shutil.copy(cats / "0000.png", cats / name)
+    found = load(root)
+    assert len(found.train) == before + len(SUFFIXES)
+    assert {".jpe", ".jfif", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".avif"} <= set(SUFFIXES)
+    assert "not_read" not in found.origin
+
+
+def test_what_is_not_read_is_counted_and_named(root, capsys):
+    cats = root / "train" / "cats"
+    for name in ("a.heic", "b.HEIC", "c.psd", "README", ".DS_Store", "deep/d.heic"):
+        (cats / name).parent.mkdir(exist_ok=True)
+        (cats / name).write_bytes(b"x")
+    (cats / ".thumbs").mkdir()
+    (root / "test" / "dogs" / "notes.txt").write_text("x")
+    picture(root / "test" / "stray.png")
+    (root / "annotations").mkdir()
+    plain = load(root)
+    assert plain.origin["not_read"] == {
+        ".heic": {
+            "count": 3,
+            "first": [f"train/cats/{name}" for name in ("a.heic", "b.HEIC", "deep/d.heic")],
+        },
+        ".psd": {"count": 1, "first": ["train/cats/c.psd"]},
+        ".txt": {"count": 1, "first": ["test/dogs/notes.txt"]},
+        "files without a suffix": {"count": 1, "first": ["train/cats/README"]},
+        "folders beside the splits": {"count": 1, "first": ["annotations"]},
+        "hidden files": {"count": 1, "first": ["train/cats/.DS_Store"]},
+        "hidden folders": {"count": 1, "first": ["train/cats/.thumbs"]},
+        "images outside class folders": {"count": 1, "first": ["test/stray.png"]},
+    }
+    told = capsys.readouterr().err
+    assert "not read in" in told
+    assert "3 .heic files (train/cats/a.heic, train/cats/b.HEIC, train/cats/deep/d.heic)" in told
+    assert "1 hidden file (train/cats/.DS_Store)" in told
+
+
+def test_digests_of_old_data_sets_are_frozen(tmp_path):
+    """Names, labels and bytes as they were digested before there were more suffixes."""
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            folder = tmp_path / "x" / split / label
+            folder.mkdir(parents=True)
+            (folder / "1.png").write_bytes(f"{split} {label}".encode())
+    (tmp_path / "x" / "val" / "a").mkdir(parents=True)
+    (tmp_path / "x" / "val" / "a" / "1.png").write_bytes(b"val")
+    assert load(tmp_path / "x").digest == FROZEN
