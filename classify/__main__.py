@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from classify.free_memory import parse_memory
+from data.cache_folder import use_cache_folder
 from data.cli import Parser, folder_path, result, run, say
 from data.clusters import add_cluster_options, check_cluster
 from data.errors import UserError, nearest
@@ -377,6 +378,8 @@ def main(argv: Sequence[str]) -> None:
         The arguments after ``python -m classify``.
     """
     command, options = parse(argv)
+    stores = getattr(options, "stores", None)
+    use_cache_folder(Path(stores[0]).absolute().parent.parent if stores else None)
     if command == "fit":
         fit_command(options, shlex.join(["python", "-m", "classify", *argv]))
     elif command == "compare":

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from data.cache_folder import expand_user
 from data.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
 def folder_path(text: str) -> Path:
     """Turn an option into a path, with ``~`` for the home folder also where no shell saw it."""
-    return Path(text).expanduser()
+    return expand_user(text)
 
 
 def say(*text: object) -> None:

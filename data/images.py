@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.decode import decode_image
+from data.decode import DecodedImage, decode_file
 
 DIGEST_BYTES = 32  # of SHA-256
 # Images digested at a time.
@@ -105,7 +105,7 @@ class FileImages:
         Returns
         -------
         ndarray of uint8, shape (height, width, 3)
-            RGB; see `data.decode.decode_image`.
+            RGB; see `data.decode.decode_file`.
 
         Raises
         ------
@@ -114,8 +114,12 @@ class FileImages:
         UserError
             If it cannot be read, or has changed since it was digested.
         """
+        return self.decode_file(i).pixels
+
+    def decode_file(self, i: int) -> DecodedImage:
+        """Decode one image as `decode`, and tell whether its rotation could not be read."""
         known = self.digests[DIGEST_BYTES * i : DIGEST_BYTES * (i + 1)]
-        return decode_image(self.root / self.names[i], known or None)
+        return decode_file(self.root / self.names[i], known or None)
 
     def take(self, rows: npt.NDArray[np.int64]) -> FileImages:
         """Choose images.

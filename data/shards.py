@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -38,6 +39,7 @@ def write_shard(
     split: str,
     start: int,
     ids: Sequence[str] | None = None,
+    unread_rotations: Sequence[int] = (),
 ) -> ShardReceipt:
     """Write the rows ``start`` to ``start + len(features)`` of a split.
 
@@ -57,6 +59,9 @@ def write_shard(
         The first row.
     ids : sequence of str, optional
         The names of the rows, for messages.
+    unread_rotations : sequence of int
+        Rows of the split, among those here, whose images are taken as they are stored because
+        their rotation could not be read: for the provenance, also of a run that is resumed.
 
     Returns
     -------
@@ -84,7 +89,7 @@ def write_shard(
     receipt = ShardReceipt(
         key, split, start, start + len(features), str(features.dtype), _digest(features, ok)
     )
-    needed = features.nbytes + ok.nbytes + _SLACK
+    needed = features.nbytes + ok.nbytes + _SLACK + 24 * len(unread_rotations)
     try:
         with atomic_path(path) as temporary:
             descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
@@ -96,6 +101,9 @@ def write_shard(
                 for name, array in (("/features", features), ("/ok", ok)):
                     skeleton.annotate({"sha256": skeleton.write(name, descriptor, array)}, name)
                 skeleton.annotate({"shard_version": SHARD_VERSION, **asdict(receipt)})
+                if unread_rotations:
+                    text = json.dumps(sorted(map(int, unread_rotations)))
+                    skeleton.annotate({"unread_rotations": text})
                 skeleton.finish(descriptor)
             finally:
                 os.close(descriptor)
@@ -169,6 +177,21 @@ def check_shard(
     except StoreError:
         return None
     return receipt, ok
+
+
+def unread_rotations(path: str | os.PathLike[str]) -> list[int]:
+    """Give the rows of a shard whose images' rotation could not be read.
+
+    A shard that is not there or damaged has none: it is noticed when its rows are wanted.
+    """
+    try:
+        with opened(path) as file:
+            rows = (
+                json.loads(file.text("unread_rotations")) if file.says("unread_rotations") else []
+            )
+    except (StoreError, ValueError):
+        return []
+    return [row for row in rows if isinstance(row, int)] if isinstance(rows, list) else []
 
 
 def _read(

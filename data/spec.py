@@ -36,6 +36,8 @@ SPEC_SHAPE: dict[str, Any] = {
 PROVENANCE_SHAPE: dict[str, Any] = {
     "dataset": dict,
     "skipped_images": list,
+    # Of images that are taken as stored, because the rotation they ask for cannot be read.
+    "unread_rotations": {"count": int, "first": list},
     "weights_file": (str, type(None)),
     "weights_origin": (str, type(None)),
 }

@@ -75,7 +75,7 @@ from data.vlen import DamagedTextError, check_heaps
 
 if TYPE_CHECKING:
     from data.joining import join
-    from data.shards import check_shard, read_shard, write_shard
+    from data.shards import check_shard, read_shard, unread_rotations, write_shard
     from data.virtual import Listed
 
 __all__ = [
@@ -96,6 +96,7 @@ __all__ = [
     "read_shard",
     "spec_key",
     "store_path",
+    "unread_rotations",
     "verify_store",
     "work_dir",
     "write_shard",
@@ -115,7 +116,7 @@ def __getattr__(name: str) -> Any:
         from data.joining import join
 
         return join
-    if name in ("check_shard", "read_shard", "write_shard"):
+    if name in ("check_shard", "read_shard", "unread_rotations", "write_shard"):
         from data import shards
 
         return getattr(shards, name)
@@ -330,6 +331,11 @@ class StoreFile:
     def has(self, name: str) -> bool:
         """Say whether an object of this name is in the file itself."""
         return self._find(name) is not None
+
+    @_guarded
+    def says(self, name: str) -> bool:
+        """Say whether the root has an attribute of this name."""
+        return name in self._file.attrs
 
     @_guarded
     def text(self, name: str, node: Any = None) -> str:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.cache_folder import use_cache_folder
 from data.cli import Parser, result, run
 from data.errors import UserError, nearest
 from extract.options import add_options, count_or_none, seed, to_options
@@ -45,6 +46,7 @@ def main(argv: Sequence[str]) -> None:
     )
     add_options(parser, run=True)
     options = to_options(parser.parse_args(argv))
+    use_cache_folder(options.features_dir)
 
     from extract.run import extract
 
@@ -57,6 +59,7 @@ def _list(argv: Sequence[str]) -> None:
     parser = Parser(prog="python -m extract list", description=COMMANDS["list"])
     parser.add_argument("pattern", nargs="?", default="*", help="with wildcards, such as vit_*")
     arguments = parser.parse_args(argv)
+    use_cache_folder()
 
     from extract.listing import list_backbones
 
@@ -67,6 +70,7 @@ def _why(argv: Sequence[str]) -> None:
     parser = Parser(prog="python -m extract why", description=COMMANDS["why"])
     add_options(parser, run=False)
     options = to_options(parser.parse_args(argv))
+    use_cache_folder(options.features_dir)
 
     from extract.why import explain
 
@@ -88,6 +92,7 @@ def _verify(argv: Sequence[str]) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=seed, default=0, help="of the choice of rows (%(default)s)")
     arguments = parser.parse_args(argv)
+    use_cache_folder(arguments.store.absolute().parent.parent)
 
     from extract.check import verify
 
@@ -113,6 +118,7 @@ def _images(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     if not arguments.images and arguments.list is None:
         parser.error("give images, or --list LIST.json")
+    use_cache_folder()
 
     from extract.images import embed_files, read_list
 

@@ -7,9 +7,9 @@ import logging
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data.cache_folder import expand_user
 from data.errors import UserError
 from extract import names, weights
 from extract.preprocess import Preprocessing, resolve_preprocessing, size_text
@@ -235,7 +235,7 @@ def _find_weights(choice: str, name: str, config: Mapping[str, Any]) -> weights.
         return weights.Weights("random", None, None)
     if choice == "hub":
         return weights.hub_weights(name, config)
-    path = weights.check_weights_file(Path(choice).expanduser())
+    path = weights.check_weights_file(expand_user(choice))
     return weights.Weights("file", path.resolve(), None)
 
 

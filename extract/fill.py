@@ -56,7 +56,14 @@ def fill(job: Job, plan: Plan, embedder: Embedder) -> tuple[int, float]:
     total = sum(job.sizes.values())
     watch = Watch(total, kept, job.device.type, job.options.model)
 
-    def write(shard: Shard, features: npt.NDArray[np.float32], ok: npt.NDArray[np.bool_]) -> None:
+    unread: set[int] = set()  # rows of the split that is being embedded
+
+    def write(
+        shard: Shard,
+        features: npt.NDArray[np.float32],
+        ok: npt.NDArray[np.bool_],
+        unread_rotations: list[int],
+    ) -> None:
         nonlocal kept
         write_shard(
             shard.path,
@@ -66,6 +73,7 @@ def fill(job: Job, plan: Plan, embedder: Embedder) -> tuple[int, float]:
             split=shard.split,
             start=shard.start,
             ids=job.splits[shard.split].ids[shard.start : shard.stop],
+            unread_rotations=unread_rotations,
         )
         kept += shard.stop - shard.start
 
@@ -73,8 +81,10 @@ def fill(job: Job, plan: Plan, embedder: Embedder) -> tuple[int, float]:
         with progress(total, "embedding", "img", initial=kept) as bar, Writer() as writer:
             for split in job.splits:
                 todo = [shard for shard in missing if shard.split == split]
-                for shard, features, ok in _embed_shards(job, todo, embedder, bar, watch):
-                    writer.put(partial(write, shard, features, ok))
+                unread.clear()
+                for shard, features, ok in _embed_shards(job, todo, embedder, bar, watch, unread):
+                    rows = [row for row in unread if shard.start <= row < shard.stop]
+                    writer.put(partial(write, shard, features, ok, rows))
                     note_skipped(job, shard, ok)
                 # Before the next split's decoders are forked: no thread is inside HDF5 then.
                 writer.drain()
@@ -133,7 +143,7 @@ def _stored(features: npt.NDArray[np.float32], dtype: str) -> FeatureArray:
 
 
 def _embed_shards(
-    job: Job, shards: list[Shard], embedder: Embedder, bar: Any, watch: Watch
+    job: Job, shards: list[Shard], embedder: Embedder, bar: Any, watch: Watch, unread: set[int]
 ) -> Iterator[tuple[Shard, npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
     """Embed the rows of shards of one split, batch by batch."""
     size = embedder.batch_size
@@ -144,7 +154,7 @@ def _embed_shards(
         ]
         for shard in shards
     ]
-    decoded = _batches(job, shards, [span for group in spans for span in group])
+    decoded = _batches(job, shards, [span for group in spans for span in group], unread)
     batches = embed_batches(embedder, decoded)
     for shard, group in zip(shards, spans, strict=True):
         features = np.zeros((shard.stop - shard.start, job.backbone.width), dtype=np.float32)
@@ -161,7 +171,7 @@ def _embed_shards(
 
 
 def _batches(
-    job: Job, shards: list[Shard], spans: list[range]
+    job: Job, shards: list[Shard], spans: list[range], unread: set[int]
 ) -> Iterator[tuple[npt.NDArray[np.bool_], Batch]]:
     """Give which rows of each batch could be decoded, and the images of those."""
     if not shards:
@@ -179,7 +189,7 @@ def _batches(
         return
     from extract.loading import decode_batches
 
-    for decoded in decode_batches(images, settings, spans, job.options.jobs):
+    for decoded in decode_batches(images, settings, spans, job.options.jobs, unread):
         for item in decoded:
             # A file that cannot be read for another reason says nothing about the image.
             if isinstance(item, UserError) and not (

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from data.cli import progress
-from data.dataset import BadImage, decode_image
+from data.cli import progress, say
+from data.dataset import BadImage
+from data.decode import decode_file
 from data.errors import UserError
 from data.files import atomic_path, check_writable
 from data.spec import PRECISIONS, SPEC_SHAPE, mismatch
@@ -23,6 +24,8 @@ from extract.embed import (
 )
 from extract.engines import default_engine
 from extract.preprocess import Prepared, Preprocessing, prepared
+
+IMAGES_NAMED = 5
 
 
 def backbone_of_spec(spec: Mapping[str, Any], weights_file: str | Path | None) -> Backbone:
@@ -175,7 +178,7 @@ def embed_files(
     spec_path : Path
         See `read_spec`.
     images : sequence of Path
-        JPEG, PNG, WebP or BMP files.
+        Files of the formats that `data.decode.decode_file` takes.
     out : Path
         For a float32 array of shape (number of images, width), in their order.
     weights : Path or None
@@ -199,10 +202,14 @@ def embed_files(
         embedder = Embedder(backbone, chosen, spec["precision"], engine, batch_size)
         try:
             with progress(len(images), "images", "image") as bar:
-                blocks = []
+                blocks: list[Any] = []
+                unread: list[Path] = []
                 # Decoded batch by batch: thousands of photographs do not fit into memory.
                 for start in range(0, len(images), batch_size):
-                    batch = [_decode(path, settings) for path in images[start : start + batch_size]]
+                    batch = [
+                        _decode(path, settings, unread)
+                        for path in images[start : start + batch_size]
+                    ]
                     blocks.append(embedder.embed(batch))
                     bar.update(len(batch))
             break
@@ -210,16 +217,26 @@ def embed_files(
             if batch_size == 1:
                 raise UserError("one image does not fit into memory; give --device cpu") from error
             batch_size //= 2
+    if unread:
+        names = ", ".join(str(path) for path in unread[:IMAGES_NAMED])
+        more = ", ..." if len(unread) > IMAGES_NAMED else ""
+        say(
+            f"the rotation of {len(unread):,} of {len(images):,} images cannot be read; they are "
+            f"taken as stored: {names}{more}"
+        )
     with atomic_path(out) as temporary, open(temporary, "wb") as stream:
         np.save(stream, np.concatenate(blocks), allow_pickle=False)
 
 
-def _decode(path: Path, settings: Preprocessing) -> Prepared:
+def _decode(path: Path, settings: Preprocessing, unread: list[Path]) -> Prepared:
     try:
-        return prepared(settings, decode_image(path))
+        pixels, unread_rotation = decode_file(path)
     except BadImage as error:
         # Its own advice is about leaving images out, which makes no sense for one asked for.
         raise UserError(
             f"{path} is not an image that can be decoded: {error.reason}; "
             "repair it, or leave it out"
         ) from error
+    if unread_rotation is not None:
+        unread.append(path)
+    return prepared(settings, pixels)

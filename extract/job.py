@@ -193,6 +193,7 @@ def choose_plan(job: Job, *, measured: bool = True) -> Plan:
         job.options.engine,
         job.options.batch_size,
         may_compile=job.options.compile != "off",
+        features_dir=job.options.features_dir,
     )
     try:
         choice = (choose if measured else choose_quickly)(subject, sum(job.sizes.values()))

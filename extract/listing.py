@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+from data.cache_folder import cache_folder
 from data.cli import say
 from data.errors import UserError, nearest
 from data.files import write_json
@@ -94,8 +93,7 @@ class _Cache:
     """What is known of models of the installed timm, in a JSON file of the user's cache."""
 
     def __init__(self) -> None:
-        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self.path = Path(root) / "icebox" / f"backbones-2-timm-{version('timm')}.json"
+        self.path = cache_folder() / "icebox" / f"backbones-2-timm-{version('timm')}.json"
         self.changed = False
         try:
             self.known: dict[str, dict[str, Any]] = json.loads(self.path.read_text("utf-8"))

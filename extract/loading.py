@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from data.dataset import FileImages
 from data.errors import UserError
@@ -20,22 +20,34 @@ class Decoder:
     def __init__(self, images: FileImages, settings: Preprocessing) -> None:
         self.images = images
         self.settings = settings
+        self.unread_rotations: set[int] = set()  # indices of images taken as they are stored
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Decoded:
         try:
-            image = self.images.decode(index)
+            image, unread_rotation = self.images.decode_file(index)
         except UserError as error:
             return error  # raised here, it would reach the parent wrapped in a traceback
+        if unread_rotation is not None:
+            self.unread_rotations.add(index)
         # Only what is no larger than the network input crosses between the processes.
         return prepared(self.settings, image)
 
 
-def _as_list(items: list[Decoded]) -> list[Decoded]:
-    """Leave a batch a list: images may differ in size, and need no shared memory."""
-    return items
+def _as_list(items: list[Decoded]) -> tuple[list[Decoded], set[int]]:
+    """Leave a batch a list: images may differ in size, and need no shared memory.
+
+    With it go the indices that this worker's decoder has noted since its last batch.
+    """
+    from torch.utils.data import get_worker_info
+
+    worker = get_worker_info()
+    assert worker is not None  # batches are made in workers alone
+    decoder: Any = worker.dataset
+    noted, decoder.unread_rotations = decoder.unread_rotations, set()
+    return items, noted
 
 
 def decode_batches(
@@ -43,6 +55,7 @@ def decode_batches(
     settings: Preprocessing,
     batches: Sequence[range],
     jobs: int,
+    unread_rotations: set[int] | None = None,
 ) -> Iterator[list[Decoded]]:
     """Decode batches of image files ahead of their use.
 
@@ -56,6 +69,8 @@ def decode_batches(
         The indices of each batch, in the order wanted.
     jobs : int
         Worker processes.
+    unread_rotations : set of int, optional
+        Takes the indices of images whose rotation could not be read, before their batch is given.
 
     Yields
     ------
@@ -72,7 +87,7 @@ def decode_batches(
     if not batches:
         return
     workers = min(jobs, len(batches))
-    loader: DataLoader[list[Decoded]] = DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         Decoder(images, settings),  # type: ignore[arg-type]
         batch_sampler=[list(batch) for batch in batches],
         num_workers=workers,
@@ -80,7 +95,10 @@ def decode_batches(
         prefetch_factor=_PREFETCH,
     )
     try:
-        yield from loader
+        for items, noted in loader:
+            if unread_rotations is not None:
+                unread_rotations |= noted
+            yield items
     except RuntimeError as error:
         if "worker" not in str(error).lower():
             raise

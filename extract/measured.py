@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from data.cache_folder import cache_folder
 from data.cli import say
 from data.files import write_json
 from data.store import spec_key
@@ -168,8 +168,8 @@ def _path(subject: Subject, names: Sequence[str]) -> Path:
         "threads": torch.get_num_threads(),
         "libraries": [torch.__version__, version("timm"), openvino_version()],
     }
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "icebox" / "engines" / f"{spec_key(settings)[:32]}.json"
+    root = cache_folder(subject.features_dir)
+    return root / "icebox" / "engines" / f"{spec_key(settings)[:32]}.json"
 
 
 def _processor() -> str:

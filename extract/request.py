@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data.cache_folder import expand_user
 from data.cli import say
 from data.dataset import dataset_name, source_fingerprint, source_sha256
 from data.errors import UserError
@@ -84,7 +85,7 @@ class Request:
         }
         self._digests: dict[str, str | None] = {}
         if self.options["weights"] == "file":
-            path = Path(options.weights).expanduser()
+            path = expand_user(options.weights)
             if path.is_file():
                 self.stamps["weights"] = {"path": str(path.resolve()), "stat": stat_stamp(path)}
 
@@ -237,6 +238,23 @@ def announce(header: Header, options: Options) -> None:
         f"found {header.path}: {header.n_train:,} train and {header.n_test:,} test rows, "
         f"{header.n_features} wide ({header.dtype}, {header.spec.get('precision')}), "
         f"made on {made} with {model}{left_out}"
+    )
+    unread = unread_rotations_sentence(header.provenance)
+    if unread:
+        say(unread)
+
+
+def unread_rotations_sentence(provenance: Mapping[str, Any]) -> str:
+    """Say which images are taken as they are stored; empty where there are none."""
+    found = provenance.get("unread_rotations")
+    if not found:
+        return ""
+    count, names = found.get("count", 0), list(map(str, found.get("first", [])))[:IMAGES_NAMED]
+    more = ", ..." if count > len(names) else ""
+    what = "image has a rotation that" if count == 1 else "images have a rotation that"
+    return (
+        f"{count:,} {what} cannot be read (EXIF, XMP or TIFF tags), taken as stored: "
+        f"{', '.join(names)}{more}"
     )
 
 

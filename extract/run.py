@@ -23,18 +23,20 @@ import numpy.typing as npt
 from data.cli import say
 from data.errors import UserError
 from data.files import check_writable, clean_leftovers, lock
-from data.store import SplitSource, join, read_header, work_dir
+from data.store import SplitSource, join, read_header, unread_rotations, work_dir
 from extract import request as requests
 from extract.crews import Crew, open_crew
 from extract.job import Job, choose_plan, here, no_memory, prepare, read_dataset
 from extract.names import check_model_name
 from extract.options import Options
-from extract.shards import Plan, cut, read_plan, resume_plan, start_over
+from extract.shards import Plan, Shard, cut, read_plan, resume_plan, start_over
 from extract.watch import peak_memory_mb
 
 BYTES = {"float32": 4, "float16": 2}
 # How often the work of a run may be swept away by others before it gives up.
 LOST_RACES = 5
+# Of the images whose rotation could not be read.
+IMAGES_NAMED = 20
 
 
 def extract(options: Options) -> Path | None:
@@ -297,6 +299,7 @@ def _join(job: Job, plan: Plan, provenance: dict[str, Any]) -> None:
             yield read
 
     provenance["skipped_images"] = list(job.skipped)
+    provenance |= _unread_rotations(job, shards)
     job.path.parent.mkdir(parents=True, exist_ok=True)
     report = join(
         job.path,
@@ -319,6 +322,19 @@ def _join(job: Job, plan: Plan, provenance: dict[str, Any]) -> None:
         say(f"mind: {text}")
 
 
+def _unread_rotations(job: Job, shards: list[Shard]) -> dict[str, Any]:
+    """Count and name the images whose rotation could not be read; nothing where there are none."""
+    found = [
+        f"{shard.split}/{job.splits[shard.split].ids[row]}"
+        for shard in shards
+        for row in unread_rotations(shard.path)
+        if shard.start <= row < shard.stop
+    ]
+    if not found:
+        return {}
+    return {"unread_rotations": {"count": len(found), "first": found[:IMAGES_NAMED]}}
+
+
 def _summarise(job: Job, provenance: dict[str, Any]) -> None:
     """Say what was made, and at what cost."""
     rows = sum(job.sizes.values()) - len(job.skipped)
@@ -332,3 +348,6 @@ def _summarise(job: Job, provenance: dict[str, Any]) -> None:
     if job.skipped:
         what = "image" if len(job.skipped) == 1 else "images"
         say(f"{len(job.skipped)} undecodable {what} left out; the provenance names them")
+    unread = requests.unread_rotations_sentence(provenance)
+    if unread:
+        say(unread)

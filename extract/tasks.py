@@ -112,7 +112,14 @@ def choose_here(
             images = _first_images(settings, first, backbone.preprocessing)
             precision = json.loads(settings.spec)["precision"]
             subject = Subject(
-                backbone, device, precision, images, engine, batch_size, may_compile=may_compile
+                backbone,
+                device,
+                precision,
+                images,
+                engine,
+                batch_size,
+                may_compile=may_compile,
+                features_dir=Path(settings.folder).parent.parent,  # FEATURES_DIR/.work/KEY
             )
             return choose(subject, n_images)
         except OutOfMemory:
@@ -204,20 +211,28 @@ def _embed_shard(task: Task, device: str) -> Outcome:
         return Outcome(worker_name(), device, found[0].sha256)
     torch.set_num_threads(threads_for(task.plan, task.threads or _threads_of_worker()))
     embedder = _embedder(settings, task.plan)
-    features, ok, ids = _rows(task, embedder)
+    unread: set[int] = set()
+    features, ok, ids = _rows(task, embedder, unread)
     if read_plan(shard.path.parent) != task.plan:  # the run has started over meanwhile
         raise UserError(f"{shard.path} belongs to a plan that is no longer followed")
     dtype = json.loads(settings.spec)["store_dtype"]
     with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused
         stored = features if dtype == "float32" else features.astype(np.float16)
     receipt = write_shard(
-        shard.path, stored, ok, key=settings.key, split=task.split, start=task.start, ids=ids
+        shard.path,
+        stored,
+        ok,
+        key=settings.key,
+        split=task.split,
+        start=task.start,
+        ids=ids,
+        unread_rotations=[task.start + row for row in unread],
     )
     return Outcome(worker_name(), device, receipt.sha256, computed=len(ok))
 
 
 def _rows(
-    task: Task, embedder: Embedder
+    task: Task, embedder: Embedder, unread: set[int]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Sequence[str]]:
     """Embed the rows of a shard, batch by batch."""
     from extract.preprocess import prepared_array
@@ -232,7 +247,7 @@ def _rows(
     ]
     if task.images is not None:
         ids: Sequence[str] = task.images.names
-        batches = _decoded(task, task.images, spans, embedder.backbone.preprocessing)
+        batches = _decoded(task, task.images, spans, embedder.backbone.preprocessing, unread)
     else:
         images, names = _archive(task.settings)[task.split]
         ids = names[task.start : task.stop]
@@ -249,7 +264,11 @@ def _rows(
 
 
 def _decoded(
-    task: Task, images: FileImages, spans: Sequence[range], settings: Preprocessing
+    task: Task,
+    images: FileImages,
+    spans: Sequence[range],
+    settings: Preprocessing,
+    unread: set[int],
 ) -> Iterator[tuple[npt.NDArray[np.bool_], Images]]:
     """Decode batches ahead of their use, in threads: workers may not have children."""
     from extract.loading import Decoder
@@ -263,6 +282,7 @@ def _decoded(
                 span = todo.popleft()
                 ahead.append((span, [pool.submit(decoder.__getitem__, row) for row in span]))
             items = [item.result() for item in ahead.popleft()[1]]
+            unread |= decoder.unread_rotations
             bad = [item for item in items if isinstance(item, UserError)]
             for item in bad:
                 if not (isinstance(item, BadImage) and task.settings.skip_bad_images):

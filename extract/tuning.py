@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,6 +90,8 @@ class Subject:
         None to measure it.
     may_compile : bool
         Whether ``auto`` may choose a compiled network.
+    features_dir : Path or None
+        Where what is measured is kept if the user has no cache folder.
     """
 
     backbone: Backbone
@@ -98,6 +101,7 @@ class Subject:
     engine: str = "auto"
     batch_size: int | None = None
     may_compile: bool = True
+    features_dir: Path | None = None
 
     def names(self) -> list[str]:
         """List the engines to choose from, the default one first."""

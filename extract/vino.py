@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,14 +24,34 @@ PART = 4
 _EXAMPLE_BATCH = 2
 
 
+def without_telemetry() -> Any:
+    """Import OpenVINO with its own stand-in for the package that reports each use to its makers.
+
+    That package asks for the home folder when OpenVINO is imported, and fails where there is none;
+    and what a user computes is nobody else's business.
+    """
+    name = "openvino_telemetry"
+    missing = object()
+    before: Any = sys.modules.get(name, missing)
+    if "openvino" not in sys.modules:
+        sys.modules[name] = None  # type: ignore[assignment]  # an import of it fails
+    try:
+        import openvino
+    finally:
+        if before is missing:
+            sys.modules.pop(name, None)
+        else:
+            sys.modules[name] = before
+    return openvino
+
+
 def computes_in(precision: str) -> bool:
     """Tell whether OpenVINO multiplies in this precision on this processor.
 
     Asked for another one it would go on in float32 without a word, and the store's key would
     name a precision that its rows do not have.
     """
-    import openvino
-
+    openvino = without_telemetry()
     if precision not in _HINTS:
         return False
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -62,11 +83,11 @@ def compile_network(backbone: Backbone, precision: str, batch_size: int) -> Netw
     EngineFailed
         If the network cannot be exported or converted.
     """
-    import openvino
     import torch
 
     from extract.engines import EngineFailed
 
+    openvino = without_telemetry()
     size = backbone.preprocessing.size
     part, threads = math.gcd(batch_size, PART), torch.get_num_threads()
     starts = range(0, batch_size, part)
@@ -121,9 +142,10 @@ def _converted(backbone: Backbone, batch_size: int) -> Any:
 
 def _convert(backbone: Backbone, batch_size: int | None) -> Any:
     """Export and convert; None where a variable number of images is asked for and not possible."""
-    import openvino
     import torch
     from torch import nn
+
+    openvino = without_telemetry()
 
     class Embedding(nn.Module):
         """The network's vector as the output of ``forward``, which is what is exported."""

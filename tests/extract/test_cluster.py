@@ -129,6 +129,8 @@ def image_folder(tmp_path):
         picture = Image.fromarray((digits.images[row] * 15).astype("uint8"))
         picture.resize((8 + row % 3, 9)).save(path)
     (tmp_path / "images" / "train" / "0" / "bad.png").write_text("not an image")
+    # Sound, but for how it is to be turned.
+    Image.new("L", (9, 9), 99).save(path.parents[2] / "train/0/odd.png", exif=b"Exif\0\0no TIFF")
     return tmp_path / "images"
 
 
@@ -161,6 +163,9 @@ def test_image_files_on_a_dask_cluster_that_is_there(
     alone = of_folder(call, small_job, image_folder, tmp_path / "alone", "--skip-bad-images")
     assert content(done.path) == content(alone.path)
     assert read_header(done.path).provenance["skipped_images"] == ["0/bad.png"]
+    unread = {"count": 1, "first": ["train/0/odd.png"]}
+    for path in (done.path, alone.path):
+        assert read_header(path).provenance["unread_rotations"] == unread
 
 
 class Alone(crews.Crew):

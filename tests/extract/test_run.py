@@ -326,6 +326,41 @@ def test_skipped_images_of_an_interrupted_run_are_not_forgotten(
     assert read_header(done.path).provenance["skipped_images"] == ["digit 0/bad.png"]
 
 
+def test_unreadable_rotations_are_counted_and_named_also_after_an_interruption(
+    small, folder, features, monkeypatch
+):
+    for name, exif in (("broken", b"Exif\0\0no TIFF"), ("wrong", Image.Exif())):
+        if name == "wrong":
+            exif[0x0112] = 9
+        path = folder / "train" / "digit 0" / f"a {name}.png"  # in the first shard
+        Image.new("RGB", (8, 8), (200, 100, 50)).save(path, exif=exif)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (8, 8)).save(folder / "test" / "digit 0" / "turned.png", exif=turned)
+    monkeypatch.setattr(shards, "SHARD_ROWS", 16)
+    original = fill.write_shard
+
+    def interrupted(path, *args, **kwargs):
+        original(path, *args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fill, "write_shard", interrupted)
+    assert folder_run(small, folder, "--limit", "1000").code == 130
+    monkeypatch.setattr(fill, "write_shard", original)
+    done = folder_run(small, folder, "--limit", "1000")
+    assert "going on: 16 of" in done.err
+    header = read_header(done.path)
+    names = ["train/digit 0/a broken.png", "train/digit 0/a wrong.png"]
+    assert header.provenance["unread_rotations"] == {"count": 2, "first": names}
+    sentence = (
+        "2 images have a rotation that cannot be read (EXIF, XMP or TIFF tags), taken as stored: "
+        + ", ".join(names)
+    )
+    assert sentence in done.err
+    assert sentence in folder_run(small, folder, "--limit", "1000").err  # found again
+    assert "UserWarning" not in done.err
+
+
 def test_a_decoder_that_dies_is_said_so(small, folder, monkeypatch, refused):
     from data.images import FileImages
 
