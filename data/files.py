@@ -78,15 +78,25 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
         The temporary file to create. It must be closed when the block ends.
     """
     final = Path(final)
-    temporary = temporary_path(final)
-    _live.add(temporary)
-    try:
+    with temporary_file(final) as temporary:
         yield temporary
         sync_file(temporary)
         os.replace(temporary, final)
         sync_folder(final.parent)
+
+
+@contextlib.contextmanager
+def temporary_file(final: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary name beside ``final``, and remove what is left under it when the block ends.
+
+    Every temporary name of Icebox comes from here or from `temporary_folder`, so that
+    `clean_leftovers` knows what a killed process has left.
+    """
+    temporary = temporary_path(final)
+    _live.add(temporary)
+    try:
+        yield temporary
     finally:
-        # After the rename there is nothing left under this name.
         temporary.unlink(missing_ok=True)
         _live.discard(temporary)
 

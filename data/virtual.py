@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data.files import sync_folder
+from data.files import clean_leftovers, sync_folder, temporary_file
 from data.pieces import Piece, stamp_of
 from data.records import StoreError
 
@@ -186,16 +186,16 @@ def gather(store: Path, shards: Sequence[Path]) -> Path:
             digest.update(shard.text("sha256").encode("ascii"))
     folder = store.parent / f"{store.stem}.shards-{digest.hexdigest()[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
+    clean_leftovers(folder)
     for path in shards:
-        temporary = folder / f".tmp-{os.getpid()}-{path.name}"
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(path, temporary)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-                raise
-            shutil.copyfile(path, temporary)
-        os.replace(temporary, folder / path.name)
+        with temporary_file(folder / path.name) as temporary:
+            try:
+                os.link(path, temporary)
+            except OSError as error:
+                if error.errno not in (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                    raise
+                shutil.copyfile(path, temporary)
+            os.replace(temporary, folder / path.name)
     sync_folder(folder)
     sync_folder(folder.parent)
     return folder
