@@ -315,7 +315,7 @@ def _open(task: Task) -> Features:
 
     known = _opened.get((task.path, task.key))
     if known is None:
-        known = open_features(Path(task.path), in_memory=task.in_memory, moments=False)
+        known = open_features(Path(task.path), in_memory=task.in_memory)
         if known.key != task.key:
             raise UserError(
                 f"{task.path} is another store here (key {known.key[:8]}, expected "

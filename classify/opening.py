@@ -79,7 +79,7 @@ def open_store(
         column_bytes(header.n_features, 4, strategy, n_classes) for strategy in strategies
     )
     if needed <= memory:
-        return open_features(path, moments=False), Room(memory, False, None)
+        return open_features(path), Room(memory, False, None)
     kept = kept_bytes(header, len(strategies))
     failed = _shortages(header, strategies, memory - kept, jobs)
     if failed:

@@ -545,7 +545,7 @@ def test_a_store_from_another_program_is_read_and_said_not_to_be_sealed(store):
                 made.attrs["sha256"] = old[split][name].attrs["sha256"]
         for name, value in old.attrs.items():
             new.attrs[name] = value
-    found = open_features(store.with_name("b.h5"))
+    found = open_features(store.with_name("b.h5"), moments=True)
     np.testing.assert_array_equal(found.train.features, known.train.features)
     assert found.test.ids == known.test.ids
     assert found.moments is None
@@ -759,7 +759,7 @@ def test_rows_without_embedding_are_left_out(tmp_path):
 
 def test_moments_are_written_up_to_a_size(tmp_path, monkeypatch):
     make(tmp_path / "a.h5")
-    found = open_features(tmp_path / "a.h5")
+    found = open_features(tmp_path / "a.h5", moments=True)
     features, labels = found.train.features.astype(float), found.train.labels
     for index in range(3):
         some = features[labels == index]
@@ -768,10 +768,10 @@ def test_moments_are_written_up_to_a_size(tmp_path, monkeypatch):
         scatter = (some - some.mean(0)).T @ (some - some.mean(0))
         np.testing.assert_allclose(found.moments.scatter[index], scatter, rtol=1e-4, atol=1e-5)
     make(tmp_path / "b.h5", n_train=20)  # 192 bytes of scatter for 320 of features
-    assert open_features(tmp_path / "b.h5").moments is None
+    assert open_features(tmp_path / "b.h5", moments=True).moments is None
     monkeypatch.setattr("data.joining.MOMENTS_LIMIT", 191)
     make(tmp_path / "c.h5")
-    assert open_features(tmp_path / "c.h5").moments is None
+    assert open_features(tmp_path / "c.h5", moments=True).moments is None
 
 
 def test_features_whose_scatter_float32_cannot_hold_go_without_moments(tmp_path):
@@ -779,7 +779,7 @@ def test_features_whose_scatter_float32_cannot_hold_go_without_moments(tmp_path)
     train = source(values, np.arange(40) % 3, [f"i{n}" for n in range(40)])
     test = source(values[:3], np.zeros(3, int), ["a", "b", "c"])
     make(tmp_path / "a.h5", splits={"train": train, "test": test})
-    found = open_features(tmp_path / "a.h5")
+    found = open_features(tmp_path / "a.h5", moments=True)
     assert found.moments is None
     np.testing.assert_array_equal(found.train.features, values)
     np.testing.assert_array_equal(found.test.features, values[:3])

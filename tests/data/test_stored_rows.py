@@ -118,11 +118,11 @@ def test_what_stays_on_the_disk_is_verified_too(tmp_path):
     assert np.isnan(unchecked.train.features.read(100, 101)).any()
 
 
-def test_moments_are_verified_and_left_out(tmp_path):
+def test_moments_are_verified_and_left_out_unless_they_are_asked_for(tmp_path):
     path = write(tmp_path / "s.h5", n=3000)
-    moments = open_features(path).moments
+    moments = open_features(path, moments=True).moments
     assert moments is not None
-    options = ({"in_memory": False}, {"moments": False})
+    options = ({"in_memory": False}, {}, {"in_memory": False, "moments": True})
     for option in options:
         found = open_features(path, **option)
         assert found.moments is None
