@@ -9,7 +9,7 @@ from typing import TextIO
 from data.cli import say
 from data.decode import SUFFIXES
 from data.errors import UserError
-from data.left_out import LeftOut, kind_of
+from data.left_out import HIDDEN_FOLDERS, LeftOut, kind_of
 
 STDIN = "-"
 
@@ -21,7 +21,8 @@ def find_images(given: Sequence[str], stdin: TextIO) -> list[str]:
     ----------
     given : sequence of str
         Image files; folders, whose images are taken at any depth in the order of their names,
-        hidden ones left out; ``-`` for a list on standard input, one file or folder a line.
+        and what is left out is counted and named on stderr; ``-`` for a list on standard input,
+        one file or folder a line.
     stdin : text stream
         Read where ``-`` was given.
 
@@ -64,6 +65,8 @@ def _files(name: str, what: str) -> list[str]:
         raise UserError(f"{what} {name}: it does not exist; give image files or folders of them")
     found, left_out = [], LeftOut()
     for place, folders, files in os.walk(name):
+        for folder in sorted(folder for folder in folders if folder.startswith(".")):
+            left_out.add(HIDDEN_FOLDERS, os.path.relpath(os.path.join(place, folder), name))
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
         for file in sorted(files):
             path = os.path.join(place, file)

@@ -26,6 +26,12 @@ after HDF5's end of file       the seal: a checksum of all other bytes (`data.se
 Where the store was joined with ``--join virtual``, the features lie in files beside it
 (`data.virtual`), and there are no moments.
 
+Of the keys of ``provenance``, ``skipped_images`` lists the ids of images that could not be
+decoded; ``unread_rotations`` (``count``, ``first``: the first ids, with their splits) tells of
+images taken as stored, because the rotation that they ask for cannot be read; ``dataset`` says
+where the images came from, and of a folder which sub-folder is which split (``splits``) and what
+in it was not read (``not_read``: by suffix or kind, ``count`` and ``first``).
+
 Attributes are text of variable length. Datasets are contiguous, uncompressed and hard-linked, so
 that they can be read without HDF5 and mapped into memory (embeddings barely compress, and every
 run reads them); metadata is in the format of HDF5 1.10, under its checksums. Rows are in the

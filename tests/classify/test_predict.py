@@ -14,7 +14,9 @@ from classify import predict as module
 from classify.__main__ import main
 from classify.coding import temper
 from classify.heads import Head, load_head, save_head
+from classify.sources import find_images
 from data.cli import run
+from data.decode import SUFFIXES
 from data.errors import UserError
 
 
@@ -103,13 +105,24 @@ def test_folders_and_lists(fitted_run, tmp_path, stage_one, monkeypatch, capsys)
     assert run(main, ["predict", head, "photos", "-", "--csv"]) == 0
     expected = ["photos/b.JPG", "photos/a/c.png", "my photo.png"]
     assert stage_one.calls[0][2] == expected
-    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    out, err = capsys.readouterr()
+    rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["image"] for row in rows] == expected
+    assert (
+        "not read in photos: 1 .txt file (a/notes.txt); 1 hidden file (.hidden.png); "
+        "1 hidden folder (.cache)"
+    ) in err
     for row in rows:
         chances = [float(row[f"probability_{i}"]) for i in (1, 2, 3)]
         assert chances == sorted(chances, reverse=True)
         assert sum(chances) == pytest.approx(1)
         assert {row[f"class_{i}"] for i in (1, 2, 3)} == {"ant", "bee", "cat"}
+
+
+def test_folders_take_every_suffix_that_data_sets_take(tmp_path):
+    for index, suffix in enumerate(SUFFIXES):
+        (tmp_path / f"{index:02}{suffix}").touch()
+    assert len(find_images([str(tmp_path)], io.StringIO())) == len(SUFFIXES)
 
 
 @pytest.mark.parametrize(

@@ -272,8 +272,18 @@ def test_images_of_a_list_in_several_batches(call, small, tmp_path, refused, mon
     spec.write_text(json.dumps({"spec": header.spec, "weights_file": None}))
     listing.write_text(json.dumps([str(file) for file in files]))
     arguments = ("images", "--spec", spec, "--out", out)
-    assert call(*arguments, *files).code == 0
+    done = call(*arguments, *files)
+    assert done.code == 0
+    assert "rotation" not in done.err
     whole = np.load(out)
+    odd = tmp_path / "odd.png"  # sound, but for how it is to be turned
+    Image.open(files[1]).save(odd, exif=b"no TIFF")
+    done = call(*arguments, *files[:2], odd)
+    assert (
+        f"the rotation of 1 of 3 images cannot be read; they are taken as stored: {odd}" in done.err
+    )
+    np.testing.assert_allclose(np.load(out)[2], whole[1], rtol=1e-4, atol=1e-5)
+    assert call(*arguments, *files).code == 0
     monkeypatch.setattr(images, "default_batch_size", lambda device: 2)
     assert call(*arguments, "--list", listing).code == 0
     rows = np.load(out)
