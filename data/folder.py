@@ -228,7 +228,7 @@ def read_folder(root: Path, name: str, *, test_fraction: float | None, seed: int
             train[label] = [name for name, out in zip(names, held, strict=True) if not out]
             test[label] = [name for name, out in zip(names, held, strict=True) if out]
     class_names = tuple(sorted(train))
-    layout = f"train/{found.test_part}" if found.test_part else "classes"
+    layout = f"{found.train_part}/{found.test_part}" if found.test_part else "classes"
     origin: dict[str, Any] = {
         "kind": "folder",
         "path": str(root),
