@@ -457,7 +457,7 @@ def test_a_cluster_worker_gives_the_same_rows(call, photo_job, dataset, monkeypa
     for name, split in made.splits.items():
         images = split.images.take(np.arange(len(split))) if dataset == "files" else None
         task = Task(settings, plan, name, 0, len(split), 1, images)
-        rows, ok, _ = tasks._rows(task, tasks._embedder(settings, plan))
+        rows, ok, _ = tasks._rows(task, tasks._embedder(settings, plan), set())
         assert ok.all()
         assert np.array_equal(rows, getattr(open_features(done.path), name).features)
     first = made.dataset.train.images
