@@ -1,7 +1,9 @@
 """How pages are made: jinja2 with everything escaped, and one way to write each kind of number.
 
-HTML is escaped by jinja2's autoescape. Markdown has no such thing, so every expression passes
-through `markdown_text`; a class named ``<script>`` or ``a|b`` shows as such in both.
+HTML is escaped by jinja2's autoescape, and Markdown by `markdown_text`, to which every expression
+goes first. Both mark what they have escaped as `markupsafe.Markup`, and so does jinja2 what a macro
+returns; what is marked is never escaped again. A class named ``<script>`` or ``a|b`` shows as such
+in both.
 """
 
 from __future__ import annotations
@@ -151,8 +153,10 @@ def seconds(value: float | None) -> str:
     return f"{int(value // 60)} min {int(value % 60)} s"
 
 
-class Verbatim(str):
-    """Text for a fenced code block, where Markdown escapes nothing."""
+# Line ends, and characters that no document may hold.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+# An underscore between letters or digits is no markup, and file names are full of them.
+_MARKUP = re.compile(r"[\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def markdown_text(value: Any) -> Any:
@@ -168,13 +172,31 @@ def markdown_text(value: Any) -> Any:
     object
         Strings escaped, on one line; anything else as it is.
     """
-    if not isinstance(value, str) or isinstance(value, Verbatim):
+    if not isinstance(value, str):
         return value
-    text = " ".join(value.split("\n"))
+    text = _CONTROL.sub(" ", value)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # An underscore inside a word is no markup, and file names are full of them.
-    text = re.sub(r"([\\`*\[\]|~#])", r"\\\1", text)
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
+    text = _MARKUP.sub(r"\\\g<0>", text)
+    return re.sub(r"^(\s*)(?:([-+=])(?=[-=\s]|$)|(\d+)([.)])(?=\s|$))", _escaped_start, text)
+
+
+def _escaped_start(found: re.Match[str]) -> str:
+    space, sign, number, stop = found.groups()
+    return f"{space}\\{sign}" if sign else f"{space}{number}\\{stop}"
+
+
+def _markdown(value: Any) -> Any:
+    """Escape a value for Markdown, unless that has been done."""
+    from markupsafe import Markup
+
+    return value if hasattr(value, "__html__") else Markup(markdown_text(value))  # noqa: S704
+
+
+def _code(text: str) -> Any:
+    """Keep a line of a fenced code block as it is: Markdown escapes nothing in there."""
+    from markupsafe import Markup
+
+    return Markup(_CONTROL.sub(" ", text))  # noqa: S704
 
 
 def _environment(*, html: bool) -> Environment:
@@ -182,8 +204,8 @@ def _environment(*, html: bool) -> Environment:
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=html,  # noqa: S701 (Markdown escapes in `finalize`)
-        finalize=None if html else markdown_text,
+        autoescape=True,
+        finalize=None if html else _markdown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -202,7 +224,7 @@ def _environment(*, html: bool) -> Environment:
         p=p_text,
         shown=display_name,
         capital=upper_first,
-        code=lambda text: Verbatim(" ".join(text.split("\n"))),
+        code=_code,
     )
     environment.globals["PROCEDURE"] = PROCEDURE
     return environment

@@ -422,6 +422,9 @@ def test_json_has_no_nan():
 def test_markdown_text():
     assert markdown_text("a_b.h5") == "a_b.h5"
     assert markdown_text("_a_ *b* `c` [d](e) <f> |") == (r"\_a\_ \*b\* \`c\` \[d\](e) &lt;f&gt; \|")
+    assert markdown_text("__a__ a__b $1") == r"\_\_a\_\_ a\_\_b \$1"
+    assert markdown_text("- a\r\nb") == r"\- a b"
+    assert markdown_text("1. a") == r"1\. a"
     assert markdown_text(3) == 3
 
 
