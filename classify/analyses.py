@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classify import coding
-from classify.calibration import calibration, fit_temperature
+from classify.calibration import calibration, fit_temperature, within_bounds
 from classify.decoding import compare_ways
 from classify.fitting import Head
 from classify.own_strengths import judge, refit
@@ -74,23 +74,50 @@ def analyse(
             }
             if strategy == "ovo" and len(known) > 2:
                 more["pairs"] = judge_pairs(X_test, labels, ids, head, known)
-                found["decoding"] = compare_ways(X_test, labels, head, known, held_out, n_classes)
+                _mark_pairs(more["pairs"], known, fit)
+                found["decoding"] = [
+                    {**way, "converged": fit.entry["converged"]}
+                    for way in compare_ways(X_test, labels, head, known, held_out, n_classes)
+                ]
             if strategy == "ovr":
                 more["detection"] = judge_classes(labels, fit.scores, known)
+                _mark_classes(more["detection"], known, fit)
             fit.entry.update(json_ready(more))
             own = _own_values(fit)
             if own is not None and len(known) > 2:
                 train_labels = np.searchsorted(known, features.train.labels)
-                apart = refit(
+                apart, solution = refit(
                     strategy, X_train, train_labels, own, head,
                     n_jobs=options.jobs, memory=room.solver, device=fit.estimator.device_,
                 )  # fmt: skip
                 found["own_c"][strategy] = {
                     "C": np.quantile(own, [0, 0.25, 0.5, 0.75, 1], method="nearest"),
                     **judge(strategy, X_test, labels, apart, known),
+                    "converged": solution.converged,
                 }
             bar.update(1)
     return found
+
+
+def _ends(fit: Fitted) -> list[bool]:
+    """Whether each problem of the final fit converged."""
+    statuses = fit.estimator.certificate_["problems"]["status"]
+    return [status == "CONVERGED" for status in statuses]
+
+
+def _mark_pairs(pairs: dict[str, Any], known: Any, fit: Fitted) -> None:
+    place = {int(c): i for i, c in enumerate(known)}
+    ends = dict(zip(map(tuple, coding.class_pairs(len(known)).tolist()), _ends(fit), strict=True))
+    for pair in pairs["hardest"]:
+        a, b = sorted((place[pair["a"]], place[pair["b"]]))
+        pair["converged"] = ends[a, b]
+
+
+def _mark_classes(detection: dict[str, Any], known: Any, fit: Fitted) -> None:
+    ends = _ends(fit)  # two classes are one problem
+    place = {int(c): i for i, c in enumerate(known)}
+    for entry in detection["classes"]:
+        entry["converged"] = ends[place[entry["class"]] if len(ends) > 1 else 0]
 
 
 def _own_values(fit: Fitted) -> Any:
@@ -121,7 +148,11 @@ def _calibration(
             ]
         )
         temperature = fit_temperature(held_out.labels, logits)
-    return calibration(labels, fit.probabilities, temperature, n_validation)
+    found = calibration(labels, fit.probabilities, temperature, n_validation)
+    if temperature is not None and fit.selection is not None:
+        chosen = next(step for step in fit.selection.path if step["C"] == fit.selection.C)
+        found["converged"] = chosen["converged"] and within_bounds(temperature)
+    return found
 
 
 def _course(strategy: str, fit: Fitted) -> dict[str, Any]:

@@ -64,6 +64,11 @@ def fit_temperature(labels: npt.NDArray[np.intp], logits: npt.NDArray[np.float64
     return fit(labels, logits)
 
 
+def within_bounds(temperature: float) -> bool:
+    """Tell whether a temperature is a minimum, and not the end of where one was looked for."""
+    return abs(np.log(temperature)) < 0.99 * BOUND
+
+
 def _is_in_scikit_learn() -> bool:
     """Tell whether the installed scikit-learn has temperature scaling: it came with 1.8."""
     return tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 8)

@@ -42,6 +42,7 @@ from classify.engines import as_labels, choose_device, lies_on, open_fitter
 from classify.fitting import Head, plan
 from classify.free_memory import default_memory
 from classify.scoring import scored
+from classify.solution import Solution
 from classify.standardize import all_finite
 from classify.threads import workers
 
@@ -132,6 +133,13 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             If a parameter is out of range, the device is not there, `y` has fewer than two
             classes, or `memory` is too little (a `classify.layout.TooLittleMemoryError`).
         """
+        solution = self._solve(X, y, sample_weight, start)
+        if not solution.converged:
+            self._warn(solution)
+        return self
+
+    def _solve(self, X: Any, y: Any, sample_weight: Any, start: Head | None) -> Solution:
+        """Fit as `fit` does, and leave it to the caller to say what did not converge."""
         self._check_parameters()
         device = "cpu" if is_source(X) else choose_device(self.device, X)
         y = as_labels(y)
@@ -195,9 +203,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         self.n_iter_ = solution.n_iter
         self.device_ = fitter.device
         self.certificate_ = solution.certificate()
-        if not solution.converged:
-            self._warn(solution)
-        return self
+        return solution
 
     def _check_tensor(self, X: Any, y: Any) -> tuple[Any, Any]:
         """Check features that stay on their device as `validate_data` checks arrays."""
@@ -300,6 +306,16 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             See `classify.coding.probabilities`.
         """
         return self._answers(X, probabilities)
+
+
+def fit_without_warning(
+    estimator: _LogisticHeads, X: Any, y: Any, start: Head | None = None
+) -> Solution:
+    """Fit an estimator, and return how its problems ended instead of warning of it.
+
+    Python's own switch for warnings is the whole process's, so that threads cannot use it.
+    """
+    return estimator._solve(X, y, None, start)
 
 
 class MultinomialLogistic(_LogisticHeads):

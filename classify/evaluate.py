@@ -214,3 +214,55 @@ def evaluate(
         },
         "confusion_matrix": confusion_matrix(labels, predictions, labels=indices).tolist(),
     }
+
+
+def majority(
+    train_labels: npt.NDArray[np.int64],
+    test_labels: npt.NDArray[np.int64],
+    class_names: Sequence[str],
+) -> dict[str, Any]:
+    """Score what always answers the most frequent training class, the first of equals.
+
+    Parameters
+    ----------
+    train_labels, test_labels : ndarray of int64, shape (n_samples,)
+        Class indices.
+    class_names : sequence of str
+        Names of the classes.
+
+    Returns
+    -------
+    dict
+        ``class``, its name, ``train_share`` and ``test_accuracy``.
+    """
+    counts = np.bincount(train_labels, minlength=len(class_names))
+    answer = int(counts.argmax())
+    return {
+        "class": class_names[answer],
+        "train_share": float(counts[answer] / len(train_labels)),
+        "test_accuracy": float(np.mean(test_labels == answer)),
+    }
+
+
+def never_answered(
+    train_labels: npt.NDArray[np.int64],
+    test_labels: npt.NDArray[np.int64],
+    predictions: npt.NDArray[np.int64],
+    class_names: Sequence[str],
+) -> list[str]:
+    """List the classes of training or test rows that no test row was answered with.
+
+    Parameters
+    ----------
+    train_labels, test_labels, predictions : ndarray of int64, shape (n_samples,)
+        Class indices: truth of either split, and the answers on the test rows.
+    class_names : sequence of str
+        Names of the classes.
+
+    Returns
+    -------
+    list of str
+        Names, in the order of the classes.
+    """
+    there = np.union1d(train_labels, test_labels)
+    return [class_names[i] for i in np.setdiff1d(there, predictions)]

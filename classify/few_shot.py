@@ -9,6 +9,9 @@ the penalty then weighs the more the fewer images there are, as a prior does, an
 few labels has none to spare for a choice of its own. The curves end at the fit on all images, which
 exists already.
 
+Each accuracy is that of one fit, and says whether that fit converged: what did not may have
+accuracies that are not its problem's, so "enough" is not read off them.
+
 The fits go through joblib. By default they share threads; what `joblib.parallel_config` sets is
 used instead, such as Dask or Ray: a task is the path of the store and a few numbers, and opens the
 store where it runs.
@@ -17,7 +20,6 @@ store where it runs.
 from __future__ import annotations
 
 import math
-import warnings as python_warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ import numpy.typing as npt
 from classify.chunked import is_source
 from classify.parallel import run_tasks
 from classify.threads import thread_count, workers
+from classify.wording import display_name
 
 if TYPE_CHECKING:
     from data.store import Features
@@ -80,6 +83,18 @@ class Task:
     seed: int
     device: str
     in_memory: bool = True
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the fits of a task found: for each count an accuracy, and whether the fit converged.
+
+    `notes` are what they had to say of their device.
+    """
+
+    accuracies: list[float]
+    converged: list[bool]
+    notes: list[str]
 
 
 def ladder(largest: int) -> list[int]:
@@ -179,9 +194,11 @@ def few_shot(
     -------
     dict
         ``draws``, ``level`` and ``near``; ``curves``: for each strategy a list of ``per_class``
-        (None for all), ``n_train``, ``accuracies``, ``mean`` and ``ci95`` (None for all, which is
-        one fit); ``enough``: for each strategy the least ``per_class`` whose mean comes within
-        ``near`` of all; ``left_out``: counts that `memory` has no room for.
+        (None for all), ``n_train``, ``accuracies``, ``converged`` (whether the fit of each of them
+        did), ``mean`` and ``ci95`` (None for all, which is one fit); ``enough``: for each strategy
+        the least ``per_class`` whose mean comes within ``near`` of all, where all fits from it on
+        converged; ``left_out``: counts that `memory` has no room for; ``notes``: what the fits had
+        to say of their device.
     """
     labels = np.asarray(features.train.labels)
     sizes = np.unique(labels, return_counts=True)[1]
@@ -199,13 +216,15 @@ def few_shot(
         for name, estimator in fitted.items()
     ]  # fmt: skip
     alone = memory is not None or any(task.device != "cpu" for task in tasks)
-    accuracies: dict[str, list[list[float]]] = {name: [] for name in fitted}
+    draws: dict[str, list[Drawn]] = {name: [] for name in fitted}
+    notes: list[str] = []
     with _remembered(features):
         for task, found in zip(tasks, _run(tasks, 1 if alone else jobs), strict=True):
-            accuracies[task.strategy].append(found)
+            draws[task.strategy].append(found)
+            notes += found.notes
     curves = {
         name: [
-            *_curve(counts, n_train, accuracies[name]),
+            *_curve(counts, n_train, draws[name]),
             _all(features, estimator, int(labels.size)),
         ]
         for name, estimator in fitted.items()
@@ -217,20 +236,22 @@ def few_shot(
         "curves": curves,
         "enough": {name: _enough(curve) for name, curve in curves.items()},
         "left_out": [count for count in n_train if count not in counts],
+        "notes": list(dict.fromkeys(notes)),
     }
 
 
 def _curve(
-    counts: Sequence[int], n_train: Mapping[int, int], accuracies: Sequence[Sequence[float]]
+    counts: Sequence[int], n_train: Mapping[int, int], draws: Sequence[Drawn]
 ) -> list[dict[str, Any]]:
     points = []
     for i, count in enumerate(counts):
-        values = [found[i] for found in accuracies]
+        values = [drawn.accuracies[i] for drawn in draws]
         points.append(
             {
                 "per_class": count,
                 "n_train": n_train[count],
                 "accuracies": values,
+                "converged": [drawn.converged[i] for drawn in draws],
                 "mean": float(np.mean(values)),
                 "ci95": list(t_interval(values)),
             }
@@ -244,22 +265,61 @@ def _all(features: Features, estimator: Any, n_train: int) -> dict[str, Any]:
         "per_class": None,
         "n_train": n_train,
         "accuracies": [accuracy],
+        "converged": [bool(estimator.certificate_["converged"])],
         "mean": accuracy,
         "ci95": None,
     }
 
 
 def _enough(curve: Sequence[Mapping[str, Any]]) -> int | None:
-    """Find the least count from which on no mean is further below all labels' than `NEAR`."""
+    """Find the least count from which on no mean is further below all labels' than `NEAR`.
+
+    Where a fit did not converge nothing is known, so the search ends there.
+    """
     enough = None
+    if not all_converged(curve[-1]):
+        return None
     for point in reversed(curve[:-1]):
-        if point["mean"] < curve[-1]["mean"] - NEAR:
+        if point["mean"] < curve[-1]["mean"] - NEAR or not all_converged(point):
             break
         enough = point["per_class"]
     return enough
 
 
-def _run(tasks: Sequence[Task], jobs: int | None) -> list[list[float]]:
+def all_converged(point: Mapping[str, Any]) -> bool:
+    """Tell whether every fit of a point converged; of older results that is not known."""
+    return all(point.get("converged", ()))
+
+
+def unconverged_warnings(found: Mapping[str, Any]) -> list[str]:
+    """Say how many fits of the curves did not converge, and where.
+
+    Parameters
+    ----------
+    found : mapping
+        From `few_shot`.
+
+    Returns
+    -------
+    list of str
+        A sentence for each strategy that has such fits.
+    """
+    told = []
+    for name, curve in found["curves"].items():
+        drawn = curve[:-1]
+        late = [point for point in drawn if not all_converged(point)]
+        if late:
+            n_late = sum(point["converged"].count(False) for point in late)
+            total = sum(len(point["converged"]) for point in drawn)
+            counts = ", ".join(f"{point['per_class']:,}" for point in late)
+            told.append(
+                f"{n_late} of {total} few-shot fits of {display_name(name)} did not converge (with "
+                f"{counts} images per class), so these points of its curve may still move."
+            )
+    return told
+
+
+def _run(tasks: Sequence[Task], jobs: int | None) -> list[Drawn]:
     import joblib
 
     # Somebody's parallel_config goes before our own threads.
@@ -271,7 +331,7 @@ def _run(tasks: Sequence[Task], jobs: int | None) -> list[list[float]]:
         )
 
 
-def run_task(task: Task) -> list[float]:
+def run_task(task: Task) -> Drawn:
     """Fit a strategy to the sets of a draw, each fit starting from the one before.
 
     Parameters
@@ -281,27 +341,30 @@ def run_task(task: Task) -> list[float]:
 
     Returns
     -------
-    list of float
-        Test accuracies, one for each count.
+    Drawn
+        Test accuracies, one for each count, and how their fits ended.
     """
     from classify import estimators
+    from classify.engines import telling
     from classify.fitting import Head
 
     features = _open(task)
     labels = np.asarray(features.train.labels)
     X: Any = features.train.features
-    found, start = [], None
+    drawn, start = Drawn([], [], []), None
     for rows in draw_rows(labels, task.counts, task.draw, task.seed):
         estimator = getattr(estimators, task.estimator)(
             task.C, standardize=True, tol=TOL, max_iter=MAX_ITER, n_jobs=1,
             device=task.device,
         )  # fmt: skip
-        with python_warnings.catch_warnings():
-            python_warnings.simplefilter("ignore")  # what one of these fits lacks in tol is no news
-            estimator.fit(X.gather(rows) if is_source(X) else X[rows], labels[rows], start=start)
+        with telling(drawn.notes.append):
+            solution = estimators.fit_without_warning(
+                estimator, X.gather(rows) if is_source(X) else X[rows], labels[rows], start
+            )
         start = Head(estimator.coef_, estimator.intercept_)
-        found.append(_accuracy(estimator, features))
-    return found
+        drawn.accuracies.append(_accuracy(estimator, features))
+        drawn.converged.append(solution.converged)
+    return drawn
 
 
 def _accuracy(estimator: Any, features: Features) -> float:

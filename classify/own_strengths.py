@@ -21,6 +21,7 @@ from classify.fitting import Head, plan
 from classify.free_memory import default_memory
 from classify.scoring import scored
 from classify.selection import PATH_MAX_ITER, PATH_TOL
+from classify.solution import Solution
 from classify.threads import workers
 
 
@@ -34,7 +35,7 @@ def refit(
     n_jobs: int | None,
     memory: int | None,
     device: str,
-) -> Head:
+) -> tuple[Head, Solution]:
     """Fit every problem at its own C, to the tolerance of a path.
 
     Parameters
@@ -54,8 +55,10 @@ def refit(
 
     Returns
     -------
-    Head
+    head : Head
         For raw features.
+    solution : Solution
+        How its problems ended.
     """
     n_classes, layout = int(labels.max()) + 1, None
     if is_source(X):
@@ -66,8 +69,7 @@ def refit(
         fitter = open_fitter(
             device, strategy, X, labels, n_classes, pool, standardize=True, layout=layout
         )
-        head, _ = fitter.solve(own, tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=start)
-    return head
+        return fitter.solve(own, tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=start)
 
 
 def judge(

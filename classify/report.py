@@ -27,7 +27,7 @@ from classify import (
 from classify.figures import PALETTE
 from classify.pages import TEMPLATES, render_html, render_markdown, write_pages
 from classify.results import FILE_NAME, backbone_name, has_random_weights, read_results
-from classify.wording import decoding_sentence, labels_sentence
+from classify.wording import decoding_sentence, display_name, labels_sentence
 from data.cli import progress
 from data.files import write_text
 
@@ -93,7 +93,8 @@ def write_metrics(path: Path, results: Mapping[str, Any]) -> None:
     results : mapping
         A checked results.json.
     """
-    rows = [metrics_row(name, entry) for name, entry in results["strategies"].items()]
+    majority = results.get("majority")
+    rows = [metrics_row(name, entry, majority) for name, entry in results["strategies"].items()]
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, rows[0], lineterminator="\n")
     table.writeheader()
@@ -101,7 +102,9 @@ def write_metrics(path: Path, results: Mapping[str, Any]) -> None:
     write_text(path, text.getvalue())
 
 
-def metrics_row(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+def metrics_row(
+    name: str, entry: Mapping[str, Any], majority: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Flatten what is known of a strategy.
 
     Parameters
@@ -110,6 +113,8 @@ def metrics_row(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         The strategy.
     entry : mapping
         Its entry in results.json.
+    majority : mapping, optional
+        The ``majority`` of results.json.
 
     Returns
     -------
@@ -136,6 +141,8 @@ def metrics_row(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
         "fit_seconds": entry["fit_seconds"],
         "n_iter": entry["n_iter"],
         "converged": entry["converged"],
+        "never_answered": len(entry["never_answered"]) if "never_answered" in entry else None,
+        "majority_accuracy": None if majority is None else majority["test_accuracy"],
         **{key: certificate.get(key) for key in ("objective", "gap_bound", "relative_gap")},
     }
 
@@ -312,6 +319,22 @@ def report_context(results: Mapping[str, Any]) -> dict[str, Any]:
     question = [c for c in comparisons if {c["a"], c["b"]} == {"ovr", "ovo"}]
     few_shot = results.get("few_shot")
     return {
+        "headings": {
+            name: display_name(name) + ("" if entry["converged"] else " (not converged)")
+            for name, entry in strategies.items()
+        },
+        "majority": results.get("majority"),
+        "never_answered": all("never_answered" in entry for entry in strategies.values()),
+        "late": {
+            name: late
+            for name, entry in strategies.items()
+            if (late := [s["C"] for s in entry["validation"] if not s.get("converged", True)])
+        },
+        "few_late": any(
+            False in point.get("converged", ())
+            for curve in (few_shot or {}).get("curves", {}).values()
+            for point in curve
+        ),
         "sections": SECTIONS,
         "results": results,
         "strategies": strategies,

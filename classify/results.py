@@ -51,9 +51,10 @@ _PAIR = {
     "errors": int,
     "a_as_b": int,
     "b_as_a": int,
+    "converged?": bool,
     "examples": [_EXAMPLE],
 }
-_SHARE = {"accuracy": _Number, "accuracy_ci95": [_Number]}
+_SHARE = {"accuracy": _Number, "accuracy_ci95": [_Number], "converged?": bool}
 # A question mark: what runs of before it do not have, or what makes no sense for some runs.
 _STRATEGY = {
     "C": _Number,
@@ -62,19 +63,23 @@ _STRATEGY = {
     "n_iter": int,
     "converged": bool,
     "certificate": {"grad_norm": _Maybe, "objective": _Maybe, "gap_bound": _Maybe},
-    "validation": [{"C": _Number, "accuracy": _Maybe, "log_loss": _Maybe}],
+    "validation": [{"C": _Number, "accuracy": _Maybe, "log_loss": _Maybe, "converged?": bool}],
     "validation_not_visited": [_Number],
     "test": _TEST,
+    "never_answered?": [str],
     "calibration?": {
         "temperature": _Maybe,
         "n_validation": int,
+        "converged?": bool,
         "before": _JUDGED,
         "after?": _JUDGED,
     },
     "course?": {"classes": [int], "relative_gaps": [_Number]},
     "pairs?": {"classes": [int], "accuracy": [[_Maybe]], "hardest": [_PAIR]},
     "detection?": {
-        "classes": [{"class": int, "auc": _Number, "average_precision": _Number}],
+        "classes": [
+            {"class": int, "auc": _Number, "average_precision": _Number, "converged?": bool}
+        ],
         "false_alarms": [_Number],
         "curves": [[_Number]],
     },
@@ -104,6 +109,7 @@ _POINT = {
     "per_class": (int, type(None)),
     "n_train": int,
     "accuracies": [_Number],
+    "converged?": [bool],
     "mean": _Number,
     "ci95": (list, type(None)),
 }
@@ -126,6 +132,8 @@ _RUN = {
     "strategies": {"*": _STRATEGY},
     "comparisons": [_COMPARISON],
     "comparison_method?": str,
+    "one_problem?": bool,
+    "majority?": {"class": str, "train_share": _Number, "test_accuracy": _Number},
     "verdict": str,
     "warnings": [str],
     "timings": dict,
@@ -146,6 +154,7 @@ _RUN = {
         "curves": {"*": [_POINT]},
         "enough": {"*": (int, type(None))},
         "left_out": [int],
+        "notes?": [str],
     },
     "numerics?": {
         "stored": str,
@@ -240,6 +249,10 @@ def _inconsistency(results: dict[str, Any]) -> str:
         counts = [[point["per_class"] for point in other] for other in curves.values()]
         if name not in results["strategies"] or not curve or counts.count(counts[0]) < len(counts):
             return f"few_shot.curves.{name} does not fit the others, or the strategies"
+        for point in curve:
+            ends = point.get("converged")
+            if ends is not None and len(ends) != len(point["accuracies"]):
+                return f"few_shot.curves.{name} has points with more or fewer fits than accuracies"
     images = results.get("images")
     if images and not images["missing"]:
         for entry in (*images["disagreements"], *images["confident_errors"]):

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from classify.analyses import analyse
 from classify.clusters import Spread
-from classify.few_shot import few_shot
+from classify.evaluate import majority
+from classify.few_shot import few_shot, unconverged_warnings
 from classify.free_memory import default_memory
 from classify.gallery import gallery
 from classify.numerics import numerics
@@ -35,7 +36,7 @@ from classify.output import (
 )
 from classify.results import SCHEMA_VERSION, json_ready
 from classify.strategy import FitOptions, Fitted, fit_strategy
-from classify.wording import display_name, headline, upper_first
+from classify.wording import answer_warnings, display_name, headline, upper_first
 from data.cli import progress
 from data.errors import UserError
 from data.files import check_writable
@@ -113,6 +114,8 @@ def fit_store(
                 memory=room.solver,
             )
         results["timings"]["few_shot"] = time.perf_counter() - clock
+        results["warnings"] += unconverged_warnings(results["few_shot"])
+        results["warnings"] += results["few_shot"]["notes"]
     folder = options.reports_dir / store_name(features)
     with (
         told_when_full(options.reports_dir, features, fitted),
@@ -224,11 +227,15 @@ def _results(
     from classify.selection import C_GRID
     from classify.significance import METHOD, compare_strategies
 
-    comparisons = compare_strategies(
+    two_classes = any(len(fit.estimator.classes_) == 2 for fit in fitted.values())
+    # Then they are one problem, and a comparison would be with itself.
+    one_problem = two_classes and len(fitted) > 1
+    comparisons = [] if one_problem else compare_strategies(
         features.test.labels,
         {name: fit.predictions for name, fit in fitted.items()},
         {name: fit.entry["converged"] for name, fit in fitted.items()},
     )
+    always = majority(features.train.labels, features.test.labels, features.class_names)
     strategies = {name: fit.entry for name, fit in fitted.items()}
     results = {
         "schema_version": SCHEMA_VERSION,
@@ -266,11 +273,20 @@ def _results(
         "strategies": strategies,
         "comparisons": comparisons,
         "comparison_method": METHOD,
+        "one_problem": one_problem,
+        "majority": always,
         **more,
-        "warnings": [text for fit in fitted.values() for text in fit.warnings]
-        + _data_warnings(features),
+        "warnings": [
+            *(text for fit in fitted.values() for text in fit.warnings),
+            *_data_warnings(features),
+            *answer_warnings(strategies, always, set(_names(features, features.train.labels))),
+        ],
     }
     return json_ready(results)
+
+
+def _names(features: Features, labels: npt.NDArray[np.int64]) -> list[str]:
+    return [features.class_names[i] for i in np.unique(labels)]
 
 
 def _data_warnings(features: Features) -> list[str]:

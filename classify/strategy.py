@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-import warnings as python_warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,7 +138,7 @@ def fit_strategy(
         If no row can be held out to choose C on.
     """
     from classify import estimators
-    from classify.evaluate import evaluate
+    from classify.evaluate import evaluate, never_answered
     from classify.selection import select_C
 
     warnings: list[str] = []
@@ -185,12 +184,11 @@ def fit_strategy(
         device=selection.device if selection else options.device,
         **settings,
     )
-    with python_warnings.catch_warnings():
-        # That a fit did not converge is in its certificate, and said in our own words.
-        python_warnings.simplefilter("ignore")
-        estimator.fit(X, y, start=selection.start if selection else None)
+    # That a fit did not converge is in its certificate, and said in our own words.
+    estimators.fit_without_warning(estimator, X, y, selection.start if selection else None)
     trained = time.perf_counter()
     certificate = estimator.certificate_
+    warnings += path_warnings(strategy, c, path)
     if not certificate["converged"]:
         advice = " Raise --max-iter." if certificate["status"] == "MAX_ITER" else ""
         warnings.append(
@@ -213,6 +211,9 @@ def fit_strategy(
         "validation": path,
         "validation_not_visited": selection.not_visited if selection else [],
         "test": test,
+        "never_answered": never_answered(
+            features.train.labels, features.test.labels, predictions, features.class_names
+        ),
     }
     done = time.perf_counter()
     seconds = {"select": selected - clock, "fit": trained - selected, "evaluate": done - trained}
@@ -226,6 +227,18 @@ def fit_strategy(
         selection,
         warnings,
     )
+
+
+def path_warnings(strategy: str, c: float, path: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say which of the values that C was chosen from were judged by a fit that did not converge."""
+    late = [step["C"] for step in path if not step["converged"]]
+    if not late:
+        return []
+    which = ", the chosen one among them" if c in late else ", but not of the chosen one"
+    return [
+        f"C for {display_name(strategy)} was chosen from fits of which {len(late)} of {len(path)} "
+        f"did not converge (C from {min(late):.3g} to {max(late):.3g}){which}."
+    ]
 
 
 def _answers(

@@ -8,7 +8,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from classify.pages import general, number, percent, seconds, span
+from classify.figures import shorten
+from classify.pages import NOTHING, general, number, percent, seconds, span
 from classify.wording import display_name
 
 BOLD, RESET = "\x1b[1m", "\x1b[0m"
@@ -119,7 +120,8 @@ def results_table(results: Mapping[str, Any], *, colour: bool | None = None) -> 
     Returns
     -------
     str
-        One line for each strategy under a line of heads.
+        One line for each strategy under a line of heads, and one for what always answering the
+        most frequent class scores.
     """
     if colour is None:
         colour = wants_colour(sys.stderr)
@@ -136,6 +138,9 @@ def results_table(results: Mapping[str, Any], *, colour: bool | None = None) -> 
         )
         for name, entry in results["strategies"].items()
     ]
+    if always := results.get("majority"):
+        row = (f"always {shorten(always['class'])}", "", percent(always["test_accuracy"]))
+        rows.append((*row, *[NOTHING] * 4))
     return table(heads, rows, colour=colour)
 
 

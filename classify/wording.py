@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from math import ceil, floor, log10
 from typing import Any
 
@@ -195,11 +195,84 @@ def headline(strategies: Mapping[str, Any], comparisons: Sequence[Mapping[str, A
         )
     (strategy, entry), *_ = strategies.items()
     low, high = entry["test"]["accuracy_ci95"]
+    if len(strategies) > 1:
+        return (
+            f"{one_problem_sentence(list(strategies))} It reaches "
+            f"{points(entry['test']['accuracy'])} % (95 % interval {points(low)} to "
+            f"{points(high)})."
+        )
     return (
         f"{upper_first(display_name(strategy))} reaches "
         f"{points(entry['test']['accuracy'])} % (95 % interval {points(low)} to {points(high)}); "
         "it is the only strategy of this run, so there is nothing to compare it with."
     )
+
+
+def listed(texts: Sequence[str]) -> str:
+    """Join texts as a sentence does: ``a, b and c``."""
+    *most, last = texts
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def one_problem_sentence(strategies: Sequence[str]) -> str:
+    """Say why strategies are not compared where there are two classes to train on."""
+    names = listed([display_name(name) for name in strategies])
+    return (
+        f"With two classes, {names} are one and the same problem: one head between the two "
+        "classes, with the same objective at the same C, so there is nothing to compare."
+    )
+
+
+def answer_warnings(
+    strategies: Mapping[str, Any], majority: Mapping[str, Any], trained: Set[str], shown: int = 5
+) -> list[str]:
+    """Warn of classes that are never answered, and of accuracies that one answer alone reaches.
+
+    Parameters
+    ----------
+    strategies : mapping
+        The ``strategies`` of results.json.
+    majority : mapping
+        Its ``majority``.
+    trained : set of str
+        Classes with training rows; the others cannot be answered, which is said elsewhere.
+    shown : int
+        How many classes are named at most.
+
+    Returns
+    -------
+    list of str
+        Sentences; strategies with the same classes share one.
+    """
+    told, groups = [], dict[tuple[str, ...], list[str]]()
+    for name, entry in strategies.items():
+        missing = tuple(text for text in entry["never_answered"] if text in trained)
+        if missing:
+            groups.setdefault(missing, []).append(name)
+    for missing, names in groups.items():
+        classes = strategies[names[0]]["test"]["per_class"]
+        images = [classes[name]["support"] for name in missing]
+        which = [
+            f"{name} ({n:,} test {'image' if n == 1 else 'images'})"
+            for name, n in list(zip(missing, images, strict=True))[:shown]
+        ]
+        if len(missing) > shown:
+            which.append(f"{len(missing) - shown:,} more")
+        who = upper_first(listed([display_name(name) for name in names]))
+        word = "answers" if len(names) == 1 else "answer"
+        told.append(
+            f"{who} never {word} with {'this class' if len(missing) == 1 else 'these classes'}: "
+            f"{listed(which)}."
+        )
+    score = majority["test_accuracy"]
+    low = [name for name, entry in strategies.items() if entry["test"]["accuracy"] <= score]
+    if low:
+        told.append(
+            f"Always answering {majority['class']}, the most frequent class in training, scores "
+            f"{points(score)} %; {listed([display_name(name) for name in low])} "
+            f"{'is' if len(low) == 1 else 'are'} no better."
+        )
+    return told
 
 
 def labels_sentence(few_shot: Mapping[str, Any]) -> str:
@@ -217,17 +290,28 @@ def labels_sentence(few_shot: Mapping[str, Any]) -> str:
     """
     told = []
     for name, curve in few_shot["curves"].items():
-        counts = [point["per_class"] for point in curve[:-1]]
-        if counts:
-            enough = few_shot["enough"][name]
-            more = f"more than {counts[-1]:,}" if enough is None else f"{enough:,}"
-            told.append(f"{display_name(name)} {more}")
+        if len(curve) > 1:
+            told.append(f"{display_name(name)} {_enough_words(curve, few_shot['enough'][name])}")
     if not told:
         return ""
     return (
         f"Labelled images per class with which a strategy comes within "
         f"{points(few_shot['near'], 0)} point of its accuracy with all of them: {', '.join(told)}."
     )
+
+
+def _enough_words(curve: Sequence[Mapping[str, Any]], enough: int | None) -> str:
+    """Say from how many images on a curve is near its end, as far as its fits converged."""
+    if not all(curve[-1].get("converged", ())):
+        return "unknown, since the fit with all images did not converge"
+    counts = [point["per_class"] for point in curve[:-1]]
+    # The search went down from the largest count, and ended at the one below `enough`.
+    at = len(counts) - 1 if enough is None else counts.index(enough) - 1
+    late = at >= 0 and not all(curve[at].get("converged", ()))
+    if not late:
+        return f"more than {counts[-1]:,}" if enough is None else f"{enough:,}"
+    why = f"since fits with {counts[at]:,} did not converge"
+    return f"unknown, {why}" if enough is None else f"{enough:,} or fewer, {why}"
 
 
 def decoding_sentence(results: Mapping[str, Any]) -> str:

@@ -139,7 +139,8 @@ def test_refit_at_one_c_for_all_is_the_shared_fit(strategy):
     n_heads = 6 if strategy == "ovo" else 4
     own = np.logspace(-2, 1, n_heads)
     start = Head(np.zeros((n_heads, 6)), np.zeros(n_heads))
-    head = refit(strategy, X, y, own, start, n_jobs=1, memory=None, device="cpu")
+    head, solution = refit(strategy, X, y, own, start, n_jobs=1, memory=None, device="cpu")
+    assert solution.converged
     scores = []
     for k, C in enumerate(own):
         a, b = class_pairs(4)[k] if strategy == "ovo" else (None, k)
