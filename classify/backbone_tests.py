@@ -33,13 +33,32 @@ def group_by_test_set(runs: Sequence[Run], answers: Mapping[str, Answers]) -> li
     return list(groups.values())
 
 
+def one_problem(results: Mapping[str, Any]) -> bool:
+    """Tell whether all strategies of a run are one problem; older runs do not say it themselves."""
+    several = len(results["strategies"]) > 1
+    return bool(results.get("one_problem")) or (several and len(results["class_names"]) == 2)
+
+
+def _classifiers(results: Mapping[str, Any], answers: Answers) -> list[str]:
+    """Name a run's strategies that are classifiers of their own: one, if all are one problem."""
+    names = list(answers.predictions)
+    return names[:1] if one_problem(results) else names
+
+
 def count_tests(
     runs: Sequence[Run], answers: Mapping[str, Answers], test_sets: Sequence[Mapping[str, Any]]
 ) -> int:
     """Count the pairs of classifiers with the same test images, over all test sets of the page."""
-    total = sum(len(run.results["comparisons"]) for run in runs if run.label not in answers)
+    by_label = {run.label: run.results for run in runs}
+    total = sum(
+        len(run.results["comparisons"])
+        for run in runs
+        if run.label not in answers and not one_problem(run.results)
+    )
     for group in test_sets:
-        classifiers = sum(len(answers[label].predictions) for label in group["runs"])
+        classifiers = sum(
+            len(_classifiers(by_label[label], answers[label])) for label in group["runs"]
+        )
         total += classifiers * (classifiers - 1) // 2
     return total
 
@@ -50,7 +69,7 @@ def judge_question(runs: Sequence[Run], n_tests: int) -> list[dict[str, Any]]:
         {"label": run.label, **judge_again(entry, n_tests)}
         for run in runs
         for entry in run.results["comparisons"]
-        if (entry["a"], entry["b"]) == ("ovr", "ovo")
+        if (entry["a"], entry["b"]) == ("ovr", "ovo") and not one_problem(run.results)
     ]
 
 
@@ -82,7 +101,7 @@ def backbone_pairs(
     wanted = [
         ((a, strategy), (b, strategy))
         for a, b in combinations(group["runs"], 2)
-        for strategy in answers[a].predictions
+        for strategy in _classifiers(by_label[a], answers[a])
         if strategy in answers[b].predictions
     ]
     leaders = {(row["label"], row["strategy"]) for row in best}
@@ -119,6 +138,7 @@ def headline(
     question: Sequence[Mapping[str, Any]],
     pairs: Sequence[Mapping[str, Any]],
     test_sets: Sequence[Mapping[str, Any]],
+    alike: Sequence[str] = (),
 ) -> str:
     """Sum up: OvR or OvO over all runs, then the best backbone on each test set.
 
@@ -132,6 +152,8 @@ def headline(
         Backbone against backbone.
     test_sets : sequence of mapping
         Which runs share test images.
+    alike : sequence of str
+        Runs whose strategies are one problem.
 
     Returns
     -------
@@ -139,6 +161,11 @@ def headline(
         A few sentences.
     """
     sentences = [_question_sentence(rows, question)]
+    if alike:
+        sentences.append(
+            f"{_listed(alike)}: two classes, with which multinomial, OvR and OvO are one and the "
+            "same problem, so they are not compared."
+        )
     for group in test_sets:
         sentences += _group_sentences(rows, pairs, group)
     if len(test_sets) > 1:

@@ -19,6 +19,7 @@ from classify.backbone_tests import (
     group_by_test_set,
     headline,
     judge_question,
+    one_problem,
 )
 from classify.pages import percent, render_html, render_markdown, seconds, span, write_pages
 from classify.results import FILE_NAME, SCHEMA_VERSION, has_random_weights, json_ready, load_json
@@ -120,15 +121,17 @@ def summarise(runs: Sequence[Run], notes: list[str], target: Path) -> dict[str, 
             f"runs on different test images are not tested against each other. The sets: {told}"
         )
     question = judge_question(runs, n_tests)
+    alike = [run.label for run in runs if one_problem(run.results)]
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "comparison",
-        "verdict": headline(rows, question, pairs, test_sets),
+        "verdict": headline(rows, question, pairs, test_sets, alike),
         "runs": [_describe(run, target) for run in runs],
         "leaderboard": rows,
         "comparison_method": METHOD,
         "n_tests": n_tests,
         "ovr_ovo": question,
+        "one_problem": alike,
         "test_sets": test_sets,
         "backbones": pairs,
         "notes": notes,
@@ -161,6 +164,8 @@ def _rows(run: Run) -> list[dict[str, Any]]:
             "strategy": name,
             **{metric: entry["test"][metric] for metric in METRICS},
             "accuracy_ci95": entry["test"]["accuracy_ci95"],
+            "majority_accuracy": (run.results.get("majority") or {}).get("test_accuracy"),
+            "never_answered": len(entry["never_answered"]) if "never_answered" in entry else None,
             "C": entry["C"],
             "n_problems": entry["n_problems"],
             "fit_seconds": entry["fit_seconds"],
@@ -175,7 +180,7 @@ def _rows(run: Run) -> list[dict[str, Any]]:
 
 
 def terminal_leaderboard(comparison: Mapping[str, Any]) -> str:
-    """Write the leaderboard for a terminal.
+    """Write the leaderboard for a terminal; "majority" is always the most frequent class.
 
     Parameters
     ----------
@@ -187,7 +192,7 @@ def terminal_leaderboard(comparison: Mapping[str, Any]) -> str:
     str
         An aligned table.
     """
-    heads = ("backbone", "dataset", "strategy", "accuracy %", "95 % interval", "fit")
+    heads = ("backbone", "dataset", "strategy", "accuracy %", "95 % interval", "majority %", "fit")
     rows = [
         (
             row["label"],
@@ -195,6 +200,7 @@ def terminal_leaderboard(comparison: Mapping[str, Any]) -> str:
             display_name(row["strategy"]) + ("" if row["converged"] else " (not converged)"),
             percent(row["accuracy"]),
             span(row["accuracy_ci95"]),
+            percent(row["majority_accuracy"]),
             seconds(row["fit_seconds"]),
         )
         for row in comparison["leaderboard"]

@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import io
 import re
+import threading
+import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
@@ -27,6 +30,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 COLOURS = {"multinomial": "#009e73", "ovr": "#0072b2", "ovo": "#d55e00"}
 MARKERS = {"multinomial": "^", "ovr": "o", "ovo": "s"}
@@ -67,6 +71,13 @@ _STYLE: Any = {
 }
 
 
+# What matplotlib measures texts in; the reader's fonts are narrower, or as wide.
+MEASURED = "DejaVu Sans"
+# matplotlib's settings, and Python's filters of warnings, are the whole process's.
+_one_at_a_time = threading.RLock()
+_FULL = "full name: "
+
+
 @contextmanager
 def figure_in_style(width: float, height: float, **kwargs: Any) -> Iterator[tuple[Figure, Any]]:
     """Open a figure in the common style, without pyplot and its global state.
@@ -86,7 +97,7 @@ def figure_in_style(width: float, height: float, **kwargs: Any) -> Iterator[tupl
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    with _one_at_a_time, matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         # Names in scripts that the measuring font lacks: the reader's fonts will have them.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -121,13 +132,15 @@ def write_svg(figure: Figure, name: str, title: str) -> str:
     svg = re.sub(r"(font-family:|font: [\d.]+px) [^;\"]*", rf"\1 {_FONTS}", svg)
     # A style sheet inside one figure would reach the whole page.
     svg = re.sub(r"<style.*?</style>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(rf'<g id="{_FULL}([^"]*)">', r"<g><title>\1</title>", svg)
     # Identifiers are made unique, because several figures share one page.
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\1{name}-", svg)
+    title = escape(printable(title))
     head = f'<svg role="img" aria-labelledby="{name}-title" stroke-linejoin="round" '
     svg = svg.replace("<svg ", head, 1)
     opening = svg.index(">", svg.index(head)) + 1
-    return f'{svg[:opening]}\n <title id="{name}-title">{escape(title)}</title>{svg[opening:]}'
+    return f'{svg[:opening]}\n <title id="{name}-title">{title}</title>{svg[opening:]}'
 
 
 def inline(svg: str) -> str:
@@ -167,11 +180,117 @@ def shorten(name: str, length: int = 18) -> str:
         The name, or its beginning and end around an ellipsis, since names of a family often differ
         at the end; control characters become spaces.
     """
-    name = "".join(c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else " " for c in name)
+    name = printable(name)
     if len(name) <= length:
         return name
     tail = length // 3
     return f"{name[: length - 1 - tail]}…{name[-tail:]}"
+
+
+def printable(text: str) -> str:
+    """Make a space of every character that cannot be drawn, and that XML may not hold.
+
+    Parameters
+    ----------
+    text : str
+        Any text.
+
+    Returns
+    -------
+    str
+        On one line, and as long.
+    """
+    return "".join(c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else " " for c in text)
+
+
+def text_width(text: str, size: float) -> float:
+    """Measure a text in the widest font that a reader is likely to have.
+
+    Parameters
+    ----------
+    text : str
+        On one line.
+    size : float
+        Of the font, in points.
+
+    Returns
+    -------
+    float
+        Points.
+    """
+    return size * sum(map(_advance, text))
+
+
+@lru_cache(maxsize=4096)
+def _advance(letter: str) -> float:
+    """Width of a letter as a share of the font's size; a whole one where the font lacks it."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    if unicodedata.combining(letter):
+        return 0.0
+    font = get_font(findfont(FontProperties(family=MEASURED)))
+    if not font.get_char_index(ord(letter)):
+        return 1.0
+    font.set_size(100, 72)
+    return float(font.load_char(ord(letter)).linearHoriAdvance) / 65536 / 100
+
+
+def fit_text(name: str, width: float, size: float = 9.0) -> str:
+    """Cut a name to a width, keeping its beginning and its end.
+
+    Parameters
+    ----------
+    name : str
+        Any text.
+    width : float
+        Points.
+    size : float
+        Of the font, in points.
+
+    Returns
+    -------
+    str
+        The name, or as much of it as there is room for, around an ellipsis; see `full_names`.
+    """
+    name = printable(name)
+    if text_width(name, size) <= width:
+        return name
+    for length in range(min(len(name), int(8 * width / size)), 2, -1):
+        if text_width(short := shorten(name, length), size) <= width:
+            return short
+    return "…"
+
+
+def full_names(texts: Iterable[Text], names: Sequence[str]) -> None:
+    """Let drawn texts carry the names that they were cut from, as the titles a pointer shows.
+
+    Parameters
+    ----------
+    texts : iterable of Text
+        Labels in a figure.
+    names : sequence of str
+        As many.
+    """
+    for text, name in zip(texts, names, strict=True):
+        text.set_gid(_FULL + printable(name))
+
+
+def filling(colour: str, entry: Mapping[str, Any]) -> str:
+    """Fill a mark, or leave it hollow where its fit did not converge.
+
+    Parameters
+    ----------
+    colour : str
+        Of the mark.
+    entry : mapping
+        What holds ``converged``; older results may not know.
+
+    Returns
+    -------
+    str
+        The colour, or that of paper.
+    """
+    return colour if entry.get("converged", True) else PAPER
 
 
 def percent_axis(axis: Axes, low: float, high: float) -> None:
@@ -185,7 +304,23 @@ def percent_axis(axis: Axes, low: float, high: float) -> None:
         Smallest and largest value shown.
     """
     room = max(0.6, 0.12 * (high - low))
-    axis.set_xlim(max(-1.0, low - room), min(101.0, high + room))
+    axis.set_xlim(*within_percent(low - room, high + room))
+
+
+def within_percent(low: float, high: float) -> tuple[float, float]:
+    """Keep the ends of an axis of shares to what shares can be, 0 to 100 %.
+
+    Parameters
+    ----------
+    low, high : float
+        Where the axis would end, in percent.
+
+    Returns
+    -------
+    tuple of float
+        Where it ends. What stands at the ends itself is drawn whole with ``clip_on=False``.
+    """
+    return max(0.0, low), min(100.0, high)
 
 
 def power_of_ten(value: float, _position: float | None = None) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from classify.figures import COLOURS, INK, MARKERS, figure_in_style, write_svg
-from classify.wording import display_name, upper_first
+from classify.figures_classes import strategy_title
+from classify.wording import display_name
 
 # Bins of fewer images than this get a mark, but no line goes through it.
 FEW = 10
@@ -28,13 +29,15 @@ def draw(results: Mapping[str, Any]) -> dict[str, str]:
         SVG documents by name; those that make no sense for this run are left out.
     """
     return {
-        f"reliability-{name}": reliability(name, entry["calibration"])
+        f"reliability-{name}": reliability(name, entry["calibration"], entry)
         for name, entry in results["strategies"].items()
         if entry.get("calibration")
     }
 
 
-def reliability(name: str, calibration: Mapping[str, Any]) -> str:
+def reliability(
+    name: str, calibration: Mapping[str, Any], entry: Mapping[str, Any] | None = None
+) -> str:
     """Draw accuracy against confidence, before and after.
 
     Parameters
@@ -43,6 +46,8 @@ def reliability(name: str, calibration: Mapping[str, Any]) -> str:
         The strategy.
     calibration : mapping
         The ``calibration`` of its entry.
+    entry : mapping, optional
+        The entry, which says if the fit converged.
 
     Returns
     -------
@@ -66,21 +71,30 @@ def reliability(name: str, calibration: Mapping[str, Any]) -> str:
             colour = COLOURS.get(name, INK)
             # The share of a few images is chance, and a line through it would stand out most.
             full = n >= FEW
-            axes.plot(x[full], y[full], color=colour, linewidth=1.2, linestyle=line, zorder=2)
+            axes.plot(
+                x[full],
+                y[full],
+                color=colour,
+                linewidth=1.2,
+                linestyle=line,
+                zorder=2,
+                clip_on=False,
+            )
             axes.scatter(
                 x, y, s=sizes, marker=MARKERS.get(name, "D"), facecolor=fill, edgecolor=colour,
-                linewidth=1.2, zorder=3,
+                linewidth=1.2, zorder=3, clip_on=False,
             )  # fmt: skip
-        axes.set(xlim=(0, 103), ylim=(0, 103), aspect="equal")
+        axes.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
         axes.set_xlabel("confidence (%)")
         axes.set_ylabel("right (%)")
-        axes.set_title(upper_first(display_name(name)))
+        axes.set_title(strategy_title(name, entry or {}))
         # Marks in the legend are of one size, whatever the bins' are.
         marks = [
             Line2D(
                 [], [], marker=MARKERS.get(name, "D"), markersize=7, color=COLOURS.get(name, INK),
                 markerfacecolor=fill, linestyle=line,
-                label=f"{side}: ECE {100 * judged['ece']:.2f} %",
+                label=f"{side}: ECE {100 * judged['ece']:.2f} %"
+                + ("" if side == "before" or calibration.get("converged", True) else ", not conv."),
             )
             for side, judged, fill, line in sides
         ]  # fmt: skip

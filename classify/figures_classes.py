@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classify.figures import COLOURS, FAINT, INK, MARKERS, figure_in_style, shorten, write_svg
+from classify.figures import (
+    COLOURS,
+    FAINT,
+    INK,
+    MARKERS,
+    figure_in_style,
+    fit_text,
+    full_names,
+    printable,
+    text_width,
+    within_percent,
+    write_svg,
+)
 from classify.wording import display_name, upper_first
 
 if TYPE_CHECKING:
@@ -21,6 +33,10 @@ LEGIBLE_CLASSES = 20
 CELLS = 200
 # A slope chart with more lines than this cannot be read; the table has all classes.
 SLOPES = 20
+# Inches: of the slope chart, and of a name and a number beside each of its ends.
+WIDTH, BESIDE = 4.8, 1.75
+# Points for a name beside a matrix.
+NAME = 72.0
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, str]:
@@ -44,13 +60,13 @@ def draw(results: Mapping[str, Any]) -> dict[str, str]:
     }
     ordered = [names[i] for i in order]
     figures = {}
-    if {"ovr", "ovo"} <= set(strategies):
+    if {"ovr", "ovo"} <= set(strategies) and not results.get("one_problem"):
         figures["class-f1"] = class_f1(names, strategies)
         difference = matrices["ovr"] - matrices["ovo"]
         if difference.any():
             figures["confusion-difference"] = confusion_difference(ordered, difference)
     for name, matrix in matrices.items():
-        figures[f"confusion-{name}"] = confusion(name, ordered, matrix)
+        figures[f"confusion-{name}"] = confusion(name, ordered, matrix, strategies[name])
     return figures
 
 
@@ -97,36 +113,39 @@ def class_f1(
     )
     change = values[1] - values[0]
     shown = np.argsort(-np.abs(change), kind="stable")[:SLOPES]
-    title = f"F1 of {len(shown)} classes under {display_name(a)} and {display_name(b)}, in percent"
     values, change = values[:, shown], change[shown]
+    names = [class_names[i] for i in shown]
+    title = (
+        f"F1 of {len(shown)} classes under {display_name(a)} and {display_name(b)}, in percent: "
+    ) + "; ".join(f"{name} {x:.1f} and {y:.1f}" for name, x, y in zip(names, *values, strict=True))
     height = 1.0 + 0.27 * len(shown)
     low, high = float(values.min()), float(values.max())
     room = 0.06 * max(high - low, 1.0)
-    with figure_in_style(4.8, height) as (figure, axes):
-        # Labels keep the height of a line apart; inches are what they are measured in.
-        gap = (high - low + 2 * room) / (height - 0.7) * 0.17
-        for x, side, end in ((0, 0, "right"), (1, 1, "left")):
-            for i, at in enumerate(_spread(values[side], gap)):
-                name = shorten(class_names[shown[i]], 16)
-                number = f"{values[side][i]:.1f}"
-                axes.annotate(
-                    f"{name}\u2002{number}" if side == 0 else f"{number}\u2002{name}",
-                    (x, values[side][i]), (x - 0.07 if side == 0 else x + 0.07, at),
-                    ha=end, va="center", fontsize=9,
-                    arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.8},
-                )  # fmt: skip
+    low, high = within_percent(low - room, high + room)
+    widest = max(text_width(f"{printable(name)}\u2002100.0", 9) for name in names)
+    beside = min(BESIDE, 0.25 + widest / 72)
+    with figure_in_style(WIDTH, height) as (figure, axes):
+        # The axes are as wide as the figure, and measured in inches, so that no label moves them.
+        figure.set_layout_engine("none")
+        axes.set_position([0, 0.3 / height, 1, 1 - 0.65 / height])
+        ends = (beside, WIDTH - beside)
+        axes.set(xlim=(0, WIDTH), ylim=(low, high))
+        gap = (high - low) / (height - 0.65) * 0.17
+        for side in range(2):
+            places = _spread(values[side], gap, low + gap / 2, high - gap / 2)
+            _name_ends(axes, ends[side], names, values[side], places)
         for i in range(len(shown)):
             better = b if change[i] > 0 else a
             colour = INK if abs(change[i]) < 0.05 else COLOURS.get(better, INK)
-            axes.plot([0, 1], values[:, i], color=colour, linewidth=1.6)
-            for x, strategy in enumerate((a, b)):
+            axes.plot(ends, values[:, i], color=colour, linewidth=1.6, clip_on=False)
+            for x, y, strategy in zip(ends, values[:, i], (a, b), strict=True):
                 axes.plot(
-                    x, values[x, i], marker=MARKERS.get(strategy, "D"), markersize=5, color=colour
-                )
-        axes.set(xlim=(-0.85, 1.85), ylim=(low - room - gap, high + room + gap))
-        axes.set_xticks([0, 1], [upper_first(display_name(side)) for side in (a, b)])
+                    x, y, marker=MARKERS.get(strategy, "D"), markersize=5, color=colour,
+                    clip_on=False,
+                )  # fmt: skip
+        axes.set_xticks(ends, [strategy_title(side, strategies[side]) for side in (a, b)])
         axes.xaxis.tick_top()
-        axes.tick_params(length=0, labelsize=10)
+        axes.tick_params(length=0, labelsize=10, pad=6)
         axes.set_yticks([])
         axes.grid(visible=False)
         for spine in axes.spines.values():
@@ -135,18 +154,60 @@ def class_f1(
         return write_svg(figure, "class-f1", title)
 
 
-def _spread(values: Any, gap: float) -> Any:
-    """Move values as little as possible so that they are at least `gap` apart."""
+def _name_ends(axes: Axes, x: float, names: Sequence[str], values: Any, places: Any) -> None:
+    """Write name and number beside the left or right ends of lines, no wider than there is room."""
+    drawn, left = [], x < WIDTH / 2
+    for name, value, place in zip(names, values, places, strict=True):
+        number = f"{value:.1f}"
+        room = 72 * (BESIDE - 0.2) - text_width(f"\u2002{number}", 9)
+        short = fit_text(name, room)
+        drawn.append(
+            axes.annotate(
+                f"{short}\u2002{number}" if left else f"{number}\u2002{short}",
+                (x, value), (x - 0.12 if left else x + 0.12, place),
+                ha="right" if left else "left", va="center", fontsize=9,
+                annotation_clip=False,
+                arrowprops={"arrowstyle": "-", "color": FAINT, "linewidth": 0.8},
+            )
+        )  # fmt: skip
+    full_names(drawn, names)
+
+
+def _spread(values: Any, gap: float, low: float = -np.inf, high: float = np.inf) -> Any:
+    """Move values as little as possible so that they are at least `gap` apart, within two ends."""
     from sklearn.isotonic import isotonic_regression
 
     order = np.argsort(values, kind="stable")
     steps = gap * np.arange(len(values))
     result = np.empty(len(values))
-    result[order] = isotonic_regression(values[order] - steps) + steps
+    moved = isotonic_regression(values[order] - steps)
+    result[order] = np.clip(moved, low, max(low, high - steps[-1])) + steps
     return result
 
 
-def confusion(name: str, class_names: Sequence[str], matrix: Any) -> str:
+def strategy_title(name: str, entry: Mapping[str, Any]) -> str:
+    """Name a strategy above what is drawn of it, and say if its fit did not converge.
+
+    Parameters
+    ----------
+    name : str
+        The strategy.
+    entry : mapping
+        What holds ``converged``; older results may not know.
+
+    Returns
+    -------
+    str
+        Such as ``OvO`` or ``OvO (not converged)``.
+    """
+    return upper_first(display_name(name)) + (
+        "" if entry.get("converged", True) else " (not converged)"
+    )
+
+
+def confusion(
+    name: str, class_names: Sequence[str], matrix: Any, entry: Mapping[str, Any] | None = None
+) -> str:
     """Draw a confusion matrix: colour is the share of the true class, numbers are counts.
 
     Parameters
@@ -157,6 +218,8 @@ def confusion(name: str, class_names: Sequence[str], matrix: Any) -> str:
         Names of rows and columns.
     matrix : array-like of int, shape (n_classes, n_classes)
         Counts, rows are the truth.
+    entry : mapping, optional
+        The strategy's entry in results.json, which says if it converged.
 
     Returns
     -------
@@ -181,7 +244,7 @@ def confusion(name: str, class_names: Sequence[str], matrix: Any) -> str:
             write_cells(
                 axes, counts != 0, [[str(c) for c in row] for row in counts], shares > 30, "#08306b"
             )
-        axes.set_title(upper_first(display_name(name)))
+        axes.set_title(strategy_title(name, entry or {}))
         bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02, ticks=[0, 1, 5, 20, 50, 100])
         bar.ax.set_yticklabels(["0", "1", "5", "20", "50", "100 %"])
         bar.outline.set_visible(False)
@@ -309,9 +372,11 @@ def paint(axes: Axes, class_names: Sequence[str], values: Any, **colours: Any) -
     image: Any
     if n <= LEGIBLE_CLASSES:
         image = axes.pcolormesh(values, **{"edgecolors": "#ffffff", "linewidth": 0.6, **colours})
-        labels = [shorten(text, 12) for text in class_names]
+        labels = [fit_text(text, NAME) for text in class_names]
         axes.set_xticks(np.arange(n) + 0.5, labels, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(np.arange(n) + 0.5, labels)
+        full_names(axes.get_xticklabels(), class_names)
+        full_names(axes.get_yticklabels(), class_names)
         axes.set(xlabel="answer", ylabel="truth")
     else:
         end = len(values) * group_size(n)

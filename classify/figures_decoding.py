@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from classify.figures import COLOURS, INK, MARKERS, figure_in_style, percent_axis, write_svg
+from classify.figures import (
+    COLOURS,
+    INK,
+    MARKERS,
+    figure_in_style,
+    filling,
+    percent_axis,
+    write_svg,
+)
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, str]:
@@ -40,7 +48,8 @@ def variants(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str
     """
     own = results.get("own_c") or {}
     if "ovr" in results["strategies"]:
-        yield "OvR", "ovr", results["strategies"]["ovr"]["test"]
+        ovr = results["strategies"]["ovr"]
+        yield "OvR", "ovr", {**ovr["test"], "converged": ovr["converged"]}
     if "ovr" in own:
         yield "OvR, a C for each class", "ovr", own["ovr"]
     for way in results.get("decoding") or []:
@@ -72,13 +81,35 @@ def dots(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
             low, high = (100 * end for end in entry["accuracy_ci95"])
             ends += [low, high]
             colour = COLOURS.get(strategy, INK)
-            axes.plot([low, high], [at, at], color=colour, linewidth=2, solid_capstyle="round")
-            axes.plot(value, at, marker=MARKERS.get(strategy, "D"), markersize=7, color=colour)
+            axes.plot(
+                [low, high],
+                [at, at],
+                color=colour,
+                linewidth=2,
+                solid_capstyle="round",
+                clip_on=False,
+            )
+            axes.plot(
+                value,
+                at,
+                marker=MARKERS.get(strategy, "D"),
+                markersize=7,
+                color=colour,
+                markerfacecolor=filling(colour, entry),
+                clip_on=False,
+                zorder=3,
+            )
             axes.annotate(
                 f"{value:.2f}", (value, at), (0, 6), textcoords="offset points", ha="center",
                 fontsize=9,
             )  # fmt: skip
-        axes.set_yticks(range(len(rows)), [label for label, _, _ in rows])
+        axes.set_yticks(
+            range(len(rows)),
+            [
+                label + ("" if entry.get("converged", True) else "\n(not converged)")
+                for label, _, entry in rows
+            ],
+        )
         axes.set_ylim(len(rows) - 0.5, -0.75)
         percent_axis(axes, min(ends), max(ends))
         axes.grid(axis="y", visible=False)

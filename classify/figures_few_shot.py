@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from math import log10
 from typing import Any
 
-from classify.figures import COLOURS, INK, MARKERS, figure_in_style, write_svg
+import numpy as np
+
+from classify.figures import (
+    COLOURS,
+    INK,
+    MARKERS,
+    PAPER,
+    figure_in_style,
+    within_percent,
+    write_svg,
+)
 from classify.wording import display_name
 
 # Labels nearer to each other than this share of the axis would run into each other.
@@ -49,7 +59,11 @@ def few_shot(found: Mapping[str, Any]) -> str:
     curves = found["curves"]
     title = "Test accuracy against labelled images per class. " + "; ".join(
         f"{display_name(name)}: "
-        + ", ".join(f"{_count(point)} {100 * point['mean']:.1f} %" for point in curve)
+        + ", ".join(
+            f"{_count(point)} {100 * point['mean']:.1f} %"
+            + ("" if all(point.get("converged", ())) else " (not all fits converged)")
+            for point in curve
+        )
         for name, curve in curves.items()
     )
     first = next(iter(curves.values()))
@@ -64,11 +78,20 @@ def few_shot(found: Mapping[str, Any]) -> str:
             for place, point in zip(x, curve, strict=True):
                 if point["ci95"]:
                     ends = [100 * end for end in point["ci95"]]
-                    axes.plot([place, place], ends, color=colour, linewidth=1.4)
+                    axes.plot([place, place], ends, color=colour, linewidth=1.4, clip_on=False)
+            means = [100 * point["mean"] for point in curve]
             axes.plot(
-                x, [100 * point["mean"] for point in curve], color=colour, linewidth=1.4,
-                marker=marker, markersize=4.5, label=display_name(name),
+                x, means, color=colour, linewidth=1.4, marker=marker, markersize=4.5,
+                label=display_name(name), clip_on=False,
             )  # fmt: skip
+            late = [not all(point.get("converged", ())) for point in curve]
+            if any(late):
+                axes.plot(
+                    np.array(x)[late], np.array(means)[late], linestyle="", color=colour,
+                    marker=marker, markersize=6, markerfacecolor=PAPER, clip_on=False, zorder=3,
+                    label=f"{display_name(name)}, not all converged",
+                )  # fmt: skip
+        axes.set_ylim(*within_percent(*axes.get_ylim()))
         axes.set_xscale("log")
         axes.minorticks_off()
         ticks: list[tuple[float, str]] = []
@@ -78,7 +101,10 @@ def few_shot(found: Mapping[str, Any]) -> str:
         axes.set_xticks([place for place, _ in ticks], [text for _, text in ticks])
         axes.set_xlabel("labelled images per class")
         axes.set_ylabel("test accuracy (%)")
-        figure.legend(loc="outside upper center", ncols=3)
+        figure.legend(
+            loc="outside upper center",
+            ncols=3 if len(axes.get_legend_handles_labels()[0]) <= 3 else 2,
+        )
         return write_svg(figure, "few-shot", title)
 
 

@@ -13,10 +13,12 @@ from classify.figures import (
     MARKERS,
     PALETTE,
     figure_in_style,
+    fit_text,
+    full_names,
     power_of_ten,
-    shorten,
     write_svg,
 )
+from classify.figures_classes import strategy_title
 from classify.wording import display_name, upper_first
 
 STEPS = {
@@ -89,13 +91,13 @@ def course(class_names: Sequence[str], strategies: Mapping[str, Any]) -> str:
     )
     with figure_in_style(4.8, 3.4) as (figure, axes):
         for name, entry in shown.items():
-            problem = shorten(hardest_name(class_names, entry["classes"]), 24)
+            problem = hardest_name([fit_text(n, 70) for n in class_names], entry["classes"])
             # An objective of zero has no gap that a logarithm could show.
             gaps = np.maximum(entry["relative_gaps"], 1e-16)
             axes.plot(
                 range(len(gaps)), gaps, color=COLOURS.get(name, INK), linewidth=1.6,
                 marker=MARKERS.get(name, "D"), markersize=4,
-                label=f"{upper_first(display_name(name))}: {problem}",
+                label=f"{strategy_title(name, strategies[name])}: {problem}",
             )  # fmt: skip
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(power_of_ten)
@@ -103,7 +105,11 @@ def course(class_names: Sequence[str], strategies: Mapping[str, Any]) -> str:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("iteration")
         axes.set_ylabel("above the minimum, relative")
-        figure.legend(loc="outside upper center", ncols=1)
+        legend = figure.legend(loc="outside upper center", ncols=1)
+        full_names(
+            legend.get_texts(),
+            [hardest_name(class_names, entry["classes"]) for entry in shown.values()],
+        )
         return write_svg(figure, "course", title)
 
 

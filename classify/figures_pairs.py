@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from classify.figures import PALETTE, SHAPES, figure_in_style, percent_of_ten, shorten, write_svg
+from classify.figures import (
+    PALETTE,
+    SHAPES,
+    figure_in_style,
+    fit_text,
+    full_names,
+    percent_of_ten,
+    within_percent,
+    write_svg,
+)
 from classify.figures_classes import (
     LEGIBLE_CLASSES,
     coarsened,
@@ -87,9 +95,7 @@ def pair_errors(class_names: Sequence[str], accuracy: Any) -> str:
     """
     from matplotlib.colors import PowerNorm
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Mean of empty slice")
-        cells = 100 * (1 - coarsened(accuracy, np.nanmean))
+    cells = 100 * (1 - coarsened(accuracy, _mean_of_known))
     errors = 100 * (1 - accuracy)
     most = max(1.0, float(np.nanmax(cells, initial=0.0)))
     b, a = divmod(int(np.argmax(np.nan_to_num(errors, nan=-1.0))), len(errors))
@@ -112,6 +118,12 @@ def pair_errors(class_names: Sequence[str], accuracy: Any) -> str:
         bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
         bar.outline.set_visible(False)
         return write_svg(figure, "pairs", title)
+
+
+def _mean_of_known(values: Any) -> float:
+    """Average what is not NaN; NaN where there is nothing, without numpy's warning."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else np.nan
 
 
 def roc(class_names: Sequence[str], detection: Mapping[str, Any], n_test: int) -> str:
@@ -139,7 +151,7 @@ def roc(class_names: Sequence[str], detection: Mapping[str, Any], n_test: int) -
     x = np.array(detection["false_alarms"][1:])
     with figure_in_style(4.8, 3.5 + 0.2 * ((len(curves) + 1) // 2)) as (figure, axes):
         for i, (entry, curve) in enumerate(zip(entries, curves, strict=True)):
-            name = shorten(class_names[entry["class"]], 15)
+            name = fit_text(class_names[entry["class"]], 84)
             axes.plot(
                 x, 100 * np.array(curve[1:]), color=PALETTE[i], marker=SHAPES[i], markersize=4.5,
                 markevery=(i % 5, 10), linewidth=1.5, drawstyle="steps-post",
@@ -150,8 +162,11 @@ def roc(class_names: Sequence[str], detection: Mapping[str, Any], n_test: int) -
         axes.minorticks_off()
         # Fewer false alarms than one image cannot be told apart.
         axes.set_xlim(max(x[0], 0.5 / n_test), 1.2)
-        axes.set_ylim(top=101)
+        axes.set_ylim(*within_percent(axes.get_ylim()[0], 100))
         axes.set_xlabel("false alarms (% of the other classes' images)")
         axes.set_ylabel("hits (% of the class's images)")
-        figure.legend(loc="outside lower center", ncols=2, title="class, average precision")
+        legend = figure.legend(
+            loc="outside lower center", ncols=2, title="class, average precision"
+        )
+        full_names(legend.get_texts(), [class_names[entry["class"]] for entry in entries])
         return write_svg(figure, "roc", title)

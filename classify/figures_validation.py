@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from classify.figures import COLOURS, INK, MARKERS, figure_in_style, power_of_ten, write_svg
+from classify.figures import (
+    COLOURS,
+    INK,
+    MARKERS,
+    PAPER,
+    figure_in_style,
+    filling,
+    power_of_ten,
+    within_percent,
+    write_svg,
+)
 from classify.wording import display_name
 
 
@@ -57,12 +67,20 @@ def validation(strategies: Mapping[str, Any]) -> str:
                 colour = COLOURS.get(name, INK)
                 panel.plot(
                     x, y, color=colour, linewidth=1.6, marker=MARKERS.get(name, "D"), markersize=3,
-                    label=display_name(name),
+                    label=display_name(name), clip_on=False,
                 )  # fmt: skip
+                late = np.array([not step.get("converged", True) for step in path])
+                if late.any():
+                    panel.plot(
+                        np.array(x)[late], np.array(y)[late], linestyle="", color=colour, markersize=5,
+                        marker=MARKERS.get(name, "D"), markerfacecolor=PAPER, clip_on=False, zorder=2.5,
+                    )  # fmt: skip
                 panel.plot(
                     x[chosen], y[chosen], marker=MARKERS.get(name, "D"), markersize=9, color=colour,
-                    markeredgecolor=INK, linestyle="", zorder=3,
+                    markeredgecolor=INK, linestyle="", zorder=3, clip_on=False,
+                    markerfacecolor=filling(colour, path[chosen]),
                 )  # fmt: skip
+        axes[0].set_ylim(*within_percent(*axes[0].get_ylim()))
         axes[0].set_xscale("log")
         axes[0].minorticks_off()
         axes[1].minorticks_off()

@@ -230,10 +230,14 @@ def _results(
     two_classes = any(len(fit.estimator.classes_) == 2 for fit in fitted.values())
     # Then they are one problem, and a comparison would be with itself.
     one_problem = two_classes and len(fitted) > 1
-    comparisons = [] if one_problem else compare_strategies(
-        features.test.labels,
-        {name: fit.predictions for name, fit in fitted.items()},
-        {name: fit.entry["converged"] for name, fit in fitted.items()},
+    comparisons = (
+        []
+        if one_problem
+        else compare_strategies(
+            features.test.labels,
+            {name: fit.predictions for name, fit in fitted.items()},
+            {name: fit.entry["converged"] for name, fit in fitted.items()},
+        )
     )
     always = majority(features.train.labels, features.test.labels, features.class_names)
     strategies = {name: fit.entry for name, fit in fitted.items()}

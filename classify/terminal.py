@@ -139,8 +139,8 @@ def results_table(results: Mapping[str, Any], *, colour: bool | None = None) -> 
         for name, entry in results["strategies"].items()
     ]
     if always := results.get("majority"):
-        row = (f"always {shorten(always['class'])}", "", percent(always["test_accuracy"]))
-        rows.append((*row, *[NOTHING] * 4))
+        name, score = f"always {shorten(always['class'])}", percent(always["test_accuracy"])
+        rows.append((name, "", score, NOTHING, NOTHING, NOTHING, NOTHING))
     return table(heads, rows, colour=colour)
 
 

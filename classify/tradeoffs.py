@@ -6,14 +6,21 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from classify.figures import (
     COLOURS,
     INK,
     MARKERS,
+    PAPER,
     figure_in_style,
+    fit_text,
+    full_names,
     percent_axis,
     power_of_ten,
+    printable,
     shorten,
+    within_percent,
     write_svg,
 )
 from classify.wording import display_name
@@ -28,6 +35,8 @@ COSTS = {
 }
 # Beyond this ratio of the largest to the smallest a linear axis heaps points up at its left end.
 LINEAR_UP_TO = 20.0
+# Points for a line of a label.
+LABEL = 130.0
 
 
 def backbones(rows: Sequence[Mapping[str, Any]], figure_name: str = "backbones") -> str:
@@ -58,14 +67,12 @@ def backbones(rows: Sequence[Mapping[str, Any]], figure_name: str = "backbones")
             colour = COLOURS.get(name, INK)
             for row, height in zip(mine, y, strict=True):
                 ends = [100 * end for end in row["accuracy_ci95"]]
-                axes.plot(ends, [height, height], color=colour, linewidth=2)
-            axes.plot(
-                [100 * row["accuracy"] for row in mine], y, linestyle="", color=colour,
-                marker=MARKERS.get(name, "D"), markersize=6.5, label=display_name(name),
-            )  # fmt: skip
+                axes.plot(ends, [height, height], color=colour, linewidth=2, clip_on=False)
+            _marks(axes, name, [100 * row["accuracy"] for row in mine], y, mine, 6.5)
         ends = [100 * end for row in rows for end in row["accuracy_ci95"]]
         percent_axis(axes, min(ends), max(ends))
         axes.set_yticks(range(len(labels)), ["\n".join(_wrap(label)) for label in labels])
+        full_names(axes.get_yticklabels(), labels)
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
@@ -148,11 +155,8 @@ def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, labels: Sequ
         colour = COLOURS.get(name, INK)
         for row, place in zip(mine, x, strict=True):
             ends = [100 * end for end in row["accuracy_ci95"]]
-            axes.plot([place, place], ends, color=colour, linewidth=1.4)
-        axes.plot(
-            x, y, linestyle="", marker=MARKERS.get(name, "D"), markersize=6, color=colour,
-            label=display_name(name),
-        )  # fmt: skip
+            axes.plot([place, place], ends, color=colour, linewidth=1.4, clip_on=False)
+        _marks(axes, name, x, y, mine, 6)
     for label in dict.fromkeys(row["label"] for row in rows):
         # Rows are sorted, so the first one of a backbone is its highest point.
         best = next(row for row in rows if row["label"] == label)
@@ -161,12 +165,36 @@ def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, labels: Sequ
             textcoords="offset points", ha="center", fontsize=9,
         )  # fmt: skip
     axes.margins(x=0.12, y=0.16)
+    axes.set_ylim(*within_percent(*axes.get_ylim()))
     values = [row[key] for row in rows]
     if min(values) > 0 and max(values) / min(values) > LINEAR_UP_TO:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(power_of_ten)
 
 
-def _wrap(label: str, width: int = 20) -> list[str]:
-    label = label.replace(" px", "\N{NO-BREAK SPACE}px")
-    return [shorten(line, width) for line in textwrap.wrap(label, width)[:3]] or [" "]
+def _marks(
+    axes: Axes, name: str, x: Any, y: Any, rows: Sequence[Mapping[str, Any]], size: float
+) -> None:
+    """Draw the accuracies of a strategy, hollow where the fit did not converge."""
+    colour, marker = COLOURS.get(name, INK), MARKERS.get(name, "D")
+    axes.plot(
+        x, y, linestyle="", color=colour, marker=marker, markersize=size, clip_on=False,
+        label=display_name(name), zorder=2.5,
+    )  # fmt: skip
+    late = [not row.get("converged", True) for row in rows]
+    if any(late):
+        axes.plot(
+            np.array(x)[late], np.array(y)[late], linestyle="", color=colour, marker=marker,
+            markersize=size, markerfacecolor=PAPER, clip_on=False, zorder=3,
+            label=f"{display_name(name)}, not converged",
+        )  # fmt: skip
+
+
+def _wrap(label: str, width: int = 20, lines: int = 3) -> list[str]:
+    """Break a label into a few lines; what is too long for them loses its middle."""
+    label = printable(label).replace(" px", "\N{NO-BREAK SPACE}px")
+    for length in range(min(len(label), width * lines), 3, -1):
+        broken = textwrap.wrap(shorten(label, length), width)
+        if len(broken) <= lines:
+            return [fit_text(line, LABEL) for line in broken] or [" "]
+    return [fit_text(label, LABEL) or " "]

@@ -14,11 +14,12 @@ from classify.report import write_report
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 NASTY = [
     "a|b", r"a\|b", "|", "\\", "*star*", "**bold**", "_under_", "__dunder__", "snake_case_name",
-    "`code`", "``", "<b>", "</table>", "<!-- x -->", "&", "&amp;", "&lt;b&gt;", "&#124;", "~~gone~~",
-    "[link](http://x.y)", "![image](x)", "# head", "- item", "1. first", "+", "---", "$x$", "$\\foo$",
-    "two\nlines", "carriage\rreturn", "line\u2028separator", "tab\tstop", "  padded  ", "x" * 200,
-    "猫犬", "e\u0301", "שלום (עולם)", "مرحبا", "quote\"s'", "{{ jinja }}", "{% raw %}", "http://a.b",
-    "a@b.c", "\x07bell", "^up^", "é ñ ü", "🐈‍⬛",
+    "`code`", "``", "<b>", "</table>", "<!-- x -->", "&", "&amp;", "&lt;b&gt;", "&#124;",
+    "~~gone~~", "[link](http://x.y)", "![image](x)", "# head", "- item", "1. first", "+", "---",
+    "$x$", "$\\foo$", "two\nlines", "carriage\rreturn", "line\u2028separator", "tab\tstop",
+    "  padded  ",     "x" * 200,
+    "猫犬", "e\u0301", "שלום (עולם)", "مرحبا", "quote\"s'", "{{ jinja }}", "{% raw %}",
+    "http://a.b", "a@b.c", "\x07bell", "^up^", "é ñ ü", "🐈‍⬛",
 ]  # fmt: skip
 
 
