@@ -66,7 +66,7 @@ def fit_temperature(labels: npt.NDArray[np.intp], logits: npt.NDArray[np.float64
 
 def within_bounds(temperature: float) -> bool:
     """Tell whether a temperature is a minimum, and not the end of where one was looked for."""
-    return abs(np.log(temperature)) < 0.99 * BOUND
+    return bool(abs(np.log(temperature)) < 0.99 * BOUND)
 
 
 def _is_in_scikit_learn() -> bool:

@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.chunked import is_source
+from classify.fitting import Head
 from classify.parallel import run_tasks
 from classify.threads import thread_count, workers
 from classify.wording import display_name
@@ -59,8 +60,8 @@ class Task:
     ----------
     path, key : str
         The store, and the key that it must have.
-    strategy, estimator : str
-        Its name, and its estimator's.
+    strategy : str
+        Its name.
     C : float
         Of every fit.
     counts : tuple of int
@@ -76,7 +77,6 @@ class Task:
     path: str
     key: str
     strategy: str
-    estimator: str
     C: float
     counts: tuple[int, ...]
     draw: int
@@ -209,7 +209,7 @@ def few_shot(
         counts = [count for count in counts if n_train[count] * row_bytes <= memory]
     tasks = [
         Task(
-            str(Path(features.path).absolute()), features.key, name, type(estimator).__name__,
+            str(Path(features.path).absolute()), features.key, name,
             float(estimator.C), tuple(counts), draw, seed, estimator.device, memory is None,
         )
         for draw in range(DRAWS)
@@ -225,7 +225,7 @@ def few_shot(
     curves = {
         name: [
             *_curve(counts, n_train, draws[name]),
-            _all(features, estimator, int(labels.size)),
+            _all(features, name, estimator, int(labels.size)),
         ]
         for name, estimator in fitted.items()
     }
@@ -259,8 +259,9 @@ def _curve(
     return points
 
 
-def _all(features: Features, estimator: Any, n_train: int) -> dict[str, Any]:
-    accuracy = _accuracy(estimator, features)
+def _all(features: Features, strategy: str, estimator: Any, n_train: int) -> dict[str, Any]:
+    head = Head(estimator.coef_, estimator.intercept_)
+    accuracy = _accuracy(strategy, head, estimator.classes_, features)
     return {
         "per_class": None,
         "n_train": n_train,
@@ -344,32 +345,36 @@ def run_task(task: Task) -> Drawn:
     Drawn
         Test accuracies, one for each count, and how their fits ended.
     """
-    from classify import estimators
-    from classify.engines import telling
-    from classify.fitting import Head
+    from classify.engines import open_fitter, telling
+    from classify.estimators import as_features
 
     features = _open(task)
-    labels = np.asarray(features.train.labels)
+    known, labels = np.unique(features.train.labels, return_inverse=True)
     X: Any = features.train.features
     drawn, start = Drawn([], [], []), None
     for rows in draw_rows(labels, task.counts, task.draw, task.seed):
-        estimator = getattr(estimators, task.estimator)(
-            task.C, standardize=True, tol=TOL, max_iter=MAX_ITER, n_jobs=1,
-            device=task.device,
-        )  # fmt: skip
-        with telling(drawn.notes.append):
-            solution = estimators.fit_without_warning(
-                estimator, X.gather(rows) if is_source(X) else X[rows], labels[rows], start
+        # Not through the estimators: scikit-learn's checks change the filters of warnings, which
+        # are the whole process's, and other draws may be fitted in other threads.
+        part = as_features(X.gather(rows) if is_source(X) else X[rows])
+        with telling(drawn.notes.append), workers(1) as pool:
+            fitter = open_fitter(
+                task.device, task.strategy, part, labels[rows], len(known), pool, standardize=True
             )
-        start = Head(estimator.coef_, estimator.intercept_)
-        drawn.accuracies.append(_accuracy(estimator, features))
+            start, solution = fitter.solve(task.C, tol=TOL, max_iter=MAX_ITER, start=start)
+        drawn.accuracies.append(_accuracy(task.strategy, start, known, features))
         drawn.converged.append(solution.converged)
     return drawn
 
 
-def _accuracy(estimator: Any, features: Features) -> float:
-    answers = estimator.predict(features.test.features)
-    return float(np.mean(answers == features.test.labels))
+def _accuracy(strategy: str, head: Head, known: npt.NDArray[np.int64], features: Features) -> float:
+    from classify.coding import decide
+    from classify.estimators import as_features
+    from classify.scoring import scored
+
+    X: Any = features.test.features
+    X = X if is_source(X) else as_features(X)
+    answers = [decide(strategy, scores, len(known)) for _, scores in scored(X, head)]
+    return float(np.mean(known[np.concatenate(answers)] == features.test.labels))
 
 
 def _open(task: Task) -> Features:

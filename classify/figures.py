@@ -30,6 +30,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
     from matplotlib.text import Text
 
 COLOURS = {"multinomial": "#009e73", "ovr": "#0072b2", "ovo": "#d55e00"}
@@ -259,6 +260,23 @@ def fit_text(name: str, width: float, size: float = 9.0) -> str:
         if text_width(short := shorten(name, length), size) <= width:
             return short
     return "…"
+
+
+def name_entries(legend: Legend, shown: Sequence[str], names: Sequence[str]) -> None:
+    """Write names into a legend, also those that begin with an underscore.
+
+    Parameters
+    ----------
+    legend : Legend
+        Whose entries have any labels; matplotlib leaves out those that begin with an underscore.
+    shown : sequence of str
+        What to write.
+    names : sequence of str
+        The names in full.
+    """
+    for text, short in zip(legend.get_texts(), shown, strict=True):
+        text.set_text(short)
+    full_names(legend.get_texts(), names)
 
 
 def full_names(texts: Iterable[Text], names: Sequence[str]) -> None:

@@ -66,7 +66,7 @@ def accuracies(strategies: Mapping[str, Any], majority: Mapping[str, Any] | None
     if majority is not None and always is not None:
         title += f"; always {majority['class']} {always:.2f} %"
     far = always is not None and not low - NEAR <= always <= high + NEAR
-    panels = {"ncols": 2, "sharey": True, "width_ratios": [1, 6]} if far else {}
+    panels = {"ncols": 2, "sharey": True, "width_ratios": [1, 5]} if far else {}
     with figure_in_style(4.8, 1.1 + 0.42 * len(strategies), **panels) as (figure, found):
         axes = found[1] if far else found
         for row, (name, entry) in enumerate(strategies.items()):
@@ -83,7 +83,7 @@ def accuracies(strategies: Mapping[str, Any], majority: Mapping[str, Any] | None
         if always is not None and not far:
             low, high = min(low, always), max(high, always)
         percent_axis(axes, low, high)
-        axes.set_xlabel("test accuracy (%), the axis does not start at zero")
+        figure.supxlabel("test accuracy (%), the axis does not start at zero", fontsize=10)
         line = found[0] if far else axes
         if always is not None:
             line.axvline(

@@ -12,7 +12,7 @@ from classify.figures import (
     SHAPES,
     figure_in_style,
     fit_text,
-    full_names,
+    name_entries,
     percent_of_ten,
     within_percent,
     write_svg,
@@ -150,12 +150,11 @@ def roc(class_names: Sequence[str], detection: Mapping[str, Any], n_test: int) -
     )
     x = np.array(detection["false_alarms"][1:])
     with figure_in_style(4.8, 3.5 + 0.2 * ((len(curves) + 1) // 2)) as (figure, axes):
-        for i, (entry, curve) in enumerate(zip(entries, curves, strict=True)):
-            name = fit_text(class_names[entry["class"]], 84)
+        for i, curve in enumerate(curves):
             axes.plot(
                 x, 100 * np.array(curve[1:]), color=PALETTE[i], marker=SHAPES[i], markersize=4.5,
                 markevery=(i % 5, 10), linewidth=1.5, drawstyle="steps-post",
-                label=f"{name}\u2002{entry['average_precision']:.3f}",
+                label=str(i),
             )  # fmt: skip
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(percent_of_ten)
@@ -168,5 +167,10 @@ def roc(class_names: Sequence[str], detection: Mapping[str, Any], n_test: int) -
         legend = figure.legend(
             loc="outside lower center", ncols=2, title="class, average precision"
         )
-        full_names(legend.get_texts(), [class_names[entry["class"]] for entry in entries])
+        names = [class_names[entry["class"]] for entry in entries]
+        shown = [
+            f"{fit_text(name, 84)}\u2002{entry['average_precision']:.3f}"
+            for name, entry in zip(names, entries, strict=True)
+        ]
+        name_entries(legend, shown, names)
         return write_svg(figure, "roc", title)

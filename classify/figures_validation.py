@@ -72,8 +72,9 @@ def validation(strategies: Mapping[str, Any]) -> str:
                 late = np.array([not step.get("converged", True) for step in path])
                 if late.any():
                     panel.plot(
-                        np.array(x)[late], np.array(y)[late], linestyle="", color=colour, markersize=5,
-                        marker=MARKERS.get(name, "D"), markerfacecolor=PAPER, clip_on=False, zorder=2.5,
+                        np.array(x)[late], np.array(y)[late], linestyle="", color=colour,
+                        marker=MARKERS.get(name, "D"), markersize=5, markerfacecolor=PAPER,
+                        clip_on=False, zorder=2.5,
                     )  # fmt: skip
                 panel.plot(
                     x[chosen], y[chosen], marker=MARKERS.get(name, "D"), markersize=9, color=colour,

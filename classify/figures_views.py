@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from classify.figures import PALETTE, SHAPES, figure_in_style, fit_text, full_names, write_svg
+from classify.figures import PALETTE, SHAPES, figure_in_style, fit_text, name_entries, write_svg
 
 # More points than this are drawn as an image, which keeps the page small.
 VECTOR_POINTS = 400
@@ -86,7 +86,7 @@ def scatter(
             mine = points[labels == label]
             axes.scatter(
                 *mine.T, s=13, color=PALETTE[i], marker=SHAPES[i], alpha=0.85, linewidth=0,
-                rasterized=image, label=fit_text(class_names[label], 72),
+                rasterized=image, label=str(i),
             )  # fmt: skip
         # The outermost points would leave the rest no room.
         for axis, values in (("x", points[:, 0]), ("y", points[:, 1])):
@@ -103,6 +103,6 @@ def scatter(
         axes.tick_params(labelbottom=False, labelleft=False, length=0)
         axes.set_title(kind.upper())
         legend = figure.legend(loc="outside lower center", ncols=3, markerscale=1.6)
-        drawn = [class_names[label] for label in coloured if np.any(labels == label)]
-        full_names(legend.get_texts(), drawn)
+        names = [class_names[label] for label in coloured]
+        name_entries(legend, [fit_text(name, 72) for name in names], names)
         return write_svg(figure, kind, title)
