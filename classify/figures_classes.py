@@ -118,7 +118,9 @@ def class_f1(
     title = (
         f"F1 of {len(shown)} classes under {display_name(a)} and {display_name(b)}, in percent: "
     ) + "; ".join(f"{name} {x:.1f} and {y:.1f}" for name, x, y in zip(names, *values, strict=True))
-    height = 1.0 + 0.27 * len(shown)
+    heads = [strategy_title(side, strategies[side]).replace(" (", "\n(") for side in (a, b)]
+    top = 0.35 if "\n" not in "".join(heads) else 0.55
+    height = 0.65 + top + 0.27 * len(shown)
     low, high = float(values.min()), float(values.max())
     room = 0.06 * max(high - low, 1.0)
     low, high = within_percent(low - room, high + room)
@@ -127,10 +129,10 @@ def class_f1(
     with figure_in_style(WIDTH, height) as (figure, axes):
         # The axes are as wide as the figure, and measured in inches, so that no label moves them.
         figure.set_layout_engine("none")
-        axes.set_position([0, 0.3 / height, 1, 1 - 0.65 / height])
+        axes.set_position([0, 0.3 / height, 1, 1 - (0.3 + top) / height])
         ends = (beside, WIDTH - beside)
         axes.set(xlim=(0, WIDTH), ylim=(low, high))
-        gap = (high - low) / (height - 0.65) * 0.17
+        gap = (high - low) / (height - 0.3 - top) * 0.17
         for side in range(2):
             places = _spread(values[side], gap, low + gap / 2, high - gap / 2)
             _name_ends(axes, ends[side], names, values[side], places)
@@ -143,7 +145,7 @@ def class_f1(
                     x, y, marker=MARKERS.get(strategy, "D"), markersize=5, color=colour,
                     clip_on=False,
                 )  # fmt: skip
-        axes.set_xticks(ends, [strategy_title(side, strategies[side]) for side in (a, b)])
+        axes.set_xticks(ends, heads)
         axes.xaxis.tick_top()
         axes.tick_params(length=0, labelsize=10, pad=6)
         axes.set_yticks([])
