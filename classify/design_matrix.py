@@ -113,6 +113,11 @@ class DesignMatrix:
             return DesignMatrix(((X - shift) / scale).astype(self.dtype))
         return DesignMatrix(self.X, shift, scale, self.order)
 
+    def in_double(self) -> DesignMatrix:
+        """Return a copy of these rows in double precision."""
+        X = self.X if self.order is None else self.X[self.order]
+        return DesignMatrix(X.astype(np.float64), self.shift, self.scale)
+
     def fold(self, weights: Array, intercepts: Array) -> tuple[Floats, Floats]:
         """Turn weights for the columns as they stand into weights for the raw features.
 

@@ -7,6 +7,7 @@ back into heads for the raw features.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from classify.lbfgs import minimise, rounding_of
 from classify.objectives import BinaryProblems, Problems
 from classify.precondition import OWN_ROWS, SHARED_ROWS, SampledHessian
 from classify.softmax_problems import SoftmaxProblems
-from classify.solution import Certificate, Solution
+from classify.solution import Solution, Status
 from classify.standardize import mean_and_scale, refuse_not_finite
 from classify.threads import Workers, thread_count
 
@@ -38,6 +39,9 @@ LARGEST_PRICE = 12.0
 SMALL_WORK = 2e9
 # What an update of the shared one costs, in passes.
 SHARED_PRICE = 13.0
+# Fewer features in single precision than this, of all rows together, are copied to double where
+# single precision does not reach the tolerance: up to 64 MB.
+DOUBLE_NUMBERS = 8_000_000
 # A column's own inverse beside it, in rounds of that column.
 SLOW_PRICE = 20.0
 FACTOR_NUMBERS = 50_000_000
@@ -198,6 +202,7 @@ class Fitter:
 
         self._layout = layout
         self._preconditioner: SampledHessian | None = None
+        self._double: Fitter | None = None
 
     def _open(self, X: Floats) -> DesignMatrix:
         return DesignMatrix(X)
@@ -282,22 +287,47 @@ class Fitter:
             points, self._preconditioner.sketch = start_from_directions(objective, points, near)
             if own:  # these are made from the features themselves
                 self._preconditioner.sketch = None
+        everything = np.arange(objective.n_problems)
+        solution = self._minimise(objective, everything, points, tol, max_iter)
+        solution = self._go_on_in_double(C, solution, tol, max_iter)
+        return self.head(objective, solution.points), solution
 
-        def certified(problems: Integers, at: Array) -> Certificate:
-            return self._certify(objective, problems, at)
-
+    def _minimise(
+        self, objective: Problems, problems: Integers, points: Array, tol: float, max_iter: int
+    ) -> Solution:
+        """Minimise some problems, starting from points that are theirs."""
+        if self._preconditioner is None:
+            self._preconditioner = self._choose(objective)
         self._preconditioner.attach(objective)
-        solution = minimise(
+        return minimise(
             objective,
             points,
             self._preconditioner,
-            certified,
+            lambda problems, at: self._certify(objective, problems, at),
             tol=tol,
             max_iter=max_iter,
             rounding=rounding_of(self.design.dtype),
+            problems=problems,
             workers=self.workers,
         )
-        return self.head(objective, solution.points), solution
+
+    def _go_on_in_double(
+        self, C: float | Array, solution: Solution, tol: float, max_iter: int
+    ) -> Solution:
+        """Where single precision was too little, go on with a copy in double, if it is small."""
+        late = np.flatnonzero([status is Status.PRECISION for status in solution.status])
+        left = max_iter - int(solution.n_iter[late].max(initial=0))
+        small = self.design.n_rows * self.design.n_features <= DOUBLE_NUMBERS
+        single = self.design.dtype == np.float32 and self._layout is None
+        if not (len(late) and left > 0 and small and single):
+            return solution
+        if self._double is None:
+            self._double = copy.copy(self)
+            self._double.design = self.design.in_double()
+            self._double._preconditioner = None
+        double = self._double
+        more = double._minimise(double.problems(C), late, solution.points[late], tol, left)
+        return solution.improved(late, more)
 
     def head(self, objective: Problems, points: Array) -> Head:
         """Fold the standardisation into heads for raw features."""

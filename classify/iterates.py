@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.design_matrix import column_sums
-from classify.linesearch import search
+from classify.linesearch import ROUNDINGS, Look, Steps, fell, search
 from classify.passes import Group, Piece
 from classify.rowwise import each_piece, row_dots, some_rows
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from classify.objectives import Problems
 
 Array = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
@@ -38,8 +39,8 @@ EXACT = 0.01
 # Newton's step may change the step's length and an intercept by this much.
 LARGEST_STRETCH = 0.5
 LARGEST_SHIFT = 1.0
-# The share of the slope at zero that may be left after a step.
-CURVATURE = 0.9
+# The shortest first step of that search.
+SHORTEST = 1e-12
 
 
 class Iterates:
@@ -78,7 +79,7 @@ class Iterates:
         self.scores = objective.passes.scores(self.groups, weights, intercepts)
         self.value, self.gradient = self._pull()
 
-    def keep(self, mask: npt.NDArray[np.bool_]) -> None:
+    def keep(self, mask: Bools) -> None:
         """Drop the problems that are not in `mask`."""
         columns = np.repeat(mask, self.objective.columns)
         old = {group.start: i for i, group in enumerate(self.groups)}
@@ -92,7 +93,7 @@ class Iterates:
         self.scores = workers.share(lambda place: scores[place[0]].T[kept[place[0]]].T, places)
         self.groups, self.link = groups, self.objective.weighted_link(self.problems)
 
-    def advance(self, directions: Array) -> npt.NDArray[np.bool_]:
+    def advance(self, directions: Array) -> Bools:
         """Go along descent directions, each problem as far as it is worth.
 
         Parameters
@@ -111,33 +112,43 @@ class Iterates:
         weights, intercepts = objective.split(directions)
         along = objective.passes.scores(self.groups, weights, intercepts)
         ray = _Ray(self, directions, along)
+        before = self.points, self.value, self.gradient
+        noise = ROUNDINGS * self.rounding * np.abs(self.value)
         steps = search(ray.look, slope, FLAT)
         alpha, beta = ray.newton(steps.step, steps.found)
-        before = self.points, self.value, self.gradient
+        alpha = np.where(steps.found | (steps.slope < 0), alpha, 0.0)
         moved = np.zeros(len(slope), dtype=bool)
         for attempt in range(2):
-            self.points = self._beside(before[0], directions, alpha, beta)
+            self.points = self._beside(self.points, directions, alpha, beta)
             self.value, self.gradient = self._pull(along, alpha, beta)
             after = row_dots(workers, self.gradient, directions)
-            noise = 10 * self.rounding * np.abs(before[1])
-            moved = (
-                np.isfinite(self.value)
-                & (self.value <= before[1] + noise)
-                & (np.abs(after) <= CURVATURE * np.abs(slope))
-            )
-            if moved.all() or attempt:
+            moved = moved | fell(before[1], self.value, slope, after, noise)
+            if moved.all():
                 break
-            # Newton's step, or an inexact search, has led some astray.
-            self._move(along, -alpha, -beta)
-            exact = search(ray.look, slope, EXACT)
-            alpha = np.where(moved, alpha, exact.step)
-            beta = np.where(np.repeat(moved, objective.columns), beta, 0.0)
-        if not moved.all():
-            stay = ~moved
-            self._move(along, np.where(stay, -alpha, 0.0), self._spread(stay) * -beta)
-            for name, value in zip(("points", "value", "gradient"), before, strict=True):
-                getattr(self, name)[stay] = value[stay]
+            self._put_back(~moved, *before)
+            if attempt:
+                break
+            # Newton's step, or a step that is flat but above its start, has led some astray.
+            exact = ray.closely(~moved, slope, EXACT, before[1], noise)
+            alpha = np.where(~moved & (exact.found | (exact.slope < 0)), exact.step, 0.0)
+            beta = np.zeros_like(beta)
         return moved
+
+    def _put_back(self, stay: Bools, points: Array, value: Array, gradient: Array) -> None:
+        """Return some problems to where they were; their scores are computed anew.
+
+        (To subtract a step from the scores again would leave the rounding of its size in them.)
+        """
+        objective = self.objective
+        self.points[stay], self.value[stay] = points[stay], value[stay]
+        self.gradient[stay] = gradient[stay]
+        groups = objective.groups(self.problems[stay])
+        fresh = objective.passes.scores(groups, *objective.split(points[stay]))
+        columns = np.repeat(stay, objective.columns)
+        places = {group.start: i for i, group in enumerate(self.groups)}
+        for group, scores in zip(groups, fresh, strict=True):
+            i = places[group.start]
+            self.scores[i].T[columns[self.groups[i].columns]] = scores.T
 
     def _beside(self, points: Array, directions: Array, alpha: Array, beta: Array) -> Array:
         """Return other points: a step along, and beside it for the intercepts."""
@@ -150,9 +161,6 @@ class Iterates:
         each_piece(self.objective.workers, points, go)
         self.objective.split(result)[1][:] += beta
         return result
-
-    def _spread(self, mask: npt.NDArray[np.bool_]) -> Array:
-        return np.repeat(mask, self.objective.columns).astype(np.float64)
 
     def _pull(
         self,
@@ -172,9 +180,10 @@ class Iterates:
                 self._step(along, alpha, beta, piece)
             # The product back wants one row after the other; the link writes into its scores.
             scores = np.array(self.scores[index][rows], order="C")
-            loss, residual = self.link(scores, low, high, group)
-            residuals[index][rows] = residual
-            return group, column_sums(loss)
+            with np.errstate(invalid="ignore", over="ignore"):  # of a step that will not be taken
+                loss, residual = self.link(scores, low, high, group)
+                residuals[index][rows] = residual
+                return group, column_sums(loss)
 
         weights, _ = objective.split(self.points)
         losses = np.zeros(len(weights))
@@ -186,11 +195,6 @@ class Iterates:
             objective.assemble(problems, weights, totals, products),
         )
 
-    def _move(self, along: list[Floats], alpha: Array, beta: Array) -> None:
-        """Add a step to the scores."""
-        pieces = self.objective.passes.score_pieces(self.groups)
-        self.objective.workers.share(lambda piece: self._step(along, alpha, beta, piece), pieces)
-
     def _step(self, along: list[Floats], alpha: Array, beta: Array, piece: Piece) -> None:
         """Add a step to the scores of a piece."""
         index, low, high = piece
@@ -201,9 +205,10 @@ class Iterates:
             shift = shift * group.sign
         on = along[index][rows].T
         lengths = np.repeat(alpha, self.objective.columns)[group.columns]
-        step = lengths[:, None].astype(on.dtype) * on
-        step += shift[:, None].astype(on.dtype)
-        self.scores[index][rows].T[...] += step
+        with np.errstate(invalid="ignore", over="ignore"):
+            step = lengths[:, None].astype(on.dtype) * on
+            step += shift[:, None].astype(on.dtype)
+            self.scores[index][rows].T[...] += step
 
 
 class _Ray:
@@ -221,15 +226,71 @@ class _Ray:
         # derivative in its intercept, the mixed second derivative, and the intercept's own.
         self._taken, self._slope, self._bend = (np.full(k, np.nan) for _ in range(3))
         self._sides = np.zeros((3, len(at)))
+        self._above = np.zeros(k, dtype=bool)
 
-    def look(self, step: Array) -> tuple[Array, Array]:
+    def look(self, step: Array) -> Look:
         """Return slopes and curvatures at steps, and remember the intercepts' part.
 
         Only problems whose step is another than at the last look are looked at.
         """
+        new = step != self._taken
+        if new.any():
+            self._look(step, new)
+        return Look(self._slope, self._bend, self._above)
+
+    def closely(self, some: Bools, slope: Array, flat: float, value: Array, noise: Array) -> Steps:
+        """Search again for some problems, with a look at their objectives too."""
+        self._taken = np.where(some, np.nan, 0.0)
+
+        def look(step: Array) -> Look:
+            new = some & (step != self._taken)
+            if new.any():
+                self._look(step, new)
+                rise = self._values(step, new) - value
+                self._above = np.where(new, ~(rise <= noise), self._above)
+            # The others have ended before they begin.
+            at, bend = np.where(some, self._slope, 0.0), np.where(some, self._bend, 1.0)
+            return Look(at, bend, some & self._above)
+
+        self._look(np.zeros_like(slope), some)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            first = np.clip(-slope / self._bend, SHORTEST, 1.0)
+        return search(look, slope, flat, np.where(np.isfinite(first), first, 1.0))
+
+    def _values(self, step: Array, some: Bools) -> Array:
+        """Return some problems' objectives at steps."""
+        iterates, objective = self.iterates, self.iterates.objective
+        problems, columns = iterates.problems[some], np.repeat(some, objective.columns)
+        link = objective.weighted_link(problems)
+        alpha = np.repeat(step, objective.columns)
+        losses = np.zeros(len(alpha))
+        groups = objective.groups(problems)
+        places = {group.start: i for i, group in enumerate(iterates.groups)}
+
+        def work(piece: Piece) -> tuple[Integers, Array]:
+            index, low, high = piece
+            group, place = groups[index], places[groups[index].start]
+            rows = slice(low - group.start, high - group.start)
+            mine = columns[iterates.groups[place].columns]
+            on = self.along[place][rows].T[mine]
+            scores = iterates.scores[place][rows].T[mine]
+            with np.errstate(invalid="ignore", over="ignore"):  # far too long a step
+                scores = scores + alpha[columns][group.columns, None].astype(on.dtype) * on
+                loss, _ = link(np.array(scores.T, order="C"), low, high, group)
+                return group.columns, column_sums(loss)
+
+        for which, loss in objective.workers.share(work, objective.passes.score_pieces(groups)):
+            losses[which[: len(loss)]] += loss
+        weights, _ = objective.split(iterates.points[some])
+        result = np.full(len(step), np.nan)
+        result[some] = objective.value(problems, weights, losses)
+        with np.errstate(invalid="ignore", over="ignore"):
+            return result + step * (self._tilt + 0.5 * step * self._square)
+
+    def _look(self, step: Array, new: Bools) -> None:
+        """Find slopes and curvatures of some problems."""
         iterates, along = self.iterates, self.along
         objective, groups = iterates.objective, iterates.groups
-        new = step != self._taken
         problems = iterates.problems[new]
         all_new = bool(new.all())
         columns = np.repeat(new, objective.columns)
@@ -249,9 +310,10 @@ class _Ray:
                     return None
                 on, at, which = on[some], at[some], which[some]
                 sign = None if sign is None else sign[some]
-            scores = alpha[which, None].astype(on.dtype) * on
-            scores += at
-            sums = link.bend_sums(scores, low, high, group, on)
+            with np.errstate(invalid="ignore", over="ignore"):  # far too long a step
+                scores = alpha[which, None].astype(on.dtype) * on
+                scores += at
+                sums = link.bend_sums(scores, low, high, group, on)
             if sign is not None:
                 sums[2:4] *= sign
             return which, sums
@@ -266,9 +328,8 @@ class _Ray:
         self._bend = np.where(new, bend + self._square, self._bend)
         self._sides = np.where(columns, total[2:] * np.repeat(C, objective.columns), self._sides)
         self._taken = np.where(new, step, self._taken)
-        return self._slope, self._bend
 
-    def newton(self, step: Array, found: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
+    def newton(self, step: Array, found: Bools) -> tuple[Array, Array]:
         """Improve the steps that were found, and the intercepts beside them, by Newton's step."""
         columns = self.iterates.objective.columns
         tiny = np.finfo(float).tiny

@@ -37,6 +37,9 @@ Integers = npt.NDArray[np.intp]
 SINGLE = 1e-12
 # How many iterations without progress before rounding is blamed.
 PATIENCE = 30
+# And how many rounds in a row may go nowhere: from L-BFGS's direction, from the preconditioned
+# gradient, from the gradient.
+FAILURES = 3
 # Rounds that a problem's speed is judged by, and the least speed, in powers of e a round.
 SPAN = 6
 SLOWEST = 0.02
@@ -228,6 +231,10 @@ class _Run:
             if lost.any():
                 history.forget(lost)
                 direction[lost] = -self.preconditioner.apply(live[lost], at.gradient[lost])
+            # Where that has gone nowhere either, the gradient itself.
+            worse = ~(row_dots(self.workers, at.gradient, direction) < 0) | (watch.failures > 1)
+            if worse.any():
+                direction[worse] = -_unit(at.gradient[worse])
             moved = at.advance(direction)
             self._count(len(live))
             n_iter[watch.index] += moved
@@ -280,7 +287,7 @@ class _Watch:
         with np.errstate(divide="ignore", invalid="ignore"):
             left = np.nan_to_num(np.log(half) - np.log(goal), nan=0.0, posinf=0.0, neginf=0.0)
         self._course = [*self._course[-SPAN:], left]
-        tired = (self.failures >= 2) | (self._since >= PATIENCE)
+        tired = (self.failures >= FAILURES) | (self._since >= PATIENCE)
         late = n_iter[self.index] >= max_iter
         result: list[Status | None] = []
         for row in range(len(half)):
@@ -291,3 +298,10 @@ class _Watch:
             else:
                 result.append(Status.MAX_ITER if late[row] else None)
         return result
+
+
+def _unit(gradients: Array) -> Array:
+    """Scale rows to a length of one; squares of what is huge or tiny would not be finite."""
+    largest = np.abs(gradients).max(axis=1, keepdims=True)
+    scaled = gradients / np.where(largest > 0, largest, 1.0)
+    return np.asarray(scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1.0))

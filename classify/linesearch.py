@@ -3,23 +3,49 @@
 A convex function's slope only rises, so its sign says on which side of the minimum a step is:
 every evaluation narrows a bracket, and Newton's step on the slope is taken wherever it falls
 inside. Slopes keep their digits near the minimum, where rounding hides the differences of values.
+
+A flat slope is not enough: far beyond the minimum, where losses have become linear, a function may
+be as flat as at its start, and much higher. So a look also says where a function is above its
+start, and no such step is taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 LARGEST_TRIALS = 40
 # A step is at most this many times the one before, until one has been too long.
 STRETCH = 10.0
+# And never longer than this, which single precision still holds.
+LARGEST = 1e30
 # Newton's steps stay this far inside the bracket, as a share of its width.
 MARGIN = 0.05
+
+
+# The share of the slope at zero that may be left after a step that does not lower the value.
+CURVATURE = 0.9
+# Values of functions are known to so many of their rounding errors.
+ROUNDINGS = 10.0
+# A bracket that two trials have not halved is halved, whatever Newton's steps say.
+HALF = 0.5
+# Ends further apart than this have their geometric mean between them.
+APART = 4.0
+
+
+class Look(NamedTuple):
+    """What is known of the functions at some steps, each array of shape ``(k,)``."""
+
+    slope: Array
+    curvature: Array
+    above: Bools  # whether the function is higher there than at zero, by more than rounding
 
 
 @dataclass(frozen=True)
@@ -33,43 +59,48 @@ class Steps:
     slope : ndarray of float64, shape (k,)
         Slopes there.
     found : ndarray of bool, shape (k,)
-        Whether the slope there is as flat as was asked for.
+        Whether the slope there is as flat as was asked for, and the function not above its start.
+        Where it is not, the step is the longest that is known to be short of the minimum.
     """
 
     step: Array
     slope: Array
-    found: npt.NDArray[np.bool_]
+    found: Bools
 
 
-def search(evaluate: Callable[[Array], tuple[Array, Array]], slope: Array, flat: float) -> Steps:
+def search(
+    evaluate: Callable[[Array], Look], slope: Array, flat: float, first: Array | None = None
+) -> Steps:
     """Find where convex functions are nearly flat, from zero upwards.
 
     Parameters
     ----------
     evaluate : callable
-        From steps, shape (k,), to slopes and curvatures there. It is called with all steps until
-        the last search has ended, those that have ended at their last step.
+        From steps, shape (k,), to what is known there. It is called with all steps until the last
+        search has ended, those that have ended at their last step.
     slope : ndarray of float64, shape (k,)
         Slopes at zero, negative.
     flat : float
         A step is taken where the slope's size is at most this share of the one at zero.
+    first : ndarray of float64, shape (k,), optional
+        The first steps; 1 by default.
 
     Returns
     -------
     Steps
         One for each function.
     """
-    step = np.ones_like(slope)
+    step = np.ones_like(slope) if first is None else first
     low, high = np.zeros_like(slope), np.full_like(slope, np.inf)
-    found = np.zeros(len(slope), dtype=bool)
-    at = np.full_like(slope, np.nan)
+    wide = wider = np.full_like(slope, np.inf)  # the bracket, one trial ago and two
+    at, found = np.full_like(slope, np.nan), np.zeros(len(slope), dtype=bool)
     for _ in range(LARGEST_TRIALS):
-        at, bend = evaluate(step)
+        at, bend, above = evaluate(step)
         finite = np.isfinite(at) & np.isfinite(bend)
-        found = finite & (np.abs(at) <= flat * np.abs(slope))
+        found = finite & ~above & (np.abs(at) <= flat * np.abs(slope))
         if found.all():
-            break
-        short = finite & (at < 0)
+            return Steps(step, at, found)
+        short = finite & ~above & (at < 0)
         low = np.where(short, np.maximum(low, step), low)
         high = np.where(~short & ~found, np.minimum(high, step), high)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -77,8 +108,25 @@ def search(evaluate: Callable[[Array], tuple[Array, Array]], slope: Array, flat:
         closed = np.isfinite(high)
         width = np.where(closed, high - low, 0.0)
         inside = np.clip(newton, low + MARGIN * width, high - MARGIN * width)
-        inside = np.where(np.isfinite(newton), inside, low + 0.5 * width)
+        slow = ~np.isfinite(newton) | (width > HALF * wider)
+        inside = np.where(slow, _middle(low, high), inside)
+        wide, wider = np.where(closed, width, np.inf), wide
         longer = np.clip(newton, 1.5 * step, STRETCH * step)
-        longer = np.where(np.isfinite(longer), longer, STRETCH * step)
+        longer = np.minimum(np.where(np.isfinite(longer), longer, STRETCH * step), LARGEST)
         step = np.where(found, step, np.where(closed, inside, longer))
-    return Steps(step, at, found)
+    # A convex function is below its start wherever it still falls.
+    step = np.where(found | (low == 0), step, low)
+    at, _, above = evaluate(step)
+    return Steps(step, at, found & ~above)
+
+
+def _middle(low: Array, high: Array) -> Array:
+    """Halve brackets: by the ends' geometric mean where they are of different sizes."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.where((low > 0) & (high > APART * low), np.sqrt(low * high), 0.5 * (low + high))
+
+
+def fell(before: Array, value: Array, slope: Array, after: Array, noise: Array) -> Bools:
+    """Say which functions have gone down, or, where rounding hides that, have become flatter."""
+    flatter = (value <= before + noise) & (np.abs(after) <= CURVATURE * np.abs(slope))
+    return np.isfinite(value) & np.isfinite(after) & ((value < before - noise) | flatter)

@@ -77,6 +77,12 @@ class Problems(ABC):
         groups = self.groups(np.arange(self.n_problems))
         return sum((group.stop - group.start) * len(group.columns) for group in groups)
 
+    def mass(self, group: Group) -> float:
+        """Return the summed weights of a group's rows."""
+        if self.weight is None:
+            return float(group.stop - group.start)
+        return float(self.weight[group.start : group.stop].sum())
+
     @abstractmethod
     def groups(self, problems: Integers) -> list[Group]:
         """List which rows meet which columns when `problems`, in this order, are in the pass."""

@@ -9,7 +9,7 @@ Newton's.
 
 The intercept is eliminated exactly: about the curvature-weighted mean of the rows the Hessian is
 block diagonal in the weights and the intercept. With fewer sampled rows than features, the
-inverse is applied in the Woodbury form.
+inverse is made in the rows' span.
 
 The multinomial's Hessian couples its columns; the blocks on its diagonal are used, between
 projections that remove what is common to all classes, a direction that the loss does not see.
@@ -26,7 +26,13 @@ import numpy.typing as npt
 
 from classify.objectives import Problems
 from classify.passes import Group
-from classify.sampling import inverse_factor_plus_identity, square, systematic_sample
+from classify.sampling import (
+    inverse_factor_plus_identity,
+    project_and_solve,
+    span_and_gram,
+    square,
+    systematic_sample,
+)
 from classify.shared_hessian import SharedHessian, Sketch
 
 Array = npt.NDArray[np.float64]
@@ -43,11 +49,14 @@ SETTLED = 10
 SLOW_NUMBERS = 18_000_000
 # Where these do not suffice, the next are made once there is room for so many.
 SLOW_TOGETHER = 4
+# Inverses are renewed after so many rounds at the latest, in units of their price, if rounds are
+# cheap: where classes are apart and C is large, the curvature goes on falling from round to round.
+LONGEST = 5.0
 # Rows whose curvature is computed at a time.
 ROWS = 4096
 # Rows of panels that a triangle is kept in.
 PANELS = 4
-# The least curvature of an intercept, per row and in units of C.
+# The least curvature of an intercept, per row of weight 1 and in units of C.
 SOFTEST = 1e-6
 
 
@@ -83,16 +92,16 @@ class _Inverse:
     """One column's inverse: of ``I + A'A`` about a mean, and of the intercept's curvature."""
 
     mean: Array
-    rows: Floats | None  # A, kept for the Woodbury form
-    factor: _Triangle  # F with F'F the inverse of I + A'A, or of I + AA' in the Woodbury form
+    basis: Floats | None  # of the span of A, where that has fewer rows than features
+    factor: _Triangle  # F with F'F the inverse of I + A'A, in that basis
 
     def solve(self, gradient: Array, stiffness: float) -> Array:
         """Apply the inverse to one column's gradient, intercept last."""
         v = (gradient[:-1] - self.mean * gradient[-1]).astype(self.factor.dtype)
-        if self.rows is None:
+        if self.basis is None:
             v = self.factor.squared(v)
         else:
-            v = v - self.rows.T @ self.factor.squared(self.rows @ v)
+            v = project_and_solve(self.basis, self.factor.squared, v)
         out = np.empty_like(gradient)
         out[:-1] = v
         out[-1] = gradient[-1] / stiffness - self.mean @ out[:-1]
@@ -161,7 +170,8 @@ class SampledHessian:
         # The first inverses are made where the weights are zero; those of the second time are made
         # near enough to the optimum to serve for long.
         late = 0 < ahead.max(initial=0.0) < self.price  # too few rounds are left to win it back
-        if self._age > max(3.0, 0.6 * self.price * 3.0 ** (self._updates - 1)) and not late:
+        rounds = max(3.0, 0.6 * self.price * 3.0 ** (self._updates - 1))
+        if self._age > min(rounds, LONGEST * max(self.price, 1.0)) and not late:
             return True
         self._slow = self._worth_own(places, np.repeat(ahead, self.objective.columns))
         return len(self._slow) > 0
@@ -218,13 +228,13 @@ class SampledHessian:
         curvatures.extend(scores if fresh else [np.empty_like(z) for z in scores])
         jobs = [(i, low) for i, z in enumerate(scores) for low in range(0, len(z), ROWS)]
         objective.workers.map(curve, jobs)
-        count = np.zeros(len(columns))
+        weight = np.zeros(len(columns))
         for group, bend in zip(groups, curvatures, strict=True):
             mass[group.columns] += bend.sum(axis=0, dtype=np.float64)
-            count[group.columns] += len(bend)
+            weight[group.columns] += objective.mass(group)
         # Where the classes are apart hardly any curvature is left, and rounding in an intercept's
         # gradient over next to nothing would be all there is of a step.
-        stiffness = np.maximum(mass, SOFTEST * C * count)
+        stiffness = np.maximum(mass, SOFTEST * C * weight)
         if len(self._slow):
             # The others' inverse stays, and so does what it was made for.
             slow = self._slow
@@ -289,10 +299,13 @@ class SampledHessian:
             mean = (share.astype(block.dtype) @ block).astype(np.float64)
             block -= mean.astype(block.dtype)
             block *= np.sqrt(bend)[:, None].astype(block.dtype)
-            kept = block if len(block) < block.shape[1] else None
-            gram = square(block) if kept is None else block @ block.T
+            basis = None
+            if len(block) < block.shape[1]:
+                basis, gram = span_and_gram(block)
+            else:
+                gram = square(block)
             del block  # before the factor takes as much again
-            return _Inverse(mean, kept, _Triangle(inverse_factor_plus_identity(gram)))
+            return _Inverse(mean, basis, _Triangle(inverse_factor_plus_identity(gram)))
 
         built = workers.map(build, places.tolist())
         self._inverses.update(zip(columns[places].tolist(), built, strict=True))

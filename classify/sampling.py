@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,29 @@ def orthonormal(block: Floats) -> Floats:
             return np.asarray(np.linalg.qr(block)[0])
         block = block @ np.linalg.inv(factor).T.astype(block.dtype)
     return block
+
+
+def span_and_gram(rows: Floats) -> tuple[Floats, Floats]:
+    """Find an orthonormal basis of the span of fewer rows than features, and their scatter in it.
+
+    With ``Q`` the basis and ``T`` the scatter, ``A'A = Q' T Q`` of rows ``A``, and the inverse of
+    ``I + A'A`` is ``(I - Q'Q) + Q' inv(I + T) Q``. Woodbury's form of the same, ``I - A' inv(I +
+    AA') A``, is a difference of nearly equal numbers where the curvature is large: from a few
+    million times the penalty's, rounding in single precision leaves nothing of it.
+    """
+    basis = np.ascontiguousarray(np.linalg.qr(rows.T)[0].T)
+    return basis, square(rows @ basis.T)
+
+
+def project_and_solve(basis: Floats, factor: Callable[[Floats], Floats], v: Floats) -> Floats:
+    """Apply ``(I - Q'Q) (I - Q'Q) + Q' F'F Q`` to a vector, or to the rows of a table.
+
+    Projected twice, what is left in the span is the square of a rounding error, and what is
+    applied is positive definite, rounded as it may be.
+    """
+    inside = v @ basis.T
+    beside = v - inside @ basis
+    return beside + (factor(inside) - beside @ basis.T) @ basis
 
 
 def systematic_sample(size: Array, n: int) -> tuple[Integers, Array]:

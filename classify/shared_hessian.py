@@ -28,6 +28,8 @@ from classify.passes import Group
 from classify.sampling import (
     inverse_factor_plus_identity,
     orthonormal,
+    project_and_solve,
+    span_and_gram,
     square,
     systematic_sample,
 )
@@ -151,7 +153,7 @@ class SharedHessian:
         }
         self.axes: Floats | None = None
         self.tail: float | None = None
-        self.rows: Floats | None = None
+        self.basis: Floats | None = None
         # Classes that meet different columns are centred apart: what lies between two classes is
         # for each pair of them its own.
         apart = groups[0].sign is not None
@@ -207,9 +209,11 @@ class SharedHessian:
             block *= np.sqrt(weight[i])[:, None].astype(block.dtype)
             return block
 
+        gram = None
         if len(chosen) < design.n_features:
-            self.rows, lead = np.concatenate([rows(i) for i in pieces]), 0
-        self._factorise(rows, pieces, lead)
+            self.basis, gram = span_and_gram(np.concatenate([rows(i) for i in pieces]))
+            lead = 0
+        self._factorise(rows, pieces, lead, gram)
         part = np.zeros((n_kinds, n_columns))
         for group, bend in zip(groups, curvatures, strict=True):
             part[kinds[group.start], group.columns] += bend.sum(axis=0, dtype=np.float64)
@@ -221,13 +225,15 @@ class SharedHessian:
             self._lead(groups, curvatures, chosen, chance, turned)
 
     def _factorise(
-        self, rows: Callable[[Integers], Floats], pieces: list[Integers], lead: int
+        self,
+        rows: Callable[[Integers], Floats],
+        pieces: list[Integers],
+        lead: int,
+        gram: Floats | None,
     ) -> None:
         """Invert ``I + m T`` for every size of curvature ``m``, between projections."""
         workers, names = self.workers, list(self.scale)
-        if self.rows is not None:
-            gram: Floats = self.rows @ self.rows.T
-        else:
+        if gram is None:
             # As many sums as there are parts are held at once.
             parts = [pieces[i::PARTS] for i in range(min(PARTS, len(pieces)))]
             gram = _total(workers.map(lambda part: _total(square(rows(i)) for i in part), parts))
@@ -236,7 +242,7 @@ class SharedHessian:
 
         def invert(name: int) -> Floats:
             factor = inverse_factor_plus_identity(gram * self.scale[name])
-            if self.rows is not None:
+            if self.basis is not None:
                 return factor
             inverse = square(factor)
             del factor  # before the projections take as much again
@@ -358,7 +364,7 @@ class SharedHessian:
         jobs: list[tuple[int, Integers, slice]] = []
         for name in np.unique(buckets).tolist():
             mine = np.flatnonzero(buckets == name)
-            if self.rows is None:
+            if self.basis is None:
                 edges = np.linspace(0, v.shape[1], FEATURE_PARTS + 1).astype(int).tolist()
                 jobs += [(name, mine, slice(*edge)) for edge in itertools.pairwise(edges)]
             else:
@@ -368,11 +374,12 @@ class SharedHessian:
         def work(job: tuple[int, Integers, slice]) -> None:
             name, i, part = job
             factor = self.factor[name]
-            if self.rows is None:
+            if self.basis is None:
                 solved[i, part] = v[i] @ factor[:, part]
             else:
-                inner = ((v[i] @ self.rows.T) @ factor.T) @ factor
-                solved[i] = v[i] - self.scale[name] * (inner @ self.rows)
+                solved[i] = project_and_solve(
+                    self.basis, lambda inside: (inside @ factor.T) @ factor, v[i]
+                )
 
         self.workers.map(work, jobs)
 

@@ -21,8 +21,8 @@ class Status(Enum):
         "features"
     )
     PRECISION = (
-        "rounding in the features' own precision hides any further decrease; pass float64 "
-        "features, lower C, or accept a larger tol"
+        "rounding hides any further decrease; lower C, standardize the features, or accept a "
+        "larger tol"
     )
 
 
@@ -84,6 +84,29 @@ class Solution:
     n_passes: int
     column_products: int
     course: tuple[tuple[npt.NDArray[np.intp], Array], ...] = field(default=(), repr=False)
+
+    def improved(self, places: npt.NDArray[np.intp], other: Solution) -> Solution:
+        """Put another solve of some problems, which went on from here, in their places."""
+
+        def put(name: str) -> Any:
+            mine = getattr(self, name).copy()
+            mine[places] = getattr(other, name)
+            return mine
+
+        status = list(self.status)
+        for place, end in zip(places.tolist(), other.status, strict=True):
+            status[place] = end
+        n_iter = self.n_iter.copy()
+        n_iter[places] += other.n_iter
+        names = ("points", "objective", "grad_norm", "gap_bound")
+        return Solution(
+            **{name: put(name) for name in names},
+            status=tuple(status),
+            n_iter=n_iter,
+            n_passes=self.n_passes + other.n_passes,
+            column_products=self.column_products + other.column_products,
+            course=(*self.course, *((places[rows], value) for rows, value in other.course)),
+        )
 
     @property
     def converged(self) -> bool:

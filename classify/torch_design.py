@@ -96,6 +96,10 @@ class TorchDesign:
             copy[low:high] = (self.X[low:high].double() - minus) / by
         return TorchDesign(copy)
 
+    def in_double(self) -> TorchDesign:
+        """Return a copy of these rows in double precision."""
+        return TorchDesign(self.X.double(), self.shift, self.scale)
+
     def moments(self, weight: Array | None = None) -> tuple[Array, Array]:
         """Compute what standardises the features, in float64 and in two passes.
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from classify.objectives import Problems
+from classify.precondition import SOFTEST
 from classify.torch_design import CHUNK_NUMBERS, TorchDesign
 from classify.torch_problems import TorchBinaryProblems, TorchSoftmaxProblems
 
@@ -61,8 +62,8 @@ class TorchSampledHessian:
         self._mean = X.new_zeros(n_columns, d)
         self._total = X.new_ones(n_columns, dtype=torch.float64)
         self._inverse = X.new_zeros(n_columns, side, side)
-        # With fewer sampled rows than features: A, for the Woodbury form.
-        self._rows = X.new_zeros(n_columns, n, d) if n < d else None
+        # With fewer sampled rows than features, a basis of their span: `sampling.span_and_gram`.
+        self._basis = X.new_zeros(n_columns, n, d) if n < d else None
 
     def due(self, problems: Integers, ahead: Array) -> bool:
         """Say whether some of these problems have no inverse, or it is time to renew them."""
@@ -82,19 +83,24 @@ class TorchSampledHessian:
         weights, intercepts = objective.split(points)
         alike = not weights.any() and np.ptp(intercepts) < 1e-6 and len(groups) == 1
         if alike and len(set(objective.C[problems])) == 1:
-            self._build(self._bend(problems[:1], points[:1])[:1], self._places(problems))
+            bend, least = self._bend(problems[:1], points[:1])
+            self._build(bend[:1], self._places(problems), least[:1])
             return
         step = max(1, CHUNK_NUMBERS // 4 // (self.design.n_rows * objective.columns))
         for low in range(0, len(problems), step):
             some = problems[low : low + step]
-            bend, places = self._bend(some, points[low : low + step]), self._places(some)
+            places = self._places(some)
+            bend, least = self._bend(some, points[low : low + step])
             n = min(self.sample_rows, self.design.n_rows)
             few = max(1, CHUNK_NUMBERS // (n * self.design.n_features))
-            for first in range(0, len(bend), few):
-                self._build(bend[first : first + few], places[first : first + few])
+            for part in [slice(first, first + few) for first in range(0, len(bend), few)]:
+                self._build(bend[part], places[part], least[part])
 
-    def _bend(self, problems: Integers, points: Array) -> Tensor:
-        """Weigh every row by its curvature in every column, columns first, in float64."""
+    def _bend(self, problems: Integers, points: Array) -> tuple[Tensor, Tensor]:
+        """Weigh every row by its curvature in every column, columns first, in float64.
+
+        With it comes the least curvature of each column's intercept.
+        """
         objective, n_rows = self.objective, self.design.n_rows
         weights, intercepts = objective.split(points)
         groups = objective.groups(problems)
@@ -102,16 +108,22 @@ class TorchSampledHessian:
         columns = objective.passes.columns(groups)
         shape = (len(weights), n_rows)
         bend = torch.zeros(shape, dtype=torch.float64, device=self.design.device)
+        mass = np.zeros(len(weights))
         for group, z, cols in zip(groups, scores, columns, strict=True):
+            mass[group.columns] += objective.mass(group)
             part = objective.curvature(z, group.start, group.stop, group, None)
             bend[cols, group.start : group.stop] = part.T.double()
-        bend *= self.design.send(np.repeat(objective.C[problems], objective.columns))[:, None]
+        C = np.repeat(objective.C[problems], objective.columns)
+        bend *= self.design.send(C)[:, None]
         if objective.row_weights is not None:
             bend *= objective.row_weights
-        return bend
+        return bend, self.design.send(SOFTEST * C * mass)
 
-    def _build(self, bend: Tensor, places: Integers) -> None:
-        """Build the inverses of some columns (or one that serves all of `places`)."""
+    def _build(self, bend: Tensor, places: Integers, least: Tensor) -> None:
+        """Build the inverses of some columns (or one that serves all of `places`).
+
+        `least` is the least curvature of each column's intercept.
+        """
         design, at = self.design, self.design.send(places.astype(np.int64))
         if design.n_rows <= self.sample_rows:
             rows = design.gather(torch.arange(design.n_rows, device=design.device))
@@ -125,10 +137,12 @@ class TorchSampledHessian:
         share = (each / total[:, None]).to(block.dtype)
         mean = torch.bmm(share[:, None], block)
         block = (block - mean) * each.sqrt().to(block.dtype)[:, :, None]
-        self._mean[at], self._total[at] = mean[:, 0], total
-        if self._rows is not None:
-            self._rows[at] = block
-            self._inverse[at] = inverse_plus_identity(torch.bmm(block, block.mT))
+        self._mean[at], self._total[at] = mean[:, 0], torch.maximum(total, least)
+        if self._basis is not None:
+            basis = torch.linalg.qr(block.mT)[0].mT
+            part = torch.bmm(block, basis.mT)
+            self._basis[at] = basis
+            self._inverse[at] = inverse_plus_identity(torch.bmm(part.mT, part))
         else:
             self._inverse[at] = inverse_plus_identity(torch.bmm(block.mT, block))
 
@@ -140,19 +154,22 @@ class TorchSampledHessian:
         """Apply each column's approximate inverse Hessian."""
         columns = self.objective.columns
         places = self._places(problems)
-        mean, total, inverse, rows = self._mean, self._total, self._inverse, self._rows
+        mean, total, inverse, basis = self._mean, self._total, self._inverse, self._basis
         if len(places) < len(total) or np.any(np.diff(places) != 1):  # else a view: they are large
             at = self.design.send(places.astype(np.int64))
             mean, total, inverse = mean[at], total[at], inverse[at]
-            rows = None if rows is None else rows[at]
+            basis = None if basis is None else basis[at]
         table = self.design.send(gradients).reshape(len(problems), columns, -1)
         g = _without_common(table).reshape(len(places), -1)
         wide = mean.double()
         v = (g[:, :-1] - wide * g[:, -1:]).to(mean.dtype)[:, :, None]
-        if rows is None:
+        if basis is None:
             v = torch.bmm(inverse, v)
-        else:
-            v = v - torch.bmm(rows.mT, torch.bmm(inverse, torch.bmm(rows, v)))
+        else:  # as `classify.sampling.project_and_solve`
+            inside = torch.bmm(basis, v)
+            beside = v - torch.bmm(basis.mT, inside)
+            inside = torch.bmm(inverse, inside) - torch.bmm(basis, beside)
+            v = beside + torch.bmm(basis.mT, inside)
         out = torch.empty_like(g)
         out[:, :-1] = v[:, :, 0]
         out[:, -1] = g[:, -1] / total - (wide * out[:, :-1]).sum(dim=1)

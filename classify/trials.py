@@ -12,14 +12,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from classify.linesearch import search
+from classify.linesearch import CURVATURE, ROUNDINGS, Look, fell, search
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.intp]
-
-# The share of the slope at zero that may be left after a step.
-CURVATURE = 0.9
 
 
 class Evaluates(Protocol):
@@ -60,12 +57,13 @@ class Trials:
         """Go along descent directions; return which problems have moved."""
         slope = np.einsum("ij,ij->i", self.gradient, directions)
         value, gradient = self.value.copy(), self.gradient.copy()
-        noise = 10 * self.rounding * np.abs(self.value)
+        noise = ROUNDINGS * self.rounding * np.abs(self.value)
         taken = np.full(len(slope), np.nan)
         last, past = np.zeros_like(slope), slope.copy()
         at, bend = slope.copy(), np.full_like(slope, np.nan)
+        above = np.zeros(len(slope), dtype=bool)
 
-        def look(step: Array) -> tuple[Array, Array]:
+        def look(step: Array) -> Look:
             new = np.flatnonzero(step != taken)  # the others have ended at their last step
             if len(new):
                 f, g = self.objective.evaluate(
@@ -73,19 +71,17 @@ class Trials:
                 )
                 value[new], gradient[new], taken[new] = f, g, step[new]
                 at[new] = np.einsum("ij,ij->i", g, directions[new])
-                # Beyond the minimum and higher than at zero: flat or not, it is too far.
-                over = (at[new] > 0) & ~(f <= self.value[new] + noise[new])
-                at[new] = np.where(over, np.maximum(at[new], -slope[new]), at[new])
+                above[new] = ~(f <= self.value[new] + noise[new])
                 with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
                     bend[new] = (at[new] - past[new]) / (step[new] - last[new])
                 finite = new[np.isfinite(at[new])]
                 last[finite], past[finite] = step[finite], at[finite]
                 # A slope that has not changed says nothing about where it vanishes.
                 bend[new] = np.where(bend[new] > 0, bend[new], np.finfo(float).tiny)
-            return at, bend
+            return Look(at, bend, above)
 
-        steps = search(look, slope, CURVATURE)
-        moved = steps.found & np.isfinite(value) & (value <= self.value + noise)
+        search(look, slope, CURVATURE)
+        moved = fell(self.value, value, slope, at, noise)
         self.points = np.where(
             moved[:, None], self.points + taken[:, None] * directions, self.points
         )
