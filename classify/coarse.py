@@ -181,6 +181,7 @@ def _directions(objective: Problems, rows: Integers) -> tuple[Floats, Array, flo
         lambda low: design.dense(some[low : low + PIECE]), range(0, len(some), PIECE)
     )
     mean = np.sum([piece.sum(axis=0, dtype=np.float64) for piece in pieces], axis=0) / len(some)
+    mean *= objective.intercept  # without one, directions are about zero
     for piece in pieces:
         piece -= mean.astype(piece.dtype)
     shape = design.n_features, DIRECTIONS

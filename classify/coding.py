@@ -145,6 +145,33 @@ def probabilities(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[
     return _softmax(_log_sigmoid(exact) if strategy == "ovr" else exact)
 
 
+def log_probabilities(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
+    """Return the logarithms of `probabilities`, finite where these have underflowed.
+
+    Parameters
+    ----------
+    strategy : {'multinomial', 'ovr', 'ovo'}
+        How classes became heads.
+    scores : ndarray of float, shape (n_samples, n_heads) or (n_samples,)
+        Linear scores ``X @ coef_.T + intercept_``.
+    n_classes : int
+        Number of classes, at least 2.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_samples, n_classes)
+        Of one-vs-one's coupled probabilities, those of zero as that of the smallest normal number.
+    """
+    exact = _check_scores(strategy, scores, n_classes).astype(np.float64)
+    if n_classes == 2:
+        return np.concatenate([_log_sigmoid(-exact), _log_sigmoid(exact)], axis=1)
+    if strategy == "ovo":
+        return logarithms(probabilities(strategy, scores, n_classes))
+    logits = _log_sigmoid(exact) if strategy == "ovr" else exact
+    logits = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+
+
 def temper(
     probabilities: npt.NDArray[np.floating[Any]], temperature: float
 ) -> npt.NDArray[np.float64]:

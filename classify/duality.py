@@ -27,6 +27,7 @@ where the intercept is optimal. So, first, the intercept is made optimal at the 
 by Newton's method on the scores alone, which costs no product with the features; then what is left
 of the constraint (rounding, mostly) is removed by moving probability mass, and the bound is
 evaluated at that feasible ``q``, both terms included: rigorous up to the rounding of the sums.
+Problems without intercepts have no constraint, and ``q = p``.
 """
 
 from __future__ import annotations
@@ -188,6 +189,8 @@ class _Binary:
     def best_shift(self) -> Array:
         """Solve for the change of each intercept that balances the residuals."""
         shift = np.zeros(len(self.problems))
+        if not self.objective.intercept:
+            return shift
         for _ in range(NEWTON_STEPS):
             negative, positive, curvature = self._sums(shift)
             off = positive - negative
@@ -201,6 +204,8 @@ class _Binary:
     def feasible(self, shift: Array) -> tuple[Array, Array, list[Floats], Array]:
         """Scale the heavier side's residuals down until both sides weigh the same."""
         negative, positive, _ = self._sums(shift)
+        if not self.objective.intercept:  # then there is nothing to balance
+            negative = positive = np.zeros_like(positive)
         heavier = np.maximum(np.maximum(positive, negative), np.finfo(float).tiny)
         cut_positive = np.maximum(positive - negative, 0.0) / heavier
         cut_negative = np.maximum(negative - positive, 0.0) / heavier
@@ -306,6 +311,8 @@ class _Softmax:
         """Solve for the change of the intercepts that balances every class's residuals."""
         n_classes = self.scores.shape[2]
         shift = np.zeros((self.n_problems, n_classes))
+        if not self.objective.intercept:
+            return shift
         for _ in range(NEWTON_STEPS):
 
             def visit(low: int, z: Array, labels: Integers, s: Array) -> tuple[Array, Array, Array]:
@@ -339,7 +346,7 @@ class _Softmax:
             return sr.sum(axis=0), np.maximum(sr, 0.0).sum(axis=0)
 
         parts = self._each(weigh)
-        off = sum(part[0] for part in parts)
+        off = sum(part[0] for part in parts) * self.objective.intercept
         foreign = sum(part[1] for part in parts)  # mass that rows of other classes give a class
         excess = np.maximum(off, 0.0)
         cut = np.minimum(excess / np.maximum(foreign, np.finfo(float).tiny), 1.0)

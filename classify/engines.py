@@ -74,6 +74,13 @@ def may_have_nvidia() -> bool:
     return bool(glob.glob("/dev/nvidia*")) or shutil.which("nvidia-smi") is not None
 
 
+def check_device(option: Any) -> None:
+    """Raise `ValueError` for a ``device`` parameter that names no kind of device."""
+    known = isinstance(option, str) and re.fullmatch(r"auto|cpu|cuda(:\d+)?", option)
+    if not known and option != REHEARSAL:
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {option!r}")
+
+
 def choose_device(option: str, X: Any = None) -> str:
     """Turn a ``device`` parameter into a device that is there.
 
@@ -97,10 +104,9 @@ def choose_device(option: str, X: Any = None) -> str:
     ValueError
         If the option is none of these.
     """
+    check_device(option)
     if option in ("cpu", REHEARSAL):
         return option
-    if not isinstance(option, str) or not re.fullmatch(r"auto|cuda(:\d+)?", option):
-        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {option!r}")
     if option in ("auto", "cuda") and is_tensor(X) and X.device.type == "cuda":
         return str(X.device)
     if option == "auto" and not may_have_nvidia():

@@ -37,10 +37,17 @@ from sklearn.utils.validation import (
 )
 
 from classify.chunked import is_source
-from classify.coding import class_pairs, decide, decision_values, probabilities
-from classify.engines import as_labels, choose_device, lies_on, open_fitter
+from classify.coding import (
+    class_pairs,
+    decide,
+    decision_values,
+    log_probabilities,
+    probabilities,
+)
+from classify.engines import as_labels, check_device, choose_device, lies_on, open_fitter
 from classify.fitting import Head, plan
 from classify.free_memory import default_memory
+from classify.row_norms import normalized
 from classify.scoring import scored
 from classify.solution import Solution
 from classify.standardize import all_finite
@@ -49,6 +56,8 @@ from classify.threads import workers
 Floats = npt.NDArray[np.floating[Any]]
 
 _DTYPES = [np.float64, np.float32]
+# C times all weights: the objective, and the sums and squares that bound it, stay finite.
+LARGEST_MASS = 1e100
 
 
 def as_features(X: Any) -> Any:
@@ -89,6 +98,8 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         n_jobs: int | None = None,
         memory: int | None = None,
         device: str = "cpu",
+        fit_intercept: bool = True,
+        normalize: str | None = None,
     ) -> None:
         self.C = C
         self.tol = tol
@@ -98,6 +109,8 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         self.n_jobs = n_jobs
         self.memory = memory
         self.device = device
+        self.fit_intercept = fit_intercept
+        self.normalize = normalize
 
     def fit(
         self,
@@ -117,7 +130,8 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         y : array-like of shape (n_samples,)
             Labels, at least two different ones.
         sample_weight : array-like of shape (n_samples,), optional
-            Weight of each row's loss.
+            Weight of each row's loss. A row whose weight, times its class's, is 0 is as if absent:
+            a class that has no other rows is not among `classes_`.
         start : Head, optional
             Heads to start from, such as `classify.selection.Selection.start`. The optimum does not
             depend on them.
@@ -130,8 +144,9 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter is out of range, the device is not there, `y` has fewer than two
-            classes, or `memory` is too little (a `classify.layout.TooLittleMemoryError`).
+            If a parameter is out of range, the device is not there, fewer than two classes have
+            rows of a weight above 0, or `memory` is too little (a
+            `classify.layout.TooLittleMemoryError`).
         """
         solution = self._solve(X, y, sample_weight, start)
         if not solution.converged:
@@ -160,23 +175,18 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
                 ensure_all_finite=False,  # below, in threads
             )
         check_classification_targets(y)
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        n_classes = len(self.classes_)
-        if n_classes < 2:
+        weight, rows = self._row_weights(y, sample_weight), None
+        if weight is not None and not weight.all():
+            rows = np.flatnonzero(weight)
+            y, weight = y[rows], weight[rows]
+        labels = self._learn_classes(y, rows is not None)
+        n_classes = self.n_classes_
+        mass = float(len(y) if weight is None else weight.sum())
+        if not float(self.C) * mass <= LARGEST_MASS:
             raise ValueError(
-                f"{type(self).__name__} needs at least 2 classes in the data, but y holds only "
-                f"one class: {self.classes_[0]!r}"
+                f"C times the sum of the rows' weights is {float(self.C) * mass:g}, more than "
+                f"{LARGEST_MASS:g}, whose losses would not be finite; lower C or the weights"
             )
-        weight = None
-        if sample_weight is not None:
-            weight = _check_sample_weight(
-                as_labels(sample_weight), y, dtype=np.float64, ensure_non_negative=True
-            )
-        if self.class_weight is not None:
-            per_class = compute_class_weight(
-                self.class_weight, classes=self.classes_, y=y, sample_weight=weight
-            )
-            weight = per_class[labels] * (1.0 if weight is None else weight)
         n_jobs, layout = self.n_jobs, None
         if is_source(X):
             memory = default_memory() if self.memory is None else int(self.memory)
@@ -188,13 +198,15 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             fitter = open_fitter(
                 device,
                 self._strategy,
-                X,
+                normalized(X, self.normalize),
                 labels,
                 n_classes,
                 pool,
                 sample_weight=weight,
-                standardize=self.standardize,
+                standardize=bool(self.standardize),
+                rows=rows,
                 layout=layout,
+                fit_intercept=bool(self.fit_intercept),
             )
             head, solution = fitter.solve(
                 float(self.C), tol=float(self.tol), max_iter=int(self.max_iter), start=start
@@ -204,6 +216,47 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         self.device_ = fitter.device
         self.certificate_ = solution.certificate()
         return solution
+
+    def _learn_classes(self, y: npt.NDArray[Any], some: bool) -> npt.NDArray[np.intp]:
+        """Set the classes, and return each row's; `some` if rows without a weight are left out."""
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        self.n_classes_ = len(self.classes_)
+        if self.n_classes_ < 2:
+            of = " of the rows whose weight is above 0" if some else ""
+            found = f"only one class: {self.classes_[0]!r}" if len(y) else "none"
+            raise ValueError(
+                f"{type(self).__name__} needs at least 2 classes in the data, but y{of} holds "
+                f"{found}"
+            )
+        if any(isinstance(name, str) and not name.strip() for name in self.classes_.tolist()):
+            raise ValueError(
+                "y holds a label that is an empty string; give every row the name of its class, or "
+                "leave rows without one out"
+            )
+        return labels
+
+    def _row_weights(self, y: npt.NDArray[Any], sample_weight: Any) -> Any:
+        """Multiply the weights of rows by those of their classes; None where all are 1."""
+        weight = None
+        if sample_weight is not None:
+            weight = _check_sample_weight(
+                as_labels(sample_weight), y, dtype=np.float64, ensure_non_negative=True
+            )
+        if self.class_weight is None:
+            return weight
+        classes, labels = np.unique(y, return_inverse=True)
+        with np.errstate(over="ignore"):
+            if isinstance(self.class_weight, dict):
+                per_class = compute_class_weight(self.class_weight, classes=classes, y=y)
+            else:  # as scikit-learn's, but of the classes that have any weight
+                mass = np.bincount(labels, weight)
+                some = mass > 0
+                per_class = np.zeros(len(classes))
+                per_class[some] = mass[some].mean() / mass[some]
+            weight = per_class[labels] * (1.0 if weight is None else weight)
+        if not np.isfinite(weight).all():
+            raise ValueError("class_weight times sample_weight is too large: not a finite number")
+        return weight
 
     def _check_tensor(self, X: Any, y: Any) -> tuple[Any, Any]:
         """Check features that stay on their device as `validate_data` checks arrays."""
@@ -233,6 +286,24 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         )
 
     def _check_parameters(self) -> None:
+        """Refuse every parameter that is of another kind than the class's docstring says."""
+        check_device(self.device)
+        for name in ("standardize", "fit_intercept"):
+            if not isinstance(getattr(self, name), (bool, np.bool_)):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if self.normalize is not None and not (
+            isinstance(self.normalize, str) and self.normalize == "l2"
+        ):
+            raise ValueError(f"normalize must be 'l2' or None, got {self.normalize!r}")
+        n_jobs = self.n_jobs
+        if n_jobs is not None and (
+            not isinstance(n_jobs, Integral) or isinstance(n_jobs, bool) or n_jobs == 0
+        ):
+            raise ValueError(
+                f"n_jobs must be an integer other than 0 (-1 for all processors) or None, got "
+                f"{n_jobs!r}"
+            )
+        self._check_class_weight()
         for name, kind in (("C", Real), ("tol", Real), ("max_iter", Integral), ("memory", Real)):
             value = getattr(self, name)
             if name == "memory" and value is None:
@@ -244,6 +315,23 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             ):
                 number = "an integer" if kind is Integral else "a number"
                 raise ValueError(f"{name} must be {number} above 0, got {value!r}")
+
+    def _check_class_weight(self) -> None:
+        weights = self.class_weight
+        if weights is None or (isinstance(weights, str) and weights == "balanced"):
+            return
+        if not isinstance(weights, dict):
+            raise ValueError(
+                f"class_weight must be a dict of weights by class, 'balanced' or None, got "
+                f"{weights!r}"
+            )
+        for name, value in weights.items():
+            number = isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
+            if not number or not 0 <= float(value) < np.inf:
+                raise ValueError(
+                    f"class_weight must hold finite numbers of 0 or more, got {value!r} for class "
+                    f"{name!r}"
+                )
 
     def _answers(self, X: Any, answer: Callable[..., npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """Call ``answer(strategy, scores, n_classes)``, for blocks of rows where they are large."""
@@ -257,6 +345,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
                 raise ValueError(
                     f"Found array with 0 sample(s) (shape={X.shape}): at least 1 is needed"
                 )
+        X = normalized(X, self.normalize)
         return np.concatenate(
             [answer(self._strategy, scores, n_classes) for _, scores in scored(X, head)]
         )
@@ -307,6 +396,21 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         """
         return self._answers(X, probabilities)
 
+    def predict_log_proba(self, X: Any) -> npt.NDArray[np.float64]:
+        """Return the logarithm of the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like or torch.Tensor of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_samples, n_classes)
+            Finite, where a probability has underflowed to zero too.
+        """
+        return self._answers(X, log_probabilities)
+
 
 def fit_without_warning(
     estimator: _LogisticHeads, X: Any, y: Any, start: Head | None = None
@@ -322,7 +426,9 @@ class MultinomialLogistic(_LogisticHeads):
     """Multinomial (softmax) logistic regression.
 
     Minimises ``C * sum_i s_i loss_i + 0.5 * ||coef||^2``, intercept not penalised, to a certified
-    gap. Two classes are one binary problem, as in scikit-learn.
+    gap. Two classes are one binary problem with one head, as in scikit-learn. Of more classes the
+    heads, weights and intercepts alike, sum to zero over the classes: adding the same to all of
+    them changes no probability, and the penalty wants it so.
 
     Parameters
     ----------
@@ -339,7 +445,7 @@ class MultinomialLogistic(_LogisticHeads):
         which take raw features either way.
     class_weight : dict, 'balanced' or None
         Weights of the classes in `y`, as in scikit-learn's ``LogisticRegression``; they multiply
-        `sample_weight` in every problem.
+        `sample_weight` in every problem. Balanced are the classes that have any weight.
     n_jobs : int or None
         Threads; ``None`` means as many as BLAS may use.
     memory : int or None
@@ -349,11 +455,19 @@ class MultinomialLogistic(_LogisticHeads):
         Where to fit. ``auto`` is the device of a CUDA tensor `X`, which is then not copied, else
         CUDA where there is one. A fit that does not fit into the device's memory is done on the
         CPU, with a warning. Predictions are computed on the CPU.
+    fit_intercept : bool
+        Whether the heads have intercepts. Without them `intercept_` is zero, and `standardize`
+        scales features but does not centre them.
+    normalize : {'l2', None}
+        ``l2`` divides every row by its Euclidean norm before anything else, in a fit and in
+        predictions; rows of zeros stay so. CLIP and DINO are probed on such features.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        Labels, sorted.
+        Labels, sorted; of rows of a weight above 0.
+    n_classes_ : int
+        How many.
     coef_ : ndarray of float64, shape (n_heads, n_features)
         Weights for raw features; one head for two classes.
     intercept_ : ndarray of float64, shape (n_heads,)

@@ -157,6 +157,9 @@ class Fitter:
         where `X` is a source.
     layout : Layout, optional
         How a source of rows is read.
+    fit_intercept : bool
+        Without intercepts, standardised features are scaled and not centred: a head for raw
+        features has then none either.
 
     Raises
     ------
@@ -182,7 +185,9 @@ class Fitter:
         standardize: bool = False,
         rows: Integers | None = None,
         layout: Layout | None = None,
+        fit_intercept: bool = True,
     ) -> None:
+        self.fit_intercept = fit_intercept
         self.strategy, self.n_classes, self.workers = strategy, n_classes, workers
         if strategy == "ovo" and n_classes > 2:
             order = self._by_class(labels, rows, layout)
@@ -194,8 +199,9 @@ class Fitter:
             design = design.take(rows, workers)
         self.shift = self.scale = None
         if standardize:
-            self.shift, self.scale = self._moments(design, sample_weight)
-            design = design.standardized(self.shift, self.scale)
+            mean, self.scale = self._moments(design, sample_weight)
+            design = design.standardized(mean if fit_intercept else 0 * mean, self.scale)
+            self.shift = mean if fit_intercept else None
         elif layout is not None:
             refuse_not_finite(design, workers)
         self.design, self.labels, self.sample_weight = design, labels, sample_weight
@@ -237,15 +243,16 @@ class Fitter:
     def problems(self, C: float | Array) -> Problems:
         """Set up the strategy's problems for a value of C, or for one of each problem."""
         common = (self.design, self.labels, self.sample_weight)
+        last = (self.workers, self.fit_intercept)
         k = self.n_classes
         if k == 2:
-            return self._binary(*common, np.full(1, C), np.array([1]), None, self.workers)
+            return self._binary(*common, np.full(1, C), np.array([1]), None, *last)
         if self.strategy == "multinomial":
-            return self._softmax(*common, np.array([C]), k, self.workers)
+            return self._softmax(*common, np.array([C]), k, *last)
         if self.strategy == "ovr":
-            return self._binary(*common, np.full(k, C), np.arange(k), None, self.workers)
+            return self._binary(*common, np.full(k, C), np.arange(k), None, *last)
         pairs = class_pairs(k)
-        return self._binary(*common, np.full(len(pairs), C), pairs[:, 1], pairs[:, 0], self.workers)
+        return self._binary(*common, np.full(len(pairs), C), pairs[:, 1], pairs[:, 0], *last)
 
     def solve(
         self, C: float | Array, *, tol: float, max_iter: int, start: Head | None = None
@@ -276,8 +283,10 @@ class Fitter:
             weights, intercepts = objective.split(points)
             weights[:] = start.coef if self.scale is None else start.coef * self.scale
             moved = 0.0 if self.shift is None else start.coef @ self.shift
-            intercepts[:] = start.intercept + moved
-        else:
+            intercepts[:] = (start.intercept + moved) if self.fit_intercept else 0.0
+            # The preconditioner leaves alone what is common to all classes.
+            points = objective.centred(points)
+        elif self.fit_intercept:
             objective.split(points)[1][:] = objective.base_rates()
         if self._preconditioner is None:
             self._preconditioner = self._choose(objective)
@@ -336,4 +345,6 @@ class Fitter:
             weights = weights / self.scale
         if self.shift is not None:
             intercepts = intercepts - weights @ self.shift
+        folded = objective.centred(np.column_stack([weights, intercepts]).reshape(points.shape))
+        weights, intercepts = objective.split(folded)
         return Head(weights.copy(), intercepts.copy())

@@ -331,9 +331,9 @@ class _Ray:
 
     def newton(self, step: Array, found: Bools) -> tuple[Array, Array]:
         """Improve the steps that were found, and the intercepts beside them, by Newton's step."""
-        columns = self.iterates.objective.columns
+        columns, intercept = self.iterates.objective.columns, self.iterates.objective.intercept
         tiny = np.finfo(float).tiny
-        push, mixed, stiff = self._sides
+        push, mixed, stiff = self._sides if intercept else np.zeros_like(self._sides)
         stiff = np.maximum(stiff * (2.0 if columns > 1 else 1.0), tiny)
         shape = (len(step), -1)
         bend = self._bend - (mixed**2 / stiff).reshape(shape).sum(axis=1)

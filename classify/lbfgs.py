@@ -172,6 +172,8 @@ class _Run:
             value[todo], norm[todo] = certificate.objective, certificate.grad_norm
             bound[todo] = certificate.gap_bound
             good = bound[todo] <= self.tol * np.abs(value[todo])
+            # Nothing is certified of what is not finite; infinity is not above infinity.
+            good &= np.isfinite(value[todo]) & np.isfinite(points[todo]).all(axis=1)
             again = []
             for place, ok, end in zip(todo, good, ended, strict=True):
                 status[place] = Status.CONVERGED if ok else end

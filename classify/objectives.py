@@ -52,6 +52,8 @@ class Problems(ABC):
         Columns per problem.
     workers : Workers
         Threads.
+    intercept : bool
+        Whether there are intercepts. Where there are none, their places stay zero.
     """
 
     def __init__(
@@ -62,7 +64,9 @@ class Problems(ABC):
         C: Array,
         columns: int,
         workers: Workers,
+        intercept: bool = True,
     ) -> None:
+        self.intercept = intercept
         self.design, self.labels, self.workers = design, labels, workers
         self.weight = sample_weight
         self.C = np.asarray(C, dtype=np.float64)
@@ -167,6 +171,10 @@ class Problems(ABC):
             Finite, whatever the labels and the sample weights are.
         """
 
+    def centred(self, points: Array) -> Array:
+        """Return the points with what the losses do not see, and the penalty forbids, taken out."""
+        return points
+
     def split(self, points: Array) -> tuple[Array, Array]:
         """Split parameters into weights and intercepts.
 
@@ -268,7 +276,7 @@ class Problems(ABC):
             gradients[part, :-1] += weights[part]
 
         each_piece(self.workers, products, weigh)
-        np.multiply(totals, C, out=gradients[:, -1])
+        gradients[:, -1] = totals * C if self.intercept else 0.0
         return gradients.reshape(len(problems), -1)
 
     def hessian_product(self, problems: Integers, points: Array, directions: Array) -> Array:
@@ -319,6 +327,8 @@ class BinaryProblems(Problems):
         The class whose rows are negative; ``None`` for all the rest.
     workers : Workers
         Threads.
+    intercept : bool
+        Whether there are intercepts.
     """
 
     def __init__(
@@ -330,8 +340,9 @@ class BinaryProblems(Problems):
         positive: Integers,
         negative: Integers | None,
         workers: Workers,
+        intercept: bool = True,
     ) -> None:
-        super().__init__(design, labels, sample_weight, C, 1, workers)
+        super().__init__(design, labels, sample_weight, C, 1, workers, intercept)
         self.positive, self.negative = positive, negative
         if negative is not None:
             step = np.diff(labels)
@@ -367,9 +378,8 @@ class BinaryProblems(Problems):
     ) -> BinaryProblems:
         """Set up the same problems over other features of some of the rows."""
         weight, C = self._scaled(rows, stride)
-        return BinaryProblems(
-            design, self.labels[rows], weight, C, self.positive, self.negative, workers
-        )
+        common = design, self.labels[rows], weight, C
+        return BinaryProblems(*common, self.positive, self.negative, workers, self.intercept)
 
     def base_rates(self) -> Array:
         """Return each problem's log odds."""

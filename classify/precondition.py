@@ -249,7 +249,9 @@ class SampledHessian:
             # The first serves for a few rounds only, far from the optimum: half as many will do.
             before = self._shared
             rows = self.shared_rows // (2 if flat else 1)
-            self._shared = SharedHessian(objective.design, objective.workers, rows, self.sketch)
+            self._shared = SharedHessian(
+                design, objective.workers, rows, self.sketch, objective.intercept
+            )
             self._shared.build(columns, groups, curvatures, objective.labels)
             if self.sketch is not None and self._shared.tail is None:
                 self.sketch = self.sketch.without_rows()
@@ -296,6 +298,7 @@ class SampledHessian:
             rows, bend = rows[chosen], bend[chosen] / chance
             block = design.dense(rows)
             share = bend / max(float(bend.sum()), np.finfo(float).tiny)
+            share *= self.objective.intercept  # without one, about zero
             mean = (share.astype(block.dtype) @ block).astype(np.float64)
             block -= mean.astype(block.dtype)
             block *= np.sqrt(bend)[:, None].astype(block.dtype)

@@ -110,6 +110,8 @@ class SharedHessian:
         Rows to draw.
     sketch : Sketch, optional
         What is known of the leading directions, from which this one's are found.
+    intercept : bool
+        Whether there are intercepts: without them, scatters are about zero.
     """
 
     def __init__(
@@ -118,7 +120,9 @@ class SharedHessian:
         workers: Workers,
         n_rows: int,
         sketch: Sketch | None = None,
+        intercept: bool = True,
     ) -> None:
+        self.intercept = intercept
         self.design, self.workers, self.n_rows = design, workers, n_rows
         self._sketch = sketch
 
@@ -201,7 +205,7 @@ class SharedHessian:
 
         means = np.sum(workers.map(centre, pieces), axis=0)
         share = np.bincount(kind, weight, minlength=n_kinds)
-        means /= np.maximum(share, np.finfo(float).tiny)[:, None]
+        means *= self.intercept / np.maximum(share, np.finfo(float).tiny)[:, None]
 
         def rows(i: Integers) -> Floats:
             block = design.dense(chosen[i])
@@ -285,6 +289,7 @@ class SharedHessian:
                 block = np.take(turned, index, axis=0, mode="clip")
                 total = max(float(weight.sum()), float(np.finfo(np.float32).tiny))
                 mean = weight.astype(block.dtype) @ block / block.dtype.type(total)
+                mean *= self.intercept
                 block -= mean
                 block *= np.sqrt(weight)[:, None].astype(block.dtype)
                 grams[place] = square(block)

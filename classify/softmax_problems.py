@@ -35,6 +35,8 @@ class SoftmaxProblems(Problems):
         Number of classes.
     workers : Workers
         Threads.
+    intercept : bool
+        Whether there are intercepts.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class SoftmaxProblems(Problems):
         C: Array,
         n_classes: int,
         workers: Workers,
+        intercept: bool = True,
     ) -> None:
-        super().__init__(design, labels, sample_weight, C, n_classes, workers)
+        super().__init__(design, labels, sample_weight, C, n_classes, workers, intercept)
 
     def groups(self, problems: Integers) -> list[Group]:
         """All rows meet all columns."""
@@ -73,7 +76,12 @@ class SoftmaxProblems(Problems):
     ) -> SoftmaxProblems:
         """Set up the same problems over other features of some of the rows."""
         weight, C = self._scaled(rows, stride)
-        return SoftmaxProblems(design, self.labels[rows], weight, C, self.columns, workers)
+        common = design, self.labels[rows], weight, C
+        return SoftmaxProblems(*common, self.columns, workers, self.intercept)
+
+    def centred(self, points: Array) -> Array:
+        """Subtract the mean over the classes: adding it to all of them changes no probability."""
+        return without_mean(points.reshape(len(points), self.columns, -1)).reshape(points.shape)
 
     def base_rates(self) -> Array:
         """Return the classes' log shares, less their mean."""
@@ -81,3 +89,9 @@ class SoftmaxProblems(Problems):
         low = np.finfo(float).eps * max(float(mass.sum()), np.finfo(float).tiny)
         logs = np.log(np.maximum(mass, low))
         return np.tile(logs - logs.mean(), self.n_problems)
+
+
+def without_mean(table: Array) -> Array:
+    """Subtract means over the second axis; twice, since the first leaves rounding."""
+    table = table - table.mean(axis=1, keepdims=True)
+    return np.asarray(table - table.mean(axis=1, keepdims=True))

@@ -111,6 +111,8 @@ class _Binary:
     def best_shift(self) -> Array:
         """Solve for the change of each intercept that balances the residuals."""
         shift = np.zeros(self.n_problems)
+        if not self.objective.intercept:
+            return shift
         for _ in range(NEWTON_STEPS):
             negative, positive, curvature = self._sums(shift)
             off = positive - negative
@@ -123,6 +125,8 @@ class _Binary:
         """Scale the heavier side's residuals down until both sides weigh the same."""
         send = self.objective.design.send
         negative, positive, _ = self._sums(shift)
+        if not self.objective.intercept:  # then there is nothing to balance
+            negative = positive = np.zeros_like(positive)
         heavier = np.maximum(np.maximum(positive, negative), TINY)
         cut_positive = send(np.maximum(positive - negative, 0.0) / heavier)
         cut_negative = send(np.maximum(negative - positive, 0.0) / heavier)
@@ -167,6 +171,8 @@ class _Softmax:
         """Solve for the change of the intercepts that balances every class's residuals."""
         k = self.n_classes
         shift = np.zeros((self.n_problems, k))
+        if not self.objective.intercept:
+            return shift
         for _ in range(NEWTON_STEPS):
             table = self._zeros(self.n_problems, k + 1, k)
             for _, z, _, s in self._each(shift):
@@ -195,6 +201,7 @@ class _Softmax:
             sr = s[:, :, None] * _residuals(z, labels)[0]
             sums += torch.stack([sr.sum(dim=0), sr.clamp(min=0.0).sum(dim=0)])
         off, foreign = sums.cpu().numpy()  # foreign: mass that rows of other classes give a class
+        off = off * self.objective.intercept
         cut = np.minimum(np.maximum(off, 0.0) / np.maximum(foreign, TINY), 1.0)
         lack = np.maximum(-off, 0.0)
         share = lack / np.maximum(lack.sum(axis=1, keepdims=True), TINY)

@@ -43,7 +43,7 @@ class TorchFitter(Fitter):
         device.
     at : str
         A torch device, such as ``cuda:0``.
-    sample_weight, standardize, rows
+    sample_weight, standardize, rows, fit_intercept
         As `Fitter` takes them.
 
     Raises
@@ -68,6 +68,7 @@ class TorchFitter(Fitter):
         standardize: bool = False,
         rows: Integers | None = None,
         layout: None = None,
+        fit_intercept: bool = True,
     ) -> None:
         self.device, self._at = at, torch.device(at)
         with _memory_errors(), arithmetic(self._at):
@@ -80,6 +81,7 @@ class TorchFitter(Fitter):
                 sample_weight=sample_weight,
                 standardize=standardize,
                 rows=rows,
+                fit_intercept=fit_intercept,
             )
 
     def _open(self, X: Any) -> Any:

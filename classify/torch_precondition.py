@@ -134,7 +134,7 @@ class TorchSampledHessian:
             block = design.gather(chosen.reshape(-1)).reshape(*chosen.shape, -1)
             each = (total / self.sample_rows)[:, None].expand(chosen.shape)
         total = total.clamp(min=float(np.finfo(float).tiny))
-        share = (each / total[:, None]).to(block.dtype)
+        share = (each / total[:, None]).to(block.dtype) * self.objective.intercept
         mean = torch.bmm(share[:, None], block)
         block = (block - mean) * each.sqrt().to(block.dtype)[:, :, None]
         self._mean[at], self._total[at] = mean[:, 0], torch.maximum(total, least)

@@ -32,8 +32,8 @@ class _OnDevice(Problems):
     design: TorchDesign  # type: ignore[assignment]
     passes: TorchPasses
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.passes = TorchPasses(self.design, self.workers)
         self.row_labels = self.design.send(np.asarray(self.labels, dtype=np.int64))
         self.row_weights = None if self.weight is None else self.design.send(self.weight)
