@@ -182,6 +182,14 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         "--max-iter", type=parse_count("--max-iter"), metavar="N", help="iterations of a fit"
     )
     fit.add_argument(
+        "--no-intercept", action="store_true",
+        help="heads without an intercept; standardised features are then scaled and not centred",
+    )  # fmt: skip
+    fit.add_argument(
+        "--normalize", choices=("none", "l2"), default="none",
+        help="l2 divides each row of features by its norm, before they are standardised (none)",
+    )  # fmt: skip
+    fit.add_argument(
         "--memory", type=parse_memory, metavar="SIZE",
         help="such as 2GB: larger features stay on the disk and are read in blocks (half of what "
         "is free)",
@@ -286,6 +294,8 @@ def fit_command(options: Namespace, command: str) -> None:
         device=device,
         few_shot=options.few_shot,
         data_dir=options.data_dir,
+        fit_intercept=not options.no_intercept,
+        normalize=None if options.normalize == "none" else options.normalize,
     )
     if options.memory is None:  # where memory is counted, what is free goes back to the system
         keep_pages()

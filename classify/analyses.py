@@ -14,6 +14,7 @@ from classify.fitting import Head
 from classify.own_strengths import judge, refit
 from classify.pairwise import judge_classes, judge_pairs
 from classify.results import json_ready
+from classify.row_norms import normalized
 from classify.scoring import HeldOut, scored
 from classify.views import class_order, two_views
 from data.cli import progress
@@ -39,7 +40,7 @@ def analyse(
     features : Features
         The open store.
     X_train, X_test : ndarray, shape (n_rows, n_features), or StoredRows
-        Its features, as they were fitted.
+        Its features.
     fitted : mapping of str to Fitted
         The fitted strategies; their ``entry`` grows by ``calibration``, ``course``, and ``pairs``
         (one-vs-one) or ``detection`` (one-vs-rest).
@@ -54,6 +55,8 @@ def analyse(
         ``class_order``, and where they make sense ``decoding``, ``own_c`` and ``views``.
     """
     labels, ids = features.test.labels, features.test.ids
+    # The heads' own coefficients, which are used here, take rows as they were fitted.
+    X_train, X_test = (normalized(X, options.normalize) for X in (X_train, X_test))
     n_classes = len(features.class_names)
     found: dict[str, Any] = {
         "class_order": class_order(
@@ -89,6 +92,7 @@ def analyse(
                 apart, solution = refit(
                     strategy, X_train, train_labels, own, head,
                     n_jobs=options.jobs, memory=room.solver, device=fit.estimator.device_,
+                    fit_intercept=options.fit_intercept,
                 )  # fmt: skip
                 found["own_c"][strategy] = {
                     "C": np.quantile(own, [0, 0.25, 0.5, 0.75, 1], method="nearest"),

@@ -23,6 +23,7 @@ Integers = npt.NDArray[np.intp]
 # finds there what the first one read, and enough of them that the interpreter's part is small
 # (blocks of a core's own cache, a quarter of this, took a third longer on two cores).
 BLOCK_BYTES = 5_300_000
+FEWEST_ROWS, MOST_ROWS = 64, 4096
 # OpenBLAS multiplies without packing below 10^6 multiply-adds, which for thin factors is twice
 # as fast (the packed copy of the features costs more than the arithmetic).
 SMALL_PRODUCT = 1_000_000
@@ -69,8 +70,7 @@ class DesignMatrix:
         self.dtype = X.dtype
         # Rows between two edges are loaded together; in memory they all are.
         self.edges: Integers = np.array([0, self.n_rows])
-        rows = BLOCK_BYTES // max(1, self.n_features * self.dtype.itemsize)
-        self.block_rows = int(np.clip(rows // 64 * 64, 64, 4096))
+        self.block_rows = product_rows(self.n_features, self.dtype.itemsize)
 
     def take(self, rows: Integers, workers: Workers) -> DesignMatrix:
         """Return the same features with other rows, in another order.
@@ -236,6 +236,12 @@ class DesignMatrix:
         if self.scale is not None:
             block /= self.scale.astype(self.dtype)
         return block
+
+
+def product_rows(n_features: int, itemsize: int) -> int:
+    """Say how many rows of features of so many bytes are in one product."""
+    rows = BLOCK_BYTES // max(1, n_features * itemsize)
+    return int(np.clip(rows // FEWEST_ROWS * FEWEST_ROWS, FEWEST_ROWS, MOST_ROWS))
 
 
 def thin_product(block: Floats, weights: Floats) -> Floats:

@@ -49,6 +49,8 @@ Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
 NEWTON_STEPS = 30
+# How nearly an intercept's residuals cancel, relative to their sum.
+BALANCED = 1e-11
 # Newton's step of an intercept; far from the optimum the quadratic model is worthless.
 LARGEST_STEP = 2.0
 # Rows, and float64 scores, in one block of them.
@@ -195,7 +197,7 @@ class _Binary:
             negative, positive, curvature = self._sums(shift)
             off = positive - negative
             scale = np.maximum(positive, negative)
-            if np.all(np.abs(off) <= 1e-11 * scale):
+            if np.all(np.abs(off) <= BALANCED * scale):
                 break
             step = off / np.maximum(curvature, np.finfo(float).tiny)
             shift += np.clip(step, -LARGEST_STEP, LARGEST_STEP)
@@ -326,7 +328,7 @@ class _Softmax:
             off = sum(part[0] for part in parts)
             mass = sum(part[1] for part in parts)
             outer = sum(part[2] for part in parts)
-            if np.all(np.abs(off) <= 1e-11 * mass.sum(axis=1, keepdims=True)):
+            if np.all(np.abs(off) <= BALANCED * mass.sum(axis=1, keepdims=True)):
                 break
             # The curvature does not see a common shift of all classes; fill that direction in.
             hessian = -outer + mass.mean(axis=1)[:, None, None] / n_classes

@@ -72,6 +72,8 @@ class Task:
         Where to fit.
     in_memory : bool
         Whether the features may be loaded.
+    fit_intercept, normalize
+        As the estimator takes them.
     """
 
     path: str
@@ -83,6 +85,8 @@ class Task:
     seed: int
     device: str
     in_memory: bool = True
+    fit_intercept: bool = True
+    normalize: str | None = None
 
 
 @dataclass(frozen=True)
@@ -211,6 +215,7 @@ def few_shot(
         Task(
             str(Path(features.path).absolute()), features.key, name,
             float(estimator.C), tuple(counts), draw, seed, estimator.device, memory is None,
+            estimator.fit_intercept, estimator.normalize,
         )
         for draw in range(DRAWS)
         for name, estimator in fitted.items()
@@ -347,6 +352,7 @@ def run_task(task: Task) -> Drawn:
     """
     from classify.engines import open_fitter, telling
     from classify.estimators import as_features
+    from classify.row_norms import normalized
 
     features = _open(task)
     known, labels = np.unique(features.train.labels, return_inverse=True)
@@ -355,25 +361,27 @@ def run_task(task: Task) -> Drawn:
     for rows in draw_rows(labels, task.counts, task.draw, task.seed):
         # Not through the estimators: scikit-learn's checks change the filters of warnings, which
         # are the whole process's, and other draws may be fitted in other threads.
-        part = as_features(X.gather(rows) if is_source(X) else X[rows])
+        part = normalized(as_features(X.gather(rows) if is_source(X) else X[rows]), task.normalize)
         with telling(drawn.notes.append), workers(1) as pool:
             fitter = open_fitter(
-                task.device, task.strategy, part, labels[rows], len(known), pool, standardize=True
-            )
+                task.device, task.strategy, part, labels[rows], len(known), pool,
+                standardize=True, fit_intercept=task.fit_intercept,
+            )  # fmt: skip
             start, solution = fitter.solve(task.C, tol=TOL, max_iter=MAX_ITER, start=start)
-        drawn.accuracies.append(_accuracy(task.strategy, start, known, features))
+        drawn.accuracies.append(_accuracy(task, start, known, features))
         drawn.converged.append(solution.converged)
     return drawn
 
 
-def _accuracy(strategy: str, head: Head, known: npt.NDArray[np.int64], features: Features) -> float:
+def _accuracy(task: Task, head: Head, known: npt.NDArray[np.int64], features: Features) -> float:
     from classify.coding import decide
     from classify.estimators import as_features
+    from classify.row_norms import normalized
     from classify.scoring import scored
 
     X: Any = features.test.features
-    X = X if is_source(X) else as_features(X)
-    answers = [decide(strategy, scores, len(known)) for _, scores in scored(X, head)]
+    X = normalized(X if is_source(X) else as_features(X), task.normalize)
+    answers = [decide(task.strategy, scores, len(known)) for _, scores in scored(X, head)]
     return float(np.mean(known[np.concatenate(answers)] == features.test.labels))
 
 

@@ -4,8 +4,10 @@ Tensors: ``coef`` (n_problems, n_features) and ``intercept`` (n_problems,), floa
 the raw features; for one-vs-one also ``pairs`` (n_problems, 2), int64, in scikit-learn's order: a
 positive score speaks for the second class. Metadata (strings): the
 format and its version, strategy, class names and the store's spec as JSON, the store's key, C, the
-number of features, the file that the backbone's weights came from, if they came from one, and the
-temperature that its probabilities are calibrated with, if one was fitted.
+number of features, the file that the backbone's weights came from, if they came from one, the
+temperature that its probabilities are calibrated with, if one was fitted, whether it was fitted
+with intercepts, and what rows are divided by before they are scored (``l2``, their norm; empty,
+nothing). The last two are not in heads of before they could be chosen.
 
 safetensors runs no code when it is read and checks that the tensors fit the file.
 """
@@ -23,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify import coding
+from classify.row_norms import normalized
 from data.errors import UserError
 from data.files import write_bytes
 from data.spec import SPEC_SHAPE, mismatch
@@ -60,6 +63,11 @@ class Head:
     temperature : float or None
         What the logarithms of its probabilities are divided by to calibrate them; None where the
         validation rows could not tell.
+    fit_intercept : bool
+        Whether it was fitted with intercepts; without them they are zero.
+    normalize : {'l2', None}
+        ``l2`` for a head that was fitted to rows divided by their Euclidean norms: `scores` takes
+        raw embeddings, and does so too.
     """
 
     strategy: str
@@ -71,6 +79,8 @@ class Head:
     C: float
     weights_file: str | None = None
     temperature: float | None = None
+    fit_intercept: bool = True
+    normalize: str | None = None
 
     @property
     def n_features(self) -> int:
@@ -88,7 +98,7 @@ class Head:
         Returns
         -------
         ndarray of float64, shape (n_samples, n_problems)
-            ``X @ coef.T + intercept``.
+            ``X @ coef.T + intercept``, of rows divided by their norms where `normalize` says so.
         """
         return np.concatenate(list(self._blocks(X)))
 
@@ -97,7 +107,8 @@ class Head:
         coef, intercept = self.coef.astype(np.float64), self.intercept.astype(np.float64)
         step = max(1, min(_BLOCK, _SCORES // len(coef)))
         for start in range(0, max(1, len(X)), step):
-            yield X[start : start + step].astype(np.float64) @ coef.T + intercept
+            rows = normalized(X[start : start + step].astype(np.float64), self.normalize)
+            yield rows @ coef.T + intercept
 
     def predict(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
         """Answer with a class index for every row, as the strategy decides.
@@ -165,6 +176,8 @@ def save_head(path: Path, head: Head) -> None:
         "n_features": str(head.n_features),
         "weights_file": head.weights_file or "",
         "temperature": "" if head.temperature is None else repr(float(head.temperature)),
+        "fit_intercept": "true" if head.fit_intercept else "false",
+        "normalize": head.normalize or "",
     }
     write_bytes(path, _in_order(save(tensors, metadata=metadata)))
 
@@ -256,6 +269,8 @@ def _class_names(path: Path, metadata: dict[str, str]) -> tuple[str, ...]:
         or not all(isinstance(name, str) for name in names)
     ):
         raise _bad(path, "class_names in its metadata is not a list of two or more names")
+    if not all(name.strip() for name in names):
+        raise _bad(path, "class_names in its metadata holds an empty name")
     return tuple(names)
 
 
@@ -267,6 +282,14 @@ def _positive(path: Path, metadata: dict[str, str], key: str) -> float:
     if not (math.isfinite(value) and value > 0):
         found = metadata.get(key)
         raise _bad(path, f"{key} in its metadata is {found!r}, expected a positive number")
+    return value
+
+
+def _one_of(path: Path, metadata: dict[str, str], key: str, known: Sequence[str]) -> str:
+    """Read one of a few words; older heads have none."""
+    value = metadata.get(key, "")
+    if value and value not in known:
+        raise _bad(path, f"{key} in its metadata is {value!r}, expected {' or '.join(known)}")
     return value
 
 
@@ -325,4 +348,6 @@ def _head(path: Path, metadata: dict[str, str], stored: Any) -> Head:
         temperature=_positive(path, metadata, "temperature")
         if metadata.get("temperature")
         else None,
+        fit_intercept=_one_of(path, metadata, "fit_intercept", ("true", "false")) != "false",
+        normalize=_one_of(path, metadata, "normalize", ("l2",)) or None,
     )

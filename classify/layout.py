@@ -25,8 +25,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from classify.coding import n_heads
-from classify.design_matrix import BLOCK_BYTES
+from classify.design_matrix import BLOCK_BYTES, product_rows
 from classify.duality import block_rows
+from classify.precondition import OWN_ROWS
+from classify.precondition import SHARED_ROWS as SHARED
+from classify.shared_hessian import DENSE_NUMBERS, LEADING, PARTS, ROWS
 
 # One-vs-one cuts a chunk into the runs of its classes, which should not be too short.
 CHUNK_BYTES, RUN_BYTES, LARGEST_CHUNK = 32_000_000, 1_000_000, 256_000_000
@@ -36,6 +39,8 @@ GOOD_CHUNK = 8_000_000
 THREADS = 4
 # Objects of the interpreter for each column: status, counters, its own inverse.
 OBJECT_BYTES = 3000
+# Sizes of curvature that columns' factorisations are made for: more are rare.
+BUCKETS = 6
 # Samples of the shared basis, from the best to the smallest that is of any use.
 SHARED_ROWS = (12_000, 6_000, 3_000, 1_500)
 
@@ -101,7 +106,7 @@ class _Shape:
     def thread(self) -> int:
         """Bytes of a thread, apart from its chunk and the preconditioner's part."""
         a_chunk = 8 * self.d * (2 * self.K if self.m < self.K else self.K)
-        rows = min(4096, max(64, BLOCK_BYTES // max(1, self.d * self.f)))
+        rows = product_rows(self.d, self.f)
         blocks = 3 * BLOCK_BYTES + 4 * self.f * rows * self.m
         return 3 * a_chunk + blocks + 12 * 8 * self.m * block_rows(self.m)
 
@@ -113,12 +118,15 @@ def _shared(shape: _Shape, rows: int) -> tuple[int, int]:
     in the leading directions, every column's own part there, the curvature of all rows with its
     temporaries. A thread: a piece of the sample, and what an inversion takes.
     """
-    rows = min(rows, 8 * shape.d, shape.n)
-    leading = int(min(256, (16_000_000 / shape.K) ** 0.5)) if shape.m < shape.K else 0
-    kept = (4 + min(shape.K, 6)) * shape.d**2 + 3 * rows * leading + 2 * shape.K * leading**2
+    rows = min(rows, SHARED * shape.d, shape.n)
+    # What `light` inverses have room for comes from a start in few directions, in memory alone.
+    leading = int(min(LEADING, (DENSE_NUMBERS / shape.K) ** 0.5)) if shape.m < shape.K else 0
+    kept = (
+        (PARTS + min(shape.K, BUCKETS)) * shape.d**2 + 3 * rows * leading + 2 * shape.K * leading**2
+    )
     kept += shape.n * shape.m
     return (kept + 8 * shape.K * shape.d) * shape.f + 8 * 8 * shape.K * shape.d, (
-        4 * 1024 * shape.d + 5 * shape.d**2
+        PARTS * ROWS * shape.d + 5 * shape.d**2
     ) * shape.f
 
 
@@ -128,7 +136,7 @@ def _sampled(shape: _Shape) -> tuple[int, int]:
     Kept: the inverses, twice while they are renewed, beside the shared one. A thread: the chances
     of all rows of its column, and its sample with the products of it.
     """
-    rows = min(2 * shape.d, shape.n)
+    rows = min(OWN_ROWS * shape.d, shape.n)
     side = min(rows, shape.d)
     kept, _ = _shared(shape, SHARED_ROWS[0])
     return kept + 2 * shape.K * side * max(side, shape.d) * shape.f, (

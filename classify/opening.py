@@ -42,7 +42,11 @@ class Room:
 
 
 def open_store(
-    path: Path, strategies: tuple[str, ...], memory: int | None, jobs: int | None
+    path: Path,
+    strategies: tuple[str, ...],
+    memory: int | None,
+    jobs: int | None,
+    normalize: bool = False,
 ) -> tuple[Features, Room]:
     """Open a store within a memory, and verify it.
 
@@ -57,6 +61,8 @@ def open_store(
         default.
     jobs : int or None
         Threads.
+    normalize : bool
+        Whether a copy of the features is made, with rows of norm 1.
 
     Returns
     -------
@@ -75,8 +81,11 @@ def open_store(
     memory = default_memory() if memory is None else memory
     header = read_header(path)
     n_classes = max(2, len(header.class_names))
-    needed = in_memory_bytes(header) + max(
-        column_bytes(header.n_features, 4, strategy, n_classes) for strategy in strategies
+    copies = 4 * (header.n_train + header.n_test) * header.n_features if normalize else 0
+    needed = (
+        in_memory_bytes(header)
+        + copies
+        + max(column_bytes(header.n_features, 4, strategy, n_classes) for strategy in strategies)
     )
     if needed <= memory:
         return open_features(path), Room(memory, False, None)

@@ -221,6 +221,8 @@ def write_run(
             C=fit.entry["C"],
             weights_file=str(weights_file) if weights_file else None,
             temperature=fit.entry["calibration"]["temperature"],
+            fit_intercept=bool(fit.estimator.fit_intercept),
+            normalize=fit.estimator.normalize,
         )
         save_head(folder / "heads" / f"{name}.safetensors", head)
     _write_predictions(folder / "predictions.npz", features, fitted)

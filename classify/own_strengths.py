@@ -35,6 +35,7 @@ def refit(
     n_jobs: int | None,
     memory: int | None,
     device: str,
+    fit_intercept: bool = True,
 ) -> tuple[Head, Solution]:
     """Fit every problem at its own C, to the tolerance of a path.
 
@@ -50,7 +51,7 @@ def refit(
         A value of C for each problem.
     start : Head
         Heads to start from.
-    n_jobs, memory, device
+    n_jobs, memory, device, fit_intercept
         As `classify.selection.select_C` takes them.
 
     Returns
@@ -67,8 +68,9 @@ def refit(
         n_jobs = layout.threads
     with workers(n_jobs) as pool:
         fitter = open_fitter(
-            device, strategy, X, labels, n_classes, pool, standardize=True, layout=layout
-        )
+            device, strategy, X, labels, n_classes, pool, standardize=True, layout=layout,
+            fit_intercept=fit_intercept,
+        )  # fmt: skip
         return fitter.solve(own, tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=start)
 
 

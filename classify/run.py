@@ -36,6 +36,7 @@ from classify.output import (
 )
 from classify.results import SCHEMA_VERSION, json_ready
 from classify.strategy import FitOptions, Fitted, fit_strategy
+from classify.validation import VALIDATION_FRACTION
 from classify.wording import answer_warnings, display_name, headline, upper_first
 from data.cli import progress
 from data.errors import UserError
@@ -44,8 +45,6 @@ from data.spec import TWICE, cropped_twice
 
 if TYPE_CHECKING:
     from data.store import Features
-
-VALIDATION_FRACTION = 0.1
 
 
 def fit_store(
@@ -75,7 +74,9 @@ def fit_store(
     begun, started = time.perf_counter(), datetime.now(timezone.utc)
     check_writable(options.reports_dir)
     memory = (options.memory or default_memory()) // options.share
-    features, room = open_store(path, options.strategies, memory, options.jobs)
+    features, room = open_store(
+        path, options.strategies, memory, options.jobs, options.normalize is not None
+    )
     _check_classes(features)
     check_room(options.reports_dir, features, options.strategies)
     load_seconds = time.perf_counter() - begun
@@ -145,6 +146,10 @@ def store_name(features: Features) -> str:
 
 def _check_classes(features: Features) -> None:
     names = features.class_names
+    if any(not name.strip() for name in names):
+        raise UserError(
+            f"{features.path} has a class whose name is empty; name it and run stage one again"
+        )
     repeated = {name for name in names if list(names).count(name) > 1}
     if repeated:
         raise UserError(
@@ -261,6 +266,8 @@ def _results(
             "full_path": options.full_path,
             "validation_fraction": VALIDATION_FRACTION if options.c is None else None,
             "standardize": True,
+            "fit_intercept": options.fit_intercept,
+            "normalize": options.normalize or "none",
             "max_iter": options.max_iter,
             "memory": options.memory,
             "out_of_core": room.out_of_core,

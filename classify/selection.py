@@ -16,6 +16,7 @@ from classify.engines import as_labels, choose_device, open_fitter
 from classify.estimators import as_features
 from classify.fitting import Head, plan
 from classify.free_memory import default_memory
+from classify.row_norms import normalized
 from classify.scoring import scorer
 from classify.threads import Workers, workers
 from classify.validation import validation_split
@@ -148,6 +149,8 @@ def select_C(
     seed: int = 0,
     full_path: bool = False,
     standardize: bool = True,
+    fit_intercept: bool = True,
+    normalize: str | None = None,
     n_jobs: int | None = None,
     memory: int | None = None,
     device: str = "cpu",
@@ -175,6 +178,8 @@ def select_C(
         Visit every value, however the log-loss goes.
     standardize : bool
         Standardise the features with the statistics of the rows that are fitted.
+    fit_intercept, normalize
+        As in `classify.MultinomialLogistic`; `Selection.start` takes normalised rows.
     n_jobs : int or None
         Threads; see `classify.threads.thread_count`.
     memory : int or None
@@ -202,6 +207,7 @@ def select_C(
     device = "cpu" if is_source(X) else choose_device(device, X)
     if not is_source(X):
         X = as_features(X)
+    X = normalized(X, normalize)
     classes, labels = np.unique(np.asarray(as_labels(y)), return_inverse=True)
     if len(classes) < 2:
         raise ValueError(f"choosing C needs at least 2 classes, got {len(classes)}")
@@ -219,7 +225,7 @@ def select_C(
     with workers(n_jobs) as pool:
         fitter = open_fitter(
             device, strategy, X, labels[train], len(classes), pool,
-            standardize=standardize, rows=train, layout=layout,
+            standardize=standardize, rows=train, layout=layout, fit_intercept=fit_intercept,
         )  # fmt: skip
         held_out = _HeldOut(strategy, X, labels, held, len(classes), pool)
         for C in values:

@@ -61,6 +61,8 @@ class FitOptions:
         Whether to measure accuracy against labelled images per class.
     data_dir : Path or None
         Where the images lie, for the report to show some; None for where the store says.
+    fit_intercept, normalize
+        As the estimators take them.
     """
 
     strategies: tuple[str, ...] = ("multinomial", "ovr", "ovo")
@@ -77,6 +79,8 @@ class FitOptions:
     share: int = 1
     few_shot: bool = True
     data_dir: Path | None = None
+    fit_intercept: bool = True
+    normalize: str | None = None
 
 
 @dataclass
@@ -153,6 +157,8 @@ def fit_strategy(
             seed=options.seed,
             full_path=options.full_path,
             standardize=True,
+            fit_intercept=options.fit_intercept,
+            normalize=options.normalize,
             n_jobs=options.jobs,
             memory=room.solver,
             device=options.device,
@@ -179,6 +185,8 @@ def fit_strategy(
     estimator = getattr(estimators, ESTIMATORS[strategy])(
         c,
         standardize=True,
+        fit_intercept=options.fit_intercept,
+        normalize=options.normalize,
         n_jobs=options.jobs,
         memory=room.solver,
         device=selection.device if selection else options.device,

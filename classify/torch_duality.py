@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from classify.duality import LARGEST_STEP, NEWTON_STEPS, conclude
+from classify.duality import BALANCED, LARGEST_STEP, NEWTON_STEPS, conclude
 from classify.objectives import Problems
 from classify.passes import Group
 from classify.solution import Certificate
@@ -116,7 +116,7 @@ class _Binary:
         for _ in range(NEWTON_STEPS):
             negative, positive, curvature = self._sums(shift)
             off = positive - negative
-            if np.all(np.abs(off) <= 1e-11 * np.maximum(positive, negative)):
+            if np.all(np.abs(off) <= BALANCED * np.maximum(positive, negative)):
                 break
             shift += np.clip(off / np.maximum(curvature, TINY), -LARGEST_STEP, LARGEST_STEP)
         return shift
@@ -183,7 +183,7 @@ class _Softmax:
             found = table.cpu().numpy()
             outer, mass = found[:, :k], found[:, k]
             off = mass - self.mass
-            if np.all(np.abs(off) <= 1e-11 * mass.sum(axis=1, keepdims=True)):
+            if np.all(np.abs(off) <= BALANCED * mass.sum(axis=1, keepdims=True)):
                 break
             # The curvature does not see a common shift of all classes; fill that direction in.
             hessian = -outer + mass.mean(axis=1)[:, None, None] / k

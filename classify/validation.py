@@ -9,9 +9,12 @@ import numpy.typing as npt
 
 Integers = npt.NDArray[np.intp]
 
+# Share of each class's rows that C is chosen on.
+VALIDATION_FRACTION = 0.1
+
 
 def validation_split(
-    y: npt.NDArray[Any], seed: int = 0, fraction: float = 0.1
+    y: npt.NDArray[Any], seed: int = 0, fraction: float = VALIDATION_FRACTION
 ) -> tuple[Integers, Integers]:
     """Split rows into training and validation rows, class by class.
 
