@@ -9,9 +9,9 @@ columns are dropped).
   preconditioner as the initial inverse Hessian.
 - Step: the objective's own line search. A pair of differences of points and gradients is kept only
   where its product is positive.
-- Stopping: when ``||gradient||^2 / 2`` suggests that the duality gap is within ``tol`` of the
-  objective, the problem waits; when all have stopped, one pass certifies them (`classify.duality`),
-  and those whose bound is still too large go on.
+- Stopping: after one step at least, when ``||gradient||^2 / 2`` suggests that the duality gap is
+  within ``tol`` of the objective, the problem waits; when all have stopped, one pass certifies them
+  (`classify.duality`), and those whose bound is still too large go on.
 """
 
 from __future__ import annotations
@@ -280,12 +280,16 @@ class _Watch:
         """Say for each problem why it stops here, if it does; `half` its squared gradient."""
         # Progress is a smaller gradient, or an objective that still falls visibly.
         better = half < 0.9 * self._best
-        falling = self._past - value > 10 * self.rounding * np.abs(value)
+        with np.errstate(invalid="ignore"):  # infinity less infinity is no progress
+            falling = self._past - value > 10 * self.rounding * np.abs(value)
         self._best = np.where(better, half, self._best)
         self._past = np.where(better | falling, value, self._past)
         self._since = np.where(better | falling, 0, self._since + 1)
         goal = self.goal * np.abs(value)
-        near = half <= goal
+        # Weights of zero may be within the tolerance of tiny ones, and yet answer nothing: every
+        # problem takes a step, unless there is none.
+        begun = (n_iter[self.index] > 0) | (self.failures > 0) | (half == 0)
+        near = (half <= goal) & begun
         with np.errstate(divide="ignore", invalid="ignore"):
             left = np.nan_to_num(np.log(half) - np.log(goal), nan=0.0, posinf=0.0, neginf=0.0)
         self._course = [*self._course[-SPAN:], left]

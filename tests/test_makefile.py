@@ -65,6 +65,8 @@ def test_stage_one_variables(variable, option):
         ("JOBS=2", "--jobs='2'"),
         ("SEED=3", "--seed='3'"),
         ("REPORTS_DIR=r", "--reports-dir='r'"),
+        ("NORMALIZE=l2", "--normalize='l2'"),
+        ("NO_INTERCEPT=1", "--no-intercept"),
     ],
 )
 def test_stage_two_variables(variable, option):

@@ -195,6 +195,7 @@ def write_store(path, *, names=("ant", "bee", "cat"), n=240, d=6, seed=0, dtype=
     from data.records import SplitSource
 
     chosen = {split: spec.pop(f"labels_{split}", None) for split in ("train", "test")}
+    scale = spec.pop("scale", 1)
     provenance = spec.pop("provenance", {"device": "cpu", "images_per_second": 50.0})
     rng = np.random.default_rng(seed)
     centres = 1.3 * rng.normal(size=(len(names), d))
@@ -202,7 +203,7 @@ def write_store(path, *, names=("ant", "bee", "cat"), n=240, d=6, seed=0, dtype=
     for split, rows in (("train", n), ("test", n // 2)):
         labels = chosen[split]
         labels = np.arange(rows) % len(names) if labels is None else np.asarray(labels)
-        X = (centres[labels] + rng.normal(size=(len(labels), d))).astype(dtype)
+        X = (centres[labels] + rng.normal(size=(len(labels), d))).astype(dtype) * scale
         ids = [f"{split}:{i}" for i in range(len(labels))]
         splits[split] = SplitSource(labels, ids, [(X, np.ones(len(labels), dtype=bool))])
     described = {**spec_of(**spec), "store_dtype": dtype}
