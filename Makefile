@@ -113,7 +113,7 @@ test: $(INSTALLED_DEV)  ## run the tests, with coverage, in WORKERS processes
 	@$(RUN) -m pytest --cov --numprocesses=$(WORKERS) --dist=worksteal
 
 faults: $(INSTALLED_DEV)  ## the fault tests at length: every step, many random times, processes of their own
-	@ICEBOX_FAULTS=1 $(RUN) -m pytest tests/faults tests/classify/test_out_of_core.py tests/classify/test_figures.py --timeout=3600
+	@ICEBOX_FAULTS=1 $(RUN) -m pytest tests/faults tests/scikit_learn tests/classify tests/extract --timeout=3600
 
 fuzz: $(INSTALLED_DEV)  ## change files at random and read them: make fuzz SECONDS=600 SEED=1 READERS="store head"
 	@$(RUN) tests/faults/fuzz.py $(READERS) $(call option,SECONDS,--seconds) $(call option,SEED,--seed)

@@ -266,7 +266,7 @@ def _curve(
 
 def _all(features: Features, strategy: str, estimator: Any, n_train: int) -> dict[str, Any]:
     head = Head(estimator.coef_, estimator.intercept_)
-    accuracy = _accuracy(strategy, head, estimator.classes_, features)
+    accuracy = _accuracy(strategy, head, estimator.classes_, features, estimator.normalize)
     return {
         "per_class": None,
         "n_train": n_train,
@@ -368,20 +368,26 @@ def run_task(task: Task) -> Drawn:
                 standardize=True, fit_intercept=task.fit_intercept,
             )  # fmt: skip
             start, solution = fitter.solve(task.C, tol=TOL, max_iter=MAX_ITER, start=start)
-        drawn.accuracies.append(_accuracy(task, start, known, features))
+        drawn.accuracies.append(_accuracy(task.strategy, start, known, features, task.normalize))
         drawn.converged.append(solution.converged)
     return drawn
 
 
-def _accuracy(task: Task, head: Head, known: npt.NDArray[np.int64], features: Features) -> float:
+def _accuracy(
+    strategy: str,
+    head: Head,
+    known: npt.NDArray[np.int64],
+    features: Features,
+    normalize: str | None,
+) -> float:
     from classify.coding import decide
     from classify.estimators import as_features
     from classify.row_norms import normalized
     from classify.scoring import scored
 
     X: Any = features.test.features
-    X = normalized(X if is_source(X) else as_features(X), task.normalize)
-    answers = [decide(task.strategy, scores, len(known)) for _, scores in scored(X, head)]
+    X = normalized(X if is_source(X) else as_features(X), normalize)
+    answers = [decide(strategy, scores, len(known)) for _, scores in scored(X, head)]
     return float(np.mean(known[np.concatenate(answers)] == features.test.labels))
 
 
