@@ -287,8 +287,9 @@ class _Watch:
         self._since = np.where(better | falling, 0, self._since + 1)
         goal = self.goal * np.abs(value)
         # Weights of zero may be within the tolerance of tiny ones, and yet answer nothing: every
-        # problem takes a step, unless there is none.
-        begun = (n_iter[self.index] > 0) | (self.failures > 0) | (half == 0)
+        # problem takes a step, unless its gradient is numerically zero.
+        zero = half <= np.finfo(float).eps ** 2 * np.abs(value)
+        begun = (n_iter[self.index] > 0) | (self.failures > 0) | zero
         near = (half <= goal) & begun
         with np.errstate(divide="ignore", invalid="ignore"):
             left = np.nan_to_num(np.log(half) - np.log(goal), nan=0.0, posinf=0.0, neginf=0.0)
