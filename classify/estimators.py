@@ -17,19 +17,17 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
-from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import assert_all_finite, compute_class_weight
+from sklearn.utils import assert_all_finite
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     _check_feature_names,
     _check_n_features,
-    _check_sample_weight,
     check_consistent_length,
     check_is_fitted,
     column_or_1d,
@@ -44,9 +42,10 @@ from classify.coding import (
     log_probabilities,
     probabilities,
 )
-from classify.engines import as_labels, check_device, choose_device, lies_on, open_fitter
+from classify.engines import as_labels, choose_device, lies_on, open_fitter
 from classify.fitting import Head, plan
 from classify.free_memory import default_memory
+from classify.parameters import check_parameters, row_weights
 from classify.row_norms import normalized
 from classify.scoring import scored
 from classify.solution import Solution
@@ -155,7 +154,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
 
     def _solve(self, X: Any, y: Any, sample_weight: Any, start: Head | None) -> Solution:
         """Fit as `fit` does, and leave it to the caller to say what did not converge."""
-        self._check_parameters()
+        check_parameters(self)
         device = "cpu" if is_source(X) else choose_device(self.device, X)
         y = as_labels(y)
         if is_source(X):
@@ -175,7 +174,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
                 ensure_all_finite=False,  # below, in threads
             )
         check_classification_targets(y)
-        weight, rows = self._row_weights(y, sample_weight), None
+        weight, rows = row_weights(self.class_weight, y, sample_weight), None
         if weight is not None and not weight.all():
             rows = np.flatnonzero(weight)
             y, weight = y[rows], weight[rows]
@@ -235,29 +234,6 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             )
         return labels
 
-    def _row_weights(self, y: npt.NDArray[Any], sample_weight: Any) -> Any:
-        """Multiply the weights of rows by those of their classes; None where all are 1."""
-        weight = None
-        if sample_weight is not None:
-            weight = _check_sample_weight(
-                as_labels(sample_weight), y, dtype=np.float64, ensure_non_negative=True
-            )
-        if self.class_weight is None:
-            return weight
-        classes, labels = np.unique(y, return_inverse=True)
-        with np.errstate(over="ignore"):
-            if isinstance(self.class_weight, dict):
-                per_class = compute_class_weight(self.class_weight, classes=classes, y=y)
-            else:  # as scikit-learn's, but of the classes that have any weight
-                mass = np.bincount(labels, weight)
-                some = mass > 0
-                per_class = np.zeros(len(classes))
-                per_class[some] = mass[some].mean() / mass[some]
-            weight = per_class[labels] * (1.0 if weight is None else weight)
-        if not np.isfinite(weight).all():
-            raise ValueError("class_weight times sample_weight is too large: not a finite number")
-        return weight
-
     def _check_tensor(self, X: Any, y: Any) -> tuple[Any, Any]:
         """Check features that stay on their device as `validate_data` checks arrays."""
         if X.ndim != 2:
@@ -284,54 +260,6 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             ConvergenceWarning,
             stacklevel=3,
         )
-
-    def _check_parameters(self) -> None:
-        """Refuse every parameter that is of another kind than the class's docstring says."""
-        check_device(self.device)
-        for name in ("standardize", "fit_intercept"):
-            if not isinstance(getattr(self, name), (bool, np.bool_)):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if self.normalize is not None and not (
-            isinstance(self.normalize, str) and self.normalize == "l2"
-        ):
-            raise ValueError(f"normalize must be 'l2' or None, got {self.normalize!r}")
-        n_jobs = self.n_jobs
-        if n_jobs is not None and (
-            not isinstance(n_jobs, Integral) or isinstance(n_jobs, bool) or n_jobs == 0
-        ):
-            raise ValueError(
-                f"n_jobs must be an integer other than 0 (-1 for all processors) or None, got "
-                f"{n_jobs!r}"
-            )
-        self._check_class_weight()
-        for name, kind in (("C", Real), ("tol", Real), ("max_iter", Integral), ("memory", Real)):
-            value = getattr(self, name)
-            if name == "memory" and value is None:
-                continue
-            if (
-                not isinstance(value, kind)
-                or isinstance(value, bool)
-                or not 0 < float(value) < np.inf
-            ):
-                number = "an integer" if kind is Integral else "a number"
-                raise ValueError(f"{name} must be {number} above 0, got {value!r}")
-
-    def _check_class_weight(self) -> None:
-        weights = self.class_weight
-        if weights is None or (isinstance(weights, str) and weights == "balanced"):
-            return
-        if not isinstance(weights, dict):
-            raise ValueError(
-                f"class_weight must be a dict of weights by class, 'balanced' or None, got "
-                f"{weights!r}"
-            )
-        for name, value in weights.items():
-            number = isinstance(value, Real) and not isinstance(value, (bool, np.bool_))
-            if not number or not 0 <= float(value) < np.inf:
-                raise ValueError(
-                    f"class_weight must hold finite numbers of 0 or more, got {value!r} for class "
-                    f"{name!r}"
-                )
 
     def _answers(self, X: Any, answer: Callable[..., npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """Call ``answer(strategy, scores, n_classes)``, for blocks of rows where they are large."""
