@@ -41,9 +41,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
 
     from data.allocator import keep_pages
     from data.dataset import FileImages, load_dataset
+    from data.free_memory import peak_memory_mb
     from extract import engines, measured, tuning
     from extract.backbone import BackboneRequest, load_backbone
-    from extract.watch import peak_memory_mb
 
     keep_pages()
     cpu = torch.device("cpu")

@@ -7,7 +7,6 @@ import io
 import os
 import platform
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +25,7 @@ from classify.report import write_report
 from classify.results import FILE_NAME
 from data.errors import UserError
 from data.files import sync_folder, temporary_folder, write_bytes, write_json
+from data.free_memory import peak_memory_mb
 from data.rows import NO_ROOM, disk_trouble
 
 if TYPE_CHECKING:
@@ -34,22 +34,6 @@ if TYPE_CHECKING:
 
 # The pages, the figures and results.json of a run, generously.
 PAGES_BYTES = 4 << 20
-
-
-def peak_memory_mb() -> float | None:
-    """Peak resident memory of this process so far.
-
-    Returns
-    -------
-    float or None
-        In MB (10^6 bytes); None where the system does not say.
-    """
-    try:
-        import resource
-    except ImportError:  # not a POSIX system
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def environment(jobs: int | None, devices: Sequence[str] = ("cpu",)) -> dict[str, Any]:

@@ -29,7 +29,6 @@ from classify.opening import Room, open_store
 from classify.output import (
     check_room,
     environment,
-    peak_memory_mb,
     run_folder,
     told_when_full,
     write_run,
@@ -41,6 +40,7 @@ from classify.wording import answer_warnings, display_name, headline, upper_firs
 from data.cli import progress
 from data.errors import UserError
 from data.files import check_writable
+from data.free_memory import peak_memory_mb
 from data.spec import TWICE, cropped_twice
 
 if TYPE_CHECKING:

@@ -41,6 +41,18 @@ def _host() -> str:
     return hashlib.sha256(platform.node().encode()).hexdigest()[:_HOST_DIGITS]
 
 
+def in_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Give a path as the system takes it, also where the locale has no such characters.
+
+    Names come from JSON and from Python as well as from the locale's own command line; where the
+    locale is ASCII, those characters are in UTF-8 on the disk.
+    """
+    try:
+        return os.fsencode(path)
+    except UnicodeEncodeError:
+        return os.fspath(path).encode("utf-8", "surrogateescape")
+
+
 def temporary_path(final: str | os.PathLike[str]) -> Path:
     """Name a temporary file in the folder of ``final``, unique to this process and call.
 
@@ -179,7 +191,10 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def write_text(path: str | os.PathLike[str], content: str) -> None:
-    """Write a text file atomically, in UTF-8 with the line ends given.
+    r"""Write a text file atomically, in UTF-8 with the line ends given.
+
+    A byte of a file's name that is no UTF-8, which Python keeps as a lone surrogate, is written as
+    ``\udcNN``.
 
     Parameters
     ----------
@@ -188,7 +203,8 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
     content : str
         The whole text.
     """
-    write_bytes(path, content.encode("utf-8"))
+    # What JSON and Python read as that surrogate again; in other texts, it is legible.
+    write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:

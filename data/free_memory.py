@@ -1,9 +1,10 @@
-"""How much memory there is to take: what the system and its control groups have free."""
+"""How much memory there is to take, and how much has been taken."""
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path
 
 
@@ -25,6 +26,22 @@ def free_memory(root: Path = Path("/")) -> int:
     if free is None:
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(0, min([free, *_groups(root)]))
+
+
+def peak_memory_mb() -> float | None:
+    """Say how much memory this process has held at its peak.
+
+    Returns
+    -------
+    float or None
+        In units of 10^6 bytes; None where the system does not say.
+    """
+    try:
+        import resource
+    except ImportError:  # not a POSIX system
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def _text(path: Path) -> str:

@@ -79,6 +79,29 @@ def hdf5_end(descriptor: int) -> int | None:
     return int.from_bytes(head[28:36], "little")
 
 
+def is_being_written(descriptor: int) -> bool:
+    """Tell whether another program has an HDF5 file open for writing, or ended without closing it.
+
+    HDF5 marks such files in the superblock's consistency flags (version 3), and holds an exclusive
+    lock on them where the file system has locks.
+    """
+    head = os.pread(descriptor, 12, 0)
+    if head[8:11] == b"\x03\x08\x08" and head[11:] in (b"\x01", b"\x05"):
+        return True
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no locks here
+        return False
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return False
+
+
 def append_seal(descriptor: int, end: int, outside: Sequence[Extent]) -> None:
     """Seal a file that is otherwise finished.
 

@@ -18,7 +18,12 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 # come from anywhere, and whoever reads these would fall over others.
 SPEC_SHAPE: dict[str, Any] = {
     "dataset": {"name": str, "digest": str, "limit": (int, type(None))},
-    "model": {"name": str, "args": dict, "weights": {"source": str, "digest": str}},
+    "model": {
+        "name": str,
+        "args": dict,
+        "weights": {"source": str, "digest": str},
+        "config": dict,  # of a model that brings its own: hf-hub:NAME, local-dir:FOLDER
+    },
     "preprocessing": {
         "image_size": (int, list),
         "crop_pct": (int, float),

@@ -53,6 +53,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from data.files import in_bytes
 from data.loading import (
     AGAIN,
     Stored,
@@ -73,7 +74,15 @@ from data.records import (
 )
 from data.rows import raw_bytes, write_at
 from data.schema import SCHEMA_VERSION, SPLITS, TEXT, describe
-from data.seal import SEAL_VERSION, SIGNATURE, BrokenSealError, Extent, append_seal, check_seal
+from data.seal import (
+    SEAL_VERSION,
+    SIGNATURE,
+    BrokenSealError,
+    Extent,
+    append_seal,
+    check_seal,
+    is_being_written,
+)
 from data.sparse import SparseFile
 from data.spec import canonical_json, find_stores, spec_key, store_path, work_dir
 from data.stored_rows import StoredRows
@@ -432,7 +441,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[StoreFile]:
     """
     path = Path(path)
     try:
-        stream = open(path, "rb", buffering=0)  # noqa: SIM115 - closed by the block below
+        stream = open(in_bytes(path), "rb", buffering=0)  # noqa: SIM115 - closed below
     except FileNotFoundError as error:
         raise StoreError(f"{path} does not exist. Write it with python -m extract") from error
     except OSError as error:
@@ -442,6 +451,11 @@ def opened(path: str | os.PathLike[str]) -> Iterator[StoreFile]:
     with stream:
         try:
             _check_start(path, stream)
+            if is_being_written(stream.fileno()):
+                raise StoreError(
+                    f"{path} is open for writing in another program, or one ended without closing "
+                    f"it. Close it there and try again; if nothing has it open: {AGAIN}"
+                )
             seal = check_seal(stream.fileno())
             if seal != SEAL_VERSION:  # then HDF5 is the first to meet what may be damage
                 check_heaps(stream.fileno(), os.fstat(stream.fileno()).st_size)

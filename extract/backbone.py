@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data.cache_folder import expand_user
 from data.errors import UserError
-from extract import names, weights
+from extract import model_sources, names, weights
+from extract.checkpoints import read_networks
+from extract.input_sizes import size_that_fits
+from extract.model_sources import Named
 from extract.preprocess import Preprocessing, resolve_preprocessing, size_text
+from extract.silence import silenced
+from extract.weights_fit import Filling, HeadKeys, announce, filled_by
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +31,9 @@ class BackboneRequest:
     Attributes
     ----------
     model : str
-        timm's name, with or without a tag.
+        timm's name, with or without a tag, ``hf-hub:OWNER/NAME`` or ``local-dir:FOLDER``.
     weights : str
-        ``hub``, ``random``, or the path of a safetensors file.
+        ``hub`` (for a folder, those in it), ``random``, or the path of a file or of its folder.
     model_args : dict
         Arguments for timm's constructor.
     image_size : int, tuple of (int, int) or None
@@ -41,6 +44,8 @@ class BackboneRequest:
         Of random weights; unused otherwise.
     crop_pct, interpolation, mean, std
         Overrides of the preprocessing.
+    config : mapping or None
+        What the ``spec`` of a store has kept of a model's own ``config.json``.
     """
 
     model: str
@@ -53,6 +58,7 @@ class BackboneRequest:
     interpolation: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    config: Mapping[str, Any] | None = None
 
 
 class Backbone:
@@ -61,9 +67,12 @@ class Backbone:
     Attributes
     ----------
     name : str
-        timm's name; with the tag of its weights when they come from the hub.
+        timm's name, with the tag of its weights when they come from the hub; or that of a
+        repository or a folder.
     module : torch.nn.Module
         On the CPU, in float32, until somebody moves it.
+    config : mapping or None
+        What a model's own ``config.json`` says; None for a name that timm knows.
     model_args : dict
         Arguments that the user gave to the constructor.
     pool : str
@@ -85,13 +94,14 @@ class Backbone:
     def __init__(
         self,
         request: BackboneRequest,
-        name: str,
+        named: Named,
         module: nn.Module,
         preprocessing: Preprocessing,
         source: weights.Weights,
         digest: str,
     ) -> None:
-        self.name = name
+        self.name = named.name
+        self.config = named.own
         self.module = module
         self.model_args = dict(request.model_args or {})
         self.pool = request.pool
@@ -100,7 +110,7 @@ class Backbone:
         self.digest = digest
         self.seed = request.seed if source.source == "random" else None
         self.prepared: dict[str, Any] = {}
-        self.width = _measured_width(module, name, preprocessing.size)
+        self.width = _measured_width(module, named.name, preprocessing.size)
 
     @property
     def is_convolutional(self) -> bool:
@@ -118,6 +128,7 @@ class Backbone:
             "name": self.name,
             "args": self.model_args,
             "weights": {"source": self.source.source, "digest": self.digest},
+            **({} if self.config is None else {"config": self.config}),
         }
 
 
@@ -209,9 +220,10 @@ def load_backbone(request: BackboneRequest) -> Backbone:
         For an unknown model, weights that cannot be had or do not fit, a pooling or an image
         size that the model does not support.
     """
-    names.check_model_name(request.model)
-    name = names.hub_name(request.model) if request.weights == "hub" else request.model
-    config = names.pretrained_config(name)
+    named = model_sources.find_model(
+        request.model, request.config, from_hub=request.weights == "hub"
+    )
+    config = named.pretrained_cfg
     preprocessing = resolve_preprocessing(
         config,
         {
@@ -219,24 +231,13 @@ def load_backbone(request: BackboneRequest) -> Backbone:
             for key in ("image_size", "crop_pct", "interpolation", "mean", "std")
         },
     )
-    source = _find_weights(request.weights, name, config)
-    module = _build(request, name, config, preprocessing.image_size, source)
-    if source.path is not None:
-        digest = weights.file_digest(source.path, _head_names(config))
-    else:
-        digest = weights.state_digest(module.state_dict())
-    _set_pool(module, name, request.pool)
+    source = model_sources.find_weights(
+        request.model if named.own is not None else named.name, request.weights, config
+    )
+    module, digest = _build(request, named, preprocessing.image_size, source)
+    _set_pool(module, named.name, request.pool)
     module.eval().requires_grad_(False)
-    return Backbone(request, name, module, preprocessing, source, digest)
-
-
-def _find_weights(choice: str, name: str, config: Mapping[str, Any]) -> weights.Weights:
-    if choice == "random":
-        return weights.Weights("random", None, None)
-    if choice == "hub":
-        return weights.hub_weights(name, config)
-    path = weights.check_weights_file(expand_user(choice))
-    return weights.Weights("file", path.resolve(), None)
+    return Backbone(request, named, module, preprocessing, source, digest)
 
 
 def _head_names(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -249,60 +250,114 @@ def _head_names(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _build(
     request: BackboneRequest,
-    name: str,
-    config: Mapping[str, Any],
+    named: Named,
     image_size: int | tuple[int, int],
     source: weights.Weights,
-) -> nn.Module:
-    """Call timm's constructor, and check that every weight found its place."""
-    import timm
+) -> tuple[nn.Module, str]:
+    """Have timm build the model, check that every weight found its place, and digest them."""
     import torch
 
-    arguments: dict[str, Any] = dict(request.model_args or {})
-    names.check_model_args(arguments)
-    if config.get("fixed_input_size"):
+    names.check_model_args(dict(request.model_args or {}))
+    arguments: dict[str, Any] = {**named.args, **(request.model_args or {})}
+    if named.pretrained_cfg.get("fixed_input_size"):
         # These build their position embedding for one size, and timm resamples stored weights.
         arguments["img_size"] = image_size
-    overlay = {} if source.path is None else {"file": str(source.path), "custom_load": False}
+    filling = None
+    if source.source != "random":
+        filling = Filling(
+            named.name,
+            source.path or source.origin,
+            None if source.path is None else read_networks(source.path),
+            HeadKeys(
+                _head_names(named.pretrained_cfg), lambda: _dropped_with_head(named, arguments)
+            ),
+        )
     # What timm would warn of, missing and unexpected weights, is checked and said here.
-    logging.getLogger("timm").setLevel(logging.ERROR)
-    with torch.random.fork_rng(devices=[]), weights.recorded_loading() as results:
+    with silenced("timm", warnings=False), torch.random.fork_rng(devices=[]):
         torch.manual_seed(request.seed)
-        try:
-            module = timm.create_model(
-                name,
-                pretrained=source.source != "random",
-                pretrained_cfg_overlay=overlay,
-                num_classes=0,
-                **arguments,
-            )
-        except RuntimeError as error:
-            if "size mismatch" in str(error) or "state_dict" in str(error):
-                raise weights.misfit(name, source.path or name, error) from error
-            raise _construction_error(name, arguments, error) from error
-        except (TypeError, ValueError, AssertionError, KeyError, AttributeError) as error:
-            if source.path is not None and _builds_without_weights(name, arguments):
-                raise UserError(
-                    f"{source.path} does not fit {name}: timm cannot convert its tensors "
-                    f"({type(error).__name__}: {error})"
-                ) from error
-            raise _construction_error(name, arguments, error) from error
-    if source.path is not None and not results:
-        raise UserError(f"{source.path}: timm has no loader for {name} from safetensors")
-    weights.check_fit(name, source.path or source.origin, results, _head_names(config))
-    return module
+        module = _filled(named, arguments, filling)
+    if filling is None or filling.networks is None:
+        return module, weights.state_digest(module.state_dict())
+    if not filling.done:
+        raise UserError(f"{source.path}: timm has no loader for {named.name}")
+    announce(filling)
+    return module, weights.network_digest(filling.kept())
 
 
-def _builds_without_weights(name: str, arguments: Mapping[str, Any]) -> bool:
+def _created(named: Named, arguments: Mapping[str, Any], pretrained: bool, classes: int) -> Any:
+    """Call timm's constructor."""
     import timm
+
+    own = None if named.own is None else dict(named.pretrained_cfg)
+    return timm.create_model(
+        named.architecture,
+        pretrained=pretrained,
+        pretrained_cfg=own,
+        num_classes=classes,
+        **arguments,
+    )
+
+
+def _filled(named: Named, arguments: Mapping[str, Any], filling: Filling | None) -> nn.Module:
+    """Build a backbone without its classifier; say which option is at fault where that fails."""
+    try:
+        if filling is None:
+            return _created(named, arguments, False, 0)
+        with filled_by(filling):
+            return _created(named, arguments, True, 0)
+    except UserError as error:
+        if filling is None or "img_size" not in arguments:
+            raise
+        raise _other_size(named, arguments, filling) or error from error
+    except (TypeError, ValueError, AssertionError, KeyError, AttributeError, RuntimeError) as error:
+        raise _construction_error(named.name, arguments, error) from error
+
+
+def _other_size(named: Named, arguments: Mapping[str, Any], filling: Filling) -> UserError | None:
+    """Tell weights for another input size from those of another model; None where they are not."""
     import torch
 
-    try:
-        with torch.device("meta"):
-            timm.create_model(name, num_classes=0, **arguments)
-    except (TypeError, ValueError, AssertionError, KeyError, AttributeError, RuntimeError):
-        return False
-    return True
+    if filling.networks is None:
+        return None
+
+    def fits(side: int) -> bool:
+        trial = Filling(filling.name, filling.path, filling.networks, filling.head)
+        try:
+            with silenced("torch"), torch.device("meta"), filled_by(trial):
+                _created(named, {**arguments, "img_size": side}, True, 0)
+        except (UserError, TypeError, ValueError, AssertionError, KeyError, AttributeError):
+            return False
+        except RuntimeError:
+            return False
+        return True
+
+    asked = arguments["img_size"]
+    side = asked if isinstance(asked, int) else asked[-1]
+    with torch.device("meta"):
+        built = _created(named, arguments, False, 0).state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in built.items()}
+    found = size_that_fits(side, named.pretrained_cfg, shapes, filling.shapes(shapes), fits)
+    if found is None:
+        return None
+    return UserError(
+        f"{filling.path} does not fit {named.name} with images of {_pixels(asked)} pixels: these "
+        f"weights were made for {found}x{found}, and timm cannot resample them\n"
+        f"Give --image-size {found}"
+    )
+
+
+def _pixels(size: int | tuple[int, int]) -> str:
+    return f"{size}x{size}" if isinstance(size, int) else "x".join(map(str, size))
+
+
+def _dropped_with_head(named: Named, arguments: Mapping[str, Any]) -> Collection[str]:
+    """Name what timm's model has with a classifier and has not without one."""
+    import torch
+
+    classes = named.pretrained_cfg.get("num_classes") or 1000
+    with torch.device("meta"):
+        whole = _created(named, arguments, False, classes).state_dict().keys()
+        return whole - _created(named, arguments, False, 0).state_dict().keys()
 
 
 def _construction_error(name: str, arguments: Mapping[str, Any], error: Exception) -> UserError:

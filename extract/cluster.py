@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.cache_folder import expand_user
 from data.cli import progress, say
 from data.dataset import FileImages
 from data.errors import UserError
@@ -145,7 +144,7 @@ def settings_of(job: Job) -> Settings:
         folder=str(job.folder.resolve()),
         key=job.key,
         spec=canonical_json(job.spec),
-        weights=str(expand_user(options.weights).resolve()) if source.source == "file" else None,
+        weights=str(source.path) if source.source == "file" else None,
         device=job.device.type,
         skip_bad_images=options.skip_bad_images,
         archive=None

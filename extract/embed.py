@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,6 +14,7 @@ from data.errors import UserError
 from extract.backbone import Backbone
 from extract.engines import build
 from extract.preprocess import NetworkInput, Prepared, normalise, resize_batch
+from extract.torch_settings import full_precision
 
 if TYPE_CHECKING:
     import torch
@@ -166,19 +167,14 @@ class Embedder:
         engine: str,
         batch_size: int,
     ) -> None:
-        import torch
-
         self.backbone = backbone
         self.device = device
         self.precision = precision
         self.engine = engine
         self.batch_size = batch_size
-        if device.type == "cuda":
-            # Lower-precision products are asked for with --precision, not slipped in.
-            torch.backends.cuda.matmul.allow_tf32 = False
-            torch.backends.cudnn.allow_tf32 = False
         try:
-            self.network = build(engine, backbone, device, precision, batch_size)
+            with self._exact():
+                self.network = build(engine, backbone, device, precision, batch_size)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -226,7 +222,12 @@ class Embedder:
         torch.Tensor of float32, shape (batch_size, 3, height, width)
             Grey levels, on the device; zeros behind the last image.
         """
-        return self._levels(self._groups(images))
+        with self._exact():
+            return self._levels(self._groups(images))
+
+    def _exact(self) -> AbstractContextManager[None]:
+        """Leave TF32 out, on a GPU, of what is computed in the block."""
+        return full_precision if self.device.type == "cuda" else nullcontext()
 
     def _groups(self, images: Images) -> list[Group]:
         """Send images to the device, those that are treated alike together."""
@@ -239,9 +240,10 @@ class Embedder:
 
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
-        """Turn torch's errors into `OutOfMemory` and `UserError`, where they are such."""
+        """Compute without TF32; turn torch's errors into `OutOfMemory` and `UserError`."""
         try:
-            yield
+            with self._exact():
+                yield
         except MemoryError as error:
             raise OutOfMemory(str(error)) from error
         except RuntimeError as error:

@@ -70,6 +70,7 @@ def backbone_of_spec(spec: Mapping[str, Any], weights_file: str | Path | None) -
             interpolation=preprocessing.interpolation,
             mean=preprocessing.mean,
             std=preprocessing.std,
+            config=model.get("config"),
         )
     )
     # The crop mode is not an option, so a later timm might have changed it.

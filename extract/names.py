@@ -32,8 +32,8 @@ def check_model_name(name: str) -> None:
 
     if "/" in name or ":" in name:
         raise UserError(
-            f"--model {name}: give one of timm's names (python -m extract list), "
-            "and your own weights with --weights FILE.safetensors"
+            f"--model {name}: give one of timm's names (python -m extract list), hf-hub:OWNER/NAME "
+            "or local-dir:FOLDER, and your own weights with --weights FILE"
         )
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
@@ -65,13 +65,15 @@ _FACTORY = {
 }
 
 
-def check_model_args(arguments: Mapping[str, Any]) -> None:
+def check_model_args(arguments: Mapping[str, Any], where: str = "--model-arg") -> None:
     """Refuse arguments that are not the network's, but the factory's that builds it.
 
     Parameters
     ----------
     arguments : mapping
         As given with ``--model-arg``, or as a store or a head records them.
+    where : str
+        What to call the place that they come from.
 
     Raises
     ------
@@ -81,7 +83,7 @@ def check_model_args(arguments: Mapping[str, Any]) -> None:
     for name in arguments:
         if name in _FACTORY or name.startswith(("pretrained_", "hf_")):
             advice = _FACTORY.get(name, "leave it out")
-            raise UserError(f"--model-arg {name}: not an argument of the network; {advice}")
+            raise UserError(f"{where} {name}: not an argument of the network; {advice}")
 
 
 def known_tags(architecture: str) -> list[str]:

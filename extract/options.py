@@ -106,10 +106,15 @@ def add_options(parser: Parser, *, run: bool) -> None:
 
     model = parser.add_argument_group("backbone")
     model.add_argument(
-        "--model", metavar="NAME", help=f"a timm model ({DEFAULT_MODEL} at 224 pixels)"
+        "--model",
+        metavar="NAME",
+        help=f"a timm model, hf-hub:OWNER/NAME or local-dir:FOLDER ({DEFAULT_MODEL} at 224 pixels)",
     )
     model.add_argument(
-        "--weights", default="hub", metavar="hub|random|FILE", help="FILE is a .safetensors file"
+        "--weights",
+        default="hub",
+        metavar="hub|random|FILE",
+        help="FILE, or the folder that holds it: safetensors, or what torch.save wrote",
     )
     model.add_argument(
         "--model-arg",

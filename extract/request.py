@@ -8,10 +8,10 @@ full ``spec`` resolved, because settings that are spelled differently may mean t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from data.cache_folder import expand_user
 from data.cli import say
 from data.dataset import dataset_name, source_fingerprint, source_sha256
 from data.errors import UserError
@@ -19,6 +19,7 @@ from data.files import sha256_file, stat_stamp
 from data.spec import cropped_twice
 from data.store import SCHEMA_VERSION, Header, StoreError, find_stores, read_header
 from data.versions import installed_version
+from extract.model_sources import FOLDER, files_of, portable_name, split_source
 from extract.options import Options
 
 IMAGES_NAMED = 5
@@ -41,6 +42,8 @@ def asked_options(options: Options) -> dict[str, Any]:
     random = options.weights == "random"
     from_file = options.weights not in ("hub", "random")
     size = options.image_size
+    # The weights of a folder are those in it, wherever it lies.
+    from_file = from_file or (options.weights == "hub" and split_source(options.model)[0] == FOLDER)
     return {
         # Where the files lie does not change the numbers; what is in them is in the fingerprints.
         "dataset": dataset_name(options.dataset),
@@ -48,7 +51,7 @@ def asked_options(options: Options) -> dict[str, Any]:
         "data_sha256": options.data_sha256,
         "test_fraction": options.test_fraction,
         "limit": options.limit,
-        "model": options.model,
+        "model": portable_name(options.model),
         "weights": "file" if from_file else options.weights,
         "model_args": options.model_args,
         "image_size": list(size) if isinstance(size, tuple) else size,
@@ -84,10 +87,13 @@ class Request:
             "weights": None,
         }
         self._digests: dict[str, str | None] = {}
-        if self.options["weights"] == "file":
-            path = expand_user(options.weights)
-            if path.is_file():
-                self.stamps["weights"] = {"path": str(path.resolve()), "stat": stat_stamp(path)}
+        self._files = files_of(options.model, options.weights)
+        if self._files:
+            stamps = [stat_stamp(path) for path in self._files]
+            self.stamps["weights"] = {
+                "path": str(self._files[-1].resolve()),
+                "stat": _together(stamps),
+            }
 
     def _source(self) -> dict[str, Any]:
         asked = self._asked
@@ -104,11 +110,11 @@ class Request:
     def sha256(self, name: str) -> str | None:
         """Digest the file behind ``dataset`` or ``weights``; None where it has none."""
         if name not in self._digests:
-            stamp = self.stamps[name]
             if name == "dataset":
                 self._digests[name] = source_sha256(self._asked.dataset, **self._source())
             else:
-                self._digests[name] = None if stamp is None else sha256_file(stamp["path"])
+                digests = [sha256_file(path) for path in self._files]
+                self._digests[name] = _together(digests) if digests else None
         return self._digests[name]
 
     def check_unchanged(self, name: str, other: Request) -> None:
@@ -161,7 +167,8 @@ class Request:
         """
         if stored.get("options") != self.options or stored.get("timm") != self.timm:
             return False
-        names = ["dataset"] + (["weights"] if self.options["weights"] == "file" else [])
+        from_files = self.options["weights"] == "file" or bool(self._files)
+        names = ["dataset"] + (["weights"] if from_files else [])
         return all(self.same_file(name, stored) for name in names)
 
     def same_file(self, name: str, stored: Mapping[str, Any]) -> bool:
@@ -174,6 +181,11 @@ class Request:
             return True
         expected = theirs.get("sha256")
         return expected is not None and expected == self.sha256(name)
+
+
+def _together(digests: list[str]) -> str:
+    """Make one digest of several; one alone stays what it is."""
+    return digests[0] if len(digests) == 1 else sha256("\n".join(digests).encode()).hexdigest()
 
 
 def find(options: Options, request: Request) -> Header | None:

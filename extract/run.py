@@ -23,14 +23,14 @@ import numpy.typing as npt
 from data.cli import say
 from data.errors import UserError
 from data.files import check_writable, clean_leftovers, lock
+from data.free_memory import peak_memory_mb
 from data.store import SplitSource, join, read_header, unread_rotations, work_dir
 from extract import request as requests
 from extract.crews import Crew, open_crew
 from extract.job import Job, choose_plan, here, no_memory, prepare, read_dataset
-from extract.names import check_model_name
+from extract.model_sources import check_model
 from extract.options import Options
 from extract.shards import Plan, Shard, cut, read_plan, resume_plan, start_over
-from extract.watch import peak_memory_mb
 
 BYTES = {"float32": 4, "float16": 2}
 # How often the work of a run may be swept away by others before it gives up.
@@ -69,7 +69,7 @@ def extract(options: Options) -> Path | None:
     if not options.dry_run:
         clean_leftovers(check_writable(options.features_dir))
     # A name that is mistyped should not cost a download of the dataset.
-    check_model_name(options.model)
+    check_model(options.model)
     with open_crew(options) as crew:
         return _extract(options, asked, crew)
 
@@ -233,28 +233,30 @@ def _new_plan(job: Job, crew: Crew | None) -> Plan:
 def _fill(job: Job, plan: Plan, crew: Crew | None) -> tuple[int, float, dict[str, Any]]:
     """Compute the missing shards, here or on a cluster; return what the provenance says of it."""
     if crew is None:
-        import torch
+        from extract.torch_settings import using_threads
 
-        from extract import fill
-        from extract.embed import Embedder
-        from extract.engines import EngineFailed
-
-        torch.set_num_threads(plan.threads)
-        try:
-            embedder = Embedder(
-                job.backbone, job.device, job.precision, plan.engine, plan.batch_size
-            )
-        except EngineFailed as error:  # it has run before, here or when it was measured
-            raise UserError(
-                f"the engine {plan.engine} does not run any more: {error}; give another, such as "
-                "--engine torch, or mend what has changed since and run the same command again"
-            ) from error
-        return *fill.fill(job, plan, embedder), {}
+        with using_threads(plan.threads):
+            return *_fill_here(job, plan), {}
     from extract import cluster
 
     done = cluster.fill(job, plan, crew)
     by = {"kind": crew.kind, "workers": len(done.workers), "devices": sorted(done.devices)}
     return done.computed, done.seconds, {"cluster": by}
+
+
+def _fill_here(job: Job, plan: Plan) -> tuple[int, float]:
+    from extract import fill
+    from extract.embed import Embedder
+    from extract.engines import EngineFailed
+
+    try:
+        embedder = Embedder(job.backbone, job.device, job.precision, plan.engine, plan.batch_size)
+    except EngineFailed as error:  # it has run before, here or when it was measured
+        raise UserError(
+            f"the engine {plan.engine} does not run any more: {error}; give another, such as "
+            "--engine torch, or mend what has changed since and run the same command again"
+        ) from error
+    return fill.fill(job, plan, embedder)
 
 
 def _provenance(
@@ -340,10 +342,12 @@ def _summarise(job: Job, provenance: dict[str, Any]) -> None:
     rows = sum(job.sizes.values()) - len(job.skipped)
     rate = provenance["images_per_second"]
     speed = f"{rate:,.0f} images/s, " if rate else ""
+    peak = peak_memory_mb()
+    memory = "" if peak is None else f", peak memory {peak:,.0f} MB"
     say(
         f"{rows:,} rows, {job.backbone.width} wide, {job.options.store_dtype}, "
-        f"{job.precision}; {speed}{provenance['seconds']:,.1f} s, peak memory "
-        f"{peak_memory_mb():,} MB, file {job.path.stat().st_size / 1e6:,.1f} MB"
+        f"{job.precision}; {speed}{provenance['seconds']:,.1f} s{memory}, "
+        f"file {job.path.stat().st_size / 1e6:,.1f} MB"
     )
     if job.skipped:
         what = "image" if len(job.skipped) == 1 else "images"

@@ -3,27 +3,52 @@
 from __future__ import annotations
 
 import logging
-import warnings
+import threading
+import warnings as python_warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+
+# Levels belong to the process: of blocks that run at the same time the first one in saves a
+# logger's level, and the last one out puts it back.
+_lock = threading.Lock()
+_saved: dict[str, tuple[int, int]] = {}  # name -> level before, blocks that run
 
 
 @contextmanager
-def silenced(*names: str) -> Iterator[None]:
+def silenced(*names: str, warnings: bool = True) -> Iterator[None]:
     """Let these loggers say nothing but errors, and nobody warn, for a while.
 
     Parameters
     ----------
     *names : str
         Of loggers.
+    warnings : bool
+        Whether Python's warnings are silenced too, which is for one thread at a time.
     """
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in levels:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in names:
+        _enter(name)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with python_warnings.catch_warnings() if warnings else nullcontext():
+            if warnings:
+                python_warnings.simplefilter("ignore")
             yield
     finally:
-        for name, level in levels.items():
+        for name in names:
+            _leave(name)
+
+
+def _enter(name: str) -> None:
+    with _lock:
+        logger = logging.getLogger(name)
+        level, depth = _saved.get(name, (logger.level, 0))
+        _saved[name] = level, depth + 1
+        logger.setLevel(logging.ERROR)
+
+
+def _leave(name: str) -> None:
+    with _lock:
+        level, depth = _saved.pop(name)
+        if depth > 1:
+            _saved[name] = level, depth - 1
+        else:
             logging.getLogger(name).setLevel(level)

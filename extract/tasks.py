@@ -98,17 +98,15 @@ def choose_here(
     Choice or str
         A message in place of a `UserError`.
     """
-    import torch
-
     from extract.embed import OutOfMemory, choose_device
     from extract.job import no_memory
+    from extract.torch_settings import using_threads
     from extract.tuning import Subject, choose
 
     with _one_at_a_time:
         try:
             backbone = _backbone(settings)
             device = choose_device(settings.device)
-            torch.set_num_threads(_threads_of_worker())
             images = _first_images(settings, first, backbone.preprocessing)
             precision = json.loads(settings.spec)["precision"]
             subject = Subject(
@@ -121,7 +119,8 @@ def choose_here(
                 may_compile=may_compile,
                 features_dir=Path(settings.folder).parent.parent,  # FEATURES_DIR/.work/KEY
             )
-            return choose(subject, n_images)
+            with using_threads(_threads_of_worker()):
+                return choose(subject, n_images)
         except OutOfMemory:
             return str(no_memory(batch_size or 1, f"the worker {worker_name()}"))
         except UserError as error:
@@ -198,7 +197,7 @@ def _threads_of_worker() -> int:
 
 
 def _embed_shard(task: Task, device: str) -> Outcome:
-    import torch
+    from extract.torch_settings import using_threads
 
     shard, settings = task.shard, task.settings
     if read_plan(shard.path.parent) != task.plan:
@@ -209,10 +208,9 @@ def _embed_shard(task: Task, device: str) -> Outcome:
     found = shard.check(settings.key)
     if found is not None:
         return Outcome(worker_name(), device, found[0].sha256)
-    torch.set_num_threads(threads_for(task.plan, task.threads or _threads_of_worker()))
-    embedder = _embedder(settings, task.plan)
     unread: set[int] = set()
-    features, ok, ids = _rows(task, embedder, unread)
+    with using_threads(threads_for(task.plan, task.threads or _threads_of_worker())):
+        features, ok, ids = _rows(task, _embedder(settings, task.plan), unread)
     if read_plan(shard.path.parent) != task.plan:  # the run has started over meanwhile
         raise UserError(f"{shard.path} belongs to a plan that is no longer followed")
     dtype = json.loads(settings.spec)["store_dtype"]

@@ -1,7 +1,4 @@
-"""Where a backbone's weights come from, what identifies them, and whether they fit.
-
-Only safetensors files are read: nothing is ever unpickled from a file that the user names.
-"""
+"""Where a backbone's weights come from, and what identifies them."""
 
 from __future__ import annotations
 
@@ -11,20 +8,18 @@ import os
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
+from extract.checkpoints import is_pickle
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
 HUB_TIMEOUT_SECONDS = 5.0
-KEYS_SHOWN = 5
 HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 
 
@@ -37,8 +32,8 @@ class Weights:
     source : {'hub', 'file', 'random'}
         Where they come from.
     path : Path or None
-        The safetensors file; None for random ones, and for the few models whose weights timm
-        has in another form only.
+        The file; None for random ones, and for the few models whose weights timm has in another
+        form only.
     origin : str or None
         For a person: the hub's id or the URL.
     """
@@ -49,7 +44,7 @@ class Weights:
 
 
 def check_weights_file(path: Path) -> Path:
-    """Make sure that a file named with ``--weights`` is a readable safetensors file.
+    """Make sure that a file named with ``--weights`` can be read; pickles are not opened yet.
 
     Parameters
     ----------
@@ -64,19 +59,14 @@ def check_weights_file(path: Path) -> Path:
     Raises
     ------
     UserError
-        If it is missing, a pickle, or damaged.
+        If it is missing, or safetensors that are damaged.
     """
-    if path.suffix.lower() in {".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar"}:
-        raise UserError(
-            f"--weights {path}: files of this kind are pickles, which can run code when opened; "
-            "only safetensors are read. Convert it once, if you trust it:\n"
-            "  python -c \"import torch, safetensors.torch as s; s.save_file(torch.load('IN.pth', "
-            "map_location='cpu', weights_only=True), 'OUT.safetensors')\""
-        )
     if not path.is_file():
         raise UserError(
             f"--weights {path}: no such file; give hub, random, or the path of a .safetensors file"
         )
+    if is_pickle(path):
+        return path
     read_tensor_index(path)
     from safetensors import SafetensorError, safe_open
 
@@ -185,39 +175,53 @@ def digest_tensors(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes]]) -
     return digest.hexdigest()
 
 
-def file_digest(path: Path, head: Iterable[str]) -> str:
-    """Digest the tensors of a weights file, tensor by tensor, without its classifier head.
+# How the names of types begin to differ: safetensors' are part of the keys of stores.
+_DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint64": "U64",
+    "uint32": "U32",
+    "uint16": "U16",
+    "uint8": "U8",
+    "bool": "BOOL",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "complex64": "C64",
+}
 
-    The file's own tensors are digested rather than those of the built model: a position
-    embedding that timm resampled to the image size differs in its last bits from one kind of
-    CPU to the next, and the image size is in the store's key anyway.
+
+def network_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Digest the tensors of a backbone as a file holds them, whatever the kind of file.
+
+    They are digested rather than those of the built model: a position embedding that timm
+    resampled to the image size differs in its last bits from one kind of CPU to the next, and the
+    image size is in the store's key anyway.
 
     Parameters
     ----------
-    path : Path
-        A checked safetensors file.
-    head : iterable of str
-        Names of the classifier modules, left out because embeddings do not depend on them.
+    tensors : mapping of str to torch.Tensor
+        Under the model's names, without the classifier, on which embeddings do not depend.
 
     Returns
     -------
     str
-        As `digest_tensors`.
+        As `digest_tensors`, with the types named as safetensors name them.
     """
-    index = read_tensor_index(path)
-    prefixes = tuple(f"{name}." for name in head)
 
-    def entries() -> Iterator[tuple[str, str, tuple[int, ...], bytes]]:
-        with open(path, "rb") as stream:
-            base = 8 + int.from_bytes(stream.read(8), "little")
-            for name, entry in index.items():
-                if name.startswith(prefixes):
-                    continue
-                start, stop = entry["data_offsets"]
-                stream.seek(base + start)
-                yield name, entry["dtype"], tuple(entry["shape"]), stream.read(stop - start)
+    def kind(tensor: torch.Tensor) -> str:
+        name = str(tensor.dtype).removeprefix("torch.")
+        return _DTYPES.get(name, name)
 
-    return digest_tensors(entries())
+    return digest_tensors(
+        (name, kind(tensor), tuple(tensor.shape), _content(tensor))
+        for name, tensor in tensors.items()
+    )
 
 
 def state_digest(state: Mapping[str, torch.Tensor]) -> str:
@@ -233,16 +237,18 @@ def state_digest(state: Mapping[str, torch.Tensor]) -> str:
     str
         As `digest_tensors`.
     """
-    import torch
-
-    def content(tensor: torch.Tensor) -> bytes:
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
-
     return digest_tensors(
-        (name, str(tensor.dtype), tuple(tensor.shape), content(tensor))
+        (name, str(tensor.dtype), tuple(tensor.shape), _content(tensor))
         for name, tensor in state.items()
     )
+
+
+def _content(tensor: torch.Tensor) -> bytes:
+    """Give a tensor's bytes, little-endian and in C order."""
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
 def hub_weights(name: str, config: Mapping[str, Any]) -> Weights:
@@ -265,35 +271,69 @@ def hub_weights(name: str, config: Mapping[str, Any]) -> Weights:
     UserError
         If it is not in the cache and the hub cannot be reached (found out within seconds).
     """
-    import huggingface_hub
-    from huggingface_hub.utils import EntryNotFoundError
-
     repository = config.get("hf_hub_id")
     if not repository:
         url = str(config.get("url"))
         if not _is_cached_url(url):
             _check_reachable(name, url)
         return Weights("hub", None, url)
-    repository, _, revision = str(repository).partition("@")
     filename = config.get("hf_hub_filename") or "model.safetensors"
     if not filename.endswith(".safetensors"):
         filename = str(Path(filename).with_suffix(".safetensors"))
+    path = hub_file(name, str(repository), filename)
+    if path is None:
+        # timm has it in an older form and reads that
+        return Weights("hub", None, str(repository).partition("@")[0])
+    return Weights("hub", path, with_commit(str(repository), path))
+
+
+def hub_file(name: str, repository: str, filename: str) -> Path | None:
+    """Find a file of a repository in the local cache, or fetch it.
+
+    Parameters
+    ----------
+    name : str
+        The model, for messages.
+    repository : str
+        ``OWNER/NAME``, or ``OWNER/NAME@REVISION``.
+    filename : str
+        Of the file in it.
+
+    Returns
+    -------
+    Path or None
+        In the cache; None where the repository has no such file.
+
+    Raises
+    ------
+    UserError
+        If it is not in the cache and the hub cannot be reached (found out within seconds).
+    """
+    import huggingface_hub
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+
+    repository, _, revision = repository.partition("@")
     cached = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision or None)
     if isinstance(cached, str):
-        return Weights("hub", Path(cached), _with_commit(repository, cached))
+        return Path(cached)
+    if cached is huggingface_hub._CACHED_NO_EXIST:
+        return None
     _check_reachable(name, os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
-        path = huggingface_hub.hf_hub_download(repository, filename, revision=revision or None)
+        return Path(
+            huggingface_hub.hf_hub_download(repository, filename, revision=revision or None)
+        )
+    except LocalEntryNotFoundError as error:  # the hub could not be asked
+        raise _hub_error(name, error) from error
     except EntryNotFoundError:
-        return Weights("hub", None, repository)  # timm has it in an older form and reads that
+        return None
     except Exception as error:  # the hub's client raises those of several HTTP libraries
         raise _hub_error(name, error) from error
-    return Weights("hub", Path(path), _with_commit(repository, path))
 
 
-def _with_commit(repository: str, path: str) -> str:
+def with_commit(repository: str, path: Path) -> str:
     """Name the commit that a file of the hub's cache belongs to: ``snapshots/COMMIT/NAME``."""
-    parts = Path(path).parts
+    repository, parts = repository.partition("@")[0], path.parts
     after = parts.index("snapshots") + 1 if "snapshots" in parts else len(parts)
     return f"{repository}@{parts[after]}" if after < len(parts) else repository
 
@@ -331,87 +371,3 @@ def _hub_error(name: str, reason: object) -> UserError:
         "file with --weights FILE.safetensors, or point HF_HOME at a cache that has them. "
         "--weights random tries the pipeline without any."
     )
-
-
-@contextmanager
-def recorded_loading() -> Iterator[list[Any]]:
-    """Record what timm's loader finds missing or unexpected while it fills a model.
-
-    timm loads non-strictly, and says nothing, whenever the number of classes is not the
-    configuration's, which is always so for a backbone without a head. Every timm version ends
-    in ``Module.load_state_dict``, so its result is noted there.
-
-    Yields
-    ------
-    list
-        One result with ``missing_keys`` and ``unexpected_keys`` for each load.
-    """
-    from torch import nn
-
-    results: list[Any] = []
-    original = nn.Module.load_state_dict
-
-    def load(self: nn.Module, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        kwargs["strict"] = False
-        result = original(self, state_dict, *args[1:], **kwargs)
-        results.append(result)
-        return result
-
-    nn.Module.load_state_dict = load  # type: ignore[method-assign]
-    try:
-        yield results
-    finally:
-        nn.Module.load_state_dict = original  # type: ignore[method-assign]
-
-
-def check_fit(name: str, path: object, results: Iterable[Any], head: Iterable[str]) -> None:
-    """Make sure that a weights file filled the whole backbone and held nothing else.
-
-    Parameters
-    ----------
-    name : str
-        The model.
-    path : object
-        The weights, for the message.
-    results : iterable
-        From `recorded_loading`.
-    head : iterable of str
-        Names of the classifier modules, whose keys may be there or not.
-
-    Raises
-    ------
-    UserError
-        Naming the first keys that are missing or unexpected, and how many there are.
-    """
-    prefixes = tuple(f"{module}." for module in head)
-    problems = []
-    for result in results:
-        for kind, keys in (
-            ("missing from the file", result.missing_keys),
-            ("not in the model", result.unexpected_keys),
-        ):
-            wrong = [key for key in keys if not key.startswith(prefixes)]
-            if wrong:
-                problems.append(f"{len(wrong)} {kind}: {_some(wrong)}")
-    if problems:
-        raise UserError(
-            f"{path} does not fit {name}: {'; '.join(problems)}\n"
-            "Give the --model (and --model-arg) that these weights were made with."
-        )
-
-
-def misfit(name: str, path: object, error: RuntimeError) -> UserError:
-    """Shorten torch's report of tensors of the wrong shape to the first ones and their number."""
-    lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
-    if not lines:
-        return UserError(f"{path} does not fit {name}: {str(error).splitlines()[0]}")
-    shown = "\n".join(f"  {line.removeprefix('size mismatch for ')}" for line in lines[:2])
-    return UserError(
-        f"{path} does not fit {name}: {len(lines)} tensors differ in shape\n{shown}\n"
-        "Give the --model (and --model-arg) that these weights were made with"
-    )
-
-
-def _some(keys: list[str]) -> str:
-    more = f", ... ({len(keys) - KEYS_SHOWN} more)" if len(keys) > KEYS_SHOWN else ""
-    return ", ".join(keys[:KEYS_SHOWN]) + more

@@ -110,10 +110,16 @@ TABLE = [
     # -- stage one: the backbone -----------------------------------------------------------------
     (f"{EXTRACT} digits --model efficentnet_b0", "efficentnet_b0", "no such", "did you mean eff"),
     (f"{EXTRACT} digits --model resnet18.x", "resnet18.x", "not the tag 'x'", "it has resnet18.a1"),
-    (f"{EXTRACT} digits --model hf-hub:a/b", "hf-hub:a/b", "timm's names", "--weights FILE"),
+    (f"{EXTRACT} digits --model timm/a", "timm/a", "one of timm's names", "hf-hub:OWNER/NAME or"),
+    (f"{EXTRACT} digits --model local-dir:", "local-dir:", "names nothing", "give local-dir:FOLD"),
+    (
+        f"{EXTRACT} digits --model local-dir:{{root}}/gone",
+        "local-dir:{root}/gone", "is no folder", "as timm's save_for_hf",
+    ),
+    (f"{EXTRACT} digits --model hf-hub:a/b --weights hub", "hf-hub:a/b", "HF_HUB_OFFLINE", "FILE"),
     (f"{EXTRACT} digits --weights {{root}}/gone.x", "gone.x", "no such file", "give hub, random"),
-    (f"{EXTRACT} digits --weights {{root}}", "{root}", "no such file", "give hub, random"),
-    (f"{EXTRACT} digits --weights {{pickle_pth}}", "{pickle_pth}", "pickles", "Convert it once"),
+    (f"{EXTRACT} digits --weights {{raw}}", "{raw}", "the folder holds", "give the path of the f"),
+    (f"{EXTRACT} digits --weights {{pickle_pth}}", "{pickle_pth}", "cannot be read as", "get it"),
     (f"{EXTRACT} digits --weights {{page_safetensors}}", "{page_safetensors}", "not a", "get it"),
     (
         f"{EXTRACT} digits --weights {{short_safetensors}}",
