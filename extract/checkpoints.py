@@ -37,7 +37,7 @@ _MAGIC = (b"PK\x03\x04", b"\x80\x02")
 _DEPTH = 4  # wrappers within wrappers
 
 
-def find_weights_file(path: Path) -> Path:
+def find_weights_file(path: Path, option: str = "--weights") -> Path:
     """Give the weights file that a path names: the path itself, or the one in that folder."""
     if not path.is_dir():
         return path
@@ -49,8 +49,8 @@ def find_weights_file(path: Path) -> Path:
         return path / found[0]
     what = f"holds {', '.join(found[:5])}" if found else "holds no weights"
     raise UserError(
-        f"--weights {path}: the folder {what}; expected {PREFERRED[0]} or {PREFERRED[1]} in it, or "
-        "give the path of the file"
+        f"{option} {path}: the folder {what}; expected {PREFERRED[0]} or {PREFERRED[1]} in it, or "
+        "give the path of the file with --weights"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 # Sides that models are published with, the most frequent first.
@@ -21,7 +21,7 @@ def size_that_fits(
     side: int,
     config: Mapping[str, Any],
     wanted: Shapes,
-    found: Iterable[Shapes],
+    found: Sequence[Shapes],
     fits: Callable[[int], bool],
 ) -> int | None:
     """Find the side of the images that weights were made for, other than the one asked for.
@@ -29,6 +29,8 @@ def size_that_fits(
     `wanted` are the shapes of the model that was built for `side`, `found` those in the file; what
     is guessed from them is believed only where the weights fit the model of that size.
     """
+    if not any(_may_differ(wanted, shapes) for shapes in found):
+        return None
     own = (config.get(name) or () for name in ("input_size", "test_input_size"))
     guesses = [shape[-1] for shape in own if shape]
     for shapes in found:
@@ -41,6 +43,12 @@ def size_that_fits(
         if fits(guess):
             return guess
     return None
+
+
+def _may_differ(wanted: Shapes, found: Shapes) -> bool:
+    """Tell whether a shape is another one, or all names are: timm converts those."""
+    common = wanted.keys() & found.keys()
+    return not common or any(wanted[name] != found[name] for name in common)
 
 
 def _guesses(side: int, wanted: Shapes, found: Shapes) -> Iterator[int]:

@@ -92,7 +92,7 @@ def files_of(model: str, choice: str) -> list[Path]:
         folder = Path(rest).expanduser()
         found.append(folder / CONFIG)
         if choice == "hub" and folder.is_dir():
-            found.append(find_weights_file(folder))
+            found.append(find_weights_file(folder, "--model"))
     if choice not in ("hub", "random"):
         found.append(find_weights_file(Path(choice).expanduser()))
     return [path for path in found if path.is_file()]
@@ -138,18 +138,28 @@ def find_weights(name: str, choice: str, config: Mapping[str, Any]) -> weights.W
     if choice == "hub" and source is None:
         return weights.hub_weights(name, config)
     if choice == "hub" and source == HUB:
-        for filename in PREFERRED:
-            path = weights.hub_file(name, rest, filename)
-            if path is not None:
-                origin = weights.with_commit(rest, path)
-                return weights.Weights("hub", weights.check_weights_file(path), origin)
-        raise UserError(
-            f"--model {name}: the repository has neither {PREFERRED[0]} nor {PREFERRED[1]}; give "
-            "the weights with --weights FILE"
-        )
+        return _hub_weights(name, rest)
     folder = rest if choice == "hub" else choice
     path = find_weights_file(Path(folder).expanduser())
     return weights.Weights("file", weights.check_weights_file(path).resolve(), None)
+
+
+def _hub_weights(name: str, repository: str) -> weights.Weights:
+    """Find or fetch the weights of a repository, as timm prefers them."""
+    unreachable = None
+    for filename in PREFERRED:
+        try:
+            path = weights.hub_file(name, repository, filename)
+        except UserError as error:  # without a network, another form may be in the cache
+            unreachable = unreachable or error
+            continue
+        if path is not None:
+            origin = weights.with_commit(repository, path)
+            return weights.Weights("hub", weights.check_weights_file(path), origin)
+    raise unreachable or UserError(
+        f"--model {name}: the repository has neither {PREFERRED[0]} nor {PREFERRED[1]}; give the "
+        "weights with --weights FILE"
+    )
 
 
 def _read_folder(name: str, folder: Path) -> Named:

@@ -332,3 +332,12 @@ def test_the_reason_is_given(tmp_path, monkeypatch, code, reason):
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(UserError, match=reason):
         check_writable(tmp_path)
+
+
+def test_names_that_are_no_utf8_survive_in_json(tmp_path):
+    """Python keeps their bytes as lone surrogates, which UTF-8 has no place for."""
+    name = os.fsdecode(b"caf\xe9 \\ \xff.h5")
+    write_json(tmp_path / "a.json", {"path": name, "other": "café"})
+    content = (tmp_path / "a.json").read_bytes()
+    assert json.loads(content) == {"path": name, "other": "café"}
+    assert "café" in content.decode("utf-8")

@@ -837,3 +837,55 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
         check=True,
     )
     assert int(done.stdout) < 48 << 10  # kB
+
+
+HOLD = """
+import sys, h5py
+with h5py.File(sys.argv[1], sys.argv[2]):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "locking"), [("r+", "TRUE"), ("a", "FALSE"), ("r", "TRUE"), ("r", "FALSE")]
+)
+def test_a_store_that_another_program_holds_open(store, mode, locking):
+    """For writing it is called that; for reading it is no hindrance."""
+    content = store.read_bytes()
+    environment = {**os.environ, "HDF5_USE_FILE_LOCKING": locking}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(store), mode],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
+    )  # fmt: skip
+    with holder:
+        assert holder.stdout.readline() == b"open\n"
+        if mode == "r":
+            assert verify_store(store).sealed
+        else:
+            message = refusal(store)
+            assert "is open for writing in another program" in message
+            assert "damaged" not in message
+        holder.kill()  # it never closed the file: what it marked stays
+    if mode != "r":
+        assert "or one ended without closing it" in refusal(store)
+    store.write_bytes(content)
+    assert verify_store(store).sealed
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C.UTF-8"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+@pytest.mark.parametrize("name", [b"caf\xe9.h5", "café.h5".encode()])
+def test_a_name_that_the_locale_cannot_write(store, tmp_path, name, locale):
+    """From the command line and from Python; in Latin-1 and in UTF-8 on the disk."""
+    path = os.path.join(os.fsencode(tmp_path), name)
+    os.replace(store, path)
+    environment = {**os.environ, "PYTHONCOERCECLOCALE": "0", **locale}
+    given = [[os.fsencode(sys.executable), b"-m", b"extract", b"verify", path, b"--rows", b"0"]]
+    if name != b"caf\xe9.h5":
+        code = "import sys; from data import open_features; open_features(ascii_name)"
+        code = code.replace("ascii_name", ascii(path.decode()))
+        given.append([os.fsencode(sys.executable), b"-c", code.encode()])
+    for command in given:
+        done = subprocess.run(command, capture_output=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout in (b"", path + b"\n")
