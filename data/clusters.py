@@ -257,8 +257,14 @@ def connect_ray(address: str) -> None:
 def _init_ray(**options: Any) -> None:
     import ray
 
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its advice about a change
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    name = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"  # read while Ray starts: its advice about a change
+    before = os.environ.get(name)
+    os.environ.setdefault(name, "0")
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+    finally:
+        if before is None:
+            del os.environ[name]
 
 
 def _reach(option: str, address: str) -> None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager, nullcontext
 # Levels belong to the process: of blocks that run at the same time the first one in saves a
 # logger's level, and the last one out puts it back.
 _lock = threading.Lock()
+# Python's filters are the process's too, before 3.14: one thread at a time changes them.
+_filters = threading.RLock()
 _saved: dict[str, tuple[int, int]] = {}  # name -> level before, blocks that run
 
 
@@ -23,18 +25,23 @@ def silenced(*names: str, warnings: bool = True) -> Iterator[None]:
     *names : str
         Of loggers.
     warnings : bool
-        Whether Python's warnings are silenced too, which is for one thread at a time.
+        Whether Python's warnings are silenced too: such blocks run one after another.
     """
     for name in names:
         _enter(name)
     try:
-        with python_warnings.catch_warnings() if warnings else nullcontext():
-            if warnings:
-                python_warnings.simplefilter("ignore")
+        with _no_warnings() if warnings else nullcontext():
             yield
     finally:
         for name in names:
             _leave(name)
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    with _filters, python_warnings.catch_warnings():
+        python_warnings.simplefilter("ignore")
+        yield
 
 
 def _enter(name: str) -> None:
