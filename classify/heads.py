@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,7 +175,8 @@ def save_head(path: Path, head: Head) -> None:
         "store_key": head.store_key,
         "C": repr(float(head.C)),
         "n_features": str(head.n_features),
-        "weights_file": head.weights_file or "",
+        # A byte of a name that is no UTF-8 has no place in this format: see `_name_of_file`.
+        "weights_file": (head.weights_file or "").encode("utf-8", "backslashreplace").decode(),
         "temperature": "" if head.temperature is None else repr(float(head.temperature)),
         "fit_intercept": "true" if head.fit_intercept else "false",
         "normalize": head.normalize or "",
@@ -230,6 +232,11 @@ def load_head(path: Path) -> Head:
             f"{path} cannot be read as safetensors ({error}); it is damaged or something else: "
             "give a file heads/STRATEGY.safetensors from the folder of a run"
         ) from error
+
+
+def _name_of_file(text: str) -> str:
+    r"""Turn ``\udcNN``, for a byte of a name that is no UTF-8, into Python's form of it."""
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), text)
 
 
 def _check_format(path: Path, metadata: dict[str, str]) -> None:
@@ -343,7 +350,7 @@ def _head(path: Path, metadata: dict[str, str], stored: Any) -> Head:
         spec=spec,
         store_key=metadata.get("store_key", ""),
         C=_positive(path, metadata, "C"),
-        weights_file=metadata.get("weights_file") or None,
+        weights_file=_name_of_file(metadata.get("weights_file") or "") or None,
         # Heads of before there was one have no such line.
         temperature=_positive(path, metadata, "temperature")
         if metadata.get("temperature")

@@ -63,6 +63,14 @@ def is_pickle(path: Path) -> bool:
     return start.startswith(_MAGIC) or path.suffix.lower() in _PICKLES
 
 
+def can_be_opened_by_name(path: Path) -> bool:
+    """Tell whether safetensors and torch's own readers take a name: it must be UTF-8."""
+    try:
+        return bool(str(path).encode("utf-8"))
+    except UnicodeEncodeError:
+        return False
+
+
 def read_networks(path: Path) -> dict[str, Tensors]:
     """Read the tensors of a checked file; a pickle may hold several networks, under their names.
 
@@ -71,9 +79,11 @@ def read_networks(path: Path) -> dict[str, Tensors]:
     if is_pickle(path):
         return read_pickle(path)
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load, load_file
 
     try:
+        if not can_be_opened_by_name(path):
+            return {"": load(path.read_bytes())}
         return {"": load_file(path, device="cpu")}
     except (SafetensorError, OSError) as error:
         raise UserError(
@@ -89,8 +99,9 @@ def read_pickle(path: Path) -> dict[str, Tensors]:
 
     try:
         # timm's and many other training scripts put their options beside the weights.
-        with silenced("torch"), torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        allowed = torch.serialization.safe_globals([argparse.Namespace])
+        with silenced("torch"), allowed, open(path, "rb") as stream:
+            content = torch.load(stream, map_location="cpu", weights_only=True)
     except MemoryError as error:
         raise UserError(f"--weights {path}: does not fit into the memory that is free") from error
     except Exception as error:  # a damaged pickle can make its reader raise anything

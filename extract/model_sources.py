@@ -8,6 +8,7 @@ that the store can be verified and its heads can predict without the folder or t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,21 @@ _FOR_PEOPLE |= {
     "hf_hub_id",
     "hf_hub_filename",
 }
-_SHAPE: dict[str, Any] = {"architecture": str, "args": dict, "pretrained_cfg": dict}
+_NONE = type(None)
+_SHAPE: dict[str, Any] = {
+    "architecture": str,
+    "args": dict,
+    "pretrained_cfg": {
+        **dict.fromkeys(("input_size", "mean", "std"), list),
+        **dict.fromkeys(("test_input_size", "min_input_size", "pool_size"), (list, _NONE)),
+        **dict.fromkeys(("crop_pct", "test_crop_pct"), (int, float, _NONE)),
+        **dict.fromkeys(("interpolation", "crop_mode"), str),
+        **dict.fromkeys(("num_classes", "label_offset"), (int, _NONE)),
+        "fixed_input_size": (bool, _NONE),
+        **dict.fromkeys(("classifier", "first_conv"), (str, list, _NONE)),
+    },
+}
+_NUMBERS = ("input_size", "test_input_size", "mean", "std")
 
 
 @dataclass(frozen=True)
@@ -190,7 +205,7 @@ def _checked(name: str, own: Mapping[str, Any], where: str) -> Named:
     import timm
     from timm.models import PretrainedCfg
 
-    problem = mismatch(own, _SHAPE, "config")
+    problem = mismatch(own, _SHAPE, "config") or _odd_numbers(own.get("pretrained_cfg", {}))
     if problem or not own.keys() >= _SHAPE.keys():
         raise UserError(
             f"{where}: {problem or 'no architecture, args or pretrained_cfg'}; take it unchanged"
@@ -212,6 +227,20 @@ def _checked(name: str, own: Mapping[str, Any], where: str) -> Named:
     names.check_model_args({key: item for key, item in args.items() if key != "img_size"}, where)
     kept = {"architecture": architecture, "args": args, "pretrained_cfg": config}
     return Named(name, architecture, args, _with_tuples(config), kept)
+
+
+def _odd_numbers(config: Mapping[str, Any]) -> str:
+    """Name a list that is not of three positive numbers; a mean may be negative."""
+    for name in _NUMBERS:
+        values = config.get(name)
+        low = -math.inf if name == "mean" else 0
+        if values is not None and not (
+            len(values) == 3
+            and all(type(v) in (int, float) and low < v < math.inf for v in values)
+            and (not name.endswith("size") or all(type(v) is int for v in values))
+        ):
+            return f"{name} is {values}, expected three numbers"
+    return ""
 
 
 def _with_tuples(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
-from extract.checkpoints import is_pickle
+from extract.checkpoints import can_be_opened_by_name, is_pickle
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +68,8 @@ def check_weights_file(path: Path) -> Path:
     if is_pickle(path):
         return path
     read_tensor_index(path)
+    if not can_be_opened_by_name(path):
+        return path
     from safetensors import SafetensorError, safe_open
 
     try:

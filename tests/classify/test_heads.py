@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -202,3 +203,9 @@ def test_missing_head(tmp_path):
         load_head(tmp_path / "none.safetensors")
     with pytest.raises(UserError, match="no head at"):
         load_head(tmp_path)
+
+
+def test_a_weights_file_whose_name_is_no_utf8(tmp_path):
+    name = os.fsdecode(b"/tmp/caf\xe9 \xff/w.safetensors")
+    save_head(tmp_path / "head.safetensors", head_of("ovr", weights_file=name))
+    assert load_head(tmp_path / "head.safetensors").weights_file == name

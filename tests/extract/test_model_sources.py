@@ -148,6 +148,16 @@ BAD = {
     "another library's": ('{"architectures": ["ViTModel"], "model_type": "vit"}', "configuration"),
     "unknown": ('{"architecture": "test_vti", "pretrained_cfg": {}}', "no architecture 'test_vti'"),
     "newer": ('{"architecture": "test_vit", "pretrained_cfg": {"x": 1}}', "does not know x"),
+    "a size": ('{"architecture": "test_vit", "pretrained_cfg": {"input_size": 5}}', "a list"),
+    "sizes": (
+        '{"architecture": "test_vit", "pretrained_cfg": {"input_size": [3, 1]}}',
+        "three num",
+    ),
+    "a mean": (
+        '{"architecture": "test_vit", "pretrained_cfg": {"mean": ["a", 1, 2]}}',
+        "three num",
+    ),
+    "arguments": ('{"architecture": "test_vit", "pretrained_cfg": {}, "model_args": [1]}', "conf"),
     "a pickle by the back door": (
         '{"architecture": "test_vit", "pretrained_cfg": {},'
         ' "model_args": {"checkpoint_path": "p"}}',
