@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.cache_folder import expand_user
 from data.errors import UserError
 from data.spec import mismatch
 from extract import names, weights
@@ -95,7 +96,7 @@ def portable_name(name: str) -> str:
     """
     source, rest = split_source(name)
     if source == FOLDER:
-        return f"{FOLDER}:{Path(rest).expanduser().resolve().name}"
+        return f"{FOLDER}:{expand_user(rest).resolve().name}"
     return name if source is None else f"{source}:{rest}"
 
 
@@ -104,12 +105,12 @@ def files_of(model: str, choice: str) -> list[Path]:
     source, rest = split_source(model)
     found = []
     if source == FOLDER:
-        folder = Path(rest).expanduser()
+        folder = expand_user(rest)
         found.append(folder / CONFIG)
         if choice == "hub" and folder.is_dir():
             found.append(find_weights_file(folder, "--model"))
     if choice not in ("hub", "random"):
-        found.append(find_weights_file(Path(choice).expanduser()))
+        found.append(find_weights_file(expand_user(choice)))
     return [path for path in found if path.is_file()]
 
 
@@ -119,7 +120,7 @@ def check_model(name: str) -> None:
     if source is None:
         names.check_model_name(name)
     elif source == FOLDER:
-        _read_folder(name, Path(rest).expanduser())
+        _read_folder(name, expand_user(rest))
 
 
 def find_model(name: str, own: Mapping[str, Any] | None, *, from_hub: bool) -> Named:
@@ -136,7 +137,7 @@ def find_model(name: str, own: Mapping[str, Any] | None, *, from_hub: bool) -> N
         full = names.hub_name(name) if from_hub else name
         return Named(full, full, {}, names.pretrained_config(full))
     if source == FOLDER:
-        return _read_folder(name, Path(rest).expanduser())
+        return _read_folder(name, expand_user(rest))
     path = weights.hub_file(name, rest, CONFIG)
     if path is None:
         raise UserError(
@@ -155,7 +156,7 @@ def find_weights(name: str, choice: str, config: Mapping[str, Any]) -> weights.W
     if choice == "hub" and source == HUB:
         return _hub_weights(name, rest)
     folder = rest if choice == "hub" else choice
-    path = find_weights_file(Path(folder).expanduser())
+    path = find_weights_file(expand_user(folder))
     return weights.Weights("file", weights.check_weights_file(path).resolve(), None)
 
 
