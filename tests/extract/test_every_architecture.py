@@ -117,10 +117,12 @@ def perturbed(name, **kwargs):
     generator = torch.Generator().manual_seed(7)
     model = timm.create_model(name, **kwargs).eval()
     with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
+        for key, tensor in model.state_dict().items():  # views of the model's own
             if tensor.is_floating_point():
-                noise = torch.rand(tensor.shape, generator=generator)
-                tensor.mul_(1 + 0.2 * noise).add_(0.01 * noise)
+                noise = torch.rand(tensor.shape, generator=generator) - 0.5
+                tensor.mul_(1 + 0.2 * noise)
+                if not key.endswith("running_var"):
+                    tensor.add_(0.01 * noise)
     return model
 
 

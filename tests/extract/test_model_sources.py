@@ -216,7 +216,8 @@ def hub(tmp_path):
     server.server_close()
 
 
-@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "pickle"])
+# The pickle also has timm's first choice refused, which `make faults` sees found.
+@pytest.mark.parametrize("safe", [False, True] if os.environ.get("ICEBOX_FAULTS") else [False])
 def test_a_repository_of_the_hub(tmp_path, hub, safe):
     """In processes of their own, because the cache's place is read when the hub is imported."""
     save(tmp_path / "hub/me/my-model", safe=safe)
