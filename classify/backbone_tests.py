@@ -104,10 +104,10 @@ def backbone_pairs(
         for strategy in _classifiers(by_label[a], answers[a])
         if strategy in answers[b].predictions
     ]
-    leaders = {(row["label"], row["strategy"]) for row in best}
-    if len(best) == 2 and not any(set(pair) == leaders for pair in wanted):
-        first, second = ((row["label"], row["strategy"]) for row in best)
-        wanted.append((first, second))
+    ahead = [(row["label"], _known_as(row, by_label, answers)) for row in best]
+    leaders = set(ahead)
+    if len(ahead) == 2 and not any(set(pair) == leaders for pair in wanted):
+        wanted.append((ahead[0], ahead[1]))
     pairs = []
     for (a, strategy_a), (b, strategy_b) in wanted:
         tested = compare_answers(
@@ -131,6 +131,14 @@ def backbone_pairs(
         name_b = f"{b} ({display_name(strategy_b)})"
         pairs.append({**pair, "verdict": verdict(name_a, name_b, pair)})
     return pairs
+
+
+def _known_as(
+    row: Mapping[str, Any], by_label: Mapping[str, Any], answers: Mapping[str, Answers]
+) -> str:
+    """Name the strategy that a row is tested as: where all of a run are one problem, the first."""
+    names = _classifiers(by_label[row["label"]], answers[row["label"]])
+    return row["strategy"] if row["strategy"] in names else names[0]
 
 
 def headline(
@@ -197,11 +205,9 @@ def _group_sentences(
         sentences = [f"{where}, {reached} % ({ends}), is shared by {_listed(equal)}."]
     if not others:
         return [*sentences, "No other run answered these images, so there is none to test it with."]
-    against = {(row["label"], row["strategy"]) for row in (first, *others)}
+    against = {row["label"] for row in (first, *others)}
     return sentences + [
-        pair["verdict"]
-        for pair in pairs
-        if {(pair["a"], pair["strategy_a"]), (pair["b"], pair["strategy_b"])} == against
+        pair["verdict"] for pair in pairs if pair["best"] and {pair["a"], pair["b"]} == against
     ]
 
 
