@@ -241,6 +241,8 @@ TABLE = [
     (f"{FIT} {{store}} --seed -1", "--seed", "'-1'", "expected a whole number of 0 or more"),
     (f"{FIT} {{store}} --max-iter 0", "--max-iter", "'0'", "expected a whole number of 1 or"),
     (f"{FIT} {{store}} --few-shot=5", "--few-shot", "ignored explicit argument '5'", "--help"),
+    (f"{FIT} {{store}} --normalize l3", "--normalize", "'l3'", "did you mean l2"),
+    (f"{FIT} {{store}} --no-intercept=5", "--no-intercept", "ignored explicit argument", "--help"),
     (f"{FIT} {{store}} --memory lots", "--memory", "'lots'", "such as 2GB"),
     (f"{FIT} {{wide}} --memory 1MB", "--memory", "needs at least", "give more, or fewer"),
     (
