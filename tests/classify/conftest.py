@@ -20,24 +20,9 @@ from classify.wording import headline
 # Helpers that tests import by name lie beside them.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from specs_for_tests import spec_of
+
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-
-
-def spec_of(model="mobilenetv2_100", dataset="cifar10", source="hub", size=128):
-    return {
-        "dataset": {"name": dataset, "digest": "ab" * 32, "limit": None},
-        "model": {
-            "name": model,
-            "args": {"pad_type": "same"},
-            "weights": {"source": source, "digest": "cd" * 32},
-        },
-        "preprocessing": {
-            "image_size": size, "crop_pct": 0.875, "crop_mode": "center",
-            "interpolation": "bicubic", "antialias": True,
-            "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
-        },
-        "pool": "default", "precision": "fp32", "store_dtype": "float32", "seed": None,
-    }  # fmt: skip
 
 
 HARDEST = {"multinomial": [], "ovr": [1], "ovo": [0, 1]}

@@ -160,7 +160,7 @@ def test_two_classes_have_one_head_as_in_scikit_learn():
 
 
 def test_a_saved_head_keeps_the_sum_of_zero(tmp_path):
-    from conftest import spec_of
+    from specs_for_tests import spec_of
 
     X, y = iris()
     model = MultinomialLogistic(standardize=True).fit(X, y)

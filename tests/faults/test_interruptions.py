@@ -127,7 +127,7 @@ def test_an_interrupted_download_leaves_no_archive(slow_server, tmp_path, how):
 
 FITTING = {
     "choosing C": "classify.selection.select_C",
-    "fitting": "classify.estimators._LogisticHeads.fit@2",
+    "fitting": "classify.estimators._LogisticHeads._solve@2",
     "evaluating": "classify.evaluate.evaluate",
     "writing the heads": "classify.output.save_head@2",
     "drawing the report": "classify.output.write_report",
