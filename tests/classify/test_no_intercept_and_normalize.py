@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rows_for_tests import Rows
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from specs_for_tests import spec_of
-from test_out_of_core import Rows
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.__main__ import main

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rows_for_tests import Rows
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.chunked import ChunkedDesign, is_source
@@ -25,27 +26,6 @@ ESTIMATORS = {
 }
 STRATEGIES = list(ESTIMATORS)
 NAMES = tuple("abcde")
-
-
-class Rows:
-    """A source over an array, which counts what is read of it."""
-
-    def __init__(self, X):
-        self.X, self.shape, self.dtype = X, X.shape, X.dtype
-        self.largest = 0
-
-    def __len__(self):
-        return len(self.X)
-
-    def read(self, start, stop, out=None):
-        self.largest = max(self.largest, stop - start)
-        if out is None:
-            return self.X[start:stop].copy()
-        out[:] = self.X[start:stop]
-        return out
-
-    def gather(self, rows):
-        return self.X[rows]
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
