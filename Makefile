@@ -50,7 +50,7 @@ HEADS = $(call quote,$(REPORTS_DIR))/*/*/heads
 HEAD ?= $(shell ls -t $(HEADS)/multinomial.safetensors 2>/dev/null | head -n 1 | grep . || \
   ls -t $(HEADS)/*.safetensors 2>/dev/null | head -n 1)
 
-.PHONY: help install install-dev demo features classify compare predict test faults fuzz audit lint format bench bench-cuda clean distclean
+.PHONY: help install install-dev demo features classify compare predict test coverage faults fuzz audit lint format bench bench-cuda clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -109,7 +109,10 @@ predict: $(INSTALLED)  ## label new images: make predict IMAGES="a.png b.jpg" [H
 	@$(RUN) -m classify predict $(call quote,$(HEAD)) $(IMAGES) $(call option,HTML,--html) \
 	  $(if $(filter-out hub random,$(WEIGHTS)),$(call option,WEIGHTS,--weights)) $(call option,DEVICE,--device)
 
-test: $(INSTALLED_DEV)  ## run the tests, with coverage, in WORKERS processes
+test: $(INSTALLED_DEV)  ## run the tests in WORKERS processes
+	@$(RUN) -m pytest --numprocesses=$(WORKERS) --dist=worksteal
+
+coverage: $(INSTALLED_DEV)  ## the same, and which lines they reach
 	@$(RUN) -m pytest --cov --numprocesses=$(WORKERS) --dist=worksteal
 
 faults: $(INSTALLED_DEV)  ## the fault tests at length: every step, many random times, processes of their own

@@ -87,6 +87,7 @@ def test_a_worker_that_dies_costs_a_retry_and_not_a_bit(call, small, small_job, 
     check_retried(done.path, "dask", deadly, expected, where)
 
 
+@pytest.mark.skipif(not os.environ.get("ICEBOX_FAULTS"), reason="a minute: make faults")
 def test_a_worker_that_dies_on_a_ray_cluster_that_is_there(small, small_job, tmp_path):
     pytest.importorskip("ray")
     expected = content(small().path)
