@@ -254,6 +254,9 @@ class Fitter:
         pairs = class_pairs(k)
         return self._binary(*common, np.full(len(pairs), C), pairs[:, 1], pairs[:, 0], *last)
 
+    # BLAS may raise flags for lanes of its registers that no result takes; what is not finite is
+    # looked for by value.
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def solve(
         self, C: float | Array, *, tol: float, max_iter: int, start: Head | None = None
     ) -> tuple[Head, Solution]:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import numpy as np
 from threadpoolctl import ThreadpoolController
 
 Item = TypeVar("Item")
@@ -89,6 +90,11 @@ class _SingleThreadedBlas:
 _single_threaded_blas = _SingleThreadedBlas()
 
 
+def _no_flags() -> None:
+    """Leave floating-point flags alone in a thread of ours; see `classify.fitting.Fitter.solve`."""
+    np.seterr(over="ignore", invalid="ignore", divide="ignore")
+
+
 class Workers:
     """Threads that map a function over items, results in the order of the items.
 
@@ -100,7 +106,7 @@ class Workers:
 
     def __init__(self, n_threads: int = 1) -> None:
         self.n_threads = n_threads
-        self._pool = ThreadPoolExecutor(n_threads) if n_threads > 1 else None
+        self._pool = ThreadPoolExecutor(n_threads, initializer=_no_flags) if n_threads > 1 else None
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
         """Apply `function` to every item.
