@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.cli import Parser, run
-from data.errors import UserError, nearest
+from data.common.cli import Parser, run
+from data.common.errors import UserError, nearest
 
 PARTS = (
     "one-c",

@@ -82,7 +82,7 @@ def from_store(path: Path) -> Rows:
     Parameters
     ----------
     path : Path
-        A feature store; a bad one raises `data.errors.UserError`.
+        A feature store; a bad one raises `data.common.errors.UserError`.
 
     Returns
     -------

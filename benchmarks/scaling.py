@@ -118,7 +118,7 @@ def stage_two(sizes: tuple[int, ...], record: Record) -> dict[str, float]:
 
 def constants() -> dict[str, float]:
     """Measure what an image takes in the coordinator's memory, and the rate of SHA-256."""
-    from data.images import FileImages, Split
+    from data.images.arrays import FileImages, Split
 
     count = 100_000
     tracemalloc.start()

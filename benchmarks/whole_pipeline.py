@@ -39,9 +39,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     """
     import torch
 
-    from data.allocator import keep_pages
+    from data.common.allocator import keep_pages
+    from data.common.free_memory import peak_memory_mb
     from data.dataset import FileImages, load_dataset
-    from data.free_memory import peak_memory_mb
     from extract import engines, measured, tuning
     from extract.backbone import BackboneRequest, load_backbone
 

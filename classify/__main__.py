@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from classify.free_memory import parse_memory
-from data.cache_folder import use_cache_folder
-from data.cli import Parser, folder_path, result, run, say
-from data.clusters import add_cluster_options, check_cluster
-from data.errors import UserError, nearest
+from data.common.cache_folder import use_cache_folder
+from data.common.cli import Parser, folder_path, result, run, say
+from data.common.clusters import add_cluster_options, check_cluster
+from data.common.errors import UserError, nearest
 
 STRATEGIES = ("multinomial", "ovr", "ovo")
 _EPILOG = "Exit codes: 0 done, 2 something in the input is wrong, 130 interrupted, 1 a bug."
@@ -268,7 +268,7 @@ def fit_command(options: Namespace, command: str) -> None:
     from classify.engines import DeviceMissing, choose_device
     from classify.run import fit_store
     from classify.strategy import FitOptions
-    from data.allocator import keep_pages
+    from data.common.allocator import keep_pages
     from data.store import read_header
 
     stores = list(dict.fromkeys(options.stores))

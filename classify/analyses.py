@@ -17,7 +17,7 @@ from classify.results import json_ready
 from classify.row_norms import normalized
 from classify.scoring import HeldOut, scored
 from classify.views import class_order, two_views
-from data.cli import progress
+from data.common.cli import progress
 
 if TYPE_CHECKING:
     from classify.opening import Room

@@ -11,10 +11,10 @@ from classify.gallery import data_uri
 from classify.heads import Head
 from classify.pages import render_html
 from classify.results import has_random_weights
-from data.cli import progress, say
-from data.decode import decode_image
-from data.errors import UserError
-from data.files import check_writable, write_text
+from data.common.cli import progress, say
+from data.common.errors import UserError
+from data.common.files import check_writable, write_text
+from data.images.decode import decode_image
 
 # A page with more images than this is slow to open: the least sure answers are worth a look.
 MOST = 2000

@@ -1,7 +1,8 @@
 """Features larger than memory: a design whose rows stay where they are, and come in chunks.
 
-The features are a *source*, anything that is like `data.stored_rows.StoredRows`: it has ``shape``
-and ``dtype``, ``read(start, stop, out)`` fills an array with consecutive rows in any thread, and
+The features are a *source*, anything that is like `data.format.stored_rows.StoredRows`: it has
+``shape`` and ``dtype``, ``read(start, stop, out)`` fills an array with consecutive rows in any
+thread, and
 ``gather(rows)`` collects arbitrary ones.
 
 A chunk is a fixed number of consecutive rows of the source. A thread reads one, in one go, and
@@ -44,7 +45,7 @@ def is_source(X: Any) -> bool:
     Returns
     -------
     bool
-        True for `data.stored_rows.StoredRows` and its like.
+        True for `data.format.stored_rows.StoredRows` and its like.
     """
     return hasattr(X, "gather") and hasattr(X, "read")
 

@@ -21,8 +21,8 @@ import joblib
 
 from classify.parallel import run_tasks
 from classify.threads import thread_count
-from data.cli import say, without_progress
-from data.clusters import (
+from data.common.cli import say, without_progress
+from data.common.clusters import (
     check_installed,
     close_dask,
     connect_dask,

@@ -29,9 +29,9 @@ from classify.terminal import printable, table, wants_colour
 from classify.tradeoffs import backbones as draw_backbones
 from classify.tradeoffs import draw_tradeoffs, known_costs, numbered
 from classify.wording import display_name
-from data.cli import say
-from data.errors import UserError
-from data.files import check_writable, temporary_folder, write_json, write_text
+from data.common.cli import say
+from data.common.errors import UserError
+from data.common.files import check_writable, temporary_folder, write_json, write_text
 
 OUTPUT = "comparison"
 METRICS = (

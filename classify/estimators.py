@@ -125,7 +125,8 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         ----------
         X : array-like or torch.Tensor of shape (n_samples, n_features)
             Features. float32 is multiplied in float32, with sums in float64; float64 in float64;
-            float16 is promoted to float32. A `data.stored_rows.StoredRows` is fitted out of core.
+            float16 is promoted to float32. A `data.format.stored_rows.StoredRows` is fitted out of
+            core.
         y : array-like of shape (n_samples,)
             Labels, at least two different ones.
         sample_weight : array-like of shape (n_samples,), optional

@@ -392,7 +392,7 @@ def _accuracy(
 
 
 def _open(task: Task) -> Features:
-    from data.errors import UserError
+    from data.common.errors import UserError
     from data.store import open_features
 
     known = _opened.get((task.path, task.key))

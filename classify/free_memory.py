@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 
-from data.errors import UserError
-from data.free_memory import free_memory
+from data.common.errors import UserError
+from data.common.free_memory import free_memory
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data.errors import UserError
+from data.common.errors import UserError
 
 if TYPE_CHECKING:
     from classify.strategy import Fitted
@@ -190,7 +190,7 @@ def thumbnails(
     tuple
         Data URIs by id, and why there are none (empty where there are).
     """
-    from data.pictures import find_pictures
+    from data.images.lookup import find_pictures
 
     if not ids:
         return {}, ""

@@ -27,9 +27,9 @@ import numpy.typing as npt
 
 from classify import coding
 from classify.row_norms import normalized
-from data.errors import UserError
-from data.files import write_bytes
-from data.spec import SPEC_SHAPE, mismatch
+from data.common.errors import UserError
+from data.common.files import write_bytes
+from data.format.spec import SPEC_SHAPE, mismatch
 
 FORMAT = "icebox-head"
 FORMAT_VERSION = 1

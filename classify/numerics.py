@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from classify.chunked import is_source, row_steps
 from classify.wording import display_name
-from data.rechecked import digest_of, read_rechecked
+from data.reembedded import digest_of, read_rechecked
 
 if TYPE_CHECKING:
     from classify.strategy import Fitted

@@ -12,8 +12,8 @@ from classify.design_matrix import COPY_BYTES
 from classify.fitting import plan
 from classify.free_memory import default_memory
 from classify.layout import TooLittleMemoryError, column_bytes, show_bytes
-from data.cli import say
-from data.errors import UserError
+from data.common.cli import say
+from data.common.errors import UserError
 
 if TYPE_CHECKING:
     from data.store import Features, Header

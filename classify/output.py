@@ -23,10 +23,10 @@ from classify.engines import describe
 from classify.heads import Head, save_head
 from classify.report import write_report
 from classify.results import FILE_NAME
-from data.errors import UserError
-from data.files import sync_folder, temporary_folder, write_bytes, write_json
-from data.free_memory import peak_memory_mb
-from data.rows import NO_ROOM, disk_trouble
+from data.common.errors import UserError
+from data.common.files import sync_folder, temporary_folder, write_bytes, write_json
+from data.common.free_memory import peak_memory_mb
+from data.format.blocks import NO_ROOM, disk_trouble
 
 if TYPE_CHECKING:
     from classify.strategy import Fitted

@@ -289,7 +289,7 @@ def write_pages(folder: Path, html: str, markdown: str, figures: Mapping[str, st
     figures : mapping of str to str
         SVG documents by name.
     """
-    from data.files import write_text
+    from data.common.files import write_text
 
     (folder / "figures").mkdir(exist_ok=True)
     for name, svg in figures.items():

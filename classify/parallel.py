@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from data.cli import progress
+from data.common.cli import progress
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

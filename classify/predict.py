@@ -24,9 +24,9 @@ from classify.heads import Head, load_head
 from classify.results import has_random_weights
 from classify.terminal import printable, table, wants_colour
 from classify.wording import display_name
-from data.cli import EXIT_INTERRUPTED, EXIT_USER, say
-from data.errors import UserError
-from data.spec import TWICE, cropped_twice
+from data.common.cli import EXIT_INTERRUPTED, EXIT_USER, say
+from data.common.errors import UserError
+from data.format.spec import TWICE, cropped_twice
 
 
 class StageOneRefused(SystemExit):

@@ -28,8 +28,8 @@ from classify.figures import PALETTE
 from classify.pages import TEMPLATES, render_html, render_markdown, write_pages
 from classify.results import FILE_NAME, backbone_name, has_random_weights, read_results
 from classify.wording import decoding_sentence, display_name, labels_sentence
-from data.cli import progress
-from data.files import write_text
+from data.common.cli import progress
+from data.common.files import write_text
 
 # In the order of the page; each has a function `draw`, from results to SVG documents by name.
 FIGURES = (

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from classify.significance import COUNTS, with_current_method
-from data.errors import UserError
-from data.spec import PROVENANCE_SHAPE, SPEC_SHAPE, mismatch
+from data.common.errors import UserError
+from data.format.spec import PROVENANCE_SHAPE, SPEC_SHAPE, mismatch
 
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"

@@ -48,7 +48,7 @@ def normalized(X: Any, norm: str | None) -> Any:
 
 
 class NormalizedRows:
-    """A source of rows that are normalised when they are read, like `data.stored_rows`.
+    """A source of rows that are normalised when they are read, like `data.format.stored_rows`.
 
     Parameters
     ----------

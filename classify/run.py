@@ -37,11 +37,11 @@ from classify.results import SCHEMA_VERSION, json_ready
 from classify.strategy import FitOptions, Fitted, fit_strategy
 from classify.validation import VALIDATION_FRACTION
 from classify.wording import answer_warnings, display_name, headline, upper_first
-from data.cli import progress
-from data.errors import UserError
-from data.files import check_writable
-from data.free_memory import peak_memory_mb
-from data.spec import TWICE, cropped_twice
+from data.common.cli import progress
+from data.common.errors import UserError
+from data.common.files import check_writable
+from data.common.free_memory import peak_memory_mb
+from data.format.spec import TWICE, cropped_twice
 
 if TYPE_CHECKING:
     from data.store import Features
@@ -301,7 +301,7 @@ def _names(features: Features, labels: npt.NDArray[np.int64]) -> list[str]:
 
 
 def _data_warnings(features: Features) -> list[str]:
-    from data.duplicates import odd_rows
+    from data.quality import odd_rows
 
     found = odd_rows(features)
     for split, labels in (("training", features.train.labels), ("test", features.test.labels)):

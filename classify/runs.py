@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.results import FILE_NAME, backbone_name, load_json, read_results
-from data.errors import UserError
+from data.common.errors import UserError
 
 HOW_TO_FIT = "make one with `make classify`, or `python -m classify fit FILE.h5`"
 

@@ -167,7 +167,7 @@ def select_C(
     strategy : {'multinomial', 'ovr', 'ovo'}
         Which heads.
     X : array-like of shape (n_rows, n_features)
-        Training features; of a `data.stored_rows.StoredRows`, blocks of rows are read.
+        Training features; of a `data.format.stored_rows.StoredRows`, blocks of rows are read.
     y : array-like of shape (n_rows,)
         Labels.
     grid : sequence of float

@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from typing import TextIO
 
-from data.cli import say
-from data.decode import SUFFIXES
-from data.errors import UserError
-from data.left_out import HIDDEN_FOLDERS, LeftOut, kind_of
+from data.common.cli import say
+from data.common.errors import UserError
+from data.images.decode import SUFFIXES
+from data.images.left_out import HIDDEN_FOLDERS, LeftOut, kind_of
 
 STDIN = "-"
 

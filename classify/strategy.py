@@ -14,7 +14,7 @@ import numpy.typing as npt
 from classify.opening import Room
 from classify.results import json_ready
 from classify.wording import display_name
-from data.errors import UserError
+from data.common.errors import UserError
 
 if TYPE_CHECKING:
     from classify.selection import Selection

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from data.errors import UserError
+    from data.common.errors import UserError
     from data.store import Features, StoreError, open_features
 
 __all__ = ["Features", "StoreError", "UserError", "open_features"]
@@ -18,7 +18,7 @@ __all__ = ["Features", "StoreError", "UserError", "open_features"]
 def __getattr__(name: str) -> Any:
     """Import the public names when they are first used."""
     if name == "UserError":
-        from data.errors import UserError
+        from data.common.errors import UserError
 
         return UserError
     if name in __all__:

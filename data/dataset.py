@@ -1,7 +1,7 @@
 """From what the user calls a dataset to its images, and to cheap facts about it.
 
-The sources (`data.cifar`, `data.digits`, `data.folder`) are imported only when one is used: the
-fast path of stage one asks for names and fingerprints, and pays for nothing else.
+The sources (`data.images.cifar`, `data.images.digits`, `data.images.folder`) are imported only when
+one is used: the fast path of stage one asks for names and fingerprints, and pays for nothing else.
 """
 
 from __future__ import annotations
@@ -12,12 +12,20 @@ from pathlib import Path
 
 import numpy as np
 
-from data.decode import BadImage, decode_image
-from data.errors import UserError, nearest
-from data.files import stat_stamp
-from data.images import ArrayImages, FileImages, ImageDataset, Source, Split, digest_rows, digested
-from data.spec import ARRAY_DATASETS
-from data.subset import stratified_subset
+from data.common.errors import UserError, nearest
+from data.common.files import stat_stamp
+from data.format.spec import ARRAY_DATASETS
+from data.images.arrays import (
+    ArrayImages,
+    FileImages,
+    ImageDataset,
+    Source,
+    Split,
+    digest_rows,
+    digested,
+)
+from data.images.decode import BadImage, decode_image
+from data.images.sampling import stratified_subset
 
 __all__ = [
     "ArrayImages",
@@ -79,17 +87,17 @@ def load_dataset(
     kind = _kind(dataset)
     _check_options(kind, dataset, limit, data_url, data_sha256, test_fraction)
     if kind == "digits":
-        from data.digits import read_digits
+        from data.images.digits import read_digits
 
         source = read_digits()
     elif kind == "folder":
-        from data.folder import read_folder
+        from data.images.folder import read_folder
 
         source = read_folder(
             _folder(dataset), dataset_name(dataset), test_fraction=test_fraction, seed=seed
         )
     else:
-        from data.cifar import LAYOUTS, read_cifar
+        from data.images.cifar import LAYOUTS, read_cifar
 
         source = read_cifar(LAYOUTS[kind], Path(data_dir), data_url, data_sha256)
     return _finish(source, limit, Path(data_dir))
@@ -147,15 +155,15 @@ def source_fingerprint(
     kind = _kind(dataset)
     _check_options(kind, dataset, None, data_url, data_sha256, None)
     if kind == "digits":
-        from data.digits import version
+        from data.images.digits import version
 
         return {"path": "scikit-learn", "stat": version()}
     if kind == "folder":
-        from data.folder import scan
+        from data.images.folder import scan
 
         root = _folder(dataset)
         return {"path": str(root), "stat": stat_stamp(root, scan(root).files())}
-    from data.cifar import LAYOUTS, locate
+    from data.images.cifar import LAYOUTS, locate
 
     layout = LAYOUTS[kind]
     place = locate(layout, Path(data_dir), data_url, data_sha256)
@@ -193,10 +201,10 @@ def source_sha256(
     if kind == "folder":
         return None
     if kind == "digits":
-        from data.digits import digits_sha256
+        from data.images.digits import digits_sha256
 
         return digits_sha256()
-    from data.cifar import LAYOUTS, cifar_sha256, locate
+    from data.images.cifar import LAYOUTS, cifar_sha256, locate
 
     layout = LAYOUTS[kind]
     return cifar_sha256(layout, locate(layout, Path(data_dir), data_url, data_sha256))
@@ -256,8 +264,8 @@ def _check_options(
 
 def _finish(source: Source, limit: int | None, data_dir: Path) -> ImageDataset:
     """Check that there is something to learn, apply the limit, and digest what is left."""
-    from data.folder import hash_files
-    from data.spilled import spill
+    from data.images.folder import hash_files
+    from data.images.spilled import spill
 
     where, n_classes = source.origin["path"], len(source.class_names)
     if n_classes < 2:

@@ -1,6 +1,6 @@
 """Shards: consecutive rows of one split, on disk while a store is being computed.
 
-A shard is a sealed HDF5 file (`data.seal`) with the datasets ``features`` and ``ok`` and, as
+A shard is a sealed HDF5 file (`data.format.seal`) with the datasets ``features`` and ``ok`` and, as
 attributes, its receipt: which rows of which store it holds. It is made in memory, written to a
 temporary file, read back, synced and renamed, so that a shard under its final name is whole. One
 that was damaged afterwards is noticed, and computed again.
@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data.files import atomic_path
-from data.loading import load
-from data.records import FeatureArray, ShardReceipt, StoreError
-from data.rows import RowCheck, disk_trouble, raw_bytes, reserve
-from data.schema import FLOATS
+from data.common.files import atomic_path
+from data.format.blocks import RowCheck, disk_trouble, raw_bytes, reserve
+from data.format.loading import load
+from data.format.records import FeatureArray, ShardReceipt, StoreError
+from data.format.schema import FLOATS
 from data.store import Skeleton, opened
 
 SHARD_VERSION = 1

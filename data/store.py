@@ -11,16 +11,16 @@ object                         what
 ``/{split}/ids``               text of variable length, UTF-8, no NUL: which image a row is
 ``/train/moments/count``       int64, (n_classes,); the group is optional
 ``/train/moments/mean``        float32, (n_classes, n_features)
-``/train/moments/scatter``     float32, (n_classes, n_features, n_features): see `data.moments`
+``/train/moments/scatter``     float32, (n_classes, n_features, n_features): `data.format.moments`
 root ``schema_version``        integer, 1
-root ``key``                   SHA-256, hex, of the canonical JSON of ``spec`` (`data.spec`)
+root ``key``                   SHA-256, hex, of the canonical JSON of ``spec`` (`data.format.spec`)
 root ``spec``                  JSON object: everything that decides the numbers
 root ``provenance``            JSON object: how, where and when they were computed
 root ``request``               JSON object: the options as given
 root ``class_names``           JSON list of text
 ``sha256`` on each dataset     SHA-256, hex, of its bytes in C order; of ``ids``: of each id's
                                UTF-8 bytes followed by one NUL
-after HDF5's end of file       the seal: a checksum of all other bytes (`data.seal`)
+after HDF5's end of file       the seal: a checksum of all other bytes (`data.format.seal`)
 =============================  ================================================================
 
 Where the store was joined with ``--join virtual``, the features lie in files beside it
@@ -35,7 +35,7 @@ in it was not read (``not_read``: by suffix or kind, ``count`` and ``first``).
 Attributes are text of variable length. Datasets are contiguous, uncompressed and hard-linked, so
 that they can be read without HDF5 and mapped into memory (embeddings barely compress, and every
 run reads them); metadata is in the format of HDF5 1.10, under its checksums. Rows are in the
-order of the dataset, without those that have no embedding. Writing: `data.joining`.
+order of the dataset, without those that have no embedding. Writing: `data.writing`.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from data.files import in_bytes
-from data.loading import (
+from data.common.files import in_bytes
+from data.format.blocks import raw_bytes, write_at
+from data.format.loading import (
     AGAIN,
     Stored,
     check_labels,
@@ -63,7 +64,7 @@ from data.loading import (
     to_features,
     verify_table,
 )
-from data.records import (
+from data.format.records import (
     DatasetReport,
     Features,
     Header,
@@ -72,9 +73,8 @@ from data.records import (
     SplitSource,
     StoreError,
 )
-from data.rows import raw_bytes, write_at
-from data.schema import SCHEMA_VERSION, SPLITS, TEXT, describe
-from data.seal import (
+from data.format.schema import SCHEMA_VERSION, SPLITS, TEXT, describe
+from data.format.seal import (
     SEAL_VERSION,
     SIGNATURE,
     BrokenSealError,
@@ -83,15 +83,15 @@ from data.seal import (
     check_seal,
     is_being_written,
 )
-from data.sparse import SparseFile
-from data.spec import canonical_json, find_stores, spec_key, store_path, work_dir
-from data.stored_rows import StoredRows
-from data.vlen import DamagedTextError, check_heaps
+from data.format.sparse import SparseFile
+from data.format.spec import canonical_json, find_stores, spec_key, store_path, work_dir
+from data.format.stored_rows import StoredRows
+from data.format.text_heaps import DamagedTextError, check_heaps
 
 if TYPE_CHECKING:
-    from data.joining import join
     from data.shards import check_shard, read_shard, unread_rotations, write_shard
     from data.virtual import Listed
+    from data.writing import join
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -128,7 +128,7 @@ Answer = TypeVar("Answer")
 def __getattr__(name: str) -> Any:
     """Import the writing half when it is first used: readers do without it."""
     if name == "join":
-        from data.joining import join
+        from data.writing import join
 
         return join
     if name in ("check_shard", "read_shard", "unread_rotations", "write_shard"):
@@ -179,8 +179,8 @@ def open_features(
         Compare every array with its digest, and refuse NaN and infinities. Without it only
         the structure, the labels and the bytes outside the arrays are checked.
     in_memory : bool
-        False leaves the features on the disk, as `data.stored_rows.StoredRows`; they are verified
-        all the same, a block at a time. Moments are then not read.
+        False leaves the features on the disk, as `data.format.stored_rows.StoredRows`; they are
+        verified all the same, a block at a time. Moments are then not read.
     moments : bool
         Read the moments of each class, too, where the file has them: of ten classes of 1,280
         features they take 66 MB, and no estimator takes them. They are verified in any case.
@@ -228,7 +228,7 @@ def verify_store(path: str | os.PathLike[str]) -> Report:
         DatasetReport(d.name, d.shape, "text" if d.dtype == TEXT else str(d.dtype), d.sha256)
         for d in datasets.values()
     )
-    from data.duplicates import odd_rows
+    from data.quality import odd_rows
 
     header = Header(**{field.name: getattr(features, field.name) for field in fields(Header)})
     return Report(header, reports, file.sealed, file.size, tuple(odd_rows(features)))

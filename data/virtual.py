@@ -30,9 +30,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data.files import clean_leftovers, sync_folder, temporary_file
-from data.pieces import Piece, stamp_of
-from data.records import StoreError
+from data.common.files import clean_leftovers, sync_folder, temporary_file
+from data.format.pieces import Piece, stamp_of
+from data.format.records import StoreError
 
 if TYPE_CHECKING:
     from data.store import StoreFile

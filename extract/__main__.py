@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.cache_folder import use_cache_folder
-from data.cli import Parser, result, run
-from data.errors import UserError, nearest
+from data.common.cache_folder import use_cache_folder
+from data.common.cli import Parser, result, run
+from data.common.errors import UserError, nearest
 from extract.options import add_options, count_or_none, seed, to_options
 
 COMMANDS = {

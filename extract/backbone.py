@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from data.errors import UserError
+from data.common.errors import UserError
 from extract import model_sources, names, weights
 from extract.checkpoints import read_networks
 from extract.input_sizes import size_that_fits

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.cli import progress, say
+from data.common.cli import progress, say
+from data.common.errors import UserError
 from data.dataset import ArrayImages, ImageDataset, Split, load_dataset
-from data.errors import UserError
-from data.rechecked import Rechecked, digest_of, write_rechecked
-from data.spec import TWICE, cropped_twice
+from data.format.spec import TWICE, cropped_twice
+from data.reembedded import Rechecked, digest_of, write_rechecked
 from data.store import Features, open_features, verify_store
 
 # What stored rows in fp32 may differ from timm's: the lowest cosine, and the largest difference

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.cli import progress, say
+from data.common.cli import progress, say
+from data.common.errors import UserError
 from data.dataset import FileImages
-from data.errors import UserError
-from data.spec import canonical_json
+from data.format.spec import canonical_json
 from extract.crews import Crew, WorkersDied
 from extract.embed import OutOfMemory
 from extract.fill import interrupted, note_skipped, unfinished

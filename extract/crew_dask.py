@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
-from data.cli import say
-from data.clusters import close_dask, connect_dask, start_dask
+from data.common.cli import say
+from data.common.clusters import close_dask, connect_dask, start_dask
 from extract.crews import RETRIES, Crew, WorkersDied
 
 _WAIT_SECONDS = 30.0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from contextlib import redirect_stdout, suppress
 from typing import Any
 
-from data.clusters import connect_ray, start_ray
+from data.common.clusters import connect_ray, start_ray
 from extract.crews import RETRIES, Crew, WorkersDied
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from data.cli import say
-from data.clusters import check_installed
-from data.errors import UserError
+from data.common.cli import say
+from data.common.clusters import check_installed
+from data.common.errors import UserError
 from extract.options import Options
 
 # A task is tried on three workers before the run gives up.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from data.errors import UserError
+from data.common.errors import UserError
 from extract.backbone import Backbone
 from extract.engines import build
 from extract.preprocess import NetworkInput, Prepared, normalise, resize_batch

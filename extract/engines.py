@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from data.errors import UserError
+from data.common.errors import UserError
 from extract.backbone import Backbone, vector_function
 from extract.options import ENGINES
 

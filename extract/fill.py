@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data.cli import progress, say
+from data.common.cli import progress, say
+from data.common.errors import UserError
 from data.dataset import ArrayImages, BadImage
-from data.errors import UserError
-from data.records import FeatureArray
+from data.format.records import FeatureArray
 from data.store import write_shard
 from extract.job import Job
 from extract.request import bad_images_error

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from data.cli import progress, say
+from data.common.cli import progress, say
+from data.common.errors import UserError
+from data.common.files import atomic_path, check_writable
 from data.dataset import BadImage
-from data.decode import decode_file
-from data.errors import UserError
-from data.files import atomic_path, check_writable
-from data.spec import PRECISIONS, SPEC_SHAPE, mismatch
+from data.format.spec import PRECISIONS, SPEC_SHAPE, mismatch
+from data.images.decode import decode_file
 from extract.backbone import Backbone, BackboneRequest, load_backbone
 from extract.embed import (
     Embedder,
@@ -179,7 +179,7 @@ def embed_files(
     spec_path : Path
         See `read_spec`.
     images : sequence of Path
-        Files of the formats that `data.decode.decode_file` takes.
+        Files of the formats that `data.images.decode.decode_file` takes.
     out : Path
         For a float32 array of shape (number of images, width), in their order.
     weights : Path or None

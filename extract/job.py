@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.cli import say
+from data.common.cli import say
+from data.common.errors import UserError
 from data.dataset import ArrayImages, ImageDataset, Split, load_dataset
-from data.errors import UserError
-from data.spec import crop_marker
+from data.format.spec import crop_marker
 from data.store import spec_key, store_path, work_dir
 from extract import shards
 from extract.options import Options
@@ -100,7 +100,7 @@ def prepare(
     Job
         Ready to be computed.
     """
-    from data.allocator import keep_pages
+    from data.common.allocator import keep_pages
     from extract.backbone import load_backbone
 
     place = place or find_place(options.device, options.precision, options.engine)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
-from data.cache_folder import cache_folder
-from data.cli import say
-from data.errors import UserError, nearest
-from data.files import write_json
+from data.common.cache_folder import cache_folder
+from data.common.cli import say
+from data.common.errors import UserError, nearest
+from data.common.files import write_json
 from extract import names
 from extract.backbone import embed_normalised
 from extract.preprocess import size_text

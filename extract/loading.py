@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
+from data.common.errors import UserError
 from data.dataset import FileImages
-from data.errors import UserError
 from extract.preprocess import Prepared, Preprocessing, prepared
 
 Decoded: TypeAlias = "Prepared | UserError"

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.cache_folder import cache_folder
-from data.cli import say
-from data.files import write_json
+from data.common.cache_folder import cache_folder
+from data.common.cli import say
+from data.common.files import write_json
 from data.store import spec_key
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.cache_folder import expand_user
-from data.errors import UserError
-from data.spec import mismatch
+from data.common.cache_folder import expand_user
+from data.common.errors import UserError
+from data.format.spec import mismatch
 from extract import names, weights
 from extract.checkpoints import PREFERRED, find_weights_file
 

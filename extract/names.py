@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from data.errors import UserError, nearest
+from data.common.errors import UserError, nearest
 
 # The strongest backbone on published linear probes (CIFAR-10: 98.7 %) that embeds in batches
 # within 8 GB of GPU memory; at 224 pixels it costs a fifth of its native 518.

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.cli import Parser, folder_path
-from data.clusters import add_cluster_options, check_cluster
-from data.errors import UserError
+from data.common.cli import Parser, folder_path
+from data.common.clusters import add_cluster_options, check_cluster
+from data.common.errors import UserError
 from extract.names import DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
 
 _TIMM_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}

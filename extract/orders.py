@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.images import FileImages
+from data.images.arrays import FileImages
 from extract.shards import Plan, Shard
 
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from data.errors import UserError, nearest
-from data.spec import CROPS
+from data.common.errors import UserError, nearest
+from data.format.spec import CROPS
 from extract.options import CROP_PCT_RANGE
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Preprocessing:
     def from_spec(cls, spec: Mapping[str, Any]) -> Preprocessing:
         """Rebuild from the ``preprocessing`` entry of a store's ``spec``."""
         fields = dict(spec)
-        fields.pop(CROPS, None)  # of how stores of image files were made; see `data.spec`
+        fields.pop(CROPS, None)  # of how stores of image files were made; see `data.format.spec`
         try:
             for name in ("mean", "std"):
                 red, green, blue = map(float, fields[name])

@@ -12,13 +12,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from data.cli import say
+from data.common.cli import say
+from data.common.errors import UserError
+from data.common.files import sha256_file, stat_stamp
+from data.common.versions import installed_version
 from data.dataset import dataset_name, source_fingerprint, source_sha256
-from data.errors import UserError
-from data.files import sha256_file, stat_stamp
-from data.spec import cropped_twice
+from data.format.spec import cropped_twice
 from data.store import SCHEMA_VERSION, Header, StoreError, find_stores, read_header
-from data.versions import installed_version
 from extract.model_sources import FOLDER, files_of, portable_name, split_source
 from extract.options import Options
 

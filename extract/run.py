@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.cli import say
-from data.errors import UserError
-from data.files import check_writable, clean_leftovers, lock
-from data.free_memory import peak_memory_mb
+from data.common.cli import say
+from data.common.errors import UserError
+from data.common.files import check_writable, clean_leftovers, lock
+from data.common.free_memory import peak_memory_mb
 from data.store import SplitSource, join, read_header, unread_rotations, work_dir
 from extract import request as requests
 from extract.crews import Crew, open_crew

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data.cli import say
-from data.files import write_json
-from data.records import FeatureArray, ShardReceipt
+from data.common.cli import say
+from data.common.files import write_json
+from data.format.records import FeatureArray, ShardReceipt
 from data.store import check_shard, read_shard
 
 SHARD_ROWS = 1024

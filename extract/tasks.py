@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from data.common.errors import UserError
 from data.dataset import ArrayImages, BadImage, FileImages, load_dataset
-from data.errors import UserError
 from data.store import write_shard
 from extract.orders import Outcome, Settings, Task
 from extract.place import Place, find_place
@@ -307,7 +307,7 @@ def _first_images(
 # A process keeps what the next task needs, too.
 @functools.lru_cache(maxsize=1)
 def _backbone(settings: Settings) -> Backbone:
-    from data.allocator import keep_pages
+    from data.common.allocator import keep_pages
     from extract.images import backbone_of_spec
 
     if settings.device == "cpu":

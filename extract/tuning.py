@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.cli import say
-from data.free_memory import free_memory
+from data.common.cli import say
+from data.common.free_memory import free_memory
 from extract import engines
 from extract.activations import activation_bytes
 from extract.backbone import Backbone

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import UserError
+from data.common.errors import UserError
 from extract.checkpoints import can_be_opened_by_name, is_pickle
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
-from data.cli import say
-from data.errors import UserError
+from data.common.cli import say
+from data.common.errors import UserError
 from extract.checkpoints import Tensors
 
 KEYS_SHOWN = 5

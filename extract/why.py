@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from data.cli import say
-from data.spec import cropped_twice
+from data.common.cli import say
+from data.format.spec import cropped_twice
 from data.store import Header
 from extract import request as requests
 from extract.options import Options

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.schema import READERS, SCHEMA_VERSION
+from data.format.schema import READERS, SCHEMA_VERSION
 from data.store import iter_blocks, open_features, verify_store
 
 HERE = Path(__file__).parent

@@ -9,8 +9,8 @@ from benchmarks.settings import Settings
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory):
-    from data.joining import join
-    from data.records import SplitSource
+    from data.format.records import SplitSource
+    from data.writing import join
 
     rng = np.random.default_rng(0)
     names = ("ant", "bee", "cat", "dog")

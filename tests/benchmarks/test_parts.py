@@ -18,11 +18,11 @@ from benchmarks.processes import ROOT, Failed, TooLong, measured, trial
 from benchmarks.rows import made
 from classify.__main__ import parse as classify_parse
 from classify.opening import least_memory
-from data.cli import run
-from data.errors import UserError
-from data.joining import join
-from data.records import SplitSource
+from data.common.cli import run
+from data.common.errors import UserError
+from data.format.records import SplitSource
 from data.store import read_header
+from data.writing import join
 
 
 def content(settings, part):

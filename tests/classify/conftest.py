@@ -176,8 +176,8 @@ def make_run():
 
 def write_store(path, *, names=("ant", "bee", "cat"), n=240, d=6, seed=0, dtype="float32", **spec):
     """Write a feature store of noisy clusters; `labels_train` and `labels_test` override labels."""
-    from data.joining import join
-    from data.records import SplitSource
+    from data.format.records import SplitSource
+    from data.writing import join
 
     chosen = {split: spec.pop(f"labels_{split}", None) for split in ("train", "test")}
     scale = spec.pop("scale", 1)

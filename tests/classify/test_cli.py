@@ -14,7 +14,7 @@ from classify.__main__ import STRATEGIES, main
 from classify.coding import STRATEGIES as CODED
 from classify.heads import load_head
 from classify.results import read_results
-from data.cli import run
+from data.common.cli import run
 
 DESIGN = {
     "store": {"path", "key", "spec", "provenance"},
@@ -332,7 +332,7 @@ def test_no_arguments_and_unknown_commands(capsys):
 
 def test_help_and_bad_options_import_nothing_heavy():
     code = (
-        "import sys; from classify.__main__ import main; from data.cli import run\n"
+        "import sys; from classify.__main__ import main; from data.common.cli import run\n"
         "code = run(main, ['fit', 'x.h5', '--c', '0'])\n"
         "heavy = {'torch', 'sklearn', 'scipy', 'matplotlib', 'jinja2', 'numpy', 'h5py'}\n"
         "print(code, sorted(heavy & set(sys.modules)))"

@@ -12,7 +12,7 @@ import pytest
 from classify.__main__ import main
 from classify.clusters import _OneThreads, side_by_side
 from classify.results import read_results
-from data.cli import run
+from data.common.cli import run
 
 
 def numbers(reports):

@@ -12,8 +12,8 @@ from classify.compare import compare, headline
 from classify.runs import find_runs, read_answers
 from classify.significance import mcnemar_exact
 from classify.tradeoffs import COSTS, draw_tradeoffs, known_costs
-from data.cli import run
-from data.errors import UserError
+from data.common.cli import run
+from data.common.errors import UserError
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from classify.few_shot import DRAWS, draw_rows, few_shot, ladder, t_interval
 from classify.report import report_context, write_report
 from classify.results import read_results
 from classify.wording import labels_sentence
-from data.errors import UserError
+from data.common.errors import UserError
 from data.store import open_features
 
 

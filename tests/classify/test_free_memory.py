@@ -4,8 +4,8 @@ import pytest
 
 from classify.free_memory import default_memory, parse_memory
 from classify.layout import show_bytes
-from data.errors import UserError
-from data.free_memory import free_memory
+from data.common.errors import UserError
+from data.common.free_memory import free_memory
 
 MEMINFO = "MemTotal:       8000000 kB\nMemAvailable:   4000000 kB\n"
 

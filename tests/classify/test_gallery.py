@@ -13,8 +13,8 @@ from PIL import Image
 from classify.gallery import SHOWN, SIDE, confident_errors, data_uri, disagreements, gallery
 from classify.report import write_report
 from classify.results import read_results
-from data.digits import read_digits
-from data.errors import UserError
+from data.common.errors import UserError
+from data.images.digits import read_digits
 
 
 def fits(labels, k, seed=0, names=("multinomial", "ovr", "ovo")):

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file, save_file
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.coding import temper
 from classify.heads import Head, load_head, save_head
-from data.errors import UserError
+from data.common.errors import UserError
 
 ESTIMATORS = {
     "multinomial": MultinomialLogistic,

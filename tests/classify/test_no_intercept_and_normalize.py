@@ -18,8 +18,8 @@ from classify.__main__ import main
 from classify.heads import Head, load_head, save_head
 from classify.row_norms import normalized
 from classify.selection import select_C
-from data.cli import run
-from data.errors import UserError
+from data.common.cli import run
+from data.common.errors import UserError
 from data.store import open_features
 
 ALL = [MultinomialLogistic, OneVsRestLogistic, OneVsOneLogistic]

@@ -12,8 +12,8 @@ from classify.heads import load_head
 from classify.numerics import numerics
 from classify.report import write_report
 from classify.results import read_results
-from data.errors import UserError
-from data.rechecked import Rechecked, digest_of, write_rechecked
+from data.common.errors import UserError
+from data.reembedded import Rechecked, digest_of, write_rechecked
 from data.store import open_features
 
 

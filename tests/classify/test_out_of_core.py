@@ -15,8 +15,8 @@ from classify.fitting import Fitter, plan
 from classify.layout import SHARED_ROWS, Layout, TooLittleMemoryError
 from classify.selection import select_C
 from classify.threads import workers
-from data.cli import run
-from data.errors import UserError
+from data.common.cli import run
+from data.common.errors import UserError
 from data.store import open_features
 
 ESTIMATORS = {

@@ -15,9 +15,9 @@ from classify.__main__ import main
 from classify.coding import temper
 from classify.heads import Head, load_head, save_head
 from classify.sources import find_images
-from data.cli import run
-from data.decode import SUFFIXES
-from data.errors import UserError
+from data.common.cli import run
+from data.common.errors import UserError
+from data.images.decode import SUFFIXES
 
 
 @pytest.fixture

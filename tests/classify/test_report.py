@@ -15,7 +15,7 @@ from classify.report import draw_figures, extract_command, most_confused, write_
 from classify.results import json_ready, read_results
 from classify.terminal import printable, results_table, table, width
 from classify.wording import decoding_sentence
-from data.errors import UserError
+from data.common.errors import UserError
 
 HOSTILE = "<script>alert(1)</script>"
 

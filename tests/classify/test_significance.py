@@ -32,7 +32,7 @@ from classify.wording import (
     points_up,
     verdict,
 )
-from data.errors import UserError
+from data.common.errors import UserError
 
 
 def test_paired_counts():

@@ -21,7 +21,7 @@ from classify.__main__ import main
 from classify.engines import REHEARSAL, DeviceMemoryWarning, DeviceMissing, choose_device
 from classify.results import read_results
 from classify.selection import select_C
-from data.cli import run
+from data.common.cli import run
 
 OURS = {"multinomial": MultinomialLogistic, "ovr": OneVsRestLogistic, "ovo": OneVsOneLogistic}
 

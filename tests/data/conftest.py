@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import cifar
+from data.images import cifar
 
 
 class TinyCifar:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.common.errors import UserError
 from data.dataset import (
     ArrayImages,
     Split,
@@ -18,9 +19,8 @@ from data.dataset import (
     source_fingerprint,
     stratified_subset,
 )
-from data.errors import UserError
-from data.images import digest_rows
-from data.subset import hold_out
+from data.images.arrays import digest_rows
+from data.images.sampling import hold_out
 
 
 def draw_labels(sizes, seed=0):

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from data import UserError, open_features
+from data.format.text_heaps import DamagedTextError, read_texts
 from data.store import (
     SplitSource,
     StoreError,
@@ -34,7 +35,6 @@ from data.store import (
     verify_store,
     work_dir,
 )
-from data.vlen import DamagedTextError, read_texts
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("cat", "dog", "käse")
@@ -769,7 +769,7 @@ def test_moments_are_written_up_to_a_size(tmp_path, monkeypatch):
         np.testing.assert_allclose(found.moments.scatter[index], scatter, rtol=1e-4, atol=1e-5)
     make(tmp_path / "b.h5", n_train=20)  # 192 bytes of scatter for 320 of features
     assert open_features(tmp_path / "b.h5", moments=True).moments is None
-    monkeypatch.setattr("data.joining.MOMENTS_LIMIT", 191)
+    monkeypatch.setattr("data.writing.MOMENTS_LIMIT", 191)
     make(tmp_path / "c.h5")
     assert open_features(tmp_path / "c.h5", moments=True).moments is None
 
@@ -786,15 +786,15 @@ def test_features_whose_scatter_float32_cannot_hold_go_without_moments(tmp_path)
 
 
 def test_a_disk_that_gives_back_something_else_is_noticed(tmp_path, monkeypatch):
-    import data.joining
+    import data.writing
 
     (tmp_path / "a.h5").write_text("old")
-    real = data.joining.write_at
+    real = data.writing.write_at
 
     def write_at(descriptor, offset, content):
         real(descriptor, offset, memoryview(bytes(content[:-1]) + b"\x07"))
 
-    monkeypatch.setattr(data.joining, "write_at", write_at)
+    monkeypatch.setattr(data.writing, "write_at", write_at)
     with pytest.raises(StoreError, match="does not give back what was written"):
         make(tmp_path / "a.h5")
     assert (tmp_path / "a.h5").read_text() == "old"
@@ -822,8 +822,8 @@ spec = {"store_dtype": "float32"}
 def write(n):
     join(sys.argv[1], spec=spec, request={}, provenance={}, class_names=["a"],
          splits={"train": source(n), "test": source(256)})
-import data.joining
-data.joining._read_back = lambda path, temporary: None  # reading back loads the arrays once
+import data.writing
+data.writing._read_back = lambda path, temporary: None  # reading back loads the arrays once
 write(256)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 write(16384)

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import pytest
 
-from data.records import SplitSource, StoreError
-from data.spec import spec_key
+from data.format.records import SplitSource, StoreError
+from data.format.spec import spec_key
 from data.store import iter_blocks, join, open_features, read_header, verify_store, write_shard
 from data.virtual import parse
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from data.cli import run
+from data.common.cli import run
 from extract.__main__ import main
 
 # On a busy machine threads that wait for each other cost more than they bring here.

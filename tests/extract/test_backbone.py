@@ -15,7 +15,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from data.errors import UserError
+from data.common.errors import UserError
 from extract.backbone import BackboneRequest, embed_normalised, load_backbone
 from extract.names import DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE, FAST_MODEL, pretrained_config
 

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from data.cli import Parser
-from data.errors import UserError
+from data.common.cli import Parser
+from data.common.errors import UserError
 from data.store import open_features, read_header
 from extract.options import Options, add_options, to_options
 
@@ -117,7 +117,7 @@ def test_a_network_that_gives_nan_is_refused(small, features, tmp_path, refused)
 def test_a_cached_store_is_found_without_anything_heavy(small, features, small_job):
     small()
     code = (
-        "import sys; from data.cli import run; from extract.__main__ import main;"
+        "import sys; from data.common.cli import run; from extract.__main__ import main;"
         "code = run(main, sys.argv[1:]);"
         "heavy = {'torch', 'timm', 'sklearn', 'scipy', 'PIL', 'pandas', 'tqdm', 'pooch'};"
         "print(sorted(heavy & {name.split('.')[0] for name in sys.modules})); sys.exit(code)"
@@ -189,7 +189,7 @@ def test_verify(call, small, tmp_path, refused):
 def test_verify_finds_an_unpacked_archive_again(tmp_path):
     from types import SimpleNamespace
 
-    from data.cifar import LAYOUTS
+    from data.images.cifar import LAYOUTS
     from extract import check
 
     folder = tmp_path / LAYOUTS["cifar10"].folder

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from data import clusters
+from data.common import clusters
 from data.store import read_header, verify_store
 from extract import cluster, crew_dask, crews, shards
 
@@ -38,7 +38,7 @@ input()
 
 SCRIPT = """
 import sys
-from data.cli import run
+from data.common.cli import run
 from extract import cluster, shards
 from extract.__main__ import main
 shards.SHARD_ROWS = 32

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.errors import UserError
+from data.common.errors import UserError
 from extract.backbone import BackboneRequest, load_backbone
 from extract.embed import (
     Embedder,

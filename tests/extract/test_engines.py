@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.rechecked import read_rechecked
+from data.reembedded import read_rechecked
 from data.store import open_features, read_header, verify_store
 from extract import compiled, embed, engines, measured, tuning, vino
 from extract.activations import activation_bytes

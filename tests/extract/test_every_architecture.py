@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from timm.models import get_pretrained_cfg
 from timm.models._registry import _model_to_module
 
-from data.errors import UserError
+from data.common.errors import UserError
 from extract import backbone
 from extract.backbone import BackboneRequest, embed_normalised, load_backbone
 from extract.listing import measure

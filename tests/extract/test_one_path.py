@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 from timm.data import create_transform
 
-from data.cli import Parser
-from data.spec import CROPS, cropped_twice, spec_key
+from data.common.cli import Parser
+from data.format.spec import CROPS, cropped_twice, spec_key
 from data.store import open_features, read_header
 from extract import job, loading, names, tasks
 from extract.options import add_options, to_options

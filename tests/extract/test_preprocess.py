@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from data.errors import UserError
+from data.common.errors import UserError
 from extract.preprocess import (
     Preprocessing,
     is_small,

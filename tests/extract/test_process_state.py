@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from data.free_memory import peak_memory_mb
+from data.common.free_memory import peak_memory_mb
 from data.store import read_header
 from extract.backbone import BackboneRequest, load_backbone
 from extract.embed import Embedder

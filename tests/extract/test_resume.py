@@ -40,7 +40,7 @@ def deadly(function, name):
     return called
 extract.embed.Embedder.embed = deadly(extract.embed.Embedder.embed, "embed")
 data.shards._read = deadly(data.shards._read, "written")
-from data.cli import run
+from data.common.cli import run
 from extract.__main__ import main
 sys.exit(run(main, sys.argv[4:]))
 """

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from data.files import lock
+from data.common.files import lock
 from data.store import open_features, read_header, spec_key, verify_store
 from extract import embed, fill, shards
 
@@ -362,7 +362,7 @@ def test_unreadable_rotations_are_counted_and_named_also_after_an_interruption(
 
 
 def test_a_decoder_that_dies_is_said_so(small, folder, monkeypatch, refused):
-    from data.images import FileImages
+    from data.images.arrays import FileImages
 
     monkeypatch.setattr(FileImages, "decode_file", lambda images, index: os._exit(3))
     refused(folder_run(small, folder, "--jobs", "2"), "decodes images died", "--jobs")

@@ -11,7 +11,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from data.errors import UserError
+from data.common.errors import UserError
 from extract.backbone import BackboneRequest, embed_normalised, load_backbone
 
 MODEL = "test_resnet"

@@ -39,7 +39,7 @@ def call(words, stdin=""):
     """Run ``extract ...`` or ``classify ...`` in this process."""
     import classify.__main__
     import extract.__main__
-    from data.cli import run
+    from data.common.cli import run
 
     program = {"extract": extract.__main__.main, "classify": classify.__main__.main}[words[0]]
     out, err = io.StringIO(), io.StringIO()

@@ -28,7 +28,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from data.errors import UserError
+from data.common.errors import UserError
 
 INTERESTING = [
     0,
@@ -104,7 +104,7 @@ def unsealed(folder):
 
     Attributes may then read otherwise unnoticed; arrays have their own digests.
     """
-    from data.seal import hdf5_end
+    from data.format.seal import hdf5_end
     from data.store import open_features
 
     whole, _ = store(folder)
@@ -123,7 +123,7 @@ def unsealed(folder):
 
 def archive(folder):
     """CIFAR archives: what is not the checksummed one; sound arrays, or a message."""
-    from data.cifar_members import CifarLayout, CifarReader
+    from data.images.cifar_members import CifarLayout, CifarReader
 
     layout = CifarLayout(
         "cifar10", "a.tar.gz", "bin", "", "", 0, (("train.bin", 3),), (("test.bin", 2),),
@@ -197,7 +197,7 @@ def image(folder):
     """Images of every format: uint8 RGB of a sane size, or a message."""
     from PIL import Image
 
-    from data.decode import decode_image
+    from data.images.decode import decode_image
 
     rgb = np.random.default_rng(0).integers(0, 256, (24, 17, 3), dtype=np.uint8)
     made = []

@@ -114,6 +114,6 @@ if __name__ == "__main__":
     for step in sys.argv[2:split]:
         how, _, name = step.rpartition(":")
         arm(how or sys.argv[1], name)
-    from data.cli import run
+    from data.common.cli import run
 
     sys.exit(run(main, words))

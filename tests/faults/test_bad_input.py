@@ -70,7 +70,7 @@ def cuda_is_there():
 
 def test_every_command_and_option_has_its_line():
     """A new option of a kind that can be wrong needs a line in the table."""
-    from data.cli import Parser
+    from data.common.cli import Parser
     from extract.options import add_options
 
     parser = Parser(prog="extract")

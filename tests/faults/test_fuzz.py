@@ -12,8 +12,8 @@ from fuzz import READERS, fuzz, mutate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.errors import UserError
-from data.seal import hdf5_end
+from data.common.errors import UserError
+from data.format.seal import hdf5_end
 from data.store import StoreError, open_features
 
 LONG = bool(os.environ.get("ICEBOX_FAULTS"))  # `make faults`

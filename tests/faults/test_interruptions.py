@@ -35,11 +35,11 @@ STEPS = {
     "in a batch": "extract.embed.Embedder.embed@5",
     "reserving a shard": "data.shards.reserve@2",
     "reading a shard back": "data.shards._read@2",
-    "syncing a shard": "data.files.sync_file@3",
+    "syncing a shard": "data.common.files.sync_file@3",
     "renaming a shard": "os.replace@3",
-    "joining": "data.joining.reserve@1",
-    "finishing the store": "data.joining.Skeleton.finish@1",
-    "reading the store back": "data.joining.verify_store@1",
+    "joining": "data.writing.reserve@1",
+    "finishing the store": "data.writing.Skeleton.finish@1",
+    "reading the store back": "data.writing.verify_store@1",
     "removing the shards": "extract.run.shutil.rmtree@2",
 }
 

@@ -76,7 +76,7 @@ def test_the_disk_fills_up_while_shards_are_written(small_disk, expected):
     assert files_of(folder) == [str(store.relative_to(folder))]
 
 
-@pytest.mark.parametrize("step", ["data.shards.reserve@2", "data.joining.reserve@1"])
+@pytest.mark.parametrize("step", ["data.shards.reserve@2", "data.writing.reserve@1"])
 def test_no_file_may_grow_any_more(step, tmp_path, expected):
     said = one_message(extraction(tmp_path, "disk", step))
     assert "files of this size are not allowed here (see ulimit -f): it needs 0." in said

@@ -18,7 +18,7 @@ from pathlib import Path
 try: Path.home()
 except RuntimeError: pass
 else: assert "HOME" in os.environ
-from data.cli import run
+from data.common.cli import run
 """
 SMALL = [
     *("--dataset", "digits", "--model", "test_efficientnet", "--weights", "random"),

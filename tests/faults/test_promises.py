@@ -37,11 +37,11 @@ def note(name, arguments):
         seen.add(name)
 sys.addaudithook(note)
 armed = False
-import torch, sklearn, data.cli, extract.__main__, classify.__main__
+import torch, sklearn, data.common.cli, extract.__main__, classify.__main__
 program, *words = sys.argv[1:]
 main = {"extract": extract.__main__.main, "classify": classify.__main__.main}[program]
 armed = True
-code = data.cli.run(main, words)
+code = data.common.cli.run(main, words)
 armed = False
 print(json.dumps(sorted(seen)))
 sys.exit(code)

@@ -19,7 +19,7 @@ def go_on(process):
 
 
 LONG = bool(os.environ.get("ICEBOX_FAULTS"))  # `make faults`
-JOINING = "data.joining.reserve@1"
+JOINING = "data.writing.reserve@1"
 EMBEDDING = "extract.embed.Embedder.embed@3"
 
 
@@ -56,7 +56,7 @@ def test_the_second_takes_over_the_shards_of_a_first_that_is_killed(tmp_path, ex
     assert files_of(tmp_path) == [str(Path(path.strip()).relative_to(tmp_path))]
 
 
-STEPS = ["extract.shards.write_json@1", "os.replace@3", JOINING, "data.joining.verify_store@1"]
+STEPS = ["extract.shards.write_json@1", "os.replace@3", JOINING, "data.writing.verify_store@1"]
 
 
 @pytest.mark.parametrize("step", [EMBEDDING, *STEPS] if LONG else [EMBEDDING, JOINING])

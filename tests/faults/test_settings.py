@@ -11,7 +11,7 @@ from fault_world import DIGITS, TINY, call, save_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.spec import SPEC_SHAPE, spec_key
+from data.format.spec import SPEC_SHAPE, spec_key
 from data.store import read_header, verify_store
 from extract.options import Options
 
@@ -33,7 +33,7 @@ OPTIONAL = {("model", "config")}
 IN_THE_SPEC = {
     "dataset": None,  # its name, and the digest of the rows: tests/data/test_dataset.py
     "limit": {"limit": 20},
-    "test_fraction": None,  # the digest of the rows: tests/data/test_folder.py
+    "test_fraction": None,  # the digest of the rows: tests/data/images/test_folder.py
     "model": {"model": "test_convnext"},
     "weights": None,  # their digest: tests/extract/test_run.py
     "model_args": {"model_args": {"drop_rate": 0.5}},

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.files import clean_leftovers
+from data.common.files import clean_leftovers
 from data.store import StoreError, open_features, read_shard, write_shard
 
 ROOT = Path(__file__).parents[2]
@@ -24,8 +24,8 @@ PRELUDE = f"""
 import os, resource, signal, sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import numpy as np
-import data.joining, data.files, data.shards
-from data.errors import UserError
+import data.writing, data.common.files, data.shards
+from data.common.errors import UserError
 from data.store import StoreError, open_features, write_shard
 from store_writer import halt, write
 """
@@ -74,14 +74,14 @@ def store(tmp_path):
 # -- killed -----------------------------------------------------------------------------------
 
 STEPS = {
-    "reserving": "data.joining.reserve = halt",
+    "reserving": "data.writing.reserve = halt",
     "rows": "n = iter([1] * 9); pause = lambda: next(n, None) or halt()",
-    "arrays written": "data.joining.iter_class_moments = halt",
-    "finishing": "data.joining.Skeleton.finish = halt",
-    "reading back": "data.joining.verify_store = halt",
-    "syncing": "data.files.sync_file = halt",
+    "arrays written": "data.writing.iter_class_moments = halt",
+    "finishing": "data.writing.Skeleton.finish = halt",
+    "reading back": "data.writing.verify_store = halt",
+    "syncing": "data.common.files.sync_file = halt",
     "renaming": "os.replace = halt",
-    "renamed": "data.files.sync_folder = halt",
+    "renamed": "data.common.files.sync_folder = halt",
 }
 
 
@@ -123,7 +123,12 @@ def test_killed_while_writing_a_shard(tmp_path):
 write_shard(sys.argv[1], np.full((4, 3), 2, np.float32), np.ones(4, bool), key="k", split="train",
             start=0)
 """
-    for step in ("data.shards.reserve", "data.shards._read", "data.files.sync_file", "os.replace"):
+    for step in (
+        "data.shards.reserve",
+        "data.shards._read",
+        "data.common.files.sync_file",
+        "os.replace",
+    ):
         writer = start(f"{step} = halt{code}", path)
         assert writer.stdout.readline() == "there\n"
         writer.kill()
@@ -155,7 +160,7 @@ except KeyboardInterrupt:
 # middle, as it does when others write at the same time. Nothing may come from HDF5, at exit either.
 LIMITED = """
 if sys.argv[2] == "late":
-    data.joining.reserve = data.shards.reserve = lambda *_: None
+    data.writing.reserve = data.shards.reserve = lambda *_: None
 for limit in map(int, sys.argv[3:]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
@@ -262,8 +267,8 @@ def test_several_writers_of_one_store_leave_one_whole_file(tmp_path):
 
 
 def test_verified_then_synced_then_renamed_then_the_folder_synced(store, monkeypatch):
-    import data.joining
-    from data.records import SplitSource
+    import data.writing
+    from data.format.records import SplitSource
 
     calls = []
 
@@ -279,7 +284,7 @@ def test_verified_then_synced_then_renamed_then_the_folder_synced(store, monkeyp
     def synced(descriptor):
         return f"sync {'folder' if stat.S_ISDIR(os.fstat(descriptor).st_mode) else 'file'}"
 
-    trace(data.joining, "verify_store", lambda *_: "verify")
+    trace(data.writing, "verify_store", lambda *_: "verify")
     trace(os, "fsync", synced)
     trace(os, "replace", lambda *_: "rename")
     trace(os, "pwrite", lambda *_: "write")
@@ -290,7 +295,7 @@ def test_verified_then_synced_then_renamed_then_the_folder_synced(store, monkeyp
 
     splits = {"train": source(), "test": source()}
     texts = {"request": {}, "provenance": {}, "class_names": ["a"]}
-    data.joining.join(store, spec={"store_dtype": "float32"}, splits=splits, **texts)
+    data.writing.join(store, spec={"store_dtype": "float32"}, splits=splits, **texts)
     order = [call for call, before in zip(calls, [None, *calls], strict=False) if call != before]
     assert order == ["write", "verify", "sync file", "rename", "sync folder"]
 

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from data.files import clean_leftovers, temporary_path
+from data.common.files import clean_leftovers, temporary_path
 from data.store import (
     SplitSource,
     StoreError,

@@ -1,0 +1,176 @@
+"""What both command lines share: parsing, messages, progress and exit codes.
+
+Exit codes: 0 done, 2 the user's input is at fault, 130 interrupted, 1 a bug (with its
+traceback, because a bug should be reported with one).
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from data.common.cache_folder import expand_user
+from data.common.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+EXIT_USER = 2
+EXIT_INTERRUPTED = 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises `UserError`, with the nearest names, instead of exiting."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message as a `UserError`, adding the names that look like what was typed."""
+        hint = ""
+        unknown = re.search(r"unrecognized arguments: (--?[\w-]+)", message)
+        if unknown:
+            hint = nearest(unknown.group(1), self._option_string_actions)
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if choice:
+            hint = nearest(choice.group(1), re.findall(r"[\w.-]+", choice.group(2)))
+        advice = " ".join(part for part in (hint, f"See: {self.prog} --help") if part)
+        raise UserError(f"{self.prog}: {message}\n{advice}")
+
+
+def folder_path(text: str) -> Path:
+    """Turn an option into a path, with ``~`` for the home folder also where no shell saw it."""
+    return expand_user(text)
+
+
+def say(*text: object) -> None:
+    """Print a line for a person: to stderr, since stdout carries the result alone."""
+    print(*text, file=sys.stderr, flush=True)
+
+
+def result(path: object) -> None:
+    """Print what was written, as the last line on stdout."""
+    print(path, flush=True)
+
+
+_hidden = False
+
+
+@contextmanager
+def without_progress() -> Iterator[None]:
+    """Draw no progress bars meanwhile: for processes side by side, whose bars would mix."""
+    global _hidden
+    before, _hidden = _hidden, True
+    try:
+        yield
+    finally:
+        _hidden = before
+
+
+def progress(total: int, desc: str, unit: str, initial: int = 0) -> tqdm[NoReturn]:
+    """Open a progress bar on stderr with a rate and the time left.
+
+    Parameters
+    ----------
+    total : int
+        How many units the whole job has.
+    desc, unit : str
+        What is being done and what is being counted.
+    initial : int
+        Units already done by an earlier run; they do not count towards the rate.
+
+    Returns
+    -------
+    tqdm.tqdm
+        Call ``update(k)`` after every ``k`` units; it is a context manager.
+    """
+    from tqdm import tqdm
+
+    # A log file gets a line now and then, not ten a second.
+    return tqdm(
+        total=total,
+        desc=desc,
+        unit=unit,
+        initial=initial,
+        file=sys.stderr,
+        disable=_hidden,
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,
+        dynamic_ncols=True,
+        smoothing=0.1,
+    )
+
+
+def _is_memory(error: Exception) -> bool:
+    """Tell what torch, the threads of Python and the loader of libraries say without memory."""
+    signs = (
+        "can't allocate memory",
+        "cannot allocate memory",
+        "out of memory",
+        "bad_alloc",
+        "can't start new thread",
+        "failed to map segment",
+    )
+    return any(sign in str(error).lower() for sign in signs)
+
+
+def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Run a command line and turn what it raises into an exit code and one message.
+
+    Parameters
+    ----------
+    main : callable
+        Takes the arguments; returns nothing; raises `UserError` for bad input and
+        ``KeyboardInterrupt`` (whose argument, if any, says how to go on) on Ctrl-C.
+    argv : sequence of str, optional
+        The arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code.
+    """
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except UserError as error:
+        say(f"error: {error}")
+        return EXIT_USER
+    except KeyboardInterrupt as stop:
+        advice = str(stop) or "run the same command again to go on where it stopped"
+        say(f"\ninterrupted: {advice}")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough; keep the interpreter from saying so at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except PermissionError as error:
+        if error.filename is None:
+            raise
+        say(f"error: {error.filename}: {error.strerror}; change its permissions or name another")
+        return EXIT_USER
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not isinstance(error, MemoryError) and not _is_memory(error):
+            raise
+        reason = (str(error).strip() or "out of memory").splitlines()[0][:300]
+        say(
+            f"error: the memory that is free does not suffice: {reason}\n"
+            "close other programs or take a larger machine, or let it do with less: a smaller "
+            "--batch-size or --jobs in stage one, --memory in stage two; nothing is lost"
+        )
+        return EXIT_USER
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        say(f"error: {error.strerror}{where}; free some space and run the same command again")
+        return EXIT_USER
+    return 0

@@ -1,0 +1,1 @@
+"""The bytes of a store: its schema, seal, blocks, texts and records."""

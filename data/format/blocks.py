@@ -1,0 +1,280 @@
+"""Rows of features as raw bytes in a file: read, digested and checked in blocks.
+
+The store's arrays are contiguous and uncompressed, so they are read with plain `os.preadv`, which
+releases Python's lock (HDF5 holds one of its own), into the array they belong in: several
+datasets at a time, each block digested and checked while it is in the processor's cache.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.format.seal import read_at
+
+BLOCK_BYTES = 4 << 20
+IDS_NAMED = 5
+# What the system says when the disk, the quota or the process's limit on files is used up.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FLOAT16_EXPONENT = np.uint16(0x7C00)
+
+
+def raw_bytes(array: npt.NDArray[Any]) -> memoryview:
+    """View an array as its bytes.
+
+    Parameters
+    ----------
+    array : ndarray, C-contiguous
+        Of any shape.
+
+    Returns
+    -------
+    memoryview of bytes
+        The same memory.
+    """
+    return array.reshape(-1).view(np.uint8).data
+
+
+def read_array(
+    read: Callable[[int, memoryview], object], array: npt.NDArray[Any], *, verify: bool
+) -> tuple[str | None, bool]:
+    """Fill an array from a file; digest it and look for NaN and infinities on the way.
+
+    Parameters
+    ----------
+    read : callable
+        Takes a position in the array's bytes, and a buffer to fill from there.
+    array : ndarray, C-contiguous
+        What to fill.
+    verify : bool
+        Digest and check; without it the array is only read.
+
+    Returns
+    -------
+    sha256 : str or None
+        Digest of the bytes.
+    finite : bool
+        Whether all values are finite; True for integers, and where not checked.
+    """
+    raw = raw_bytes(array)
+    flat = array.reshape(-1)
+    digest = hashlib.sha256()
+    finite = True
+    step = BLOCK_BYTES // array.itemsize * array.itemsize
+    for start in range(0, len(raw), step):
+        block = raw[start : start + step]
+        read(start, block)
+        if verify:
+            digest.update(block)
+            first = start // array.itemsize
+            finite = finite and all_finite(flat[first : first + len(block) // array.itemsize])
+    return (digest.hexdigest() if verify else None), finite
+
+
+def write_at(descriptor: int, offset: int, content: memoryview) -> None:
+    """Write all bytes at a position of a file.
+
+    Parameters
+    ----------
+    descriptor : int
+        The open file.
+    offset : int
+        Where to start, in bytes.
+    content : memoryview of bytes
+        What to write.
+    """
+    done = 0
+    while done < len(content):
+        done += os.pwrite(descriptor, content[done : done + BLOCK_BYTES], offset + done)
+
+
+def move_down(descriptor: int, source: int, target: int, length: int) -> None:
+    """Move bytes within a file towards its beginning; the two extents may overlap.
+
+    Parameters
+    ----------
+    descriptor : int
+        The open file.
+    source, target : int
+        Where the bytes are, and where they shall be: ``target <= source``.
+    length : int
+        How many.
+    """
+    if target > source:
+        raise ValueError("bytes can only be moved towards the beginning")
+    buffer = memoryview(bytearray(min(length, BLOCK_BYTES)))
+    for start in range(0, length if target < source else 0, BLOCK_BYTES):
+        part = buffer[: min(BLOCK_BYTES, length - start)]
+        read_at(descriptor, source + start, part)
+        write_at(descriptor, target + start, part)
+
+
+def all_finite(values: npt.NDArray[Any]) -> bool:
+    """Say whether an array holds neither NaN nor infinity.
+
+    Parameters
+    ----------
+    values : ndarray
+        Of any number type.
+
+    Returns
+    -------
+    bool
+        True for integers.
+    """
+    if values.dtype == np.float16:  # its own isfinite is slow
+        bits = np.ascontiguousarray(values).view(np.uint16)
+        return not bool(((bits & _FLOAT16_EXPONENT) == _FLOAT16_EXPONENT).any())
+    return bool(np.isfinite(values).all())
+
+
+def rows_not_finite(features: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Find the rows that hold NaN or infinity.
+
+    Parameters
+    ----------
+    features : ndarray, shape (n_samples, n_features)
+        The rows.
+
+    Returns
+    -------
+    ndarray of int
+        Their indices.
+    """
+    step = max(1, BLOCK_BYTES // max(1, features.itemsize * features.shape[1]))
+    found = [np.empty(0, np.intp)]
+    for start in range(0, len(features), step):
+        block = features[start : start + step]
+        if not all_finite(block):
+            found.append(start + np.flatnonzero(~np.isfinite(block).all(axis=1)))
+    return np.concatenate(found)
+
+
+def name_rows(count: int, first_ids: Sequence[str]) -> str:
+    """Count rows and name the first few.
+
+    Parameters
+    ----------
+    count : int
+        How many rows there are, at least one.
+    first_ids : sequence of str
+        The names of the first of them.
+
+    Returns
+    -------
+    str
+        ``"2 rows (cats/1.png, cats/7.png)"``.
+    """
+    named = ", ".join(first_ids[:IDS_NAMED]).replace("\n", " ")
+    more = ", ..." if count > min(IDS_NAMED, len(first_ids)) else ""
+    return f"{count:,} {'row' if count == 1 else 'rows'} ({named}{more})"
+
+
+class RowCheck:
+    """Collects the rows that cannot be embeddings, block by block: NaN, infinite, or all zero."""
+
+    def __init__(self) -> None:
+        self._not_finite: list[str] = []
+        self._zero: list[str] = []
+
+    def add(self, features: npt.NDArray[Any], ids: Sequence[str]) -> None:
+        """Look at a block of rows.
+
+        Parameters
+        ----------
+        features : ndarray, shape (n_samples, n_features)
+            The rows.
+        ids : sequence of str
+            Their names.
+        """
+        bad = rows_not_finite(features)
+        self._not_finite += [ids[int(row)] for row in bad]
+        self._zero += [ids[int(row)] for row in np.flatnonzero(~features.any(axis=1))]
+
+    def message(self) -> str | None:
+        """Say what was found, with the likely causes.
+
+        Returns
+        -------
+        str or None
+            None when all is well.
+        """
+        if self._not_finite:
+            return (
+                f"NaN or infinite values in {name_rows(len(self._not_finite), self._not_finite)}. "
+                "Likely causes: an overflow in half precision (try --precision fp32 and "
+                "--store-dtype float32), or broken weights"
+            )
+        if self._zero:
+            return (
+                f"nothing but zeros in {name_rows(len(self._zero), self._zero)}. Likely causes: "
+                "weights that do not belong to the model, an underflow in half precision (try "
+                "--precision fp32), or a wrong --mean or --std"
+            )
+        return None
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Claim disk space for a file at once, so that a full disk shows before the work is done.
+
+    Parameters
+    ----------
+    descriptor : int
+        The file, open for writing.
+    size : int
+        Bytes it will have.
+
+    Raises
+    ------
+    OSError
+        If the disk, the quota or the process's limit does not allow for it.
+    """
+    os.ftruncate(descriptor, size)
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+
+
+def disk_trouble(path: Path, error: OSError, needed: int | None) -> str:
+    """Say in one sentence why a file could not be written.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The final name.
+    error : OSError
+        What the system said.
+    needed : int or None
+        Bytes that it needs; None where that is not known.
+
+    Returns
+    -------
+    str
+        The message, with the space needed and free where space is the trouble.
+    """
+    if error.errno not in NO_ROOM:
+        return f"cannot write {path}: {error.strerror or error}"
+    limit = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the disk quota is used up",
+        errno.EFBIG: "files of this size are not allowed here (see ulimit -f)",
+    }[error.errno]
+    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
+    need = "" if needed is None else f"it needs {needed / 2**20:,.1f} MiB, "
+    return (
+        f"cannot write {path}: {limit}: {need}the disk has "
+        f"{free / 2**20:,.1f} MiB free. Make room, or choose another folder; nothing that "
+        "was there before has changed"
+    )

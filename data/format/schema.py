@@ -1,0 +1,161 @@
+"""What a store must hold, by schema version: checked before any array is read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from data.format.loading import AGAIN, Stored
+from data.format.records import Header, StoreError
+from data.format.spec import PROVENANCE_SHAPE, REQUEST_SHAPE, SPEC_SHAPE, mismatch, spec_key
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "test")
+JSON_ATTRIBUTES: dict[str, type] = {
+    "spec": dict,
+    "provenance": dict,
+    "request": dict,
+    "class_names": list,
+}
+FLOATS = (np.dtype("<f4"), np.dtype("<f2"))
+INTEGER = np.dtype("<i8")
+TEXT = np.dtype(object)
+SHAPES = {"spec": SPEC_SHAPE, "provenance": PROVENANCE_SHAPE, "request": REQUEST_SHAPE}
+
+
+class Source(Protocol):
+    """An open file, as `data.store` hands it over."""
+
+    path: Path
+    foreign_seal: bool
+
+    def version(self) -> object:
+        """Return the root attribute ``schema_version``, or None."""
+
+    def text(self, name: str) -> str:
+        """Return a text attribute of the root."""
+
+    def has(self, name: str) -> bool:
+        """Say whether there is an object of this name."""
+
+    def stored(self, name: str) -> Stored:
+        """Find a dataset that lies in the file, whole."""
+
+
+Description = tuple[Header, dict[str, Stored]]
+
+
+def describe(source: Source) -> Description:
+    """Check a store's structure, by the rules of its schema version.
+
+    Parameters
+    ----------
+    source : Source
+        The open file.
+
+    Returns
+    -------
+    header : Header
+        What it says of itself.
+    datasets : dict of str to Stored
+        Where its datasets lie, by name.
+
+    Raises
+    ------
+    StoreError
+        If it is of an unknown version, or breaks a rule.
+    """
+    path, version = source.path, source.version()
+    if not isinstance(version, int | np.integer):
+        raise StoreError(f"{path} is not a feature store: it has no schema_version. {AGAIN}")
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"{path} is of store schema {version}, and this Icebox reads up to {SCHEMA_VERSION}: "
+            "upgrade Icebox (git pull, then make), or extract the features again with this one"
+        )
+    if int(version) not in READERS:
+        raise StoreError(f"{path} is of store schema {version}, which never existed. {AGAIN}")
+    if source.foreign_seal:
+        raise StoreError(f"{path} is damaged: its seal is of no version of that time. {AGAIN}")
+    return READERS[int(version)](source)
+
+
+def _describe_1(source: Source) -> Description:
+    path = source.path
+    key = source.text("key")
+    values = {name: _parse(path, name, source.text(name)) for name in JSON_ATTRIBUTES}
+    if _key(values["spec"]) != key:
+        raise StoreError(f"{path} is damaged: its key is not the digest of its spec. {AGAIN}")
+    for name, shape in SHAPES.items():
+        problem = mismatch(values[name], shape, name)
+        if problem:
+            raise StoreError(f"{path} is not a usable store: {problem}. {AGAIN}")
+    names = tuple(values["class_names"])
+    if not names or not all(isinstance(name, str) for name in names):
+        raise StoreError(f"{path}: class_names is not a list of names. {AGAIN}")
+
+    datasets: dict[str, Stored] = {}
+
+    def need(name: str, shape: tuple[int, ...] | None, dtypes: Sequence[np.dtype[Any]]) -> Stored:
+        found = datasets[name] = source.stored(name)
+        if found.dtype not in dtypes:
+            wanted = " or ".join("text" if dtype == TEXT else str(dtype) for dtype in dtypes)
+            raise StoreError(f"{path}: {name} holds {found.dtype}, expected {wanted}. {AGAIN}")
+        if shape is not None and found.shape != shape:
+            raise StoreError(f"{path}: {name} has shape {found.shape}, expected {shape}. {AGAIN}")
+        return found
+
+    train = need("/train/features", None, FLOATS)
+    test = need("/test/features", None, [train.dtype])
+    if len(train.shape) != 2 or len(test.shape) != 2 or train.shape[1] != test.shape[1]:
+        raise StoreError(
+            f"{path}: the features have shapes {train.shape} (train) and {test.shape} (test), "
+            f"expected two tables of one width. {AGAIN}"
+        )
+    for split, (rows, _) in (("train", train.shape), ("test", test.shape)):
+        need(f"/{split}/labels", (rows,), [INTEGER])
+        need(f"/{split}/ids", (rows,), [TEXT])
+    width = train.shape[1]
+    if source.has("/train/moments"):
+        need("/train/moments/count", (len(names),), [INTEGER])
+        need("/train/moments/mean", (len(names), width), FLOATS[:1])
+        need("/train/moments/scatter", (len(names), width, width), FLOATS[:1])
+    header = Header(
+        path=path,
+        schema_version=1,
+        key=key,
+        spec=values["spec"],
+        provenance=values["provenance"],
+        request=values["request"],
+        class_names=names,
+        n_train=train.shape[0],
+        n_test=test.shape[0],
+        n_features=width,
+        dtype=str(train.dtype),
+    )
+    return header, datasets
+
+
+def _parse(path: Path, name: str, text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path} is damaged: {name} is not JSON ({error}). {AGAIN}") from error
+    if not isinstance(value, JSON_ATTRIBUTES[name]):
+        raise StoreError(f"{path}: {name} is not a JSON {JSON_ATTRIBUTES[name].__name__}. {AGAIN}")
+    return value
+
+
+def _key(spec: dict[str, Any]) -> str | None:
+    try:
+        return spec_key(spec)
+    except ValueError:  # NaN, which Python's parser lets through
+        return None
+
+
+# One function for each schema that was ever released; tests/archives holds a file of each.
+READERS: dict[int, Callable[[Source], Description]] = {1: _describe_1}

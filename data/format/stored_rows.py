@@ -1,0 +1,175 @@
+"""Rows of features that stay on the disk, and are read when they are asked for.
+
+A store's tables are contiguous and uncompressed, so a block of rows is one read at an offset. The
+descriptor stays open: a file that is removed or replaced meanwhile goes on being read as it was
+when it was verified. One that is cut or cannot be read any more is an error that names it.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.format.blocks import raw_bytes
+from data.format.loading import AGAIN, Stored
+from data.format.records import StoreError
+
+# Half precision is read and widened in pieces of this size.
+PIECE_BYTES = 1 << 20
+# Wanted rows that are nearer to each other than this are read in one go: skipping costs more.
+GAP_BYTES = 128 << 10
+# ... up to so much in one read.
+SPAN_BYTES = 4 << 20
+
+
+class StoredRows:
+    """A table of features in a store.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file, for messages.
+    descriptor : int
+        The same file, open; it is duplicated, and may be closed.
+    stored : Stored
+        Which dataset, of two dimensions, float32 or float16.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Rows and features.
+    dtype : numpy.dtype
+        What `read` hands over: float32, for float16 too.
+    """
+
+    def __init__(self, path: Path, descriptor: int, stored: Stored) -> None:
+        self.path, self.name = path, stored.name
+        self.shape: tuple[int, int] = (stored.shape[0], stored.shape[1])
+        self.ndim = 2
+        self.dtype: np.dtype[Any] = np.dtype(np.float32)
+        self._stored, self._table = stored.dtype, stored
+        self._descriptor = os.dup(descriptor)
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        rows, width = self.shape
+        return f"<StoredRows {rows:,} x {width:,} {self._stored} of {self.path.name}{self.name}>"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all rows would take in memory, as `dtype`."""
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+
+    def close(self) -> None:
+        """Let go of the file; also done when the object is no longer used."""
+        self._close()
+
+    def read(self, start: int, stop: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """Read consecutive rows. Several threads may read at the same time.
+
+        Parameters
+        ----------
+        start, stop : int
+            The first row, and the one after the last.
+        out : ndarray of float32, shape (stop - start, n_features), optional
+            What to fill, C-contiguous; a new array by default.
+
+        Returns
+        -------
+        ndarray of float32, shape (stop - start, n_features)
+            The rows.
+
+        Raises
+        ------
+        StoreError
+            If the file has become shorter, or cannot be read any more.
+        """
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise IndexError(f"rows {start} to {stop} of {self.shape[0]}")
+        width = self.shape[1]
+        rows = np.empty((stop - start, width), np.float32) if out is None else out
+        if self._stored == rows.dtype:
+            self._fill(start, rows)
+            return rows
+        step = max(1, PIECE_BYTES // max(1, width * self._stored.itemsize))
+        piece = np.empty((min(step, stop - start), width), self._stored)
+        for low in range(start, stop, step):
+            part = piece[: min(step, stop - low)]
+            self._fill(low, part)
+            rows[low - start : low - start + len(part)] = part
+        return rows
+
+    def gather(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+        """Read any rows, from the front of the file to its end.
+
+        Parameters
+        ----------
+        rows : ndarray of int, shape (k,)
+            Which rows, in any order.
+
+        Returns
+        -------
+        ndarray of float32, shape (k, n_features)
+            In the order of `rows`.
+
+        Raises
+        ------
+        StoreError
+            As `read`.
+        """
+        rows = np.asarray(rows, dtype=np.intp)
+        result = np.empty((len(rows), self.shape[1]), self.dtype)
+        if not len(rows):
+            return result
+        order = np.argsort(rows, kind="stable")
+        ascending = rows[order]
+        width = max(1, self.shape[1] * self._stored.itemsize)
+        # A span ends at a gap, and where a multiple of the largest span lies in between.
+        far = np.diff(ascending) > max(1, GAP_BYTES // width)
+        far |= np.diff(ascending // max(1, SPAN_BYTES // width)) > 0
+        for some in np.split(np.arange(len(rows)), np.flatnonzero(far) + 1):
+            first, last = int(ascending[some[0]]), int(ascending[some[-1]])
+            result[order[some]] = self.read(first, last + 1)[ascending[some] - first]
+        return result
+
+    def _fill(self, start: int, rows: npt.NDArray[Any]) -> None:
+        if not self._close.alive:  # the number may by now be another file's
+            raise ValueError(f"{self!r} is closed")
+        position = start * self.shape[1] * self._stored.itemsize
+        try:
+            self._table.read(self._descriptor, position, raw_bytes(rows))
+        except EOFError as error:
+            raise StoreError(
+                f"{self.path} was cut while it was being read: {error}, and {self.name} goes on "
+                f"after it. {AGAIN}"
+            ) from error
+        except OSError as error:
+            raise StoreError(
+                f"{self.path} cannot be read any more: {error.strerror}. See that its disk is "
+                "there, and run the same command again"
+            ) from error
+
+
+class GatheredRows:
+    """Stored rows that are picked as an array's are.
+
+    Parameters
+    ----------
+    table : StoredRows
+        Where they lie.
+    """
+
+    def __init__(self, table: StoredRows) -> None:
+        self._table = table
+        self.shape = table.shape
+
+    def __getitem__(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+        return self._table.gather(rows)

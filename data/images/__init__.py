@@ -1,0 +1,1 @@
+"""Images at rest: class folders, CIFAR, digits; downloading and decoding them."""

@@ -1,0 +1,281 @@
+"""One image file in, one uint8 RGB array out."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from data.common.errors import UserError
+from data.images.orientation import read_orientation, turn
+from data.images.pillow_warnings import no_libtiff_messages, no_pillow_warnings
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Every place that looks for images takes these: data sets in folders, and folders to predict on.
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".apng",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".avif",
+)
+KINDS = "JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM, PBM or AVIF"
+
+# What a file is, is told by its content: a PNG that is called .jpg decodes. Other formats that
+# Pillow knows (PostScript, PDF, ...) are kept out: nobody asked for their decoders to run.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
+# Of a 16-bit grey image, whatever part of the range its maker has used.
+_WHITE_16 = 65535
+_PHOTOMETRIC, _BITS_PER_SAMPLE, _WHITE_IS_ZERO = 262, 258, 0
+_FTYP_AVIF = (b"avif", b"avis")
+_FTYP_HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+
+
+class BadImage(UserError):
+    """A file that exists and can be read, but is no image that can be decoded.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    reason : str
+        What is wrong with it.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(
+            f"cannot decode the image {path}: {reason}\n"
+            "replace or remove the file, or leave such files out with --skip-bad-images"
+        )
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
+        # Worker processes send it home; the default would call it with the message alone.
+        return (BadImage, (self.path, self.reason))
+
+
+class DecodedImage(NamedTuple):
+    """One image, and what its file did not tell.
+
+    Attributes
+    ----------
+    pixels : ndarray of uint8, shape (height, width, 3)
+        Red first.
+    unread_rotation : str or None
+        Why the rotation that the file may ask for could not be read; the pixels are then as they
+        are stored. None where there is none, or it was applied.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    unread_rotation: str | None
+
+
+def decode_image(
+    path: str | os.PathLike[str], sha256: bytes | None = None
+) -> npt.NDArray[np.uint8]:
+    """Decode a file as `decode_file` does, and return the pixels alone.
+
+    Parameters
+    ----------
+    path, sha256
+        As for `decode_file`.
+
+    Returns
+    -------
+    ndarray of uint8, shape (height, width, 3)
+        The pixels, red first.
+
+    Raises
+    ------
+    BadImage, UserError
+        As `decode_file`.
+    """
+    return decode_file(path, sha256).pixels
+
+
+def decode_file(path: str | os.PathLike[str], sha256: bytes | None = None) -> DecodedImage:
+    """Decode an image file as people see it, in RGB.
+
+    The orientation of EXIF, XMP or TIFF tags is applied; one that cannot be read is not, and is
+    told. Palettes, grey levels and CMYK are converted to RGB, 16-bit grey levels scaled to 8
+    bits. An alpha channel is dropped, which is what ``Image.convert("RGB")`` and with it
+    torchvision and timm do. Of an animation the first frame is taken, of a TIFF the first page.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    sha256 : bytes, optional
+        The digest that its bytes must have, 32 bytes: those very bytes are decoded, so that what
+        was digested earlier is what is seen now.
+
+    Returns
+    -------
+    DecodedImage
+        The pixels, and whether a rotation could not be read.
+
+    Raises
+    ------
+    BadImage
+        If the content is not an image of these formats, is cut off or damaged, has samples
+        without a defined white (floating point, 32-bit integers), or has more pixels than
+        Pillow's limit for decompression bombs.
+    UserError
+        If the file is not there or cannot be read, its bytes have another digest, or this
+        Pillow lacks the format.
+    """
+    from PIL import Image
+
+    name = os.fspath(path)
+    if Path(name).is_dir():
+        raise UserError(f"{name} is a folder, not an image file; name the images in it")
+    try:
+        with (
+            no_pillow_warnings(),
+            Image.open(
+                name if sha256 is None else _unchanged(name, sha256), formats=_formats()
+            ) as image,
+        ):
+            _check_size(name, image)
+            # Before loading: Pillow's TIFF decoder applies the orientation and forgets it.
+            is_tiff = image.format == "TIFF"
+            orientation, trouble = read_orientation(image) if is_tiff else (1, None)
+            with no_libtiff_messages() if is_tiff else contextlib.nullcontext():
+                image.load()
+            _check_size(name, image)
+            pixels = _rgb(image)
+            if not is_tiff:  # after loading: a PNG may carry its EXIF data behind the pixels
+                orientation, trouble = read_orientation(image)
+                pixels = turn(pixels, orientation)
+            return DecodedImage(pixels, trouble)
+    except UserError:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise _unidentified(name) from error
+    except MemoryError:
+        raise  # a full machine says nothing about the file
+    except Exception as error:
+        # Decoders raise what they like on damaged bytes (OSError, SyntaxError, ValueError,
+        # struct.error, ...). Only an error of the system has a number: then the disk or the
+        # permissions are at fault, and leaving the image out would hide that.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(
+                f"cannot read the image {name}: {error.strerror}; repair it, or leave it out"
+            ) from error
+        raise BadImage(name, str(error) or type(error).__name__) from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Name the formats above that the installed Pillow has a plugin for."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _check_size(name: str, image: Image.Image) -> None:
+    from PIL import Image as Pillow
+
+    limit = Pillow.MAX_IMAGE_PIXELS
+    width, height = image.size
+    if limit is not None and width * height > limit:
+        raise BadImage(name, f"{width} x {height} pixels are more than the limit, {limit}")
+
+
+def _unchanged(name: str, sha256: bytes) -> io.BytesIO:
+    with open(name, "rb") as stream:
+        content = stream.read()
+    if hashlib.sha256(content).digest() != sha256:
+        raise UserError(
+            f"the image {name} has changed since the dataset was read, a moment ago\n"
+            "let the copying or editing end, then run the same command again: it is then "
+            "another dataset, with a store of its own"
+        )
+    return io.BytesIO(content)
+
+
+def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    tags = getattr(image, "tag_v2", {})  # of a TIFF
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        kind = "floating-point" if image.mode == "F" else "32-bit integer"
+        raise ValueError(
+            f"it has {kind} samples, for which no white is defined; save it with 8 or 16 bits"
+        )
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # convert("RGB") would clip at 255. Pillow scales all but TIFF to 65535.
+        bits = tags.get(_BITS_PER_SAMPLE, (16,))
+        white = (1 << int(bits[0] if isinstance(bits, tuple) else bits)) - 1
+        grey = np.clip(np.asarray(image), 0, white).astype(np.uint32)
+        grey = (grey * 255 + white // 2) // white
+        if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow heeds for 8 bits alone
+            grey = 255 - grey
+        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns of transparent palettes
+    elif image.mode in ("La", "RGBa"):  # premultiplied
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def _unidentified(name: str) -> UserError:
+    """Say what a file that no decoder wants looks like."""
+    with open(name, "rb") as stream:
+        head = stream.read(512)
+    brand = head[8:12] if head[4:8] == b"ftyp" else b""
+    if brand in _FTYP_AVIF:
+        from PIL import __version__, features
+
+        if "avif" not in features.modules or not features.check("avif"):
+            return UserError(
+                f"cannot decode the image {name}: it is an AVIF image, which Pillow {__version__} "
+                "cannot read here\ninstall a newer one, pip install 'pillow>=11.3', or convert "
+                "the image"
+            )
+    if not head:
+        reason = "the file is empty"
+    elif looks_like_html(head):
+        reason = "it is an HTML page, not an image"
+    elif brand in _FTYP_HEIC:
+        reason = "it is a HEIC image, which is not read; convert it to JPEG or PNG"
+    else:
+        reason = f"its content is not a {KINDS} image"
+    return BadImage(name, reason)
+
+
+def looks_like_html(head: bytes) -> bool:
+    """Tell a web page by its first bytes.
+
+    Parameters
+    ----------
+    head : bytes
+        The first bytes of a file, 512 or so.
+
+    Returns
+    -------
+    bool
+        Whether they begin an HTML (or XML) document.
+    """
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<!--"))

@@ -1,0 +1,118 @@
+"""The images behind rows of a store, for looking at: found by their ids, where they lie now.
+
+Nothing is downloaded, and nothing is unpacked: images that are not at hand are a `UserError` that
+says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.common.errors import UserError
+from data.common.files import stat_stamp
+from data.images.decode import decode_image
+from data.images.splits import folder_of_test_rows
+
+Picture = npt.NDArray[np.uint8]
+
+
+def find_pictures(
+    request: Mapping[str, Any], ids: Sequence[str], data_dir: Path | None = None
+) -> list[Picture]:
+    """Read test images of a store.
+
+    Parameters
+    ----------
+    request : mapping
+        The store's, which says of what and from where it was made.
+    ids : sequence of str
+        Of rows of the test split.
+    data_dir : Path, optional
+        Where the data lies now: the folder of the archive, or the folder of images. By default
+        where it lay when the store was made.
+
+    Returns
+    -------
+    list of ndarray of uint8, shape (height, width, 3)
+        One for each id.
+
+    Raises
+    ------
+    UserError
+        If the store does not say where its images are, they are not there, or they are others
+        than those that the features were made of.
+    """
+    stamp = (request.get("files") or {}).get("dataset") or {}
+    name, path = str((request.get("options") or {}).get("dataset", "")), str(stamp.get("path", ""))
+    if not name or not path:
+        raise UserError("the store does not say where its images came from")
+    if name == "digits":
+        return _digits(ids)
+    if name in ("cifar10", "cifar100"):
+        return _cifar(name, Path(path).parent if data_dir is None else data_dir, stamp, ids)
+    return _folder(Path(path) if data_dir is None else data_dir, ids)
+
+
+def _digits(ids: Sequence[str]) -> list[Picture]:
+    from data.images.arrays import ArrayImages
+    from data.images.digits import read_digits
+
+    test = read_digits().test
+    assert isinstance(test.images, ArrayImages)
+    rows = {name: row for row, name in enumerate(test.ids)}
+    missing = [name for name in ids if name not in rows]
+    if missing:
+        raise UserError(f"scikit-learn's digits have no test image {missing[0]}")
+    return [test.images.array[rows[name]] for name in ids]
+
+
+def _cifar(
+    name: str, data_dir: Path, stamp: Mapping[str, Any], ids: Sequence[str]
+) -> list[Picture]:
+    from data.images.cifar import LAYOUTS, cifar_sha256, locate
+    from data.images.cifar_members import CifarReader
+
+    layout = LAYOUTS[name]
+    place = locate(layout, data_dir, None, None)
+    if not place.exists:
+        raise UserError(f"there is no {layout.archive} or {layout.folder} in {data_dir}")
+    members = layout.members if place.kind == "folder" else None
+    if stat_stamp(place.path, members) != stamp.get("stat"):
+        # Another copy, or another kind of copy, whose digest is of other bytes: then its labels
+        # and sizes are all that can be checked, and the reader checks the sizes.
+        same_kind = Path(str(stamp.get("path"))).name == place.path.name
+        if same_kind and cifar_sha256(layout, place) != stamp.get("sha256"):
+            raise UserError(f"{place.path} is not the file that the features were made of")
+    wanted = [_record(layout.records, place.path, identity) for identity in ids]
+    reader = CifarReader(layout, {member for member, _ in wanted})
+    if place.kind == "folder":
+        reader.read_folder(place.path)
+    else:
+        reader.read_archive(place.path)
+    return [reader.images[member][row] for member, row in wanted]
+
+
+def _record(records: Mapping[str, int], place: Path, identity: str) -> tuple[str, int]:
+    member, _, row = identity.rpartition(":")
+    if not row.isdecimal() or int(row) >= records.get(member, 0):
+        raise UserError(f"{place} has no image {identity}")
+    return member, int(row)
+
+
+def _folder(root: Path, ids: Sequence[str]) -> list[Picture]:
+    if not root.is_dir():
+        raise UserError(f"the folder {root} is not there")
+    # Ids count from the folder of the split, where there is one.
+    base = folder_of_test_rows(root)
+    pictures = []
+    for name in ids:
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts or not (base / parts).is_file():
+            raise UserError(f"there is no image {name} in {base}")
+        pictures.append(decode_image(base / parts))
+    return pictures

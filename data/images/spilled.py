@@ -1,0 +1,93 @@
+"""Images of an archive in a nameless file, so that memory does not grow with their number."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from data.format.blocks import BLOCK_BYTES, raw_bytes, write_at
+from data.format.seal import read_at
+from data.images.arrays import ArrayImages, Split
+
+# Fewer are not worth a file.
+SPILL_BYTES = 16 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class SpilledImages(ArrayImages):
+    """Images of one size in a file without a name, which ends with the object.
+
+    Parameters
+    ----------
+    array : ndarray of uint8, shape (n, height, width, 3)
+        The file, mapped into memory: whoever touches it all has it all in memory.
+    stream : file
+        The same file, for `rows`.
+    """
+
+    stream: IO[bytes]
+
+    def rows(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Read the images ``start`` to ``stop - 1``.
+
+        Parameters
+        ----------
+        start, stop : int
+            As in a slice.
+
+        Returns
+        -------
+        ndarray of uint8, shape (stop - start, height, width, 3)
+            A copy.
+        """
+        start, stop, _ = slice(start, stop).indices(len(self))
+        shape = self.array.shape[1:]
+        found = np.empty((max(0, stop - start), *shape), dtype=np.uint8)
+        read_at(self.stream.fileno(), start * int(np.prod(shape)), raw_bytes(found))
+        return found
+
+
+def spill(split: Split, folder: Path) -> Split:
+    """Move the images of a split out of memory, where that is worth it and there is a place.
+
+    Parameters
+    ----------
+    split : Split
+        Any.
+    folder : Path
+        Where to make the file; where it cannot be written, the system's place for such files.
+
+    Returns
+    -------
+    Split
+        The same rows; the split as it was if its images are few or in files, or neither
+        folder takes them.
+    """
+    images = split.images
+    if not isinstance(images, ArrayImages) or images.array.nbytes < SPILL_BYTES:
+        return split
+    for place in (folder, Path(tempfile.gettempdir())):
+        with suppress(OSError):
+            return Split(_write(images.array, place), split.labels, split.ids)
+    return split
+
+
+def _write(array: npt.NDArray[np.uint8], folder: Path) -> SpilledImages:
+    stream = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - the images keep it
+    step = max(1, BLOCK_BYTES // int(np.prod(array.shape[1:])))
+    try:
+        os.posix_fallocate(stream.fileno(), 0, array.nbytes)  # a full disk shows here
+        for start in range(0, len(array), step):
+            block = np.ascontiguousarray(array[start : start + step])
+            write_at(stream.fileno(), start * block[0].nbytes, raw_bytes(block))
+    except BaseException:
+        stream.close()
+        raise
+    return SpilledImages(np.memmap(stream, np.uint8, "r", shape=array.shape), stream)

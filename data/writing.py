@@ -1,0 +1,384 @@
+"""Writing a store: rows streamed to a temporary file, verified, and put in place.
+
+Arrays go to the disk directly, HDF5's own bytes are collected in memory and written after them;
+the result is read back and verified, synced, and renamed over the old file. So Ctrl-C, a killed
+process, a full disk or a power cut leaves the old file, or none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data import virtual
+from data.common.files import atomic_path, clean_leftovers
+from data.format.blocks import (
+    RowCheck,
+    disk_trouble,
+    move_down,
+    name_rows,
+    raw_bytes,
+    reserve,
+    write_at,
+)
+from data.format.loading import Stored, digest_ids
+from data.format.moments import RangeError, iter_class_moments
+from data.format.records import FeatureArray, Report, SplitSource, StoreError
+from data.format.schema import FLOATS, SCHEMA_VERSION, SPLITS
+from data.format.spec import canonical_json, spec_key
+from data.format.stored_rows import GatheredRows, StoredRows
+from data.store import TEXT_LIMIT, Skeleton, verify_store
+
+MOMENTS_LIMIT = 512 << 20
+_SLACK = 64 << 10  # HDF5's own bytes, apart from texts
+
+Block = tuple[FeatureArray, npt.NDArray[np.bool_]]
+
+
+def join(
+    path: str | os.PathLike[str],
+    *,
+    spec: Mapping[str, Any],
+    request: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    class_names: Sequence[str],
+    splits: Mapping[str, SplitSource],
+    on_rows: Callable[[int], object] | None = None,
+    shards: Mapping[str, Sequence[tuple[Path, int, int]]] | None = None,
+) -> Report:
+    """Write a feature store from blocks of rows.
+
+    Parameters
+    ----------
+    path : path
+        The final name; its folder is created, and left-overs of killed writers there removed.
+    spec, request, provenance : mapping
+        What goes to the attributes of these names: JSON values. ``spec["store_dtype"]`` is the
+        type of the features.
+    class_names : sequence of str
+        What the labels index.
+    splits : mapping of str to SplitSource
+        ``train`` and ``test``. Blocks are taken one at a time; train first.
+    on_rows : callable, optional
+        Called with the number of rows after each block, for a progress bar.
+    shards : mapping of str to sequence of (path, int, int), optional
+        Finished shards and their rows, which hold the blocks of each split, one each. Where given,
+        the features stay in them: see `data.virtual`.
+
+    Returns
+    -------
+    Report
+        Of the file that is now in place, as read back from it.
+
+    Raises
+    ------
+    StoreError
+        If rows hold NaN or infinities or nothing but zeros, if ids or labels are not what they
+        must be, or if the disk does not take the file. The old file is untouched.
+    """
+    path = Path(path)
+    texts = {
+        "key": spec_key(spec),
+        "spec": canonical_json(spec),
+        "provenance": canonical_json(provenance),
+        "request": canonical_json(request),
+        "class_names": canonical_json(list(class_names)),
+    }
+    for name, text in texts.items():
+        if len(text) > TEXT_LIMIT:
+            raise StoreError(f"cannot write {path}: {name} has more than {TEXT_LIMIT:,} bytes")
+    dtype = np.dtype(spec["store_dtype"]).newbyteorder("<")
+    if dtype not in FLOATS:
+        raise ValueError(f"features are stored as float32 or float16, not {dtype}")
+    if set(splits) != set(SPLITS):
+        raise ValueError(f"the splits must be train and test, not {sorted(splits)}")
+    incoming = [
+        _Incoming(path, name, splits[name], len(class_names), dtype, on_rows) for name in SPLITS
+    ]
+    width = incoming[0].width
+    if not incoming[0].rows or not width:
+        raise StoreError(f"cannot write {path}: there are no training rows, or no features")
+    if incoming[1].rows and incoming[1].width != width:
+        raise ValueError(f"training rows have width {width}, test rows {incoming[1].width}")
+
+    layout = _Layout(
+        incoming[0].rows, incoming[1].rows, width, dtype, len(class_names), shards is not None
+    )
+    needed = layout.nbytes + sum(map(len, texts.values())) + sum(s.id_bytes for s in incoming)
+    beside = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clean_leftovers(path.parent)
+        if shards is not None:
+            beside = virtual.gather(path, [shard for name in SPLITS for shard, *_ in shards[name]])
+            for split in incoming:
+                split.shards, split.beside = list(shards[split.name]), beside
+        with atomic_path(path) as temporary:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                reserve(descriptor, needed)
+                _assemble(temporary, descriptor, layout, incoming, texts)
+            finally:
+                os.close(descriptor)
+            report = _read_back(path, temporary)
+        virtual.remove_others(path, beside)
+    except OSError as error:
+        raise StoreError(disk_trouble(path, error, needed)) from error
+    return report
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How many of everything, and with that where everything lies."""
+
+    train: int
+    test: int
+    width: int
+    dtype: np.dtype[Any]
+    n_classes: int
+    virtual: bool = False
+    moments: bool = True
+
+    @property
+    def with_moments(self) -> bool:
+        """Whether the moments are worth their space."""
+        features = self.train * self.width * self.dtype.itemsize
+        scatter = self.n_classes * self.width**2 * 4
+        return self.moments and not self.virtual and scatter <= min(MOMENTS_LIMIT, features // 2)
+
+    @property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+        """Shape and type of each array, in the order in which they lie in the file."""
+        classes, width, single, whole = self.n_classes, self.width, FLOATS[0], np.dtype("<i8")
+        arrays = {
+            "/train/features": ((self.train, width), self.dtype),
+            "/test/features": ((self.test, width), self.dtype),
+            "/train/labels": ((self.train,), whole),
+            "/test/labels": ((self.test,), whole),
+            "/train/moments/count": ((classes,), whole),
+            "/train/moments/mean": ((classes, width), single),
+            "/train/moments/scatter": ((classes, width, width), single),
+        }
+        kept = {n: a for n, a in arrays.items() if self.with_moments or "moments" not in n}
+        return {n: a for n, a in kept.items() if not (self.virtual and n.endswith("/features"))}
+
+    @property
+    def nbytes(self) -> int:
+        """About as many bytes as the file will have, texts apart."""
+        return _SLACK + sum(
+            int(np.prod(shape, dtype=object)) * dtype.itemsize
+            for shape, dtype in self.arrays.values()
+        )
+
+    def skeleton(self) -> Skeleton:
+        """Allocate everything."""
+        made = Skeleton()
+        for name, (shape, dtype) in self.arrays.items():
+            made.add(name, shape, dtype)
+        return made
+
+
+class _Incoming:
+    """The rows of one split, checked on their way to the disk."""
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        source: SplitSource,
+        n_classes: int,
+        dtype: np.dtype[Any],
+        on_rows: Callable[[int], object] | None,
+    ) -> None:
+        self.labels = np.array(source.labels, dtype="<i8")
+        self.ids = list(source.ids)
+        self._path, self.name, self._dtype, self._on_rows = path, name, dtype, on_rows
+        # Where the rows stay in their shards: these, and the folder that they are in.
+        self.shards: list[tuple[Path, int, int]] = []
+        self.beside: Path | None = None
+        self.listed: list[virtual.Listed] = []
+        self._check_names(n_classes)
+        blocks = iter(source.blocks)
+        first = next(blocks, None)
+        self.width = 0 if first is None else first[0].shape[1]
+        self._blocks: Iterator[Block] = itertools.chain([] if first is None else [first], blocks)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self.labels)
+
+    @property
+    def id_bytes(self) -> int:
+        """About as many bytes as the ids take in the file."""
+        return sum(len(name.encode("utf-8")) + 48 for name in self.ids)
+
+    def _check_names(self, n_classes: int) -> None:
+        if self.labels.ndim != 1 or len(self.ids) != len(self.labels):
+            raise ValueError(f"{len(self.ids)} ids for labels of shape {self.labels.shape}")
+        outside = (self.labels < 0) | (self.labels >= n_classes)
+        if outside.any():
+            named = name_rows(int(outside.sum()), list(itertools.compress(self.ids, outside)))
+            raise self._refuse(f"labels outside 0..{n_classes - 1} in {named}")
+        twice = [name for name, times in Counter(self.ids).items() if times > 1]
+        if twice:
+            raise self._refuse(f"ids that occur more than once: {name_rows(len(twice), twice)}")
+        odd = [name for name in self.ids if "\0" in name or not _is_utf8(name)]
+        if odd:
+            named = name_rows(len(odd), [ascii(name) for name in odd])
+            raise self._refuse(f"ids that are not valid UTF-8 text: {named}. Rename these files")
+
+    def _refuse(self, why: str) -> StoreError:
+        return StoreError(f"cannot write {self._path}: the {self.name} split has {why}")
+
+    def write(self, descriptor: int, offset: int | None) -> tuple[str, bool]:
+        """Stream the rows that have an embedding to their place; forget the labels of others.
+
+        Rows that stay in their shards have no place: they are read for their digest.
+
+        Returns
+        -------
+        sha256 : str
+            Digest of what was written.
+        dropped : bool
+            Whether any row was left out.
+        """
+        digest, check = hashlib.sha256(), RowCheck()
+        kept = np.zeros(self.rows, np.bool_)
+        start = 0
+        for features, ok in self._blocks:
+            stop = start + len(features)
+            shapes = (features.shape[1:], ok.shape, features.dtype)
+            if stop > self.rows or shapes != ((self.width,), (len(features),), self._dtype):
+                raise ValueError(f"a block of {shapes} does not fit rows {start} to {stop}")
+            kept[start:stop] = ok
+            rows = np.ascontiguousarray(features if ok.all() else features[ok], self._dtype)
+            check.add(rows, list(itertools.compress(self.ids[start:stop], ok)))
+            digest.update(raw_bytes(rows))
+            if offset is not None:
+                write_at(descriptor, offset, raw_bytes(rows))
+                offset += rows.nbytes
+            if self.beside is not None:
+                self.listed.append(virtual.listed(self.beside, *self.shards[len(self.listed)], ok))
+            start = stop
+            if self._on_rows is not None:
+                self._on_rows(len(features))
+        if start != self.rows:
+            raise ValueError(f"the {self.name} split has {self.rows} labels and {start} rows")
+        trouble = check.message()
+        if trouble:
+            raise self._refuse(trouble)
+        dropped = not kept.all()
+        if dropped:
+            self.labels = self.labels[kept]
+            self.ids = list(itertools.compress(self.ids, kept))
+        return digest.hexdigest(), dropped
+
+
+def _assemble(
+    temporary: Path,
+    descriptor: int,
+    layout: _Layout,
+    incoming: Sequence[_Incoming],
+    texts: Mapping[str, str],
+) -> None:
+    skeleton = layout.skeleton()
+    digests: dict[str, str] = {}
+    dropped = False
+    for name, split in zip(SPLITS, incoming, strict=True):
+        table = f"/{name}/features"
+        place = None if layout.virtual else skeleton.extents[table][0]
+        digests[table], some = split.write(descriptor, place)
+        dropped = dropped or some
+    train, test = incoming
+    if not train.rows:
+        raise StoreError("no training row has an embedding")
+    if dropped:
+        layout = replace(layout, train=train.rows, test=test.rows)
+        skeleton = _rearrange(descriptor, skeleton, layout)
+    if layout.with_moments:
+        try:
+            digests.update(_write_moments(temporary, descriptor, layout, skeleton, train.labels))
+        except RangeError:  # the moments are optional: features of such a scale go without
+            layout = replace(layout, moments=False)
+            skeleton = _rearrange(descriptor, skeleton, layout)
+    for split in incoming if layout.virtual else ():
+        rows = (split.rows, layout.width)
+        skeleton.add_virtual(f"/{split.name}/features", rows, layout.dtype, split.listed)
+    for name, split in zip(SPLITS, incoming, strict=True):
+        labels = f"/{name}/labels"
+        digests[labels] = skeleton.write(labels, descriptor, split.labels)
+        skeleton.add_texts(f"/{name}/ids", split.ids)
+        skeleton.annotate({"sha256": digest_ids(split.ids)}, f"/{name}/ids")
+    for name, digest in digests.items():
+        skeleton.annotate({"sha256": digest}, name)
+    skeleton.annotate({"schema_version": SCHEMA_VERSION, **texts})
+    skeleton.finish(descriptor)
+
+
+def _rearrange(descriptor: int, old: Skeleton, layout: _Layout) -> Skeleton:
+    """Allocate anew, for fewer rows, and move what was written."""
+    new = layout.skeleton()
+    for table in () if layout.virtual else ("/train/features", "/test/features"):
+        length = new.extents[table][1]
+        if length:
+            move_down(descriptor, old.extents[table][0], new.extents[table][0], length)
+    old.discard()
+    return new
+
+
+def _write_moments(
+    temporary: Path,
+    descriptor: int,
+    layout: _Layout,
+    skeleton: Skeleton,
+    labels: npt.NDArray[np.int64],
+) -> dict[str, str]:
+    """Compute the moments from the rows on the disk, one class after the other."""
+    at = {name: extent[0] for name, extent in skeleton.extents.items()}
+    shape, dtype = layout.arrays["/train/features"]
+    # Not a memory map: in the end all of the file would count as this process's memory.
+    table = Stored("/train/features", shape, dtype, at["/train/features"], "")
+    features = GatheredRows(StoredRows(temporary, descriptor, table))
+    count = np.zeros(layout.n_classes, "<i8")
+    mean = np.zeros((layout.n_classes, layout.width), "<f4")
+    digest = hashlib.sha256()
+    offset = at["/train/moments/scatter"]
+    for index, part in enumerate(iter_class_moments(features, labels, layout.n_classes)):
+        count[index], mean[index], scatter = part
+        content = raw_bytes(np.ascontiguousarray(scatter, "<f4"))
+        digest.update(content)
+        write_at(descriptor, offset, content)
+        offset += len(content)
+    return {
+        "/train/moments/count": skeleton.write("/train/moments/count", descriptor, count),
+        "/train/moments/mean": skeleton.write("/train/moments/mean", descriptor, mean),
+        "/train/moments/scatter": digest.hexdigest(),
+    }
+
+
+def _read_back(path: Path, temporary: Path) -> Report:
+    try:
+        report = verify_store(temporary)
+    except StoreError as error:
+        raise StoreError(
+            f"cannot write {path}: the disk does not give back what was written ({error})"
+        ) from error
+    return replace(report, header=replace(report.header, path=path))
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
