@@ -64,7 +64,7 @@ def measure(
     device : torch.device
         Where to compute.
     precision, engine : str
-        As `extract.embed.Embedder` takes them.
+        As `extract.engines.embed.Embedder` takes them.
     n_images, batch : int
         Images, and how many of them in a batch.
     repeats : int
@@ -78,9 +78,9 @@ def measure(
         Images a second: ``network``, ``resident``, ``streamed``; their shares of the first; and
         the seconds that preparing the engine took.
     """
-    from extract.backbone import BackboneRequest, load_backbone
-    from extract.embed import Embedder
-    from extract.stream import embed_batches, resident
+    from extract.engines.embed import Embedder
+    from extract.model.backbone import BackboneRequest, load_backbone
+    from extract.shards.stream import embed_batches, resident
 
     backbone = load_backbone(BackboneRequest(model, "random", image_size=size))
     start = time.perf_counter()

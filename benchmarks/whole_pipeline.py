@@ -42,8 +42,9 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     from data.common.allocator import keep_pages
     from data.common.free_memory import peak_memory_mb
     from data.dataset import FileImages, load_dataset
-    from extract import engines, measured, tuning
-    from extract.backbone import BackboneRequest, load_backbone
+    from extract.engines import build as engines
+    from extract.engines import measured, tuning
+    from extract.model.backbone import BackboneRequest, load_backbone
 
     keep_pages()
     cpu = torch.device("cpu")
@@ -149,7 +150,7 @@ def _flops(module: Any, size: int) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from extract.backbone import embed_normalised
+    from extract.model.backbone import embed_normalised
 
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         embed_normalised(module, torch.zeros(1, 3, size, size))
@@ -169,8 +170,8 @@ def timed_run(words: list[str]) -> dict[str, float]:
     dict
         ``seconds`` from the first image read to the verified store, and ``start_seconds`` before.
     """
-    from extract import fill
     from extract.__main__ import main as command
+    from extract.shards import fill
 
     original, begun = fill.fill, []
 

@@ -61,7 +61,7 @@ def _list(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     use_cache_folder()
 
-    from extract.listing import list_backbones
+    from extract.commands.list import list_backbones
 
     list_backbones(arguments.pattern)
 
@@ -72,7 +72,7 @@ def _why(argv: Sequence[str]) -> None:
     options = to_options(parser.parse_args(argv))
     use_cache_folder(options.features_dir)
 
-    from extract.why import explain
+    from extract.commands.why import explain
 
     path = explain(options)
     if path is not None:
@@ -94,7 +94,7 @@ def _verify(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     use_cache_folder(arguments.store.absolute().parent.parent)
 
-    from extract.check import verify
+    from extract.commands.verify import verify
 
     verify(
         arguments.store,
@@ -120,7 +120,7 @@ def _images(argv: Sequence[str]) -> None:
         parser.error("give images, or --list LIST.json")
     use_cache_folder()
 
-    from extract.images import embed_files, read_list
+    from extract.commands.embed_images import embed_files, read_list
 
     listed = [] if arguments.list is None else read_list(arguments.list)
     embed_files(

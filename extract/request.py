@@ -19,7 +19,7 @@ from data.common.versions import installed_version
 from data.dataset import dataset_name, source_fingerprint, source_sha256
 from data.format.spec import cropped_twice
 from data.store import SCHEMA_VERSION, Header, StoreError, find_stores, read_header
-from extract.model_sources import FOLDER, files_of, portable_name, split_source
+from extract.model.sources import FOLDER, files_of, portable_name, split_source
 from extract.options import Options
 
 IMAGES_NAMED = 5

@@ -26,11 +26,11 @@ from data.common.files import check_writable, clean_leftovers, lock
 from data.common.free_memory import peak_memory_mb
 from data.store import SplitSource, join, read_header, unread_rotations, work_dir
 from extract import request as requests
-from extract.crews import Crew, open_crew
-from extract.job import Job, choose_plan, here, no_memory, prepare, read_dataset
-from extract.model_sources import check_model
+from extract.cluster.crew import Crew, open_crew
+from extract.model.sources import check_model
 from extract.options import Options
-from extract.shards import Plan, Shard, cut, read_plan, resume_plan, start_over
+from extract.shards.job import Job, choose_plan, here, no_memory, prepare, read_dataset
+from extract.shards.plan import Plan, Shard, cut, read_plan, resume_plan, start_over
 
 BYTES = {"float32": 4, "float16": 2}
 # How often the work of a run may be swept away by others before it gives up.
@@ -78,7 +78,7 @@ def _extract(options: Options, before: requests.Request, crew: Crew | None) -> P
     """Do what `extract` does where no store was found without a model."""
     place = None
     if crew is not None:
-        from extract.cluster import find_workers_place
+        from extract.cluster.coordinator import find_workers_place
 
         place = find_workers_place(options, crew)
     dataset = read_dataset(options)
@@ -196,7 +196,7 @@ def _describe(job: Job) -> None:
 
 def _compute(job: Job, crew: Crew | None) -> Path:
     """Compute the missing shards, restarting with smaller batches when memory runs out."""
-    from extract.embed import OutOfMemory
+    from extract.engines.embed import OutOfMemory
 
     started = datetime.now(timezone.utc)
     clock = time.perf_counter()
@@ -225,7 +225,7 @@ def _new_plan(job: Job, crew: Crew | None) -> Plan:
     """Choose where the workers are."""
     if crew is None or crew.local:
         return choose_plan(job)
-    from extract.cluster import choose_on_worker
+    from extract.cluster.coordinator import choose_on_worker
 
     return choose_on_worker(job, crew)
 
@@ -233,11 +233,11 @@ def _new_plan(job: Job, crew: Crew | None) -> Plan:
 def _fill(job: Job, plan: Plan, crew: Crew | None) -> tuple[int, float, dict[str, Any]]:
     """Compute the missing shards, here or on a cluster; return what the provenance says of it."""
     if crew is None:
-        from extract.torch_settings import using_threads
+        from extract.engines.torch_settings import using_threads
 
         with using_threads(plan.threads):
             return *_fill_here(job, plan), {}
-    from extract import cluster
+    from extract.cluster import coordinator as cluster
 
     done = cluster.fill(job, plan, crew)
     by = {"kind": crew.kind, "workers": len(done.workers), "devices": sorted(done.devices)}
@@ -245,9 +245,9 @@ def _fill(job: Job, plan: Plan, crew: Crew | None) -> tuple[int, float, dict[str
 
 
 def _fill_here(job: Job, plan: Plan) -> tuple[int, float]:
-    from extract import fill
-    from extract.embed import Embedder
-    from extract.engines import EngineFailed
+    from extract.engines.build import EngineFailed
+    from extract.engines.embed import Embedder
+    from extract.shards import fill
 
     try:
         embedder = Embedder(job.backbone, job.device, job.precision, plan.engine, plan.batch_size)
@@ -262,7 +262,7 @@ def _fill_here(job: Job, plan: Plan) -> tuple[int, float]:
 def _provenance(
     job: Job, plan: Plan, started: datetime, finished: datetime, seconds: float
 ) -> dict[str, Any]:
-    from extract.backbone import library_versions
+    from extract.model.backbone import library_versions
 
     source = job.backbone.source
     return {

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-import extract.engines
+import extract.engines.build
 from benchmarks import engines, usual_loop, whole_pipeline
 from benchmarks.processes import Failed
 
@@ -22,7 +22,7 @@ def here(module, *words):
 
 def test_the_part_runs_and_judges(settings, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(engines, "_process", here)
-    monkeypatch.setattr(extract.engines, "candidates", lambda *_: ["channels-last", "torch"])
+    monkeypatch.setattr(extract.engines.build, "candidates", lambda *_: ["channels-last", "torch"])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     case = engines.Case("test_efficientnet", 32, 0.001, 24, 8, peak=0.000001)
     monkeypatch.setattr(engines, "CASES", {"tiny": case})

@@ -190,7 +190,7 @@ def test_verify_finds_an_unpacked_archive_again(tmp_path):
     from types import SimpleNamespace
 
     from data.images.cifar import LAYOUTS
-    from extract import check
+    from extract.commands import verify as check
 
     folder = tmp_path / LAYOUTS["cifar10"].folder
     asked = []
@@ -224,7 +224,7 @@ def test_verify_says_why_it_cannot_embed_again(call, small, tmp_path):
 
 def test_verify_notices_rows_of_another_network(call, small, tmp_path, refused, monkeypatch):
     store = small().path
-    from extract import check
+    from extract.commands import verify as check
 
     original = check._backbone_of
 
@@ -262,7 +262,7 @@ def test_images_gives_the_rows_of_the_store(call, small, tmp_path, precision):
 
 
 def test_images_of_a_list_in_several_batches(call, small, tmp_path, refused, monkeypatch):
-    from extract import images
+    from extract.commands import embed_images as images
 
     header = read_header(small().path)
     files = [tmp_path / f"-{i}.png" for i in range(5)]
@@ -329,13 +329,13 @@ def test_list(call, tmp_path, monkeypatch):
     known = json.loads(next((tmp_path / "icebox").iterdir()).read_text())
     assert known["test_vit"]["width"] == 64
     # The second time the widths are read, not measured.
-    monkeypatch.setattr("extract.listing.measure", None)
+    monkeypatch.setattr("extract.commands.list.measure", None)
     assert call("list", "test_v*").out == done.out
 
 
 def test_list_names_models_that_give_no_vector(call, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    from extract import listing
+    from extract.commands import list as listing
 
     def no_vector(*args, **kwargs):
         raise NotImplementedError

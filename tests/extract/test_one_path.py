@@ -26,9 +26,9 @@ from timm.data import create_transform
 from data.common.cli import Parser
 from data.format.spec import CROPS, cropped_twice, spec_key
 from data.store import open_features, read_header
-from extract import job, loading, names, tasks
-from extract.options import add_options, to_options
-from extract.preprocess import (
+from extract.cluster import worker as tasks
+from extract.model import names
+from extract.model.preprocess import (
     CROP_MODES,
     INTERPOLATIONS,
     NetworkInput,
@@ -38,6 +38,8 @@ from extract.preprocess import (
     resize_batch,
     resize_one,
 )
+from extract.options import add_options, to_options
+from extract.shards import job, loading
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CROPS_PCT = (0.875, 0.95, 1.0, 1.15)
@@ -439,9 +441,9 @@ def test_a_rectangular_input_from_end_to_end(call, photo_job):
 
 @pytest.mark.parametrize("dataset", ["files", "digits"])
 def test_a_cluster_worker_gives_the_same_rows(call, photo_job, dataset, monkeypatch):
-    """As in a worker's process, but in this one; tests/extract/test_cluster.py has real ones."""
-    from extract.cluster import settings_of
-    from extract.orders import Task
+    """As in a worker's process, but in this one; cluster/test_coordinator.py has real ones."""
+    from extract.cluster.coordinator import settings_of
+    from extract.cluster.messages import Task
     from extract.request import Request
 
     with_crop_mode(monkeypatch, "squash")
@@ -466,7 +468,7 @@ def test_a_cluster_worker_gives_the_same_rows(call, photo_job, dataset, monkeypa
 
 
 def test_models_that_are_not_square_or_pad_keep_their_own_settings(call):
-    from extract.preprocess import resolve_preprocessing
+    from extract.model.preprocess import resolve_preprocessing
 
     sapiens = resolve_preprocessing(names.pretrained_config("vit_base_patch16_sapiens2"), {})
     assert (sapiens.size, sapiens.crop_mode) == ((1024, 768), "squash")

@@ -13,10 +13,10 @@ import torch
 
 from data.common.free_memory import peak_memory_mb
 from data.store import read_header
-from extract.backbone import BackboneRequest, load_backbone
-from extract.embed import Embedder
-from extract.silence import silenced
-from extract.torch_settings import full_precision, using_threads
+from extract.engines.embed import Embedder
+from extract.engines.torch_settings import full_precision, using_threads
+from extract.model.backbone import BackboneRequest, load_backbone
+from extract.model.silence import silenced
 
 
 def switches():
@@ -109,7 +109,7 @@ def test_an_embedder_on_a_gpu_turns_it_off_only_while_it_computes(torchs_own, mo
 
         return network
 
-    monkeypatch.setattr("extract.embed.build", build)
+    monkeypatch.setattr("extract.engines.embed.build", build)
     embedder = Embedder(backbone, torch.device("cpu"), "fp32", "torch", 2)
     assert not is_exact(seen.pop()), "a processor has no TF32, and is left alone"
     monkeypatch.setattr(embedder, "device", SimpleNamespace(type="cuda"))

@@ -15,7 +15,9 @@ from sklearn.datasets import load_digits
 
 from data.common.files import lock
 from data.store import open_features, read_header, spec_key, verify_store
-from extract import embed, fill, shards
+from extract.engines import embed
+from extract.shards import fill
+from extract.shards import plan as shards
 
 
 def datasets(path):
@@ -53,8 +55,8 @@ def test_a_store_is_what_the_design_says(small, features):
 def test_the_rows_are_the_models_features_of_the_images(small):
     store = open_features(small().path)
     from data.dataset import load_dataset
-    from extract.backbone import BackboneRequest, embed_normalised, load_backbone
-    from extract.preprocess import normalise, resize_batch
+    from extract.model.backbone import BackboneRequest, embed_normalised, load_backbone
+    from extract.model.preprocess import normalise, resize_batch
 
     dataset = load_dataset("digits", data_dir=Path(), limit=100)
     backbone = load_backbone(BackboneRequest("test_efficientnet", "random", image_size=32))
@@ -133,7 +135,7 @@ def test_force_and_dry_run(small, features):
 
 
 def test_an_interrupted_force_goes_on_where_it_stopped(small, features, monkeypatch):
-    from extract import fill
+    from extract.shards import fill
 
     first = small()
     digests = datasets(first.path)
@@ -216,7 +218,7 @@ def test_a_second_process_waits_and_finds_the_store(small, features, tmp_path):
 
 
 def test_the_estimate_names_a_faster_model_only_where_it_helps(monkeypatch):
-    from extract import watch
+    from extract.shards import watch
 
     clock = iter(np.arange(0, 1000, 10.0))
     monkeypatch.setattr(watch.time, "perf_counter", lambda: next(clock))
@@ -260,7 +262,7 @@ def folder_run(small, folder, *more):
 
 
 def test_a_folder_gives_what_the_same_pixels_give(small, folder):
-    from extract.backbone import BackboneRequest, load_backbone
+    from extract.model.backbone import BackboneRequest, load_backbone
 
     done = folder_run(small, folder, "--jobs", "2")
     assert done.code == 0, done.err

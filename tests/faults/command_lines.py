@@ -62,16 +62,16 @@ def again(features):
     """Give the same command again, and let it end: in this process, which saves seconds."""
     import torch
 
-    import extract.shards
+    import extract.shards.plan
 
-    threads, rows = torch.get_num_threads(), extract.shards.SHARD_ROWS
+    threads, rows = torch.get_num_threads(), extract.shards.plan.SHARD_ROWS
     torch.set_num_threads(1)
-    extract.shards.SHARD_ROWS = 32
+    extract.shards.plan.SHARD_ROWS = 32
     try:
         done = call(["extract", *DIGITS, f"--features-dir={features}"])
     finally:
         torch.set_num_threads(threads)
-        extract.shards.SHARD_ROWS = rows
+        extract.shards.plan.SHARD_ROWS = rows
     assert done.code == 0, done.err
     return Path(done.out.strip()), done.err
 

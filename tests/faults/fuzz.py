@@ -180,8 +180,8 @@ def weights(folder):
     """Backbone weights: a digest of all tensors, or a message; nothing is allocated on its word."""
     from safetensors.numpy import save
 
-    from extract.checkpoints import read_networks
-    from extract.weights import check_weights_file, network_digest
+    from extract.model.checkpoints import read_networks
+    from extract.model.weights import check_weights_file, network_digest
 
     tensors = {"a.weight": np.ones((3, 4), np.float32), "b": np.arange(5)}
 

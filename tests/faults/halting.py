@@ -107,10 +107,10 @@ if __name__ == "__main__":
     if program == "extract":
         import torch
 
-        import extract.shards
+        import extract.shards.plan
 
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-        extract.shards.SHARD_ROWS = 32
+        extract.shards.plan.SHARD_ROWS = 32
     for step in sys.argv[2:split]:
         how, _, name = step.rpartition(":")
         arm(how or sys.argv[1], name)

@@ -54,12 +54,12 @@ def test_an_image_that_changes_after_it_was_digested(change, images, tmp_path):
     assert call(words).code == 0
 
 
-STEPS = ["extract.backbone._build", "extract.run.prepare"]
+STEPS = ["extract.model.backbone._build", "extract.run.prepare"]
 
 
 @pytest.mark.parametrize("step", STEPS if LONG else STEPS[:1])
 def test_weights_that_are_replaced_while_they_are_read(step, tmp_path):
-    from extract.backbone import BackboneRequest, load_backbone
+    from extract.model.backbone import BackboneRequest, load_backbone
 
     one, two = tmp_path / "w.safetensors", tmp_path / "other.safetensors"
     state = load_backbone(BackboneRequest("test_efficientnet", "random")).module.state_dict()

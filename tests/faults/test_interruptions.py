@@ -31,8 +31,8 @@ RANDOM_TIMES = 50 if LONG else 3
 # Steps of a run, and how often the function is called before it is killed there.
 STEPS = {
     "before the plan is in place": "os.replace@1",
-    "in the first batch": "extract.embed.Embedder.embed@1",
-    "in a batch": "extract.embed.Embedder.embed@5",
+    "in the first batch": "extract.engines.embed.Embedder.embed@1",
+    "in a batch": "extract.engines.embed.Embedder.embed@5",
     "reserving a shard": "data.shards.reserve@2",
     "reading a shard back": "data.shards._read@2",
     "syncing a shard": "data.common.files.sync_file@3",

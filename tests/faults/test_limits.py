@@ -151,7 +151,7 @@ def test_a_fit_runs_out_of_memory(step, tmp_path):
 def test_an_extraction_runs_out_of_memory_and_goes_on_later(tmp_path):
     words = [w for w in DIGITS if not w.startswith(("--image-size", "--batch-size"))]
     words += ["--image-size=128", "--batch-size=64", f"--features-dir={tmp_path}"]
-    steps = ["memory:extract.embed.Embedder.embed@3"]
+    steps = ["memory:extract.engines.embed.Embedder.embed@3"]
     said = one_message(start("halt", steps, "extract", *words))
     assert "batches of 64 do not fit into the memory" in said
     assert not list(tmp_path.glob("*/*.h5"))

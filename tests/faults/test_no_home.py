@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from extract.engines import openvino_version
+from extract.engines.build import openvino_version
 
 PRELUDE = """
 import os, pwd, sys
@@ -48,11 +48,11 @@ def test_list_and_measure(tmp_path):
         "import extract.__main__ as stage_one\n"
         "codes = [run(stage_one.main, ['list', 'test_vit'])]\n"
         f"if {openvino_version() is not None}:\n"
-        "    from extract.vino import without_telemetry\n"
+        "    from extract.engines.openvino import without_telemetry\n"
         "    assert without_telemetry().convert_model is not None\n"
         "    assert 'openvino_telemetry' not in sys.modules\n"
         "from extract import measured, tuning\n"
-        "from extract.backbone import BackboneRequest, load_backbone\n"
+        "from extract.model.backbone import BackboneRequest, load_backbone\n"
         "import numpy, torch\n"
         "net = load_backbone(BackboneRequest(model='test_vit', weights='random'))\n"
         "subject = tuning.Subject(net, torch.device('cpu'), 'fp32',\n"

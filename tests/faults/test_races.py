@@ -20,7 +20,7 @@ def go_on(process):
 
 LONG = bool(os.environ.get("ICEBOX_FAULTS"))  # `make faults`
 JOINING = "data.writing.reserve@1"
-EMBEDDING = "extract.embed.Embedder.embed@3"
+EMBEDDING = "extract.engines.embed.Embedder.embed@3"
 
 
 @pytest.mark.parametrize("step", [EMBEDDING, JOINING] if LONG else [JOINING])
@@ -43,7 +43,7 @@ def test_the_second_waits_for_the_first_and_takes_its_store(step, tmp_path, expe
 
 
 def test_the_second_takes_over_the_shards_of_a_first_that_is_killed(tmp_path, expected):
-    first = extraction(tmp_path, "halt", "extract.embed.Embedder.embed@5")
+    first = extraction(tmp_path, "halt", "extract.engines.embed.Embedder.embed@5")
     assert first.stdout.readline() == "there\n"
     second = extraction(tmp_path)
     while "waiting for it" not in second.stderr.readline():
@@ -56,7 +56,7 @@ def test_the_second_takes_over_the_shards_of_a_first_that_is_killed(tmp_path, ex
     assert files_of(tmp_path) == [str(Path(path.strip()).relative_to(tmp_path))]
 
 
-STEPS = ["extract.shards.write_json@1", "os.replace@3", JOINING, "data.writing.verify_store@1"]
+STEPS = ["extract.shards.plan.write_json@1", "os.replace@3", JOINING, "data.writing.verify_store@1"]
 
 
 @pytest.mark.parametrize("step", [EMBEDDING, *STEPS] if LONG else [EMBEDDING, JOINING])

@@ -25,7 +25,7 @@ SPEC = {
     "pool": "default", "precision": "fp32", "store_dtype": "float32", "seed": 0,
 }  # fmt: skip
 
-# Only models with a configuration of their own: tests/extract/test_model_sources.py.
+# Only models with a configuration of their own: tests/extract/model/test_sources.py.
 OPTIONAL = {("model", "config")}
 
 # Every option of a run. What an option in IN_THE_SPEC does is in the spec under the name beside
@@ -53,11 +53,11 @@ WITHOUT_EFFECT = {
     "data_sha256": "the same",
     "skip_bad_images": "a store without some rows is not given to a run that did not ask for it",
     "device": "its precision is in the spec; fp32 agrees to rounding (test_embed.py)",
-    "engine": "fp32 agrees to rounding (tests/extract/test_engines.py), and others are refused",
+    "engine": "fp32 agrees to rounding (engines/test_build.py), and others are refused",
     "compile": "chooses the engine, and is refused where it contradicts --engine",
     "batch_size": "a row does not depend on its batch (test_run.py: to rounding)",
     "jobs": "test_what_may_not_change_the_numbers_does_not",
-    "cluster": "the same bits: tests/extract/test_cluster.py",
+    "cluster": "the same bits: tests/extract/cluster/test_coordinator.py",
     "scheduler": "the same",
     "address": "the same",
     "join": "where the rows lie: tests/data/test_virtual.py",
@@ -117,8 +117,8 @@ def test_every_option_is_accounted_for():
 
 
 def spec_of(options):
-    from extract.job import prepare, read_dataset
     from extract.request import Request
+    from extract.shards.job import prepare, read_dataset
 
     return prepare(options, Request(options), read_dataset(options)).spec
 

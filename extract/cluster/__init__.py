@@ -1,0 +1,1 @@
+"""Stage one on many machines: a coordinator, its crew of workers, and their messages."""

@@ -1,0 +1,307 @@
+"""The coordinator of a run on a cluster: it hands out shards, and believes no receipt unread.
+
+The shards, the plan and the work folder are those of a run in one process, so either can go on
+where the other stopped, and on a CPU both write the same bits. Workers read images and write
+shards themselves, on a disk that all machines share; the coordinator sends them paths, verifies
+each shard that they report, and alone joins the store.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.common.cli import progress, say
+from data.common.errors import UserError
+from data.dataset import FileImages
+from data.format.spec import canonical_json
+from extract.cluster.crew import Crew, WorkersDied
+from extract.cluster.messages import Archive, Outcome, Settings, Task
+from extract.cluster.worker import choose_here, embed_shard, look
+from extract.engines.embed import OutOfMemory
+from extract.engines.place import Place, find_place
+from extract.options import Options
+from extract.shards.fill import interrupted, note_skipped, unfinished
+from extract.shards.job import N_FIRST, Job, plan_of
+from extract.shards.plan import Plan, Shard
+from extract.shards.watch import Watch
+
+# Tasks that wait at each worker, so that none is idle between two.
+AHEAD = 2
+# How often a shard is handed out again whose file is not what its receipt says.
+LOST = 2
+# Network file systems may show a new file late.
+APPEAR_SECONDS = 5.0
+
+
+@dataclass
+class Done:
+    """What a run on a cluster did.
+
+    Attributes
+    ----------
+    computed : int
+        Images that were embedded now.
+    seconds : float
+        In how many seconds.
+    workers, devices : set of str
+        By whom, and on what.
+    """
+
+    computed: int = 0
+    seconds: float = 0.0
+    workers: set[str] = field(default_factory=set)
+    devices: set[str] = field(default_factory=set)
+
+
+def find_workers_place(options: Options, crew: Crew) -> Place:
+    """Find out where the network will run.
+
+    Parameters
+    ----------
+    options : Options
+        Of the run.
+    crew : Crew
+        Connected, where it is not local.
+
+    Returns
+    -------
+    Place
+        A worker's; this process's where the workers will be on this machine.
+
+    Raises
+    ------
+    UserError
+        If the device is not there, or the workers lack this project.
+    """
+    asked = (options.device, options.precision, options.engine)
+    if crew.local:
+        return find_place(*asked)
+    try:
+        found = crew.call(look, *asked, on_gpu=_wants_gpu(options, crew))
+    except ImportError as error:
+        raise UserError(
+            f"the workers at {crew.address} cannot run Icebox ({error}); install this project "
+            "there, or start them in its folder"
+        ) from error
+    if isinstance(found, str):
+        raise UserError(found)
+    return found
+
+
+def _wants_gpu(options: Options, crew: Crew) -> bool:
+    return options.device == "cuda" or (options.device == "auto" and crew.has_gpus())
+
+
+def choose_on_worker(job: Job, crew: Crew) -> Plan:
+    """Choose engine and batch size by measuring on a worker that is not on this machine.
+
+    Parameters
+    ----------
+    job : Job
+        What the run is about.
+    crew : Crew
+        Connected.
+
+    Returns
+    -------
+    Plan
+        Of a new run.
+
+    Raises
+    ------
+    UserError
+        If not even single images fit, or the worker lacks the images or the weights.
+    """
+    say("a worker chooses the engine and the batch size")
+    images, count = job.dataset.train.images, min(N_FIRST, job.sizes["train"])
+    found = crew.call(
+        choose_here,
+        settings_of(job),
+        images.take(np.arange(count)) if isinstance(images, FileImages) else count,
+        job.options.engine,
+        job.options.compile != "off",
+        job.options.batch_size,
+        sum(job.sizes.values()),
+        on_gpu=job.device.type == "cuda",
+    )
+    if isinstance(found, str):
+        raise UserError(found)
+    return plan_of(job, found)
+
+
+def settings_of(job: Job) -> Settings:
+    """Put together what all tasks share."""
+    options, source = job.options, job.backbone.source
+    in_files = isinstance(job.dataset.train.images, FileImages)
+    return Settings(
+        folder=str(job.folder.resolve()),
+        key=job.key,
+        spec=canonical_json(job.spec),
+        weights=str(source.path) if source.source == "file" else None,
+        device=job.device.type,
+        skip_bad_images=options.skip_bad_images,
+        archive=None
+        if in_files
+        else Archive(
+            options.dataset,
+            str(options.data_dir.resolve()),
+            options.limit,
+            options.data_url,
+            options.data_sha256,
+        ),
+    )
+
+
+def fill(job: Job, plan: Plan, crew: Crew) -> Done:
+    """Have every shard computed that is not there yet.
+
+    Parameters
+    ----------
+    job : Job
+        Its ``skipped`` is filled with the ids of images that could not be decoded.
+    plan : Plan
+        As written in the work folder.
+    crew : Crew
+        Its local workers are started when there is something to do.
+
+    Returns
+    -------
+    Done
+        By whom, and how fast.
+
+    Raises
+    ------
+    UserError
+        For what is wrong with an image or an embedding, or where every worker died on a shard.
+    OutOfMemory
+        If a batch does not fit; no task is running any more.
+    KeyboardInterrupt
+        On Ctrl-C, with a message of how much is kept.
+    """
+    missing, kept = unfinished(job, plan)
+    done = Done()
+    if not missing:
+        return done
+    try:
+        return _Filling(job, plan, crew, missing, kept, done).run()
+    except KeyboardInterrupt as error:
+        raise interrupted(job, kept + done.computed) from error
+
+
+class _Filling:
+    """The state of `fill`."""
+
+    def __init__(
+        self, job: Job, plan: Plan, crew: Crew, missing: list[Shard], kept: int, done: Done
+    ) -> None:
+        self.job, self.plan, self.crew, self.done = job, plan, crew, done
+        self.settings = settings_of(job)
+        self.queue = deque(missing)
+        self.running: dict[Any, Shard] = {}
+        self.lost: dict[Shard, int] = {}
+        self.kept = kept
+        self.too_large: OutOfMemory | None = None
+
+    def run(self) -> Done:
+        job, crew = self.job, self.crew
+        threads = None
+        if crew.local:
+            workers = min(job.options.jobs, len(self.queue))
+            threads = max(1, job.place.threads // max(1, job.place.devices or workers))
+            crew.start(workers, min(job.place.devices, len(self.queue)))
+        total = sum(job.sizes.values())
+        watch = Watch(total, self.kept, job.device.type, job.options.model)
+        try:
+            with progress(total, "embedding", "img", initial=self.kept) as bar:
+                while self.running or (self.queue and self.too_large is None):
+                    self._hand_out(threads)
+                    for handle in crew.wait(self.running):
+                        shard = self.running.pop(handle)
+                        if not self._take(shard, handle):
+                            continue
+                        bar.update(shard.stop - shard.start)
+                        for line in watch.update(shard.stop - shard.start):
+                            bar.write(line, file=sys.stderr)
+        except BaseException:
+            crew.close(self.running)
+            raise
+        if self.too_large is not None:
+            raise self.too_large
+        self.done.seconds = watch.seconds
+        if len(self.done.devices) > 1:
+            say(
+                f"the workers are not alike ({', '.join(sorted(self.done.devices))}): rows agree "
+                "to rounding only"
+            )
+        return self.done
+
+    def _hand_out(self, threads: int | None) -> None:
+        window = AHEAD * self.crew.width()
+        on_gpu = self.job.device.type == "cuda"
+        while self.queue and self.too_large is None and len(self.running) < window:
+            shard = self.queue.popleft()
+            task = _task(self.job, self.settings, self.plan, shard, threads)
+            self.running[self.crew.submit(embed_shard, task, on_gpu=on_gpu)] = shard
+
+    def _take(self, shard: Shard, handle: Any) -> bool:
+        """Take a result; False where there is none yet, or a batch was too large."""
+        try:
+            outcome: Outcome = self.crew.result(handle)
+        except WorkersDied as error:
+            raise UserError(
+                f"rows {shard.start} to {shard.stop} of {shard.split}: {error}; if memory is "
+                "short, give a smaller --batch-size or fewer --jobs. What is finished is kept: "
+                "run the same command again"
+            ) from error
+        if outcome.out_of_memory:
+            # No shard of this plan may be written any more when the next one begins, so the run
+            # ends only after what is running has ended.
+            self.too_large = OutOfMemory(outcome.problem)
+            return False
+        if outcome.problem is not None:
+            raise UserError(outcome.problem)
+        ok = self._verified(shard, outcome)
+        if ok is None:
+            self._lose(shard, outcome)
+            return False
+        note_skipped(self.job, shard, ok)
+        self.done.computed += outcome.computed
+        self.done.workers.add(outcome.worker)
+        self.done.devices.add(outcome.device)
+        return True
+
+    def _lose(self, shard: Shard, outcome: Outcome) -> None:
+        """Hand a shard out again whose file is not what its receipt says."""
+        self.lost[shard] = self.lost.get(shard, 0) + 1
+        if self.lost[shard] > LOST:
+            raise UserError(
+                f"{shard.path}: the worker {outcome.worker} says that it wrote it, and it is not "
+                "there or not whole; --features-dir must be a folder that this machine and every "
+                "worker see under the same name"
+            )
+        self.queue.append(shard)
+
+    def _verified(self, shard: Shard, outcome: Outcome) -> npt.NDArray[np.bool_] | None:
+        """Read a shard from the first byte to the last, and compare it with its receipt."""
+        patience = time.monotonic() + APPEAR_SECONDS
+        while not shard.path.exists() and time.monotonic() < patience:
+            time.sleep(0.2)
+        found = shard.check(self.job.key)
+        if found is None or found[0].sha256 != outcome.sha256:
+            return None
+        return found[1]
+
+
+def _task(job: Job, settings: Settings, plan: Plan, shard: Shard, threads: int | None) -> Task:
+    images = job.splits[shard.split].images
+    task = Task(settings, plan, shard.split, shard.start, shard.stop, threads)
+    if isinstance(images, FileImages):
+        return replace(task, images=images.take(np.arange(shard.start, shard.stop)))
+    return task

@@ -1,0 +1,119 @@
+"""The workers of a cluster, behind one small interface: Dask's or Ray's, local or elsewhere."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from data.common.cli import say
+from data.common.clusters import check_installed
+from data.common.errors import UserError
+from extract.options import Options
+
+# A task is tried on three workers before the run gives up.
+RETRIES = 2
+
+
+class WorkersDied(UserError):
+    """Every worker that tried a task died."""
+
+
+class Crew(abc.ABC):
+    """Workers that run functions of `extract.cluster.worker`.
+
+    Parameters
+    ----------
+    address : str or None
+        Of a cluster that is there already; None for one on this machine.
+    """
+
+    kind = ""
+
+    def __init__(self, address: str | None) -> None:
+        self.address = address
+
+    @property
+    def local(self) -> bool:
+        """Whether the workers are on this machine, and end with the run."""
+        return self.address is None
+
+    @abc.abstractmethod
+    def start(self, workers: int, devices: int) -> None:
+        """Start workers on this machine: one for each GPU, or so many on the CPU."""
+
+    @abc.abstractmethod
+    def connect(self) -> None:
+        """Connect to the cluster at `address`, and wait for a worker."""
+
+    @abc.abstractmethod
+    def width(self) -> int:
+        """Count the tasks that can run at the same time."""
+
+    def has_gpus(self) -> bool:
+        """Say whether a task must ask for a GPU to get one."""
+        return False
+
+    @abc.abstractmethod
+    def submit(self, function: Callable[..., Any], *args: Any, on_gpu: bool = False) -> Any:
+        """Give a worker something to do; return a handle."""
+
+    @abc.abstractmethod
+    def wait(self, handles: Collection[Any]) -> list[Any]:
+        """Wait until some are done; return those."""
+
+    @abc.abstractmethod
+    def result(self, handle: Any) -> Any:
+        """Return what the function returned, or raise what it raised (`WorkersDied`)."""
+
+    @abc.abstractmethod
+    def close(self, handles: Collection[Any] = ()) -> None:
+        """Withdraw what has not begun, and let the workers go."""
+
+    def call(self, function: Callable[..., Any], *args: Any, on_gpu: bool = False) -> Any:
+        """Have a worker do something, and wait for the answer."""
+        handle = self.submit(function, *args, on_gpu=on_gpu)
+        self.wait([handle])
+        return self.result(handle)
+
+
+@contextmanager
+def open_crew(options: Options) -> Iterator[Crew | None]:
+    """Connect to the cluster that the options name, or prepare for one on this machine.
+
+    Parameters
+    ----------
+    options : Options
+        Of the run.
+
+    Yields
+    ------
+    Crew or None
+        None without ``--cluster``.
+
+    Raises
+    ------
+    UserError
+        If the library is not installed, or nobody answers at the address.
+    """
+    if options.cluster == "none":
+        yield None
+        return
+    check_installed(options.cluster)
+    crew: Crew
+    if options.cluster == "dask":
+        from extract.cluster.dask import DaskCrew
+
+        crew = DaskCrew(options.scheduler)
+    else:
+        from extract.cluster.ray import RayCrew
+
+        crew = RayCrew(options.address)
+    try:
+        if not crew.local:
+            say(f"connecting to {crew.address}")
+            crew.connect()
+        yield crew
+    finally:
+        crew.close()

@@ -1,0 +1,348 @@
+"""What a worker of a cluster does: one shard, from paths and settings to a file and its receipt.
+
+A task may run twice, and on another worker the second time: the same rows come out, and the file
+appears whole or not at all. Nothing large travels: images are read and embeddings are written by
+the worker, on a disk that all machines share. What cannot succeed elsewhere either, such as an
+image that cannot be decoded, is part of the answer; anything raised is worth another try.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.common.errors import UserError
+from data.dataset import ArrayImages, BadImage, FileImages, load_dataset
+from data.store import write_shard
+from extract.cluster.messages import Outcome, Settings, Task
+from extract.engines.place import Place, find_place
+from extract.shards.plan import PLAN_NAME, Plan, read_plan
+
+if TYPE_CHECKING:
+    from extract.engines.embed import Embedder, Images
+    from extract.engines.tuning import Choice
+    from extract.model.backbone import Backbone
+    from extract.model.preprocess import Preprocessing
+
+# Engines whose rows do not depend on torch's threads, but for the rule in `threads_for`.
+_INDIFFERENT = ("torch", "channels-last", "folded", "openvino")
+# ATen: with one thread, 1x1 convolutions of fewer images take another kernel.
+_ONE_THREAD_BATCH = 16
+_PREFETCH = 2  # batches that are decoded ahead
+
+
+# A worker may run several tasks in threads, and a process has one set of torch's threads.
+_one_at_a_time = threading.Lock()
+
+
+def look(device: str, precision: str, engine: str) -> Place | str:
+    """Say where this worker would run a network; or what is wrong.
+
+    Parameters
+    ----------
+    device, precision, engine : str
+        The options.
+
+    Returns
+    -------
+    Place or str
+        This worker's; a message in place of a `UserError`.
+    """
+    with _one_at_a_time:
+        try:
+            found = find_place(device, precision, engine)
+        except UserError as error:
+            return f"{error} (on the worker {worker_name()})"
+        return replace(found, threads=_threads_of_worker())
+
+
+def choose_here(
+    settings: Settings,
+    first: FileImages | int,
+    engine: str,
+    may_compile: bool,
+    batch_size: int | None,
+    n_images: int,
+) -> Choice | str:
+    """Choose engine and batch size by measuring on this worker: `extract.engines.tuning.choose`.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the run.
+    first : FileImages or int
+        The images to measure with; of an archive, how many.
+    engine : str
+        ``--engine``.
+    may_compile : bool
+        Unless ``--compile off``.
+    batch_size : int or None
+        ``--batch-size``.
+    n_images : int
+        Of the run.
+
+    Returns
+    -------
+    Choice or str
+        A message in place of a `UserError`.
+    """
+    from extract.engines.embed import OutOfMemory, choose_device
+    from extract.engines.torch_settings import using_threads
+    from extract.engines.tuning import Subject, choose
+    from extract.shards.job import no_memory
+
+    with _one_at_a_time:
+        try:
+            backbone = _backbone(settings)
+            device = choose_device(settings.device)
+            images = _first_images(settings, first, backbone.preprocessing)
+            precision = json.loads(settings.spec)["precision"]
+            subject = Subject(
+                backbone,
+                device,
+                precision,
+                images,
+                engine,
+                batch_size,
+                may_compile=may_compile,
+                features_dir=Path(settings.folder).parent.parent,  # FEATURES_DIR/.work/KEY
+            )
+            with using_threads(_threads_of_worker()):
+                return choose(subject, n_images)
+        except OutOfMemory:
+            return str(no_memory(batch_size or 1, f"the worker {worker_name()}"))
+        except UserError as error:
+            return f"{error} (on the worker {worker_name()})"
+
+
+def embed_shard(task: Task) -> Outcome:
+    """Compute one shard and write it, unless it is there already.
+
+    Parameters
+    ----------
+    task : Task
+        Which one.
+
+    Returns
+    -------
+    Outcome
+        The receipt, or what no other worker could mend.
+    """
+    from extract.engines.embed import OutOfMemory, choose_device, device_name
+
+    with _one_at_a_time:
+        device = ""
+        try:
+            device = device_name(choose_device(task.settings.device))
+            return _embed_shard(task, device)
+        except OutOfMemory as error:
+            return Outcome(worker_name(), device, problem=str(error), out_of_memory=True)
+        except UserError as error:
+            return Outcome(worker_name(), device, problem=str(error))
+
+
+def worker_name() -> str:
+    """Name this process for messages."""
+    return f"{platform.node()}:{os.getpid()}"
+
+
+def threads_for(plan: Plan, share: int) -> int:
+    """Choose torch's threads of a worker so that its rows are those of the plan.
+
+    On the CPU, rows in float32 do not depend on the number of threads, with one exception: with
+    one thread, ATen takes another kernel for 1x1 convolutions of fewer than 16 images
+    (``use_mkldnn`` in aten/src/ATen/native/Convolution.cpp).
+
+    Parameters
+    ----------
+    plan : Plan
+        With the number of threads that a single process would have.
+    share : int
+        The CPUs of this worker.
+
+    Returns
+    -------
+    int
+        At least one.
+    """
+    if plan.engine not in _INDIFFERENT:
+        return plan.threads
+    if plan.batch_size >= _ONE_THREAD_BATCH:
+        return share
+    return 1 if plan.threads == 1 else max(share, 2)
+
+
+def _threads_of_worker() -> int:
+    """Count the CPUs that are this worker's by the cluster's own account."""
+    import torch
+
+    try:
+        from distributed import get_worker
+
+        return int(get_worker().state.nthreads)
+    except (ImportError, ValueError):  # not a worker of Dask's; Ray sets OMP_NUM_THREADS
+        return torch.get_num_threads()
+
+
+def _embed_shard(task: Task, device: str) -> Outcome:
+    from extract.engines.torch_settings import using_threads
+
+    shard, settings = task.shard, task.settings
+    if read_plan(shard.path.parent) != task.plan:
+        raise UserError(
+            f"the worker {worker_name()} does not find this run's {shard.path.parent / PLAN_NAME}; "
+            "--features-dir must be a folder that every worker sees under the same name"
+        )
+    found = shard.check(settings.key)
+    if found is not None:
+        return Outcome(worker_name(), device, found[0].sha256)
+    unread: set[int] = set()
+    with using_threads(threads_for(task.plan, task.threads or _threads_of_worker())):
+        features, ok, ids = _rows(task, _embedder(settings, task.plan), unread)
+    if read_plan(shard.path.parent) != task.plan:  # the run has started over meanwhile
+        raise UserError(f"{shard.path} belongs to a plan that is no longer followed")
+    dtype = json.loads(settings.spec)["store_dtype"]
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused
+        stored = features if dtype == "float32" else features.astype(np.float16)
+    receipt = write_shard(
+        shard.path,
+        stored,
+        ok,
+        key=settings.key,
+        split=task.split,
+        start=task.start,
+        ids=ids,
+        unread_rotations=[task.start + row for row in unread],
+    )
+    return Outcome(worker_name(), device, receipt.sha256, computed=len(ok))
+
+
+def _rows(
+    task: Task, embedder: Embedder, unread: set[int]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Sequence[str]]:
+    """Embed the rows of a shard, batch by batch."""
+    from extract.model.preprocess import prepared_array
+    from extract.shards.stream import embed_batches
+
+    count = task.stop - task.start
+    features = np.zeros((count, embedder.backbone.width), dtype=np.float32)
+    ok = np.zeros(count, dtype=np.bool_)
+    spans = [
+        range(start, min(start + embedder.batch_size, count))
+        for start in range(0, count, embedder.batch_size)
+    ]
+    if task.images is not None:
+        ids: Sequence[str] = task.images.names
+        batches = _decoded(task, task.images, spans, embedder.backbone.preprocessing, unread)
+    else:
+        images, names = _archive(task.settings)[task.split]
+        ids = names[task.start : task.stop]
+        array, settings = images.rows(task.start, task.stop), embedder.backbone.preprocessing
+        batches = (
+            (np.ones(len(s), np.bool_), prepared_array(settings, array[s.start : s.stop]))
+            for s in spans
+        )
+    for span, (good, rows) in zip(spans, embed_batches(embedder, batches), strict=True):
+        at = span.start + np.flatnonzero(good)
+        features[at] = rows
+        ok[at] = True
+    return features, ok, ids
+
+
+def _decoded(
+    task: Task,
+    images: FileImages,
+    spans: Sequence[range],
+    settings: Preprocessing,
+    unread: set[int],
+) -> Iterator[tuple[npt.NDArray[np.bool_], Images]]:
+    """Decode batches ahead of their use, in threads: workers may not have children."""
+    from extract.shards.loading import Decoder
+
+    decoder = Decoder(images, settings)
+    ahead: deque[tuple[range, list[Future[Any]]]] = deque()
+    todo = deque(spans)
+    with ThreadPoolExecutor(task.threads or _threads_of_worker()) as pool:
+        while ahead or todo:
+            while todo and len(ahead) <= _PREFETCH:
+                span = todo.popleft()
+                ahead.append((span, [pool.submit(decoder.__getitem__, row) for row in span]))
+            items = [item.result() for item in ahead.popleft()[1]]
+            unread |= decoder.unread_rotations
+            bad = [item for item in items if isinstance(item, UserError)]
+            for item in bad:
+                if not (isinstance(item, BadImage) and task.settings.skip_bad_images):
+                    pool.shutdown(cancel_futures=True)
+                    raise item
+            good = np.array([not isinstance(item, UserError) for item in items])
+            yield good, [item for item in items if not isinstance(item, UserError)]
+
+
+def _first_images(
+    settings: Settings, first: FileImages | int, preprocessing: Preprocessing
+) -> Images:
+    from extract.model.preprocess import NetworkInput, prepared_array
+    from extract.shards.loading import Decoder
+
+    if isinstance(first, int):
+        return prepared_array(preprocessing, _archive(settings)["train"][0].rows(0, first))
+    decoder = Decoder(first, preprocessing)
+    items = [decoder[row] for row in range(len(first))]
+    found = [item for item in items if not isinstance(item, UserError)]
+    return found or [NetworkInput(np.zeros((*preprocessing.size, 3), dtype=np.uint8))]
+
+
+# A process keeps what the next task needs, too.
+@functools.lru_cache(maxsize=1)
+def _backbone(settings: Settings) -> Backbone:
+    from data.common.allocator import keep_pages
+    from extract.commands.embed_images import backbone_of_spec
+
+    if settings.device == "cpu":
+        keep_pages()
+    return backbone_of_spec(json.loads(settings.spec), settings.weights)
+
+
+@functools.lru_cache(maxsize=1)
+def _embedder(settings: Settings, plan: Plan) -> Embedder:
+    from extract.engines.embed import Embedder, choose_device
+
+    precision = json.loads(settings.spec)["precision"]
+    device = choose_device(settings.device)
+    return Embedder(_backbone(settings), device, precision, plan.engine, plan.batch_size)
+
+
+@functools.lru_cache(maxsize=1)
+def _archive(settings: Settings) -> dict[str, tuple[ArrayImages, Sequence[str]]]:
+    """Read the dataset, and make sure that it is the one that the coordinator has read."""
+    archive = settings.archive
+    assert archive is not None
+    dataset = load_dataset(
+        archive.dataset,
+        data_dir=Path(archive.data_dir),
+        limit=archive.limit,
+        data_url=archive.data_url,
+        data_sha256=archive.data_sha256,
+    )
+    if dataset.digest != json.loads(settings.spec)["dataset"]["digest"]:
+        raise UserError(
+            f"the worker {worker_name()} has other images of {archive.dataset} in "
+            f"{archive.data_dir}; --data-dir must hold the same archive on every machine"
+        )
+    found: dict[str, tuple[ArrayImages, Sequence[str]]] = {}
+    for name, split in (("train", dataset.train), ("test", dataset.test)):
+        assert isinstance(split.images, ArrayImages)
+        found[name] = (split.images, split.ids)
+    return found

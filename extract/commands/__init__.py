@@ -1,0 +1,1 @@
+"""Commands of stage one besides the extraction itself: list, verify, why, images."""

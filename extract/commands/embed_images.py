@@ -1,0 +1,243 @@
+"""Rebuild the backbone of a store's spec, and embed image files with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.common.cli import progress, say
+from data.common.errors import UserError
+from data.common.files import atomic_path, check_writable
+from data.dataset import BadImage
+from data.format.spec import PRECISIONS, SPEC_SHAPE, mismatch
+from data.images.decode import decode_file
+from extract.engines.build import default_engine
+from extract.engines.embed import (
+    Embedder,
+    OutOfMemory,
+    choose_device,
+    default_batch_size,
+)
+from extract.model.backbone import Backbone, BackboneRequest, load_backbone
+from extract.model.preprocess import Prepared, Preprocessing, prepared
+
+IMAGES_NAMED = 5
+
+
+def backbone_of_spec(spec: Mapping[str, Any], weights_file: str | Path | None) -> Backbone:
+    """Load the very backbone that a store was made with.
+
+    Parameters
+    ----------
+    spec : mapping
+        A store's ``spec``.
+    weights_file : str, Path or None
+        Where its weights file lies now, if they came from a file.
+
+    Returns
+    -------
+    Backbone
+        With the same weights, arguments, preprocessing and pooling.
+
+    Raises
+    ------
+    UserError
+        If the weights cannot be had, or are others than those of the spec.
+    """
+    model = spec["model"]
+    preprocessing = Preprocessing.from_spec(spec["preprocessing"])
+    source = model["weights"]["source"]
+    if weights_file is not None and source != "random":
+        source = str(weights_file)
+    elif source == "file":
+        raise UserError(
+            f"the weights of {model['name']} came from a file; say where it lies with "
+            "--weights FILE.safetensors"
+        )
+    backbone = load_backbone(
+        BackboneRequest(
+            model=model["name"],
+            weights=source,
+            model_args=model["args"],
+            image_size=preprocessing.image_size,
+            pool=spec["pool"],
+            seed=spec["seed"] or 0,
+            crop_pct=preprocessing.crop_pct,
+            interpolation=preprocessing.interpolation,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
+            config=model.get("config"),
+        )
+    )
+    # The crop mode is not an option, so a later timm might have changed it.
+    backbone.preprocessing = preprocessing
+    expected = model["weights"]["digest"]
+    if backbone.digest != expected:
+        what = f"--weights {weights_file}" if weights_file else f"the {source} weights"
+        raise UserError(
+            f"{what}: not the weights that the features were made with "
+            f"(digest {backbone.digest[:12]}..., expected {expected[:12]}...); "
+            "embeddings of the two cannot be mixed"
+        )
+    return backbone
+
+
+def read_spec(path: Path) -> tuple[dict[str, Any], str | None]:
+    """Read ``{"spec": ..., "weights_file": path or null}``.
+
+    Parameters
+    ----------
+    path : Path
+        A JSON file.
+
+    Returns
+    -------
+    tuple of (dict, str or None)
+        The spec, and where its weights file lay.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or is something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"--spec {path}: no such file; give a JSON file with 'spec' and 'weights_file'"
+        ) from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(
+            f"--spec {path}: cannot be read as JSON ({error}); write it again"
+        ) from error
+    spec = content.get("spec") if isinstance(content, dict) else None
+    needed = {"model", "preprocessing", "pool", "precision", "seed"}
+    if not isinstance(spec, dict) or not needed <= spec.keys():
+        raise UserError(
+            f"--spec {path}: expected an object with 'spec' (a store's spec: "
+            f"{', '.join(sorted(needed))}) and 'weights_file'"
+        )
+    # A spec from a head that somebody else made: nothing in it is believed.
+    parts = (spec, content["weights_file"]) if "weights_file" in content else (spec, None)
+    problem = mismatch(parts[0], SPEC_SHAPE, "spec") or mismatch(
+        parts[1], (str, type(None)), "weights_file"
+    )
+    if not problem and spec["precision"] not in PRECISIONS:
+        problem = f"spec.precision is {spec['precision']!r}, expected {' or '.join(PRECISIONS)}"
+    if not problem and not {"name", "args", "weights"} <= spec["model"].keys():
+        problem = "spec.model has no name, args or weights"
+    if problem:
+        raise UserError(f"--spec {path}: {problem}; take the spec of a store or a head unchanged")
+    return parts
+
+
+def read_list(path: Path) -> list[Path]:
+    """Read a JSON list of file names.
+
+    Parameters
+    ----------
+    path : Path
+        A JSON file.
+
+    Returns
+    -------
+    list of Path
+        At least one.
+
+    Raises
+    ------
+    UserError
+        If the file is missing or is something else.
+    """
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise UserError(
+            f"--list {path}: cannot be read as JSON ({error}); give a JSON list of file names"
+        ) from error
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise UserError(f"--list {path}: expected a JSON list of file names, one or more")
+    return [Path(name) for name in names]
+
+
+def embed_files(
+    spec_path: Path,
+    images: Sequence[Path],
+    out: Path,
+    *,
+    weights: Path | None,
+    device: str,
+) -> None:
+    """Embed image files and write the vectors as a NumPy file.
+
+    Parameters
+    ----------
+    spec_path : Path
+        See `read_spec`.
+    images : sequence of Path
+        Files of the formats that `data.images.decode.decode_file` takes.
+    out : Path
+        For a float32 array of shape (number of images, width), in their order.
+    weights : Path or None
+        The weights file, if it is not where it was.
+    device : {'auto', 'cpu', 'cuda'}
+        Where to compute; in the precision of the spec.
+
+    Raises
+    ------
+    UserError
+        If a file is no image, or the backbone cannot be had.
+    """
+    spec, weights_file = read_spec(spec_path)
+    check_writable(out.resolve().parent)
+    chosen = choose_device(device)
+    backbone = backbone_of_spec(spec, weights or weights_file)
+    batch_size = min(default_batch_size(chosen), len(images))
+    engine = default_engine(backbone)
+    settings = backbone.preprocessing
+    while True:
+        embedder = Embedder(backbone, chosen, spec["precision"], engine, batch_size)
+        try:
+            with progress(len(images), "images", "image") as bar:
+                blocks: list[Any] = []
+                unread: list[Path] = []
+                # Decoded batch by batch: thousands of photographs do not fit into memory.
+                for start in range(0, len(images), batch_size):
+                    batch = [
+                        _decode(path, settings, unread)
+                        for path in images[start : start + batch_size]
+                    ]
+                    blocks.append(embedder.embed(batch))
+                    bar.update(len(batch))
+            break
+        except OutOfMemory as error:
+            if batch_size == 1:
+                raise UserError("one image does not fit into memory; give --device cpu") from error
+            batch_size //= 2
+    if unread:
+        names = ", ".join(str(path) for path in unread[:IMAGES_NAMED])
+        more = ", ..." if len(unread) > IMAGES_NAMED else ""
+        say(
+            f"the rotation of {len(unread):,} of {len(images):,} images cannot be read; they are "
+            f"taken as stored: {names}{more}"
+        )
+    with atomic_path(out) as temporary, open(temporary, "wb") as stream:
+        np.save(stream, np.concatenate(blocks), allow_pickle=False)
+
+
+def _decode(path: Path, settings: Preprocessing, unread: list[Path]) -> Prepared:
+    try:
+        pixels, unread_rotation = decode_file(path)
+    except BadImage as error:
+        # Its own advice is about leaving images out, which makes no sense for one asked for.
+        raise UserError(
+            f"{path} is not an image that can be decoded: {error.reason}; "
+            "repair it, or leave it out"
+        ) from error
+    if unread_rotation is not None:
+        unread.append(path)
+    return prepared(settings, pixels)

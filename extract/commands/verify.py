@@ -1,0 +1,302 @@
+"""``python -m extract verify``: a store's checksums, and a few of its rows embedded again.
+
+They are embedded by timm's own transform and model (`extract.commands.witness`), so that a fault of
+what made the store does not repeat itself here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.common.cli import progress, say
+from data.common.errors import UserError
+from data.dataset import ArrayImages, ImageDataset, Split, load_dataset
+from data.format.spec import TWICE, cropped_twice
+from data.reembedded import Rechecked, digest_of, write_rechecked
+from data.store import Features, open_features, verify_store
+
+# What stored rows in fp32 may differ from timm's: the lowest cosine, and the largest difference
+# relative to the largest value. Pillow gives timm's very pixels; small square images are resized
+# on the device, where a grey level differs by at most 2 (tests/extract/test_one_path.py).
+TOLERANCE = {"pillow": (0.99999, 5e-3), "device": (0.9999, 2e-2)}
+BATCH = 16
+ROWS = 16
+TABLE = "  {:<14} {:<14} {:>14} {:>14} {:>12}"
+
+
+def verify(
+    path: Path,
+    *,
+    rows: int | None,
+    data_dir: Path | None,
+    weights: Path | None,
+    device: str,
+    seed: int,
+) -> None:
+    """Recompute every checksum of a store, and embed a few random rows again in float32.
+
+    Parameters
+    ----------
+    path : Path
+        The store.
+    rows : int or None
+        How many rows to embed again by timm, half of them test rows; 0 for none. Where a
+        number is given, every engine and precision that runs here is compared on these rows as
+        well, and the test rows are kept beside the store; None is `ROWS` rows without that.
+    data_dir : Path or None
+        Where the images lie now, if not where they lay.
+    weights : Path or None
+        Where the weights file lies now, if not where it lay.
+    device : {'auto', 'cpu', 'cuda'}
+        Where to compute.
+    seed : int
+        Of the choice of rows.
+
+    Raises
+    ------
+    UserError
+        If a checksum is wrong, or the rows come out otherwise than they are stored.
+    """
+    report = verify_store(path)
+    for entry in report.datasets:
+        shape = " x ".join(f"{side:,}" for side in entry.shape)
+        say(f"  {entry.name:<18} {entry.dtype:<8} {shape:<22} {entry.sha256[:16]}")
+    say(f"{path}: {len(report.datasets)} checksums are right, {report.size / 1e6:,.1f} MB")
+    for text in report.odd:
+        say(f"mind: {text}")
+    every_engine = rows is not None
+    rows = ROWS if rows is None else rows
+    if rows < 1:
+        return
+    try:
+        store = open_features(path, verify=False)
+        dataset = _images_of(store, data_dir)
+        backbone = _backbone_of(store, weights)
+    except UserError as error:
+        say(f"the rows were not embedded again: {error}")
+        return
+    _compare(store, dataset, backbone, rows, device, seed, every_engine)
+
+
+def _images_of(store: Features, data_dir: Path | None) -> ImageDataset:
+    """Load the images that a store was made from, and make sure they are the same."""
+    options = store.request.get("options", {})
+    stamp = store.request.get("files", {}).get("dataset", {})
+    name = store.spec["dataset"]["name"]
+    origin = store.provenance.get("dataset", {})
+    where = data_dir or Path(stamp.get("path", ".")).parent
+    source = str(data_dir or stamp.get("path")) if origin.get("kind") == "folder" else name
+    dataset = load_dataset(
+        source,
+        data_dir=where,
+        limit=store.spec["dataset"]["limit"],
+        data_url=options.get("data_url"),
+        data_sha256=options.get("data_sha256"),
+        test_fraction=options.get("test_fraction"),
+        seed=options.get("seed") or 0,
+    )
+    if dataset.digest != store.spec["dataset"]["digest"]:
+        raise UserError(f"the images of {name} at {where} are not those that it was made from")
+    return dataset
+
+
+def _backbone_of(store: Features, weights: Path | None) -> Any:
+    from extract.commands.embed_images import backbone_of_spec
+
+    return backbone_of_spec(store.spec, weights or store.provenance.get("weights_file"))
+
+
+@dataclass
+class _Sample:
+    """Some rows of a store, test rows first, and what timm makes of their images."""
+
+    numbers: list[npt.NDArray[np.int64]] = field(default_factory=list)  # of each split
+    stored: list[npt.NDArray[np.floating]] = field(default_factory=list)
+    images: list[Any] = field(default_factory=list)  # as they go to the device's side
+    ids: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)  # keys of `TOLERANCE`
+    seen: list[int] = field(default_factory=list)  # those that timm's transform can do
+
+
+def _compare(
+    store: Features,
+    dataset: ImageDataset,
+    backbone: Any,
+    rows: int,
+    device: str,
+    seed: int,
+    every_engine: bool,
+) -> None:
+    """Embed random rows of both splits in float32, and compare them with what is stored."""
+    from extract.commands.witness import Witness
+    from extract.engines.embed import Embedder, choose_device
+
+    chosen, size = choose_device(device), min(rows, BATCH)
+    witness = Witness(backbone.module, store.spec, chosen, size)
+    sample = _Sample()
+    for stored, split, count in zip(
+        (store.test, store.train), (dataset.test, dataset.train), _shares(store, rows), strict=True
+    ):
+        generator = np.random.default_rng(seed)
+        numbers = np.sort(generator.choice(len(stored.labels), size=count, replace=False))
+        names = [stored.ids[row] for row in numbers]
+        _add(sample, split, names, backbone.preprocessing, witness)
+        sample.numbers.append(numbers)
+        sample.stored.append(stored.features[numbers])
+    again = witness.rows()
+    kept = np.concatenate(sample.stored).astype(np.float32)[sample.seen]
+    _say_differences(store, kept, again)
+    if every_engine:
+        plain = _embed(
+            Embedder(backbone, chosen, "fp32", "torch", size), sample.images, "torch fp32"
+        )
+        others = _compare_engines(backbone, chosen, sample.images, plain, size)
+    _refuse(store, kept, again, sample)
+    if every_engine and len(sample.numbers[0]):
+        _keep(store, sample.numbers[0], sample.stored[0], plain, others)
+
+
+def _add(sample: _Sample, split: Split, names: list[str], settings: Any, witness: Any) -> None:
+    """Read the images of some ids of a split, for timm and for our engines."""
+    from extract.model.preprocess import is_small, keeps_shape, prepared, prepared_array
+
+    position = {identity: row for row, identity in enumerate(split.ids)}
+    for name in names:
+        row = position[name]
+        # A large one is resized at once, so that hundreds fit into memory.
+        if isinstance(split.images, ArrayImages):
+            image = split.images.rows(row, row + 1)[0]
+            sample.images.append(prepared_array(settings, image[None])[0])
+            on_device = keeps_shape(settings, *image.shape[:2])
+        else:
+            image = split.images.decode(row)
+            sample.images.append(prepared(settings, image))
+            on_device = is_small(settings, *image.shape[:2])
+        if witness.see(image):
+            sample.seen.append(len(sample.ids))
+        else:
+            say(f"not embedded again: {name} is too long and thin for timm's transform")
+        sample.ids.append(name)
+        sample.kinds.append("device" if on_device else "pillow")
+
+
+def _shares(store: Features, rows: int) -> tuple[int, int]:
+    """Divide the rows among the test and the training rows: half and half, where there are."""
+    n_test, n_train = len(store.test.labels), len(store.train.labels)
+    test = min(n_test, max(rows - rows // 2, rows - n_train))
+    return test, min(n_train, rows - test)
+
+
+def _keep(
+    store: Features,
+    numbers: npt.NDArray[np.int64],
+    stored: npt.NDArray[np.floating],
+    plain: npt.NDArray[np.float32],
+    others: dict[str, npt.NDArray[np.float32]],
+) -> None:
+    """Keep the test rows, which stand before the others, for stage two to count flips on."""
+    n = len(numbers)
+    first = {name: rows[:n] for name, rows in others.items()}
+    found = Rechecked(store.key, numbers, digest_of(stored), plain[:n], first)
+    try:
+        path = write_rechecked(store.path, found)
+    except OSError as error:
+        say(f"the rows are not kept for stage two: {error}")
+        return
+    say(
+        f"{n:,} test rows in each of these are kept in {path.name}: python -m classify fit says "
+        "how many test predictions would flip"
+    )
+
+
+def _embed(embedder: Any, images: list[Any], what: str) -> npt.NDArray[np.float32]:
+    """Embed images batch by batch, with a progress bar."""
+    blocks = []
+    with progress(len(images), what, "img") as bar:
+        for start in range(0, len(images), embedder.batch_size):
+            batch = images[start : start + embedder.batch_size]
+            blocks.append(embedder.embed(batch))
+            bar.update(len(batch))
+    return np.concatenate(blocks)
+
+
+def _compare_engines(
+    backbone: Any, device: Any, images: list[Any], plain: npt.NDArray[np.float32], size: int
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Print how far every engine and precision here is from plain torch in fp32; give the rows."""
+    from extract.engines.build import EngineFailed, candidates, differences
+    from extract.engines.embed import Embedder
+
+    say(TABLE.format("engine", "precision", "largest error", "lowest cosine", "mean cosine"))
+
+    found: dict[str, npt.NDArray[np.float32]] = {}
+
+    def row(engine: str, precision: str, rows: npt.NDArray[np.float32]) -> None:
+        found[f"{precision}, {engine}"] = rows
+        error, cosine = differences(rows, plain)
+        numbers = (f"{error.max():.1e}", f"{cosine.min():.6f}", f"{cosine.mean():.6f}")
+        say(TABLE.format(engine, precision, *numbers))
+
+    with np.errstate(over="ignore"):
+        row("torch", "fp32, float16", plain.astype(np.float16).astype(np.float32))
+    for precision in ("fp32", "bf16") if device.type == "cpu" else ("fp32", "bf16", "fp16"):
+        for engine in sorted(candidates(backbone, device, precision)):
+            if (engine, precision) == ("torch", "fp32"):
+                continue  # is what the others are compared with
+            try:
+                embedder = Embedder(backbone, device, precision, engine, size)
+                row(engine, precision, _embed(embedder, images, f"{engine} {precision}"))
+            except (EngineFailed, UserError) as failure:
+                say(f"  {engine} {precision}: {failure}")
+    return found
+
+
+def _say_differences(
+    store: Features, stored: npt.NDArray[np.float32], again: npt.NDArray[np.float32]
+) -> None:
+    """Say how far timm's rows are from what is stored."""
+    from extract.engines.build import differences
+
+    if not len(again):
+        return
+    error, cosine = differences(stored, again)
+    engine = store.provenance.get("engine", "torch")
+    say(
+        f"{len(again)} rows embedded again in fp32 by timm's own transform and model (stored: "
+        f"{engine}, {store.spec['precision']}, {store.dtype}): largest difference "
+        f"{error.max():.1e} of the largest value, lowest cosine {cosine.min():.6f}"
+    )
+
+
+def _refuse(
+    store: Features,
+    stored: npt.NDArray[np.float32],
+    again: npt.NDArray[np.float32],
+    sample: _Sample,
+) -> None:
+    """Refuse rows that rounding cannot explain."""
+    from extract.engines.build import LOWEST_COSINE, differences
+
+    if not len(again):
+        return
+    error, cosine = differences(stored, again)
+    precision = store.spec["precision"]
+    if precision == "fp32":
+        limits = np.array([TOLERANCE[sample.kinds[number]] for number in sample.seen])
+        wrong = (cosine < limits[:, 0]) | (error > limits[:, 1])
+    else:
+        wrong = cosine < LOWEST_COSINE[precision]
+    if wrong.any():
+        named = ", ".join([sample.ids[sample.seen[i]] for i in np.flatnonzero(wrong)[:3]])
+        why, what = "", "make the store again with --force"
+        if cropped_twice(store.spec):
+            why, what = f"; it was {TWICE}", "run make features again"
+        raise UserError(
+            f"{store.path}: {int(wrong.sum())} of {len(again)} rows ({named}) are not what "
+            f"this backbone gives for these images{why}; {what}"
+        )

@@ -1,0 +1,112 @@
+"""What a row should be: timm's own transform and the plain network, for ``verify`` alone.
+
+Nothing of our preprocessing or of our engines is used here, so that their faults show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+# timm resizes all of an image before it crops: 3 bytes for each pixel, and as much again.
+MOST_PIXELS = 2**28
+
+
+class Witness:
+    """Embeds images as timm documents it.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        The frozen model, without a classifier, pooled as the spec says.
+    spec : mapping
+        Of a store: the input size, the crop and the normalisation.
+    device : torch.device
+        Where to compute.
+    batch_size : int
+        Images that are embedded, and kept, at a time.
+    """
+
+    def __init__(
+        self, module: nn.Module, spec: Mapping[str, Any], device: torch.device, batch_size: int
+    ) -> None:
+        from timm.data import create_transform
+
+        asked = spec["preprocessing"]
+        size = asked["image_size"]
+        self._size = (size, size) if isinstance(size, int) else tuple(size)
+        self._crop_pct, self._crop_mode = asked["crop_pct"], asked["crop_mode"]
+        self._module: Any = module
+        self._device, self._batch_size = device, batch_size
+        self._waiting: list[torch.Tensor] = []
+        self._rows: list[npt.NDArray[np.float32]] = []
+        self._transform = create_transform(
+            input_size=(3, *self._size),
+            is_training=False,
+            interpolation=asked["interpolation"],
+            mean=tuple(asked["mean"]),
+            std=tuple(asked["std"]),
+            crop_pct=asked["crop_pct"],
+            crop_mode=asked["crop_mode"],
+        )
+
+    def see(self, image: npt.NDArray[np.uint8]) -> bool:
+        """Take a decoded image; False where timm cannot resize it: it is too long and too thin."""
+        from PIL import Image
+
+        if self._crop_mode == "center":
+            side = max(self._size) / self._crop_pct
+            if side**2 * max(image.shape[:2]) / min(image.shape[:2]) > MOST_PIXELS:
+                return False
+        try:
+            self._waiting.append(self._transform(Image.fromarray(image)))
+        except ValueError:  # the shorter side would be rounded to no pixel
+            return False
+        if len(self._waiting) == self._batch_size:
+            self._embed()
+        return True
+
+    def rows(self) -> npt.NDArray[np.float32]:
+        """Give the vectors of all images that were seen, in float32; shape (n, width)."""
+        if self._waiting:
+            self._embed()
+        return np.concatenate(self._rows) if self._rows else np.zeros((0, 0), dtype=np.float32)
+
+    def _embed(self) -> None:
+        import torch
+
+        module = self._module.to(self._device)
+        batch = torch.stack(self._waiting).to(self._device)
+        self._waiting.clear()
+        with _ExactProducts(), torch.inference_mode():
+            try:
+                output = module.forward_head(module.forward_features(batch), pre_logits=True)
+            except (AttributeError, TypeError):  # a model without this argument
+                output = module(batch)
+        self._rows.append(output.flatten(1).float().cpu().numpy())
+
+
+class _ExactProducts:
+    """Switch TF32 off, and put it back."""
+
+    def __enter__(self) -> None:
+        import torch
+
+        self._before = (
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cudnn.allow_tf32,
+        )
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+
+    def __exit__(self, *_: object) -> None:
+        import torch
+
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = self._before

@@ -1,0 +1,264 @@
+"""What runs the network: torch in either memory format, folded, compiled, or OpenVINO.
+
+All of them compute the same function, and in float32 the same store within 1e-5 relative; so
+the engine is provenance and not part of a store's key. Which is fastest depends on the network
+and the processor, and is measured (`extract.engines.tuning`).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from data.common.errors import UserError
+from extract.model.backbone import Backbone, vector_function
+from extract.options import ENGINES
+
+if TYPE_CHECKING:
+    import torch
+
+    # Normalised images of shape (batch_size, 3, height, width) to their vectors.
+    Network: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+# Those that compute otherwise than torch's own layers, and are compared with them first.
+CHECKED = ("folded", "compiled", "openvino")
+# Largest difference from torch in float32, relative to the largest value of the first batch.
+FP32_TOLERANCE = 1e-3
+# Half-precision networks lose digits at every layer: the direction of a row is what remains.
+LOWEST_COSINE = {"fp32": 0.9999, "fp16": 0.99, "bf16": 0.98}
+
+
+class EngineFailed(Exception):
+    """An engine cannot run this network, or gives other vectors than torch; says why."""
+
+
+def default_engine(backbone: Backbone) -> str:
+    """Choose an engine without measuring: channels last for convolutional networks.
+
+    Measured on two cores in fp32: MobileNetV2 gains a factor of 1.3 to 2 by it, ResNet-50 1.4;
+    vision transformers lose more than half of their speed.
+    """
+    return "channels-last" if backbone.is_convolutional else "torch"
+
+
+def openvino_version() -> str | None:
+    """Return the version of OpenVINO; None where it is not installed."""
+    try:
+        return version("openvino")
+    except PackageNotFoundError:
+        return None
+
+
+def candidates(backbone: Backbone, device: torch.device, precision: str) -> list[str]:
+    """List the engines that can be tried here at once, the default one first.
+
+    Not ``compiled``, which takes tens of seconds to try.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The network.
+    device : torch.device
+        Where it runs; OpenVINO and folded batch norms are for the CPU.
+    precision : {'fp32', 'bf16', 'fp16'}
+        Of its products.
+
+    Returns
+    -------
+    list of str
+        Of `ENGINES`.
+    """
+    from extract.engines.folding import foldable
+
+    found = [
+        name for name in ENGINES if name != "compiled" and why_not(name, device, precision) is None
+    ]
+    if not backbone.is_convolutional:
+        found.remove("channels-last")
+    if "folded" in found and not foldable(backbone.module):
+        found.remove("folded")
+    return sorted(found, key=lambda name: name != default_engine(backbone))
+
+
+def why_not(name: str, device: torch.device, precision: str) -> str | None:
+    """Say why an engine cannot run here, and what to do; None where it can."""
+    if name in ("torch", "channels-last"):
+        return None
+    if name == "compiled":
+        from extract.engines.compiled import missing_tool
+
+        missing = missing_tool(device)
+        return missing and f"{missing}; install it, or give --engine auto"
+    if device.type != "cpu":
+        return f"it runs on the CPU, not on {device.type}; give --device cpu or --engine auto"
+    if name == "folded":
+        return None
+    if openvino_version() is None:
+        return "OpenVINO is not installed; pip install '.[cpu]', or give --engine auto"
+    from extract.engines.openvino import computes_in
+
+    if not computes_in(precision):
+        return f"OpenVINO does not compute in {precision} on this processor; give --engine auto"
+    return None
+
+
+def check_engine(name: str, device: torch.device, precision: str) -> None:
+    """Refuse an engine that the user insists on and that cannot run here.
+
+    Parameters
+    ----------
+    name : str
+        One of `ENGINES`, or ``auto``.
+    device : torch.device
+        Where the network runs.
+    precision : {'fp32', 'bf16', 'fp16'}
+        Of its products.
+
+    Raises
+    ------
+    UserError
+        If the device, the precision or the installation rule it out.
+    """
+    reason = None if name == "auto" else why_not(name, device, precision)
+    if reason is not None:
+        raise UserError(f"--engine {name}: {reason}")
+
+
+def build(
+    name: str, backbone: Backbone, device: torch.device, precision: str, batch_size: int
+) -> Network:
+    """Prepare a network for batches of one size.
+
+    Parameters
+    ----------
+    name : str
+        One of `ENGINES`.
+    backbone : Backbone
+        Its module is moved to the device and into the engine's memory format.
+    device : torch.device
+        Where to compute.
+    precision : {'fp32', 'bf16', 'fp16'}
+        Of the products; torch uses autocast.
+    batch_size : int
+        Images in every call.
+
+    Returns
+    -------
+    callable
+        From normalised images, float32, shape (batch_size, 3, height, width), to
+        vectors, shape (batch_size, width).
+
+    Raises
+    ------
+    EngineFailed
+        If OpenVINO cannot convert the network, torch cannot compile it, or no batch norm can be
+        folded.
+    """
+    import torch
+
+    module = backbone.module.to(device)
+    if name == "openvino":
+        from extract.engines.openvino import compile_network
+
+        module.to(memory_format=torch.contiguous_format)
+        return compile_network(backbone, precision, batch_size)
+    convolutional = backbone.is_convolutional
+    last = name == "channels-last" or (name in ("folded", "compiled") and convolutional)
+    layout = torch.channels_last if last else torch.contiguous_format
+    size = backbone.preprocessing.size
+    if name == "folded":
+        from extract.engines.folding import fold_batch_norms
+
+        module = fold_batch_norms(copy.deepcopy(module), torch.zeros(1, 3, *size))
+    module.to(memory_format=layout)
+    if name != "compiled":
+        return _torch_network(vector_function(module), device, precision, layout)
+    from extract.engines.compiled import compiled_function
+
+    def first_batch(function: Network) -> None:
+        images = torch.zeros(batch_size, 3, *size, device=device)
+        with torch.inference_mode():
+            _torch_network(function, device, precision, layout)(images)
+
+    kept_as = f"compiled-{device}-{precision}-{batch_size}"
+    function = compiled_function(backbone, device, layout, first_batch, kept_as)
+    return _torch_network(function, device, precision, layout)
+
+
+def _torch_network(
+    function: Network, device: torch.device, precision: str, layout: torch.memory_format
+) -> Network:
+    """Put a network's function behind the conversions that its format and precision ask for."""
+    import torch
+
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        images = images.contiguous(memory_format=layout)
+        if dtype is None:
+            return function(images)
+        with torch.autocast(device.type, dtype=dtype):
+            return function(images)
+
+    return run
+
+
+def check_rows(
+    rows: npt.NDArray[np.float32], reference: npt.NDArray[np.float32], precision: str
+) -> None:
+    """Compare an engine's vectors of some images with those of plain torch in float32.
+
+    Parameters
+    ----------
+    rows, reference : ndarray of float32, shape (n, width)
+        The engine's and torch's.
+    precision : {'fp32', 'bf16', 'fp16'}
+        Of the engine.
+
+    Raises
+    ------
+    EngineFailed
+        If they differ by more than the precision explains.
+    """
+    error, cosine = differences(rows, reference)
+    if not np.isfinite(rows).all():
+        raise EngineFailed("it gives NaN or infinite values")
+    if precision == "fp32" and error.max() > FP32_TOLERANCE:
+        raise EngineFailed(
+            f"it differs from torch by {error.max():.1e} of the largest value, more than "
+            f"{FP32_TOLERANCE:g}"
+        )
+    if cosine.min() < LOWEST_COSINE[precision]:
+        raise EngineFailed(
+            f"a vector of it in {precision} has a cosine of {cosine.min():.4f} with torch's in "
+            f"fp32, less than {LOWEST_COSINE[precision]:g}"
+        )
+
+
+def differences(
+    rows: npt.NDArray[np.float32], reference: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Measure how far vectors are from a reference.
+
+    Parameters
+    ----------
+    rows, reference : ndarray of float32, shape (n, width)
+        To compare, row by row.
+
+    Returns
+    -------
+    error : ndarray of float32, shape (n,)
+        Each row's largest difference, relative to the largest value of the whole reference.
+    cosine : ndarray of float32, shape (n,)
+        Of each row with its reference.
+    """
+    scale = float(np.abs(reference).max()) or 1.0
+    error = np.abs(rows - reference).max(axis=1) / scale
+    lengths = np.linalg.norm(rows, axis=1) * np.linalg.norm(reference, axis=1)
+    cosine = (rows * reference).sum(axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return error, cosine

@@ -1,0 +1,334 @@
+"""Batches of images in, embeddings out: device, precision, engine, batch size."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from data.common.errors import UserError
+from extract.engines.build import build
+from extract.engines.torch_settings import full_precision
+from extract.model.backbone import Backbone
+from extract.model.preprocess import NetworkInput, Prepared, normalise, resize_batch
+
+if TYPE_CHECKING:
+    import torch
+
+# Raw and equally large ones in an array; or raw ones of any sizes, and network inputs.
+Images: TypeAlias = "npt.NDArray[np.uint8] | Sequence[Prepared]"
+
+
+class HostGroup(NamedTuple):
+    """Images of a batch that are treated alike, in the host's memory.
+
+    Attributes
+    ----------
+    rows : torch.Tensor of int64, shape (k,), or None
+        Which rows of the batch they are; None where they are all of them, in order.
+    pixels : ndarray of uint8, shape (k, height, width, 3)
+        The images.
+    raw : bool
+        Whether they are still to be resized and cropped.
+    """
+
+    rows: torch.Tensor | None
+    pixels: npt.NDArray[np.uint8]
+    raw: bool
+
+
+class Group(NamedTuple):
+    """The same on the device: ``pixels`` is a tensor there."""
+
+    rows: torch.Tensor | None
+    pixels: torch.Tensor
+    raw: bool
+
+
+# On a CPU the activations of large batches do not fit into its caches.
+CPU_BATCH = 16
+CUDA_BATCH = 256
+
+
+class OutOfMemory(Exception):
+    """A batch did not fit into the device's memory."""
+
+
+def choose_device(option: str) -> torch.device:
+    """Turn ``--device`` into a device that is there.
+
+    Parameters
+    ----------
+    option : {'auto', 'cpu', 'cuda'}
+        ``auto`` takes CUDA where there is one.
+
+    Returns
+    -------
+    torch.device
+        The device.
+
+    Raises
+    ------
+    UserError
+        If CUDA is asked for and absent.
+    """
+    import torch
+
+    if option == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if option == "cuda":
+        built = torch.version.cuda
+        why = f"torch {torch.__version__} finds none" if built else "this torch is built without it"
+        raise UserError(f"--device cuda: there is no CUDA device ({why}); give --device cpu")
+    return torch.device("cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """Name a device for the provenance: what decides the last bits of a result."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def choose_precision(option: str, device: torch.device) -> str:
+    """Turn ``--precision`` into one that the device can compute in.
+
+    Parameters
+    ----------
+    option : {'auto', 'fp32', 'bf16', 'fp16'}
+        ``auto`` is fp32 on a CPU; on CUDA bf16 where the hardware has it, else fp16.
+    device : torch.device
+        Where the network runs.
+
+    Returns
+    -------
+    {'fp32', 'bf16', 'fp16'}
+        The precision of the network's products; embeddings are float32 in any case.
+    """
+    import torch
+
+    if option != "auto":
+        return option
+    if device.type == "cpu":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def default_batch_size(device: torch.device) -> int:
+    """Give the batch size to begin with; an out-of-memory error halves it."""
+    return CPU_BATCH if device.type == "cpu" else CUDA_BATCH
+
+
+class Embedder:
+    """A backbone on its device, fed with full batches only.
+
+    Every batch has the same number of rows, the last one being padded, because the last bits of
+    every engine depend on it. So rows do not depend on how many there are.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Moved to the device.
+    device : torch.device
+        Where to compute.
+    precision : {'fp32', 'bf16', 'fp16'}
+        Of the products; the embeddings are float32.
+    engine : {'torch', 'channels-last', 'folded', 'openvino'}
+        What runs the network; see `extract.engines.build`.
+    batch_size : int
+        Rows in every forward pass.
+
+    Attributes
+    ----------
+    network : callable
+        From a full batch of normalised images on the device to their vectors.
+
+    Raises
+    ------
+    EngineFailed
+        If the engine cannot run this network.
+    UserError
+        If the device has no room for it.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        device: torch.device,
+        precision: str,
+        engine: str,
+        batch_size: int,
+    ) -> None:
+        self.backbone = backbone
+        self.device = device
+        self.precision = precision
+        self.engine = engine
+        self.batch_size = batch_size
+        try:
+            with self._exact():
+                self.network = build(engine, backbone, device, precision, batch_size)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"{backbone.name} does not fit into the memory of {device_name(device)}; "
+                "give a smaller --model, or --device cpu"
+            ) from error
+
+    def embed(self, images: Images) -> npt.NDArray[np.float32]:
+        """Embed up to one batch of images.
+
+        Parameters
+        ----------
+        images : ndarray of uint8, shape (n, height, width, 3), or sequence
+            RGB, raw. In a sequence the sizes may differ, and what is a `NetworkInput` is not
+            resized again. At most ``batch_size``.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, width)
+            The embeddings, in order.
+
+        Raises
+        ------
+        OutOfMemory
+            If the batch is too large for the device.
+        UserError
+            If the device cannot compute in the precision asked for.
+        """
+        import torch
+
+        with self.translated_errors(), torch.inference_mode():
+            return self.forward(self._groups(images), len(images)).cpu().numpy()
+
+    def levels(self, images: Images) -> torch.Tensor:
+        """Resize images into a full batch: the part of `embed` before the network.
+
+        Parameters
+        ----------
+        images : ndarray of uint8, shape (n, height, width, 3), or sequence
+            As `embed` takes them.
+
+        Returns
+        -------
+        torch.Tensor of float32, shape (batch_size, 3, height, width)
+            Grey levels, on the device; zeros behind the last image.
+        """
+        with self._exact():
+            return self._levels(self._groups(images))
+
+    def _exact(self) -> AbstractContextManager[None]:
+        """Leave TF32 out, on a GPU, of what is computed in the block."""
+        return full_precision if self.device.type == "cuda" else nullcontext()
+
+    def _groups(self, images: Images) -> list[Group]:
+        """Send images to the device, those that are treated alike together."""
+        import torch
+
+        return [
+            Group(rows, torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device), raw)
+            for rows, pixels, raw in by_size(images)
+        ]
+
+    @contextmanager
+    def translated_errors(self) -> Iterator[None]:
+        """Compute without TF32; turn torch's errors into `OutOfMemory` and `UserError`."""
+        try:
+            with self._exact():
+                yield
+        except MemoryError as error:
+            raise OutOfMemory(str(error)) from error
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory(str(error)) from error
+            if self.precision != "fp32" and "not implemented for" in str(error):
+                raise UserError(
+                    f"--precision {self.precision}: {device_name(self.device)} cannot run "
+                    f"{self.backbone.name} in it ({str(error).splitlines()[0]}); give fp32"
+                ) from error
+            raise
+
+    def forward(self, groups: Sequence[Group], count: int) -> torch.Tensor:
+        """Resize what is raw, normalise and embed a batch that lies on the device.
+
+        Parameters
+        ----------
+        groups : sequence of Group
+            The images.
+        count : int
+            Images in all of them, at most ``batch_size``.
+
+        Returns
+        -------
+        torch.Tensor of float32, shape (count, width)
+            On the device.
+        """
+        return self._forward(self._levels(groups))[:count].float()
+
+    def _levels(self, groups: Sequence[Group]) -> torch.Tensor:
+        """Make network inputs of images, in a full batch; those that are such stay as they are."""
+        import torch
+
+        settings = self.backbone.preprocessing
+        if len(groups) == 1 and len(groups[0].pixels) == self.batch_size:
+            return self._levels_of(groups[0])
+        levels = torch.zeros(self.batch_size, 3, *settings.size, device=self.device)
+        for group in groups:
+            if group.rows is None:
+                levels[: len(group.pixels)] = self._levels_of(group)
+            else:
+                rows = group.rows.to(self.device, non_blocking=True)
+                levels.index_copy_(0, rows, self._levels_of(group))
+        return levels
+
+    def _levels_of(self, group: Group) -> torch.Tensor:
+        import torch
+
+        settings = self.backbone.preprocessing
+        if group.raw:
+            return resize_batch(settings, group.pixels)
+        if group.pixels.shape[1:3] != settings.size:
+            raise ValueError(f"no input of this network: {tuple(group.pixels.shape)}")
+        return group.pixels.permute(0, 3, 1, 2).to(torch.float32).contiguous()
+
+    def _forward(self, levels: torch.Tensor) -> torch.Tensor:
+        return self.network(normalise(self.backbone.preprocessing, levels))
+
+
+def by_size(images: Images) -> list[HostGroup]:
+    """Group the images of a batch by their size, and by whether they are raw."""
+    import torch
+
+    if isinstance(images, np.ndarray):
+        return [HostGroup(None, images, True)]
+    alike: dict[tuple[tuple[int, ...], bool], list[int]] = {}
+    pixels = []
+    for row, image in enumerate(images):
+        raw = not isinstance(image, NetworkInput)
+        alike.setdefault((image.shape, raw), []).append(row)
+        pixels.append(image.pixels if isinstance(image, NetworkInput) else image)
+    groups = []
+    for (_, raw), rows in alike.items():
+        numbers = None if len(alike) == 1 else torch.tensor(rows)
+        groups.append(HostGroup(numbers, np.stack([pixels[row] for row in rows]), raw))
+    return groups
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell an out-of-memory error of CUDA, of torch's CPU allocator or of OpenVINO from others."""
+    import torch
+
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    text = str(error)
+    return any(
+        sign in text.lower() for sign in ("out of memory", "can't allocate memory", "bad_alloc")
+    )

@@ -1,0 +1,170 @@
+"""Networks converted to OpenVINO, for CPUs; the package is an extra, ``pip install '.[cpu]'``."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from extract.model.backbone import Backbone, embed_normalised
+from extract.model.silence import silenced
+
+if TYPE_CHECKING:
+    import torch
+
+    from extract.engines.build import Network
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+# Images that a stream of its own works on at a time: on two cores all networks that were tried
+# (`make bench PARTS=engines`) were fastest with 4, by 3 to 10 % over all threads on a whole batch.
+PART = 4
+# Of the export, where the number of images must be seen to be a variable: not 0 or 1.
+_EXAMPLE_BATCH = 2
+
+
+def without_telemetry() -> Any:
+    """Import OpenVINO with its own stand-in for the package that reports each use to its makers.
+
+    That package asks for the home folder when OpenVINO is imported, and fails where there is none;
+    and what a user computes is nobody else's business.
+    """
+    name = "openvino_telemetry"
+    missing = object()
+    before: Any = sys.modules.get(name, missing)
+    if "openvino" not in sys.modules:
+        sys.modules[name] = None  # type: ignore[assignment]  # an import of it fails
+    try:
+        import openvino
+    finally:
+        if before is missing:
+            sys.modules.pop(name, None)
+        else:
+            sys.modules[name] = before
+    return openvino
+
+
+def computes_in(precision: str) -> bool:
+    """Tell whether OpenVINO multiplies in this precision on this processor.
+
+    Asked for another one it would go on in float32 without a word, and the store's key would
+    name a precision that its rows do not have.
+    """
+    openvino = without_telemetry()
+    if precision not in _HINTS:
+        return False
+    able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return {"f32": "FP32", "bf16": "BF16"}[_HINTS[precision]] in able
+
+
+def compile_network(backbone: Backbone, precision: str, batch_size: int) -> Network:
+    """Convert a network, once, and compile it for one batch size.
+
+    A batch is cut into parts of a few images, whose activations stay in a core's cache; the threads
+    take parts, not shares of every layer, so that they do not wait for each other.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        Its module lies on the CPU, in contiguous format.
+    precision : {'fp32', 'bf16'}
+        Of the products.
+    batch_size : int
+        Images in every call.
+
+    Returns
+    -------
+    callable
+        From normalised images to vectors, float32 tensors on the CPU.
+
+    Raises
+    ------
+    EngineFailed
+        If the network cannot be exported or converted.
+    """
+    import torch
+
+    from extract.engines.build import EngineFailed
+
+    openvino = without_telemetry()
+    size = backbone.preprocessing.size
+    part, threads = math.gcd(batch_size, PART), torch.get_num_threads()
+    starts = range(0, batch_size, part)
+    try:
+        converted = _converted(backbone, part).clone()
+        converted.reshape([part, 3, *size])
+        compiled = openvino.Core().compile_model(
+            converted,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": _HINTS[precision],
+                "INFERENCE_NUM_THREADS": threads,
+                "NUM_STREAMS": min(threads, len(starts)),
+            },
+        )
+        requests = [compiled.create_infer_request() for _ in starts]
+    # Exporters raise whatever the network's own code makes them raise.
+    except Exception as error:
+        raise EngineFailed(f"the network cannot be converted ({_reason(error)})") from error
+
+    def run(images: torch.Tensor) -> torch.Tensor:
+        whole = images.contiguous().numpy()
+        for request, start in zip(requests, starts, strict=True):
+            request.start_async([whole[start : start + part]], share_inputs=True)
+        for request in requests:
+            request.wait()
+        return torch.from_numpy(
+            np.concatenate([request.get_output_tensor().data for request in requests])
+        )
+
+    return run
+
+
+def _reason(error: Exception) -> str:
+    """Find the one line of an exporter's long message that names the trouble."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    named = [line.strip("- ") for line in lines if "No conversion rule" in line]
+    return (named or lines)[0][:200]
+
+
+def _converted(backbone: Backbone, batch_size: int) -> Any:
+    """Convert with a variable number of images, or where that fails with the one wanted."""
+    if "openvino" not in backbone.prepared:
+        backbone.prepared["openvino"] = _convert(backbone, None)
+    if backbone.prepared["openvino"] is not None:
+        return backbone.prepared["openvino"]
+    name = f"openvino-{batch_size}"
+    if name not in backbone.prepared:
+        backbone.prepared[name] = _convert(backbone, batch_size)
+    return backbone.prepared[name]
+
+
+def _convert(backbone: Backbone, batch_size: int | None) -> Any:
+    """Export and convert; None where a variable number of images is asked for and not possible."""
+    import torch
+    from torch import nn
+
+    openvino = without_telemetry()
+
+    class Embedding(nn.Module):
+        """The network's vector as the output of ``forward``, which is what is exported."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = backbone.module
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return embed_normalised(self.network, images)
+
+    size = backbone.preprocessing.size
+    example = torch.zeros(batch_size or _EXAMPLE_BATCH, 3, *size)
+    dynamic = ({0: torch.export.Dim("images")},) if batch_size is None else None
+    try:
+        with silenced("torch", "openvino"):
+            exported = torch.export.export(Embedding().eval(), (example,), dynamic_shapes=dynamic)
+            return openvino.convert_model(exported)
+    except Exception:
+        if batch_size is None:
+            return None
+        raise

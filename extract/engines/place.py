@@ -1,0 +1,85 @@
+"""Where the network runs: the device, its precision and the libraries, as they decide last bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Place:
+    """The device of a run, in this process or in a cluster's worker.
+
+    Attributes
+    ----------
+    device : str
+        As torch names it: ``cpu``, ``cuda:0``.
+    name : str
+        What decides the last bits: the GPU's name, or the CPU's instruction set.
+    precision : {'fp32', 'bf16', 'fp16'}
+        Of the network's products there.
+    torch : str
+        Its version.
+    openvino : str or None
+        Its version, where it is installed.
+    threads : int
+        torch's threads.
+    devices : int
+        GPUs; 0 for a CPU.
+    """
+
+    device: str
+    name: str
+    precision: str
+    torch: str
+    openvino: str | None
+    threads: int
+    devices: int
+
+    @property
+    def torch_device(self) -> Any:
+        """The same as a ``torch.device``; it may be one that is not in this machine."""
+        import torch
+
+        return torch.device(self.device)
+
+
+def find_place(device: str, precision: str, engine: str) -> Place:
+    """Settle the device and the precision of a run in this process.
+
+    Parameters
+    ----------
+    device : {'auto', 'cpu', 'cuda'}
+        ``--device``.
+    precision : {'auto', 'fp32', 'bf16', 'fp16'}
+        ``--precision``.
+    engine : str
+        ``--engine``, which must be able to run there.
+
+    Returns
+    -------
+    Place
+        This process's.
+
+    Raises
+    ------
+    UserError
+        If the device is not there, or the engine cannot run on it.
+    """
+    import torch
+
+    from extract.engines.build import check_engine, openvino_version
+    from extract.engines.embed import choose_device, choose_precision, device_name
+
+    chosen = choose_device(device)
+    settled = choose_precision(precision, chosen)
+    check_engine(engine, chosen, settled)
+    return Place(
+        device=str(chosen),
+        name=device_name(chosen),
+        precision=settled,
+        torch=torch.__version__,
+        openvino=openvino_version(),
+        threads=torch.get_num_threads(),
+        devices=torch.cuda.device_count() if chosen.type == "cuda" else 0,
+    )

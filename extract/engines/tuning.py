@@ -1,0 +1,408 @@
+"""Which engine and which batch size: measured on the real network, in the first seconds.
+
+No engine is fastest for every network, and on a CPU the large batch that suits a GPU is the
+slowest. A run that would be over before a measurement repays itself takes the default.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.common.cli import say
+from data.common.free_memory import free_memory
+from extract.engines import build as engines
+from extract.engines.activations import activation_bytes
+from extract.engines.build import EngineFailed
+from extract.engines.embed import Embedder, Images, OutOfMemory, default_batch_size
+from extract.engines.measured import Measurement, Measurements, read, write
+from extract.model.backbone import Backbone
+
+if TYPE_CHECKING:
+    import torch
+
+# A run that the default engine ends sooner is not worth measuring for.
+WORTH_SECONDS = 30.0
+# Engines are compared at the default batch size, or at this one where a batch takes long.
+SLOW_BATCH = 4
+LONG_SECONDS = 1.0
+# Each candidate is timed for so long, after a first batch that warms it up.
+TRIAL_SECONDS = 0.4
+# Of an engine this much slower than the best, no other batch size is tried.
+CLOSE = 0.8
+# Another batch size must be faster by more than the noise of a trial.
+GAIN = 1.02
+# Before a run that takes longer, engines no slower than this are timed again, in turn.
+SETTLE_SECONDS = 120.0
+CONTENDER = 0.6
+CONTENDERS = 3
+ROUNDS = 3
+# Compiling takes tens of seconds, and is only tried, once, where it may save more than that.
+COMPILE_SECONDS = 30.0
+COMPILE_GAIN = 0.25
+# A host that runs out of memory kills the process: no batch may take more of what is free.
+MEMORY_SHARE = 0.5
+LARGEST_BATCH = {"cpu": 64, "cuda": 1024}
+CHECKED_ROWS = 16
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine and the batch size of a run.
+
+    Attributes
+    ----------
+    engine : str
+        One of `extract.options.ENGINES`.
+    batch_size : int
+        Images in a batch.
+    instead_of : str or None
+        The engine that was asked for and failed.
+    """
+
+    engine: str
+    batch_size: int
+    instead_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be measured, and what the user insists on.
+
+    Attributes
+    ----------
+    backbone : Backbone
+        The network.
+    device : torch.device
+        Where it runs.
+    precision : {'fp32', 'bf16', 'fp16'}
+        Of its products.
+    images : ndarray of uint8, shape (n, height, width, 3), or sequence of such images
+        Some of the dataset, at least one.
+    engine : str
+        ``auto``, or an engine that can run here.
+    batch_size : int or None
+        None to measure it.
+    may_compile : bool
+        Whether ``auto`` may choose a compiled network.
+    features_dir : Path or None
+        Where what is measured is kept if the user has no cache folder.
+    """
+
+    backbone: Backbone
+    device: torch.device
+    precision: str
+    images: Images
+    engine: str = "auto"
+    batch_size: int | None = None
+    may_compile: bool = True
+    features_dir: Path | None = None
+
+    def names(self) -> list[str]:
+        """List the engines to choose from, the default one first."""
+        if self.engine != "auto":
+            return [self.engine]
+        return engines.candidates(self.backbone, self.device, self.precision)
+
+    def batch(self, rows: int) -> Images:
+        """Give so many images; they repeat where there are fewer."""
+        picked = [row % len(self.images) for row in range(rows)]
+        if isinstance(self.images, np.ndarray):
+            return self.images[picked]
+        return [self.images[row] for row in picked]
+
+    def fits(self, batch_size: int) -> bool:
+        """Tell whether the host has the memory for a batch; a GPU says so itself."""
+        if self.device.type != "cpu":
+            return True
+        return batch_size * activation_bytes(self.backbone) < MEMORY_SHARE * free_memory()
+
+    def first_batch_size(self) -> int:
+        """Give the size that the user insists on, or else one to begin with."""
+        if self.batch_size is not None:
+            return self.batch_size
+        size = default_batch_size(self.device)
+        while size > 1 and not self.fits(size):
+            size //= 2
+        return size
+
+    def embedder(self, engine: str, batch_size: int) -> Embedder:
+        """Prepare an engine."""
+        return Embedder(self.backbone, self.device, self.precision, engine, batch_size)
+
+
+def choose(subject: Subject, n_images: int) -> Choice:
+    """Choose the engine and the batch size of a run, by measuring where that repays itself.
+
+    Parameters
+    ----------
+    subject : Subject
+        The network, and what the user insists on.
+    n_images : int
+        Of the run.
+
+    Returns
+    -------
+    Choice
+        An engine that gives the vectors of plain torch.
+
+    Raises
+    ------
+    OutOfMemory
+        If not even single images fit.
+    """
+    names, instead_of = subject.names(), None
+    size = subject.first_batch_size()
+    if subject.engine == "compiled" and subject.batch_size is None:
+        # Every size would have to be compiled: it takes the one that suits torch.
+        plain = replace(subject, engine=engines.default_engine(subject.backbone))
+        subject = replace(subject, batch_size=choose(plain, n_images).batch_size)
+        size = subject.batch_size or size
+    if subject.engine in engines.CHECKED:
+        try:
+            _admit(subject, subject.engine, size)
+        except EngineFailed as error:
+            say_failed(subject.engine, error)
+            instead_of = subject.engine
+            names = torch_paths(subject, without=subject.engine)
+    if len(names) == 1 and subject.batch_size is not None:
+        return Choice(names[0], subject.batch_size, instead_of)
+    known = _read(subject, names)
+    fresh = known is None
+    if known is None:
+        seconds = _seconds_of_one(subject, names[0])
+        if seconds * n_images < WORTH_SECONDS:
+            return Choice(names[0], size, instead_of)
+        slow = SLOW_BATCH * seconds > LONG_SECONDS
+        known = measure(subject, names, min(size, SLOW_BATCH) if slow else size)
+    compiled = _try_compiling(subject, known, n_images)
+    if fresh or compiled:
+        if known.best(n_images).seconds(n_images) > SETTLE_SECONDS:
+            _settle(subject, known)
+        write(subject, names, known)
+        say(known.summary())
+        _weigh_precision(subject, known.best(n_images))
+    for name, reason in known.failed.items():
+        say_failed(name, reason)
+    best = known.best(n_images, compiled)
+    if not (fresh or compiled):
+        best = _readmit(subject, known, n_images)
+    return Choice(best.engine, best.batch_size, instead_of)
+
+
+def _readmit(subject: Subject, known: Measurements, n_images: int) -> Measurement:
+    """Take the best engine of earlier measurements that still gives torch's vectors."""
+    while True:
+        best = known.best(n_images)
+        if best.engine not in engines.CHECKED or best.engine == subject.engine:
+            return best
+        try:
+            _admit(subject, best.engine, best.batch_size)
+        except EngineFailed as error:
+            say_failed(best.engine, error)
+            known.trials = [trial for trial in known.trials if trial.engine != best.engine]
+            if not known.trials:
+                others = torch_paths(subject, without=best.engine)
+                known = measure(subject, others, subject.first_batch_size())
+        else:
+            return best
+
+
+def _read(subject: Subject, names: Sequence[str]) -> Measurements | None:
+    """Read what earlier runs measured of the engines that this one may use."""
+    known = read(subject, names)
+    if known is not None and subject.engine == "auto" and not _can_compile(subject):
+        known.trials = [trial for trial in known.trials if trial.engine != "compiled"]
+    return known
+
+
+def _can_compile(subject: Subject) -> bool:
+    """Tell whether a compiled network may be used, and can be made here."""
+    reason = engines.why_not("compiled", subject.device, subject.precision)
+    return subject.may_compile and reason is None
+
+
+def _try_compiling(subject: Subject, known: Measurements, n_images: int) -> bool:
+    """Compile the network and time it, where that may pay; tell whether it was done here."""
+    if subject.engine != "auto" or known.knows("compiled"):
+        return False
+    seconds = known.best(n_images).seconds(n_images)
+    if COMPILE_GAIN * seconds < COMPILE_SECONDS or not _can_compile(subject):
+        return False
+    say("compiling the network, to find out whether that repays itself")
+    own = [trial for trial in known.trials if trial.engine != "openvino"]
+    size = max(own or known.trials, key=lambda trial: trial.rate).batch_size
+    trial = _try(subject, "compiled", size, known)
+    if trial is not None:
+        say(f"compiled in {trial.build_seconds:.0f} s")
+    return trial is not None or "compiled" in known.failed
+
+
+def _settle(subject: Subject, known: Measurements) -> None:
+    """Time the contenders again, in turn: whatever else a machine does must not decide.
+
+    Other programs only ever make a trial slower, so the fastest of its batches counts.
+    """
+    start = time.perf_counter()
+    for _ in range(ROUNDS):
+        ranked = known.best_of_each()
+        contenders = [trial for trial in ranked if trial.rate > CONTENDER * ranked[0].rate]
+        for trial in contenders[:CONTENDERS] if len(contenders) > 1 else []:
+            embedder = subject.embedder(trial.engine, trial.batch_size)
+            images = subject.batch(trial.batch_size)
+            embedder.embed(images)
+            rate = max(trial.rate, trial.batch_size / _seconds_of_batch(embedder, images))
+            known.trials[known.trials.index(trial)] = replace(trial, rate=rate)
+    known.seconds += time.perf_counter() - start
+
+
+def _weigh_precision(subject: Subject, best: Measurement) -> None:
+    """Say where a precision that costs exactness does not even save time, as on many CPUs."""
+    if subject.device.type != "cpu" or subject.precision == "fp32":
+        return
+    engine = engines.default_engine(subject.backbone) if best.engine == "compiled" else best.engine
+    exact = _try(replace(subject, precision="fp32"), engine, best.batch_size, Measurements())
+    if exact is not None and exact.rate > best.rate:
+        say(
+            f"{subject.precision} is slower than fp32 on this processor ({best.rate:.3g} against "
+            f"{exact.rate:.3g} images/s): --precision fp32 is exact and takes less time"
+        )
+
+
+def _seconds_of_batch(embedder: Embedder, images: Images) -> float:
+    """Embed a batch again and again for a while: the seconds of the fastest."""
+    seconds: list[float] = []
+    while sum(seconds) < TRIAL_SECONDS:
+        before = time.perf_counter()
+        embedder.embed(images)
+        seconds.append(time.perf_counter() - before)
+    return min(seconds)
+
+
+def choose_quickly(subject: Subject, n_images: int) -> Choice:
+    """Choose from what earlier runs measured, or else the default: nothing is run."""
+    names = subject.names()
+    known = _read(subject, names)
+    if known is not None:
+        best = known.best(n_images)
+        return Choice(best.engine, best.batch_size)
+    return Choice(names[0], subject.first_batch_size())
+
+
+def torch_paths(subject: Subject, without: str) -> list[str]:
+    """List what is left when an engine has failed, the default one first."""
+    every = replace(subject, engine="auto").names()
+    return [name for name in every if name not in ("openvino", without)]
+
+
+def say_failed(engine: str, reason: object) -> None:
+    """Say in one line that an engine is not used."""
+    say(f"the engine {engine} is not used, torch takes its place: {reason}")
+
+
+def measure(subject: Subject, names: Sequence[str], batch_size: int) -> Measurements:
+    """Time every engine at one batch size, and the fastest ones at others.
+
+    Parameters
+    ----------
+    subject : Subject
+        The network.
+    names : sequence of str
+        Engines.
+    batch_size : int
+        Where to begin; halved as long as no engine has the memory for it.
+
+    Returns
+    -------
+    Measurements
+        With one trial at least.
+
+    Raises
+    ------
+    OutOfMemory
+        If not even single images fit.
+    """
+    say("measuring which engine and batch size are the fastest")
+    start = time.perf_counter()
+    found = Measurements()
+    while not found.trials:
+        for name in names:
+            _try(subject, name, batch_size, found)
+        if not found.trials and batch_size == 1:
+            raise OutOfMemory("one image does not fit")
+        batch_size //= 2 if not found.trials else 1
+    if subject.batch_size is None:
+        fastest = max(trial.rate for trial in found.trials)
+        for trial in tuple(found.trials):
+            if trial.rate >= CLOSE * fastest:
+                _climb(subject, trial, found)
+    found.seconds = time.perf_counter() - start
+    return found
+
+
+def _climb(subject: Subject, trial: Measurement, found: Measurements) -> None:
+    """Go on to larger batches as long as they are faster, or else to smaller ones."""
+    largest = LARGEST_BATCH.get(subject.device.type, trial.batch_size)
+    for factor in (2.0, 0.5):
+        best, size = trial, int(trial.batch_size * factor)
+        while 1 <= size <= largest and subject.fits(size):
+            other = _try(subject, trial.engine, size, found)
+            if other is None or other.rate < GAIN * best.rate:
+                break
+            best, size = other, int(size * factor)
+        if best is not trial:
+            return
+
+
+def _try(subject: Subject, name: str, size: int, found: Measurements) -> Measurement | None:
+    """Time one engine at one batch size; None where it fails or has no memory for it."""
+    if name in found.failed:
+        return None
+    start = time.perf_counter()
+    try:
+        embedder = _admit(subject, name, size)
+        built = [trial.build_seconds for trial in found.trials if trial.engine == name]
+        first = time.perf_counter()
+        seconds = _seconds_of_batch(embedder, subject.batch(size))
+    except EngineFailed as error:
+        found.failed[name] = str(error)
+        return None
+    except OutOfMemory:
+        return None
+    # What is made once, such as a conversion, is kept for the other batch sizes and the run.
+    trial = Measurement(name, size, size / seconds, built[0] if built else first - start)
+    found.trials.append(trial)
+    return trial
+
+
+def _admit(subject: Subject, name: str, size: int) -> Embedder:
+    """Prepare an engine, and check its vectors of the first images; which warms it up, too."""
+    rows = min(CHECKED_ROWS, size, len(subject.images))
+    reference = None
+    if name in engines.CHECKED:
+        plain = replace(subject, precision="fp32").embedder("torch", rows)
+        reference = plain.embed(subject.batch(rows))
+    embedder = subject.embedder(name, size)
+    vectors = embedder.embed(subject.batch(rows))
+    if reference is not None:
+        engines.check_rows(vectors, reference, subject.precision)
+    return embedder
+
+
+def _seconds_of_one(subject: Subject, name: str) -> float:
+    """Estimate the seconds of an image from one small batch, on the default engine."""
+    try:
+        embedder = subject.embedder(name, SLOW_BATCH)
+        images = subject.batch(SLOW_BATCH)
+        embedder.embed(images)
+        start = time.perf_counter()
+        embedder.embed(images)
+    except OutOfMemory:
+        # So large a network is worth measuring, and that finds out what fits.
+        return float("inf")
+    return (time.perf_counter() - start) / SLOW_BATCH

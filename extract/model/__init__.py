@@ -1,0 +1,1 @@
+"""The backbone: its weights, names and preprocessing."""

@@ -1,0 +1,375 @@
+"""Where a backbone's weights come from, and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.common.errors import UserError
+from extract.model.checkpoints import can_be_opened_by_name, is_pickle
+
+if TYPE_CHECKING:
+    import torch
+
+HUB_TIMEOUT_SECONDS = 5.0
+HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights to load.
+
+    Attributes
+    ----------
+    source : {'hub', 'file', 'random'}
+        Where they come from.
+    path : Path or None
+        The file; None for random ones, and for the few models whose weights timm has in another
+        form only.
+    origin : str or None
+        For a person: the hub's id or the URL.
+    """
+
+    source: str
+    path: Path | None
+    origin: str | None
+
+
+def check_weights_file(path: Path) -> Path:
+    """Make sure that a file named with ``--weights`` can be read; pickles are not opened yet.
+
+    Parameters
+    ----------
+    path : Path
+        As the user gave it.
+
+    Returns
+    -------
+    Path
+        The same.
+
+    Raises
+    ------
+    UserError
+        If it is missing, or safetensors that are damaged.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"--weights {path}: no such file; give hub, random, or the path of a .safetensors file"
+        )
+    if is_pickle(path):
+        return path
+    read_tensor_index(path)
+    if not can_be_opened_by_name(path):
+        return path
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy"):
+            return path
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"--weights {path}: not a safetensors file ({error}); get it again"
+        ) from error
+
+
+def read_tensor_index(path: Path) -> dict[str, Any]:
+    """Read a safetensors file's header: what tensors it holds.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    dict
+        ``name -> {"dtype", "shape", "data_offsets"}``.
+
+    Raises
+    ------
+    UserError
+        If it is no safetensors file, or is cut short.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(size - 8, HEADER_LIMIT):
+            raise UserError(
+                f"--weights {path}: not a safetensors file, or cut short ({size:,} bytes); "
+                "get it again"
+            )
+        try:
+            header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            if not header:
+                raise UserError(
+                    f"--weights {path}: a safetensors file that holds no tensors; give the "
+                    "backbone's own"
+                )
+            end = 8 + length + _content_bytes(header)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(
+                f"--weights {path}: not a safetensors file (its header cannot be read: {error}); "
+                "get it again"
+            ) from error
+    if end != size:
+        raise UserError(
+            f"--weights {path}: {size:,} bytes found, {end:,} expected: it is damaged; get it again"
+        )
+    return dict(header)
+
+
+def _content_bytes(header: Mapping[str, Any]) -> int:
+    """Add up the bytes of the tensors, which must follow one another without gaps.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError
+        If the header is not as it must be.
+    """
+    end = 0
+    extents = []
+    for name, entry in header.items():
+        start, stop = entry["data_offsets"]
+        kind, shape = entry["dtype"], entry["shape"]
+        whole = [type(n) is int and n >= 0 for n in (start, stop, *shape)]
+        if not isinstance(kind, str) or not isinstance(shape, list) or not all(whole):
+            raise ValueError(f"the entry of {name!r} is odd")
+        extents.append((start, stop, name))
+    for start, stop, name in sorted(extents):
+        if start != end or stop < start:
+            raise ValueError(f"the bytes of {name!r} are not where the others end")
+        end = stop
+    return end
+
+
+def digest_tensors(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes]]) -> str:
+    """Digest named tensors, independently of the file that they came in.
+
+    Parameters
+    ----------
+    tensors : iterable of (name, dtype, shape, little-endian C-order bytes)
+        In any order.
+
+    Returns
+    -------
+    str
+        SHA-256, hex, over the entries sorted by name, each with its dtype, shape and the
+        SHA-256 of its bytes.
+    """
+    digest = hashlib.sha256()
+    entries = sorted(
+        (name, dtype, list(shape), hashlib.sha256(content).hexdigest())
+        for name, dtype, shape, content in tensors
+    )
+    for entry in entries:
+        digest.update(json.dumps(entry, separators=(",", ":")).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+# How the names of types begin to differ: safetensors' are part of the keys of stores.
+_DTYPES = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint64": "U64",
+    "uint32": "U32",
+    "uint16": "U16",
+    "uint8": "U8",
+    "bool": "BOOL",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "complex64": "C64",
+}
+
+
+def network_digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Digest the tensors of a backbone as a file holds them, whatever the kind of file.
+
+    They are digested rather than those of the built model: a position embedding that timm
+    resampled to the image size differs in its last bits from one kind of CPU to the next, and the
+    image size is in the store's key anyway.
+
+    Parameters
+    ----------
+    tensors : mapping of str to torch.Tensor
+        Under the model's names, without the classifier, on which embeddings do not depend.
+
+    Returns
+    -------
+    str
+        As `digest_tensors`, with the types named as safetensors name them.
+    """
+
+    def kind(tensor: torch.Tensor) -> str:
+        name = str(tensor.dtype).removeprefix("torch.")
+        return _DTYPES.get(name, name)
+
+    return digest_tensors(
+        (name, kind(tensor), tuple(tensor.shape), _content(tensor))
+        for name, tensor in tensors.items()
+    )
+
+
+def state_digest(state: Mapping[str, torch.Tensor]) -> str:
+    """Digest a model's state dict (random weights, and the few that timm has no file for).
+
+    Parameters
+    ----------
+    state : mapping of str to torch.Tensor
+        On the CPU.
+
+    Returns
+    -------
+    str
+        As `digest_tensors`.
+    """
+    return digest_tensors(
+        (name, str(tensor.dtype), tuple(tensor.shape), _content(tensor))
+        for name, tensor in state.items()
+    )
+
+
+def _content(tensor: torch.Tensor) -> bytes:
+    """Give a tensor's bytes, little-endian and in C order."""
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+def hub_weights(name: str, config: Mapping[str, Any]) -> Weights:
+    """Find a model's pretrained weights in the local cache, or fetch them.
+
+    Parameters
+    ----------
+    name : str
+        ``architecture.tag``.
+    config : mapping
+        timm's configuration of it.
+
+    Returns
+    -------
+    Weights
+        With the path of the cached file where timm has it as safetensors.
+
+    Raises
+    ------
+    UserError
+        If it is not in the cache and the hub cannot be reached (found out within seconds).
+    """
+    repository = config.get("hf_hub_id")
+    if not repository:
+        url = str(config.get("url"))
+        if not _is_cached_url(url):
+            _check_reachable(name, url)
+        return Weights("hub", None, url)
+    filename = config.get("hf_hub_filename") or "model.safetensors"
+    if not filename.endswith(".safetensors"):
+        filename = str(Path(filename).with_suffix(".safetensors"))
+    path = hub_file(name, str(repository), filename)
+    if path is None:
+        # timm has it in an older form and reads that
+        return Weights("hub", None, str(repository).partition("@")[0])
+    return Weights("hub", path, with_commit(str(repository), path))
+
+
+def hub_file(name: str, repository: str, filename: str) -> Path | None:
+    """Find a file of a repository in the local cache, or fetch it.
+
+    Parameters
+    ----------
+    name : str
+        The model, for messages.
+    repository : str
+        ``OWNER/NAME``, or ``OWNER/NAME@REVISION``.
+    filename : str
+        Of the file in it.
+
+    Returns
+    -------
+    Path or None
+        In the cache; None where the repository has no such file.
+
+    Raises
+    ------
+    UserError
+        If it is not in the cache and the hub cannot be reached (found out within seconds).
+    """
+    import huggingface_hub
+    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+
+    repository, _, revision = repository.partition("@")
+    cached = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision or None)
+    if isinstance(cached, str):
+        return Path(cached)
+    if cached is huggingface_hub._CACHED_NO_EXIST:
+        return None
+    _check_reachable(name, os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        return Path(
+            huggingface_hub.hf_hub_download(repository, filename, revision=revision or None)
+        )
+    except LocalEntryNotFoundError as error:  # the hub could not be asked
+        raise _hub_error(name, error) from error
+    except EntryNotFoundError:
+        return None
+    except Exception as error:  # the hub's client raises those of several HTTP libraries
+        raise _hub_error(name, error) from error
+
+
+def with_commit(repository: str, path: Path) -> str:
+    """Name the commit that a file of the hub's cache belongs to: ``snapshots/COMMIT/NAME``."""
+    repository, parts = repository.partition("@")[0], path.parts
+    after = parts.index("snapshots") + 1 if "snapshots" in parts else len(parts)
+    return f"{repository}@{parts[after]}" if after < len(parts) else repository
+
+
+def _is_cached_url(url: str) -> bool:
+    import torch
+
+    filename = Path(urllib.parse.urlparse(url).path).name
+    return (Path(torch.hub.get_dir()) / "checkpoints" / filename).is_file()
+
+
+def _check_reachable(name: str, url: str) -> None:
+    """Ask a server for a sign of life, so that no network is known at once.
+
+    The hub's own client repeats each request five times and needs most of a minute to give up.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        raise _hub_error(name, "HF_HUB_OFFLINE is set, and they are not in the cache")
+    if not url.startswith(("https://", "http://")):
+        raise _hub_error(name, f"{url} is no web address")
+    request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - the scheme is checked
+    try:
+        urllib.request.urlopen(request, timeout=HUB_TIMEOUT_SECONDS).close()  # noqa: S310
+    except urllib.error.HTTPError:
+        return  # it answered
+    except OSError as error:
+        raise _hub_error(name, getattr(error, "reason", error)) from error
+
+
+def _hub_error(name: str, reason: object) -> UserError:
+    lines = str(reason).strip().splitlines()
+    return UserError(
+        f"cannot get the weights of {name} from the hub: {lines[0] if lines else reason}\n"
+        "With the network back, run the same command again; without one, give the weights as a "
+        "file with --weights FILE.safetensors, or point HF_HOME at a cache that has them. "
+        "--weights random tries the pipeline without any."
+    )

@@ -1,0 +1,209 @@
+"""The heart of a run: every shard that is not there yet is computed and written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.common.cli import progress, say
+from data.common.errors import UserError
+from data.dataset import ArrayImages, BadImage
+from data.format.records import FeatureArray
+from data.store import write_shard
+from extract.request import bad_images_error
+from extract.shards.job import Job
+from extract.shards.plan import Plan, Shard, cut
+from extract.shards.stream import Batch, embed_batches, resident
+from extract.shards.watch import Watch
+from extract.shards.writing import Writer
+
+if TYPE_CHECKING:
+    from extract.engines.embed import Embedder
+
+
+def fill(job: Job, plan: Plan, embedder: Embedder) -> tuple[int, float]:
+    """Compute every shard that is not there yet.
+
+    Parameters
+    ----------
+    job : Job
+        Its ``skipped`` is filled with the ids of images that could not be decoded.
+    plan : Plan
+        How the store is cut.
+    embedder : Embedder
+        The backbone on its device.
+
+    Returns
+    -------
+    tuple of (int, float)
+        How many images were embedded now, and in how many seconds.
+
+    Raises
+    ------
+    UserError
+        For an image that cannot be decoded, or an embedding that is not finite or all zeros.
+    OutOfMemory
+        If a batch does not fit.
+    KeyboardInterrupt
+        On Ctrl-C, with a message of how much is kept.
+    """
+    missing, kept = unfinished(job, plan)
+    total = sum(job.sizes.values())
+    watch = Watch(total, kept, job.device.type, job.options.model)
+
+    unread: set[int] = set()  # rows of the split that is being embedded
+
+    def write(
+        shard: Shard,
+        features: npt.NDArray[np.float32],
+        ok: npt.NDArray[np.bool_],
+        unread_rotations: list[int],
+    ) -> None:
+        nonlocal kept
+        write_shard(
+            shard.path,
+            _stored(features, job.options.store_dtype),
+            ok,
+            key=job.key,
+            split=shard.split,
+            start=shard.start,
+            ids=job.splits[shard.split].ids[shard.start : shard.stop],
+            unread_rotations=unread_rotations,
+        )
+        kept += shard.stop - shard.start
+
+    try:
+        with progress(total, "embedding", "img", initial=kept) as bar, Writer() as writer:
+            for split in job.splits:
+                todo = [shard for shard in missing if shard.split == split]
+                unread.clear()
+                for shard, features, ok in _embed_shards(job, todo, embedder, bar, watch, unread):
+                    rows = [row for row in unread if shard.start <= row < shard.stop]
+                    writer.put(partial(write, shard, features, ok, rows))
+                    note_skipped(job, shard, ok)
+                # Before the next split's decoders are forked: no thread is inside HDF5 then.
+                writer.drain()
+    except KeyboardInterrupt as error:
+        raise interrupted(job, kept) from error
+    return watch.computed, watch.seconds
+
+
+def unfinished(job: Job, plan: Plan) -> tuple[list[Shard], int]:
+    """Find the shards that are not there yet.
+
+    Parameters
+    ----------
+    job : Job
+        Its ``skipped`` is set to the images that the finished shards lack.
+    plan : Plan
+        How the store is cut.
+
+    Returns
+    -------
+    tuple of (list of Shard, int)
+        What is to be computed, and how many images are done.
+
+    Raises
+    ------
+    UserError
+        If images were left out without leave.
+    """
+    missing = []
+    job.skipped.clear()
+    kept = 0
+    for shard in cut(job.folder, job.sizes, plan.shard_rows):
+        read = shard.read(job.key)
+        if read is None:
+            missing.append(shard)
+            continue
+        kept += shard.stop - shard.start
+        note_skipped(job, shard, read[1])
+    if kept:
+        say(f"going on: {kept:,} of {sum(job.sizes.values()):,} images are done")
+    return missing, kept
+
+
+def interrupted(job: Job, kept: int) -> KeyboardInterrupt:
+    """Say how much is kept, and how to go on."""
+    return KeyboardInterrupt(
+        f"{kept:,} of {sum(job.sizes.values()):,} images are kept in {job.folder}; "
+        "run the same command again to go on there"
+    )
+
+
+def _stored(features: npt.NDArray[np.float32], dtype: str) -> FeatureArray:
+    """Convert to the stored type; what overflows becomes infinite, which `write_shard` refuses."""
+    with np.errstate(over="ignore"):
+        return features if dtype == "float32" else features.astype(np.float16)
+
+
+def _embed_shards(
+    job: Job, shards: list[Shard], embedder: Embedder, bar: Any, watch: Watch, unread: set[int]
+) -> Iterator[tuple[Shard, npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
+    """Embed the rows of shards of one split, batch by batch."""
+    size = embedder.batch_size
+    spans = [
+        [
+            range(start, min(start + size, shard.stop))
+            for start in range(shard.start, shard.stop, size)
+        ]
+        for shard in shards
+    ]
+    decoded = _batches(job, shards, [span for group in spans for span in group], unread)
+    batches = embed_batches(embedder, decoded)
+    for shard, group in zip(shards, spans, strict=True):
+        features = np.zeros((shard.stop - shard.start, job.backbone.width), dtype=np.float32)
+        ok = np.zeros(shard.stop - shard.start, dtype=np.bool_)
+        for span in group:
+            good, embedded = next(batches)
+            rows = np.flatnonzero(good) + (span.start - shard.start)
+            features[rows] = embedded
+            ok[rows] = True
+            bar.update(len(span))
+            for line in watch.update(len(span)):
+                bar.write(line, file=sys.stderr)
+        yield shard, features, ok
+
+
+def _batches(
+    job: Job, shards: list[Shard], spans: list[range], unread: set[int]
+) -> Iterator[tuple[npt.NDArray[np.bool_], Batch]]:
+    """Give which rows of each batch could be decoded, and the images of those."""
+    if not shards:
+        return
+    from extract.model.preprocess import keeps_shape, prepared_array
+
+    images, settings = job.splits[shards[0].split].images, job.backbone.preprocessing
+    if isinstance(images, ArrayImages):
+        raw = keeps_shape(settings, *images.array.shape[1:3])
+        there = resident(images.array, job.device) if raw and job.device.type == "cuda" else None
+        for span in spans:
+            rows = slice(span.start, span.stop)
+            batch = prepared_array(settings, images.array[rows]) if there is None else there[rows]
+            yield np.ones(len(span), dtype=np.bool_), batch
+        return
+    from extract.shards.loading import decode_batches
+
+    for decoded in decode_batches(images, settings, spans, job.options.jobs, unread):
+        for item in decoded:
+            # A file that cannot be read for another reason says nothing about the image.
+            if isinstance(item, UserError) and not (
+                isinstance(item, BadImage) and job.options.skip_bad_images
+            ):
+                raise item
+        arrays = [item for item in decoded if not isinstance(item, UserError)]
+        yield np.array([not isinstance(item, UserError) for item in decoded]), arrays
+
+
+def note_skipped(job: Job, shard: Shard, ok: npt.NDArray[np.bool_]) -> None:
+    """Remember the images that a shard lacks; refuse those of an earlier, more lenient run."""
+    ids = job.splits[shard.split].ids
+    skipped = [ids[shard.start + row] for row in np.flatnonzero(~ok)]
+    if skipped and not job.options.skip_bad_images:
+        raise bad_images_error(skipped, "an earlier run left them out")
+    job.skipped.extend(skipped)

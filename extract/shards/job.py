@@ -1,0 +1,253 @@
+"""What a run is about, once the dataset is read and the backbone is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data.common.cli import say
+from data.common.errors import UserError
+from data.dataset import ArrayImages, ImageDataset, Split, load_dataset
+from data.format.spec import crop_marker
+from data.store import spec_key, store_path, work_dir
+from extract.engines.place import Place, find_place
+from extract.options import Options
+from extract.request import Request
+from extract.shards import plan as shards
+from extract.shards.plan import Here, Plan
+
+if TYPE_CHECKING:
+    from extract.engines.embed import Images
+    from extract.engines.tuning import Choice
+    from extract.model.backbone import Backbone, BackboneRequest
+
+# A transformer of the "small" size has 22 million.
+SLOW_PARAMETERS = 30_000_000
+# Images that engines are measured with.
+N_FIRST = 16
+
+
+def read_dataset(options: Options) -> ImageDataset:
+    """Load the dataset that the options name."""
+    return load_dataset(
+        options.dataset,
+        data_dir=options.data_dir,
+        limit=options.limit,
+        data_url=options.data_url,
+        data_sha256=options.data_sha256,
+        test_fraction=options.test_fraction,
+        seed=options.seed,
+    )
+
+
+@dataclass
+class Job:
+    """All that is settled once the dataset is read and the backbone is loaded."""
+
+    options: Options
+    asked: Request
+    dataset: ImageDataset
+    backbone: Backbone
+    place: Place
+    spec: dict[str, Any]
+    key: str
+    path: Path
+    folder: Path
+    skipped: list[str] = field(default_factory=list)
+
+    @property
+    def device(self) -> Any:
+        """The torch device on which the network runs."""
+        return self.place.torch_device
+
+    @property
+    def precision(self) -> str:
+        """Of the network's products."""
+        return self.place.precision
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The parts of the dataset by name, in the order in which they are embedded."""
+        return {"train": self.dataset.train, "test": self.dataset.test}
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows of each split."""
+        return {name: len(split.ids) for name, split in self.splits.items()}
+
+
+def prepare(
+    options: Options, asked: Request, dataset: ImageDataset, place: Place | None = None
+) -> Job:
+    """Load the backbone and settle the ``spec``, and with it the key and the path.
+
+    Parameters
+    ----------
+    options : Options
+        Of the run.
+    asked : Request
+        Of the same.
+    dataset : ImageDataset
+        The images.
+    place : Place, optional
+        Where the network will run, if not in this process.
+
+    Returns
+    -------
+    Job
+        Ready to be computed.
+    """
+    from data.common.allocator import keep_pages
+    from extract.model.backbone import load_backbone
+
+    place = place or find_place(options.device, options.precision, options.engine)
+    if place.torch_device.type == "cpu":
+        keep_pages()
+    say(f"loading {options.model}")
+    backbone = load_backbone(backbone_request(options))
+    preprocessing = backbone.preprocessing.to_spec()
+    spec = {
+        "dataset": {"name": dataset.name, "digest": dataset.digest, "limit": dataset.limit},
+        "model": backbone.model_spec(),
+        "preprocessing": preprocessing | crop_marker(dataset.name, preprocessing),
+        "pool": backbone.pool,
+        "precision": place.precision,
+        "store_dtype": options.store_dtype,
+        "seed": backbone.seed,
+    }
+    key = spec_key(spec)
+    return Job(
+        options=options,
+        asked=asked,
+        dataset=dataset,
+        backbone=backbone,
+        place=place,
+        spec=spec,
+        key=key,
+        path=store_path(options.features_dir, spec),
+        folder=work_dir(options.features_dir, key),
+    )
+
+
+def backbone_request(options: Options) -> BackboneRequest:
+    """Pick the options that describe the backbone."""
+    from extract.model.backbone import BackboneRequest
+
+    return BackboneRequest(
+        model=options.model,
+        weights=options.weights,
+        model_args=options.model_args,
+        image_size=options.image_size,
+        pool=options.pool,
+        seed=options.seed,
+        crop_pct=options.crop_pct,
+        interpolation=options.interpolation,
+        mean=options.mean,
+        std=options.std,
+    )
+
+
+def here(job: Job) -> Here:
+    """Say where the run takes place and what the user insists on: a kept plan must agree."""
+    return Here(
+        device=job.place.name,
+        torch=job.place.torch,
+        openvino=job.place.openvino,
+        engine=job.options.engine,
+        compile=job.options.compile,
+        batch_size=job.options.batch_size,
+    )
+
+
+def choose_plan(job: Job, *, measured: bool = True) -> Plan:
+    """Choose what the settings leave open: engine, batch size, size of the shards.
+
+    Parameters
+    ----------
+    job : Job
+        What the run is about.
+    measured : bool
+        Whether to run the network to find out which engine and batch size are the fastest.
+
+    Returns
+    -------
+    Plan
+        Of a new run.
+
+    Raises
+    ------
+    UserError
+        If not even single images fit into memory.
+    """
+    from extract.engines.embed import OutOfMemory
+    from extract.engines.tuning import Subject, choose, choose_quickly
+
+    subject = Subject(
+        job.backbone,
+        job.device,
+        job.precision,
+        first_images(job),
+        job.options.engine,
+        job.options.batch_size,
+        may_compile=job.options.compile != "off",
+        features_dir=job.options.features_dir,
+    )
+    try:
+        choice = (choose if measured else choose_quickly)(subject, sum(job.sizes.values()))
+    except OutOfMemory as error:
+        raise no_memory(job.options.batch_size or 1, here(job).device) from error
+    return plan_of(job, choice)
+
+
+def plan_of(job: Job, choice: Choice) -> Plan:
+    """Turn a choice into a plan."""
+    now = here(job)
+    slow = job.device.type == "cpu" and job.backbone.n_parameters > SLOW_PARAMETERS
+    rows = shards.SLOW_SHARD_ROWS if slow else shards.SHARD_ROWS
+    return Plan(
+        batch_size=choice.batch_size,
+        engine=choice.engine,
+        device=now.device,
+        threads=job.place.threads,
+        torch=now.torch,
+        openvino=now.openvino if choice.engine == "openvino" else None,
+        instead_of=choice.instead_of,
+        shard_rows=shards.whole_batches(rows, choice.batch_size),
+    )
+
+
+def no_memory(batch_size: int, device: str) -> UserError:
+    """Say that a batch does not fit."""
+    return UserError(
+        f"batches of {batch_size} do not fit into the memory of {device}; "
+        "give a smaller --batch-size, --image-size or --model"
+    )
+
+
+def first_images(job: Job) -> Images:
+    """Give some of the dataset's images, to measure with; a blank one where none is readable.
+
+    Parameters
+    ----------
+    job : Job
+        What the run is about.
+
+    Returns
+    -------
+    ndarray of uint8, shape (n, height, width, 3), or list
+        One at least, as the run hands them to the device's side.
+    """
+    from extract.model.preprocess import NetworkInput, prepared_array
+    from extract.shards.loading import decode_batches
+
+    split, settings = job.dataset.train, job.backbone.preprocessing
+    n = min(N_FIRST, len(split.ids))
+    if isinstance(split.images, ArrayImages):
+        return prepared_array(settings, split.images.rows(0, n))
+    decoded = next(decode_batches(split.images, settings, [range(n)], 1))
+    # A bad one is met again by the run itself, which says so.
+    found = [item for item in decoded if not isinstance(item, UserError)]
+    return found or [NetworkInput(np.zeros((*settings.size, 3), dtype=np.uint8))]

@@ -1,0 +1,108 @@
+"""Image files, decoded in batches by worker processes, in order, within bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+from data.common.errors import UserError
+from data.dataset import FileImages
+from extract.model.preprocess import Prepared, Preprocessing, prepared
+
+Decoded: TypeAlias = "Prepared | UserError"
+# Batches that each worker may have ready: enough to hide an uneven one, little enough to hold.
+_PREFETCH = 2
+
+
+class Decoder:
+    """Decodes the image at an index and prepares it; what cannot be decoded is the error."""
+
+    def __init__(self, images: FileImages, settings: Preprocessing) -> None:
+        self.images = images
+        self.settings = settings
+        self.unread_rotations: set[int] = set()  # indices of images taken as they are stored
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Decoded:
+        try:
+            image, unread_rotation = self.images.decode_file(index)
+        except UserError as error:
+            return error  # raised here, it would reach the parent wrapped in a traceback
+        if unread_rotation is not None:
+            self.unread_rotations.add(index)
+        # Only what is no larger than the network input crosses between the processes.
+        return prepared(self.settings, image)
+
+
+def _as_list(items: list[Decoded]) -> tuple[list[Decoded], set[int]]:
+    """Leave a batch a list: images may differ in size, and need no shared memory.
+
+    With it go the indices that this worker's decoder has noted since its last batch.
+    """
+    from torch.utils.data import get_worker_info
+
+    worker = get_worker_info()
+    assert worker is not None  # batches are made in workers alone
+    decoder: Any = worker.dataset
+    noted, decoder.unread_rotations = decoder.unread_rotations, set()
+    return items, noted
+
+
+def decode_batches(
+    images: FileImages,
+    settings: Preprocessing,
+    batches: Sequence[range],
+    jobs: int,
+    unread_rotations: set[int] | None = None,
+) -> Iterator[list[Decoded]]:
+    """Decode batches of image files ahead of their use.
+
+    Parameters
+    ----------
+    images : FileImages
+        The files.
+    settings : Preprocessing
+        What the network takes.
+    batches : sequence of range
+        The indices of each batch, in the order wanted.
+    jobs : int
+        Worker processes.
+    unread_rotations : set of int, optional
+        Takes the indices of images whose rotation could not be read, before their batch is given.
+
+    Yields
+    ------
+    list of (ndarray of uint8, NetworkInput or UserError)
+        One batch as `prepared`; a `BadImage` in place of what cannot be decoded.
+
+    Raises
+    ------
+    UserError
+        If a worker process died.
+    """
+    from torch.utils.data import DataLoader
+
+    if not batches:
+        return
+    workers = min(jobs, len(batches))
+    loader: DataLoader[Any] = DataLoader(
+        Decoder(images, settings),  # type: ignore[arg-type]
+        batch_sampler=[list(batch) for batch in batches],
+        num_workers=workers,
+        collate_fn=_as_list,
+        prefetch_factor=_PREFETCH,
+    )
+    try:
+        for items, noted in loader:
+            if unread_rotations is not None:
+                unread_rotations |= noted
+            yield items
+    except RuntimeError as error:
+        if "worker" not in str(error).lower():
+            raise
+        raise UserError(
+            f"a process that decodes images died ({str(error).splitlines()[0]}); if memory is "
+            "short, give fewer with --jobs 1. What is finished is kept: run the same command again"
+        ) from error
