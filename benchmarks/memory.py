@@ -12,7 +12,7 @@ from benchmarks.processes import measured, scratch
 from benchmarks.record import Record, Table, amount, duration, tiny
 from benchmarks.rows import store_bytes
 from benchmarks.settings import Settings
-from classify.opening import least_memory
+from classify.fit.memory_budget import least_memory
 from data.store import read_header
 
 FACTOR = 1.3

@@ -22,8 +22,8 @@ from scipy.stats import binom
 
 from benchmarks.record import Record, Table
 from benchmarks.settings import Settings
-from classify.paired_interval import difference_intervals
-from classify.significance import ALPHA
+from classify.analysis.paired_interval import difference_intervals
+from classify.analysis.significance import ALPHA
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.record import Record, Table, duration
 from benchmarks.settings import Settings
-from classify.fitting import Fitter
-from classify.threads import workers
+from classify.solver.fit import Fitter
+from classify.solver.threads import workers
 
 # Each size is timed for at least so long, and the fastest pass counts: others share the machine.
 SECONDS = 1.0

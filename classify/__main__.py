@@ -264,10 +264,10 @@ def fit_command(options: Namespace, command: str) -> None:
             f"{given} is for --c auto, but --c {options.c:g} was given; use one of them"
         )
     check_cluster(options.cluster, options.scheduler, options.address)
-    from classify.clusters import fit_stores, on_cluster, side_by_side
-    from classify.engines import DeviceMissing, choose_device
-    from classify.run import fit_store
-    from classify.strategy import FitOptions
+    from classify.fit.cluster import fit_stores, on_cluster, side_by_side
+    from classify.fit.fit_store import fit_store
+    from classify.fit.strategy import FitOptions
+    from classify.solver.backend import DeviceMissing, choose_device
     from data.common.allocator import keep_pages
     from data.store import read_header
 
@@ -320,8 +320,8 @@ def fit_command(options: Namespace, command: str) -> None:
 
 def show_run(folder: Path, results: dict[str, Any]) -> None:
     """Say what a fit found, and print where its report is."""
-    from classify.numerics import numerics_line
-    from classify.terminal import emphasise, printable, results_table
+    from classify.analysis.precision import numerics_line
+    from classify.report.terminal import emphasise, printable, results_table
 
     say(results_table(results))
     if line := numerics_line(results):
@@ -334,8 +334,8 @@ def show_run(folder: Path, results: dict[str, Any]) -> None:
 
 def compare_command(options: Namespace) -> None:
     """Run ``compare``: the leaderboard and what it says on stderr, the report's path on stdout."""
-    from classify.compare import compare
-    from classify.terminal import emphasise, printable
+    from classify.report.comparison import compare
+    from classify.report.terminal import emphasise, printable
 
     page, comparison, leaderboard = compare(options.runs, options.reports_dir)
     say(leaderboard)
@@ -347,8 +347,8 @@ def predict_command(options: Namespace) -> None:
     """Run ``predict``: answers on stdout; of a page, its path, and the answers on stderr."""
     if options.json and options.csv:
         raise UserError("--json and --csv were both given; use one of them")
-    from classify.answers_page import check_page, write_page
     from classify.predict import answers_csv, note, predict, show
+    from classify.report.answers_page import check_page, write_page
     from classify.sources import find_images
 
     page = None if options.html is None else check_page(options.html)
@@ -374,7 +374,7 @@ def predict_command(options: Namespace) -> None:
 
 def report_command(options: Namespace) -> None:
     """Run ``report``: its path on stdout."""
-    from classify.report import write_report
+    from classify.report.run_report import write_report
 
     result(write_report(options.run))
 

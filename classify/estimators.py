@@ -34,7 +34,6 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from classify.chunked import is_source
 from classify.coding import (
     class_pairs,
     decide,
@@ -42,15 +41,16 @@ from classify.coding import (
     log_probabilities,
     probabilities,
 )
-from classify.engines import as_labels, choose_device, lies_on, open_fitter
-from classify.fitting import Head, plan
 from classify.free_memory import default_memory
 from classify.parameters import check_parameters, row_weights
-from classify.row_norms import normalized
 from classify.scoring import scored
-from classify.solution import Solution
-from classify.standardize import all_finite
-from classify.threads import workers
+from classify.solver.backend import as_labels, choose_device, lies_on, open_fitter
+from classify.solver.fit import Head, plan
+from classify.solver.out_of_core import is_source
+from classify.solver.row_norms import normalized
+from classify.solver.solution import Solution
+from classify.solver.standardize import all_finite
+from classify.solver.threads import workers
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -146,7 +146,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         ValueError
             If a parameter is out of range, the device is not there, fewer than two classes have
             rows of a weight above 0, or `memory` is too little (a
-            `classify.layout.TooLittleMemoryError`).
+            `classify.solver.memory.TooLittleMemoryError`).
         """
         solution = self._solve(X, y, sample_weight, start)
         if not solution.converged:
@@ -406,7 +406,7 @@ class MultinomialLogistic(_LogisticHeads):
     device_ : str
         Where it was fitted.
     certificate_ : dict
-        How near the optimum the fit is: see `classify.solution.Solution.certificate`.
+        How near the optimum the fit is: see `classify.solver.solution.Solution.certificate`.
     n_features_in_ : int
         Width of the features.
     """

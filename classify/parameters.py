@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sklearn.utils import compute_class_weight
 from sklearn.utils.validation import _check_sample_weight
 
-from classify.engines import as_labels, check_device
+from classify.solver.backend import as_labels, check_device
 
 
 def check_parameters(estimator: Any) -> None:

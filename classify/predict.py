@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.heads import Head, load_head
+from classify.report.terminal import printable, table, wants_colour
 from classify.results import has_random_weights
-from classify.terminal import printable, table, wants_colour
+from classify.saved_heads import Head, load_head
 from classify.wording import display_name
 from data.common.cli import EXIT_INTERRUPTED, EXIT_USER, say
 from data.common.errors import UserError

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from classify.significance import COUNTS, with_current_method
+from classify.analysis.significance import COUNTS, with_current_method
 from data.common.errors import UserError
 from data.format.spec import PROVENANCE_SHAPE, SPEC_SHAPE, mismatch
 

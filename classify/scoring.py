@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.chunked import answer_steps, is_source, row_steps
+from classify.solver.out_of_core import answer_steps, is_source, row_steps
 
 if TYPE_CHECKING:
-    from classify.fitting import Head
+    from classify.solver.fit import Head
 
 
 @dataclass(frozen=True)

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.chunked import answer_steps, is_source
 from classify.coding import decide, probabilities, problem_sums
-from classify.continuation import Course
-from classify.engines import as_labels, choose_device, open_fitter
 from classify.estimators import as_features
-from classify.fitting import Head, plan
 from classify.free_memory import default_memory
-from classify.row_norms import normalized
 from classify.scoring import scorer
-from classify.threads import Workers, workers
+from classify.solver.backend import as_labels, choose_device, open_fitter
+from classify.solver.fit import Head, plan
+from classify.solver.out_of_core import answer_steps, is_source
+from classify.solver.row_norms import normalized
+from classify.solver.threads import Workers, workers
 from classify.validation import validation_split
+from classify.warm_starts import Course
 
 # SimCLR's, BYOL's and DINO's grid for linear evaluation.
 C_GRID: npt.NDArray[np.float64] = np.logspace(-6, 5, 45)
@@ -181,7 +181,7 @@ def select_C(
     fit_intercept, normalize
         As in `classify.MultinomialLogistic`; `Selection.start` takes normalised rows.
     n_jobs : int or None
-        Threads; see `classify.threads.thread_count`.
+        Threads; see `classify.solver.threads.thread_count`.
     memory : int or None
         Bytes that may be taken where the features stay on the disk; half of what is free by
         default.

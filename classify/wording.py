@@ -116,7 +116,7 @@ def verdict(
     name_a, name_b : str
         What the two sides are called.
     comparison : mapping
-        From ``classify.significance``; ``converged`` False withholds the verdict.
+        From ``classify.analysis.significance``; ``converged`` False withholds the verdict.
     detectable : bool
         Whether to end "no detectable difference" with what could have been detected.
 
@@ -181,7 +181,7 @@ def headline(strategies: Mapping[str, Any], comparisons: Sequence[Mapping[str, A
     strategies : mapping
         The ``strategies`` of results.json.
     comparisons : sequence of mapping
-        From ``classify.significance.compare_strategies``.
+        From ``classify.analysis.significance.compare_strategies``.
 
     Returns
     -------
@@ -281,7 +281,7 @@ def labels_sentence(few_shot: Mapping[str, Any]) -> str:
     Parameters
     ----------
     few_shot : mapping
-        From `classify.few_shot.few_shot`.
+        From `classify.analysis.few_shot.few_shot`.
 
     Returns
     -------

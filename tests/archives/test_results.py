@@ -4,8 +4,8 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from classify.compare import compare
-from classify.report import write_report
+from classify.report.comparison import compare
+from classify.report.run_report import write_report
 from classify.results import read_results
 
 HERE = Path(__file__).parent

@@ -18,8 +18,8 @@ from benchmarks.paired_tests import (
     missed,
     tango_interval,
 )
-from classify.paired_interval import difference_intervals
-from classify.significance import mcnemar_exact
+from classify.analysis.paired_interval import difference_intervals
+from classify.analysis.significance import mcnemar_exact
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from benchmarks import coupling, hundred, memory, one_c, path, peers, processes,
 from benchmarks.processes import ROOT, Failed, TooLong, measured, trial
 from benchmarks.rows import made
 from classify.__main__ import parse as classify_parse
-from classify.opening import least_memory
+from classify.fit.memory_budget import least_memory
 from data.common.cli import run
 from data.common.errors import UserError
 from data.format.records import SplitSource

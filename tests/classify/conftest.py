@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classify.calibration import calibration
-from classify.decoding import WAYS
-from classify.evaluate import evaluate
-from classify.pairwise import judge_classes
-from classify.report import write_report
+from classify.analysis.calibration import calibration
+from classify.analysis.decoding import WAYS
+from classify.analysis.evaluate import evaluate
+from classify.analysis.pairwise import judge_classes
+from classify.analysis.significance import METHOD, compare_strategies
+from classify.analysis.views import class_order
+from classify.report.run_report import write_report
 from classify.results import json_ready
-from classify.significance import METHOD, compare_strategies
-from classify.views import class_order
 from classify.wording import headline
 
 # Helpers that tests import by name lie beside them.

@@ -3,10 +3,10 @@
 import numpy as np
 
 from classify.coding import class_pairs
-from classify.design_matrix import DesignMatrix
-from classify.objectives import BinaryProblems
-from classify.softmax_problems import SoftmaxProblems
-from classify.threads import Workers
+from classify.solver.design import DesignMatrix
+from classify.solver.problems import BinaryProblems
+from classify.solver.softmax_problems import SoftmaxProblems
+from classify.solver.threads import Workers
 
 
 def blobs(n=150, d=6, k=4, seed=0, dtype=np.float64):

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classify import run as run_module
 from classify.__main__ import STRATEGIES, main
 from classify.coding import STRATEGIES as CODED
-from classify.heads import load_head
+from classify.fit import fit_store as run_module
 from classify.results import read_results
+from classify.saved_heads import load_head
 from data.common.cli import run
 
 DESIGN = {
@@ -278,7 +278,8 @@ def test_unwritable_reports_folder_is_found_before_the_fits(
 
 
 @pytest.mark.parametrize(
-    "target", ["classify.significance.compare_strategies", "classify.output.write_report"]
+    "target",
+    ["classify.analysis.significance.compare_strategies", "classify.fit.output.write_report"],
 )
 def test_an_interrupted_fit_leaves_nothing(tmp_path, small_store, capsys, monkeypatch, target):
     def interrupted(*_, **__):
@@ -301,7 +302,7 @@ def test_a_failure_while_writing_leaves_nothing_and_earlier_runs_alone(
     def full(*_):
         raise OSError(28, "No space left on device", "results.json")
 
-    monkeypatch.setattr("classify.output.write_json", full)
+    monkeypatch.setattr("classify.fit.output.write_json", full)
     assert fit(small_store, tmp_path / "reports", "--c", "1") == 2
     assert "the disk is full: it needs" in capsys.readouterr().err
     assert sorted(p.name for p in (tmp_path / "reports" / "cifar10-s").iterdir()) == before

@@ -213,7 +213,7 @@ def test_max_iter_warns_with_the_bound():
 
 @pytest.mark.parametrize("estimator", ALL)
 def test_a_warm_start_reaches_the_same_optimum_sooner(estimator):
-    from classify.fitting import Head
+    from classify.solver.fit import Head
 
     X, y = load_wine(return_X_y=True)
     options = {"standardize": True, "tol": 1e-10}
@@ -304,9 +304,9 @@ def test_the_preconditioner_for_many_columns_reaches_the_same_optimum(estimator,
     X, y = X[:400], y[:400]
     options = {"C": 0.01, "tol": 1e-13, "standardize": True}
     own = estimator(**options).fit(X, y)
-    monkeypatch.setattr("classify.fitting.LARGEST_PRICE", 0)
-    monkeypatch.setattr("classify.shared_hessian.LEADING", 9)
-    monkeypatch.setattr("classify.shared_hessian.ROWS", 37)
+    monkeypatch.setattr("classify.solver.fit.LARGEST_PRICE", 0)
+    monkeypatch.setattr("classify.solver.preconditioner.shared.LEADING", 9)
+    monkeypatch.setattr("classify.solver.preconditioner.shared.ROWS", 37)
     shared = estimator(**options).fit(X, y)
     assert shared.certificate_["converged"] and shared.certificate_["n_passes"] < 150
     np.testing.assert_allclose(shared.coef_, own.coef_, atol=1e-5)

@@ -3,7 +3,7 @@
 import pytest
 
 from classify.free_memory import default_memory, parse_memory
-from classify.layout import show_bytes
+from classify.solver.memory import show_bytes
 from data.common.errors import UserError
 from data.common.free_memory import free_memory
 

@@ -15,9 +15,9 @@ from specs_for_tests import spec_of
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.__main__ import main
-from classify.heads import Head, load_head, save_head
-from classify.row_norms import normalized
+from classify.saved_heads import Head, load_head, save_head
 from classify.selection import select_C
+from classify.solver.row_norms import normalized
 from data.common.cli import run
 from data.common.errors import UserError
 from data.store import open_features
@@ -234,7 +234,7 @@ def test_the_command_line_records_it_and_the_heads_answer_so(
 ):
     few_shot = "--few-shot" if in_memory else "--no-few-shot"
     if not in_memory:
-        monkeypatch.setattr("classify.opening.in_memory_bytes", lambda header: 10**12)
+        monkeypatch.setattr("classify.fit.memory_budget.in_memory_bytes", lambda header: 10**12)
     store = make_store(tmp_path / "s.h5", d=8, n=300)
     command = [
         "fit",

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classify import answers_page
 from classify import predict as module
 from classify.__main__ import main
 from classify.coding import temper
-from classify.heads import Head, load_head, save_head
+from classify.report import answers_page
+from classify.saved_heads import Head, load_head, save_head
 from classify.sources import find_images
 from data.common.cli import run
 from data.common.errors import UserError

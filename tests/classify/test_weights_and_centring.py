@@ -9,9 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
-from classify.fitting import Head
-from classify.heads import Head as SavedHead
-from classify.heads import load_head, save_head
+from classify.saved_heads import Head as SavedHead
+from classify.saved_heads import load_head, save_head
+from classify.solver.fit import Head
 
 ALL = [MultinomialLogistic, OneVsRestLogistic, OneVsOneLogistic]
 DEVICES = ["cpu", "torch-cpu"]
@@ -101,8 +101,8 @@ def test_products_that_are_not_finite_are_refused(estimator):
 
 
 def test_nothing_is_certified_of_what_is_not_finite():
-    from classify.lbfgs import minimise
-    from classify.solution import Certificate, Status
+    from classify.solver.lbfgs import minimise
+    from classify.solver.solution import Certificate, Status
 
     class Endless:
         n_problems = n_parameters = 1

@@ -393,9 +393,9 @@ def test_stage_two_says_that_photographs_were_cropped_twice(
     call, photo_job, old_version, tmp_path, capfd
 ):
     from classify.__main__ import main as classify
-    from classify.heads import load_head
+    from classify.fit.fit_store import _data_warnings
     from classify.predict import note
-    from classify.run import _data_warnings
+    from classify.saved_heads import load_head
 
     with old_version():
         old = call(*photo_job())

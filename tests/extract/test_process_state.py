@@ -172,12 +172,16 @@ def test_both_stages_count_memory_in_the_same_unit(small, monkeypatch):
     """In 10^6 bytes, from one function."""
     import resource
 
-    import classify.output
-    import classify.run
+    import classify.fit.fit_store
+    import classify.fit.output
     import extract.run
 
     assert extract.run.peak_memory_mb is peak_memory_mb
-    assert classify.run.peak_memory_mb is classify.output.peak_memory_mb is peak_memory_mb
+    assert (
+        classify.fit.fit_store.peak_memory_mb
+        is classify.fit.output.peak_memory_mb
+        is peak_memory_mb
+    )
     usage = SimpleNamespace(ru_maxrss=3_000_000)
     monkeypatch.setattr(resource, "getrusage", lambda _: usage)
     monkeypatch.setattr("sys.platform", "linux")

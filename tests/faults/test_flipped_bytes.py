@@ -48,14 +48,14 @@ def places(path):
 @pytest.mark.parametrize("memory", ["in memory", "left on the disk"])
 def test_a_fit_finds_a_flipped_byte_before_it_trains(memory, store, tmp_path, monkeypatch):
     """With the features in memory, and where they stay on the disk."""
-    import classify.run
+    import classify.fit.fit_store
 
     def trained(*_):
         raise AssertionError("it trains")
 
-    monkeypatch.setattr(classify.run, "_fit_all", trained)
+    monkeypatch.setattr(classify.fit.fit_store, "_fit_all", trained)
     if memory == "left on the disk":
-        monkeypatch.setattr("classify.opening.in_memory_bytes", lambda header: 1 << 60)
+        monkeypatch.setattr("classify.fit.memory_budget.in_memory_bytes", lambda header: 1 << 60)
     content = store.read_bytes()
     path, reports = tmp_path / store.name, tmp_path / "reports"
     words = ["classify", "fit", str(path), f"--reports-dir={reports}", "--c=1", "--memory=1GB"]

@@ -128,9 +128,9 @@ def test_an_interrupted_download_leaves_no_archive(slow_server, tmp_path, how):
 FITTING = {
     "choosing C": "classify.selection.select_C",
     "fitting": "classify.estimators._LogisticHeads._solve@2",
-    "evaluating": "classify.evaluate.evaluate",
-    "writing the heads": "classify.output.save_head@2",
-    "drawing the report": "classify.output.write_report",
+    "evaluating": "classify.analysis.evaluate.evaluate",
+    "writing the heads": "classify.fit.output.save_head@2",
+    "drawing the report": "classify.fit.output.write_report",
     "putting it in place": "os.rename",
 }
 
@@ -165,9 +165,9 @@ def test_what_a_killed_fit_leaves_goes_with_the_next(step, store, tmp_path):
 
 
 COMPARING = {
-    "reading the runs": "classify.compare.find_runs",
-    "comparing": "classify.compare.summarise",
-    "writing": "classify.compare.write_pages",
+    "reading the runs": "classify.report.comparison.find_runs",
+    "comparing": "classify.report.comparison.summarise",
+    "writing": "classify.report.comparison.write_pages",
     "the old one is aside": "os.rename@2",
 }
 
@@ -182,7 +182,10 @@ def test_ctrl_c_of_a_comparison_leaves_the_one_before(step, world, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["comparison"]
 
 
-DRAWING = {"drawing": "classify.report.draw_figures", "writing": "classify.report.write_pages"}
+DRAWING = {
+    "drawing": "classify.report.run_report.draw_figures",
+    "writing": "classify.report.run_report.write_pages",
+}
 
 
 @pytest.mark.parametrize("step", DRAWING if LONG else ["writing"])
@@ -234,7 +237,9 @@ def test_ctrl_c_of_a_prediction_while_the_backbone_runs(who, world, tmp_path):
     assert digests(tmp_path) == {}
 
 
-@pytest.mark.parametrize("step", ["classify.predict.load_head", "classify.answers_page.write_page"])
+@pytest.mark.parametrize(
+    "step", ["classify.predict.load_head", "classify.report.answers_page.write_page"]
+)
 def test_ctrl_c_of_a_prediction_before_and_after(step, world, tmp_path):
     page = tmp_path / "answers.html"
     words = ["predict", world["head"], world["good"], f"--html={page}"]

@@ -109,23 +109,23 @@ def test_a_disk_without_room_for_the_heads_is_said_before_the_fit(small_disk, tm
     reports = small_disk("600k")  # 190 pairs of 1,000 features are 760,000 bytes
     y = np.arange(40) % 20
     store = write_store(tmp_path / "a.h5", y, y, [f"class {i}" for i in range(20)], d=1000)
-    said = one_message(fit(store, reports, "kill:classify.run._fit_all"))
+    said = one_message(fit(store, reports, "kill:classify.fit.fit_store._fit_all"))
     assert f"cannot write {reports}: the disk is full: it needs 0." in said
     assert digests(reports) == {}
 
 
 def test_no_report_may_grow_any_more(store, tmp_path):
     before = digests(tmp_path)
-    said = one_message(fit(store, tmp_path / "reports", "disk:classify.output.write_report"))
+    said = one_message(fit(store, tmp_path / "reports", "disk:classify.fit.output.write_report"))
     assert "it needs 4." in said
     assert digests(tmp_path) == before
 
 
 # Not in the middle of a fit: OpenBLAS itself, refused its buffers, may wait for ever.
 MEMORY = {
-    "reading the store": "classify.run.open_store",
-    "evaluating": "classify.evaluate.evaluate",
-    "drawing the report": "classify.output.write_report",
+    "reading the store": "classify.fit.fit_store.open_store",
+    "evaluating": "classify.analysis.evaluate.evaluate",
+    "drawing the report": "classify.fit.output.write_report",
 }
 
 

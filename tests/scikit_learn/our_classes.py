@@ -13,7 +13,7 @@ import sklearn.multiclass
 from expected_failures import EXPECTED
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
-from classify.fitting import Head
+from classify.solver.fit import Head
 
 THEIRS = {
     "ovr": sklearn.multiclass.OneVsRestClassifier,

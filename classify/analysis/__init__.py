@@ -1,0 +1,1 @@
+"""What is found out about fitted classifiers: metrics, tests, calibration, few-shot curves."""

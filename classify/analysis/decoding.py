@@ -1,0 +1,140 @@
+"""How one-vs-one's pairwise scores become answers, and what each way is worth.
+
+Four ways are compared on the same scores:
+
+=========================  =====================================================================
+``votes``                  each pair votes for one of its classes; ties go to the first class
+``votes and confidence``   the same, ties broken by the summed margins: what ``predict`` does
+``summed margins``         the scores of a class's pairs, added up with their signs
+``coupling``               the pairwise probabilities coupled (Wu, Lin and Weng, 2004): what
+                           ``predict_proba`` does
+=========================  =====================================================================
+
+The first three have no probabilities of their own. So that log-losses can be compared, each way
+gets the softmax of its values at the temperature that the validation rows ask for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import softmax
+from sklearn.metrics import log_loss
+
+from classify.analysis.calibration import fit_temperature
+from classify.analysis.evaluate import wilson_interval
+from classify.coding import decision_values, logarithms, probabilities, votes_and_margins
+from classify.scoring import HeldOut, scored
+
+if TYPE_CHECKING:
+    from classify.solver.fit import Head
+
+Array = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.intp]
+
+WAYS = ("votes", "votes and confidence", "summed margins", "coupling")
+
+
+def class_values(way: str, scores: npt.NDArray[Any], n_classes: int) -> Array:
+    """Value each class for each row, in one of the ways.
+
+    Parameters
+    ----------
+    way : str
+        One of `WAYS`.
+    scores : ndarray of float, shape (n_samples, n_pairs)
+        Linear scores of one-vs-one.
+    n_classes : int
+        Number of classes, at least 3.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_samples, n_classes)
+        The answer is the class with the highest value; the first, where several have it.
+    """
+    if way == "coupling":
+        return logarithms(probabilities("ovo", scores, n_classes))
+    if way == "votes and confidence":
+        return decision_values("ovo", scores, n_classes).astype(np.float64)
+    votes, margins = votes_and_margins(scores, n_classes)
+    return votes if way == "votes" else margins
+
+
+def compare_ways(
+    X_test: Any,
+    labels: Integers,
+    head: Head,
+    known: Integers,
+    held_out: HeldOut | None,
+    n_classes: int,
+) -> list[dict[str, Any]]:
+    """Decode the test rows in every way.
+
+    Parameters
+    ----------
+    X_test : ndarray, shape (n_test, n_features), or StoredRows
+        Test features.
+    labels : ndarray of int, shape (n_test,)
+        Their classes.
+    head : Head
+        The pairs' heads.
+    known : ndarray of int, shape (n_known,)
+        The classes that there are heads for, three or more.
+    held_out : HeldOut or None
+        Rows to find temperatures with.
+    n_classes : int
+        The number of all classes.
+
+    Returns
+    -------
+    list of dict
+        For each way: ``way``, ``accuracy``, ``accuracy_ci95``, ``temperature`` (None where it could
+        not be found, and is taken as 1) and ``log_loss``.
+    """
+    found = []
+    for way in WAYS:
+        temperature = None
+        if held_out is not None:
+            values = _values(way, held_out.X, held_out.head, held_out.rows, len(known))
+            temperature = fit_temperature(held_out.labels, values)
+        values = _values(way, X_test, head, np.arange(len(labels)), len(known))
+        chances = np.zeros((len(labels), n_classes))
+        chances[:, known] = softmax(values / (temperature or 1.0), axis=1)
+        found.append(
+            {
+                "way": way,
+                **share_right(known[values.argmax(axis=1)], labels),
+                "temperature": temperature,
+                "log_loss": float(log_loss(labels, chances, labels=np.arange(n_classes))),
+            }
+        )
+    return found
+
+
+def _values(way: str, X: Any, head: Head, rows: Integers, n_classes: int) -> Array:
+    values = np.empty((len(rows), n_classes))
+    for block, scores in scored(X, head, rows):
+        values[block] = class_values(way, scores, n_classes)
+    return values
+
+
+def share_right(answers: Integers, labels: Integers) -> dict[str, Any]:
+    """Count right answers.
+
+    Parameters
+    ----------
+    answers, labels : ndarray of int, shape (n_samples,)
+        Class indices.
+
+    Returns
+    -------
+    dict
+        ``accuracy`` and its Wilson interval, ``accuracy_ci95``.
+    """
+    right = int(np.count_nonzero(answers == labels))
+    return {
+        "accuracy": right / len(labels),
+        "accuracy_ci95": list(wilson_interval(right, len(labels))),
+    }

@@ -1,0 +1,418 @@
+"""How many labels are enough: accuracy against labelled images per class.
+
+A draw shuffles the training rows of each class once, and its set of ``n`` images per class is the
+first ``n`` of each, so that the sets of one draw lie in each other as those of
+`sklearn.model_selection.learning_curve` do. A class with fewer rows gives all it has.
+
+C is the one that was chosen on all training images, unscaled: in ``C * sum(loss) + ||w||^2 / 2``
+the penalty then weighs the more the fewer images there are, as a prior does, and a learner with so
+few labels has none to spare for a choice of its own. The curves end at the fit on all images, which
+exists already.
+
+Each accuracy is that of one fit, and says whether that fit converged: what did not may have
+accuracies that are not its problem's, so "enough" is not read off them.
+
+The fits go through joblib. By default they share threads; what `joblib.parallel_config` sets is
+used instead, such as Dask or Ray: a task is the path of the store and a few numbers, and opens the
+store where it runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.parallel import run_tasks
+from classify.solver.fit import Head
+from classify.solver.out_of_core import is_source
+from classify.solver.threads import thread_count, workers
+from classify.wording import display_name
+
+if TYPE_CHECKING:
+    from data.store import Features
+
+DRAWS = 5
+LEVEL = 0.95
+# Largest duality gap: a tenth of the draws' spread in accuracy comes of it, or less.
+TOL = 1e-3
+MAX_ITER = 200
+# "Enough" is what comes as near as this to the accuracy with all labels.
+NEAR = 0.01
+# Fits of a draw hold its rows, a standardised copy in another order, and what they compute.
+COPIES = 4
+
+# Stores that this process has open, for the tasks that run in it.
+_opened: dict[tuple[str, str], Features] = {}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One strategy on one draw, from one image per class upwards.
+
+    Attributes
+    ----------
+    path, key : str
+        The store, and the key that it must have.
+    strategy : str
+        Its name.
+    C : float
+        Of every fit.
+    counts : tuple of int
+        Images per class, ascending.
+    draw, seed : int
+        Which draw, and the seed of all of them.
+    device : str
+        Where to fit.
+    in_memory : bool
+        Whether the features may be loaded.
+    fit_intercept, normalize
+        As the estimator takes them.
+    """
+
+    path: str
+    key: str
+    strategy: str
+    C: float
+    counts: tuple[int, ...]
+    draw: int
+    seed: int
+    device: str
+    in_memory: bool = True
+    fit_intercept: bool = True
+    normalize: str | None = None
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What the fits of a task found: for each count an accuracy, and whether the fit converged.
+
+    `notes` are what they had to say of their device.
+    """
+
+    accuracies: list[float]
+    converged: list[bool]
+    notes: list[str]
+
+
+def ladder(largest: int) -> list[int]:
+    """List 1, 2, 5, 10, 20, 50 and so on below a number.
+
+    Parameters
+    ----------
+    largest : int
+        What all of them are less than.
+
+    Returns
+    -------
+    list of int
+        Ascending; empty for 1 or less.
+    """
+    rungs = []
+    step = 1
+    while step < largest:
+        rungs += [step * factor for factor in (1, 2, 5) if step * factor < largest]
+        step *= 10
+    return rungs
+
+
+def draw_rows(
+    labels: npt.NDArray[np.int64], counts: Sequence[int], draw: int, seed: int
+) -> list[npt.NDArray[np.intp]]:
+    """Draw stratified sets of rows, each within the next.
+
+    Parameters
+    ----------
+    labels : ndarray of int64, shape (n_rows,)
+        Class indices.
+    counts : sequence of int
+        Rows of each class in each set.
+    draw, seed : int
+        The same numbers give the same rows, whatever `counts` holds.
+
+    Returns
+    -------
+    list of ndarray of int
+        Ascending row indices, one array for each count.
+    """
+    generator = np.random.default_rng([seed, draw])
+    shuffled = [
+        generator.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)
+    ]
+    return [np.sort(np.concatenate([rows[:count] for rows in shuffled])) for count in counts]
+
+
+def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
+    """Student's t interval of a mean, within [0, 1].
+
+    Parameters
+    ----------
+    values : sequence of float
+        Two or more accuracies of independent draws.
+    level : float
+        Confidence level.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end.
+    """
+    from scipy.stats import t
+
+    sample = np.asarray(values, dtype=np.float64)
+    half = t.ppf(0.5 + level / 2, len(sample) - 1) * sample.std(ddof=1) / math.sqrt(len(sample))
+    return max(0.0, float(sample.mean() - half)), min(1.0, float(sample.mean() + half))
+
+
+def few_shot(
+    features: Features,
+    fitted: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    jobs: int | None = None,
+    memory: int | None = None,
+) -> dict[str, Any]:
+    """Measure accuracy against labelled images per class.
+
+    Parameters
+    ----------
+    features : Features
+        An open store.
+    fitted : mapping of str to estimator
+        The strategies, fitted to all training rows; their C, device and test accuracy are used.
+    seed : int
+        Of the draws.
+    jobs : int or None
+        Fits side by side, where no ``joblib.parallel_config`` says otherwise; None for all threads.
+    memory : int or None
+        Bytes that fits may take where the features stay on the disk: larger sets are left out,
+        and no two fits run at once.
+
+    Returns
+    -------
+    dict
+        ``draws``, ``level`` and ``near``; ``curves``: for each strategy a list of ``per_class``
+        (None for all), ``n_train``, ``accuracies``, ``converged`` (whether the fit of each of them
+        did), ``mean`` and ``ci95`` (None for all, which is one fit); ``enough``: for each strategy
+        the least ``per_class`` whose mean comes within ``near`` of all, where all fits from it on
+        converged; ``left_out``: counts that `memory` has no room for; ``notes``: what the fits had
+        to say of their device.
+    """
+    labels = np.asarray(features.train.labels)
+    sizes = np.unique(labels, return_counts=True)[1]
+    counts = ladder(int(sizes.max()))
+    n_train = {count: int(np.minimum(sizes, count).sum()) for count in counts}
+    if memory is not None:
+        row_bytes = 4 * features.train.features.shape[1] * COPIES
+        counts = [count for count in counts if n_train[count] * row_bytes <= memory]
+    tasks = [
+        Task(
+            str(Path(features.path).absolute()), features.key, name,
+            float(estimator.C), tuple(counts), draw, seed, estimator.device, memory is None,
+            estimator.fit_intercept, estimator.normalize,
+        )
+        for draw in range(DRAWS)
+        for name, estimator in fitted.items()
+    ]  # fmt: skip
+    alone = memory is not None or any(task.device != "cpu" for task in tasks)
+    draws: dict[str, list[Drawn]] = {name: [] for name in fitted}
+    notes: list[str] = []
+    with _remembered(features):
+        for task, found in zip(tasks, _run(tasks, 1 if alone else jobs), strict=True):
+            draws[task.strategy].append(found)
+            notes += found.notes
+    curves = {
+        name: [
+            *_curve(counts, n_train, draws[name]),
+            _all(features, name, estimator, int(labels.size)),
+        ]
+        for name, estimator in fitted.items()
+    }
+    return {
+        "draws": DRAWS,
+        "level": LEVEL,
+        "near": NEAR,
+        "curves": curves,
+        "enough": {name: _enough(curve) for name, curve in curves.items()},
+        "left_out": [count for count in n_train if count not in counts],
+        "notes": list(dict.fromkeys(notes)),
+    }
+
+
+def _curve(
+    counts: Sequence[int], n_train: Mapping[int, int], draws: Sequence[Drawn]
+) -> list[dict[str, Any]]:
+    points = []
+    for i, count in enumerate(counts):
+        values = [drawn.accuracies[i] for drawn in draws]
+        points.append(
+            {
+                "per_class": count,
+                "n_train": n_train[count],
+                "accuracies": values,
+                "converged": [drawn.converged[i] for drawn in draws],
+                "mean": float(np.mean(values)),
+                "ci95": list(t_interval(values)),
+            }
+        )
+    return points
+
+
+def _all(features: Features, strategy: str, estimator: Any, n_train: int) -> dict[str, Any]:
+    head = Head(estimator.coef_, estimator.intercept_)
+    accuracy = _accuracy(strategy, head, estimator.classes_, features, estimator.normalize)
+    return {
+        "per_class": None,
+        "n_train": n_train,
+        "accuracies": [accuracy],
+        "converged": [bool(estimator.certificate_["converged"])],
+        "mean": accuracy,
+        "ci95": None,
+    }
+
+
+def _enough(curve: Sequence[Mapping[str, Any]]) -> int | None:
+    """Find the least count from which on no mean is further below all labels' than `NEAR`.
+
+    Where a fit did not converge nothing is known, so the search ends there.
+    """
+    enough = None
+    if not all_converged(curve[-1]):
+        return None
+    for point in reversed(curve[:-1]):
+        if point["mean"] < curve[-1]["mean"] - NEAR or not all_converged(point):
+            break
+        enough = point["per_class"]
+    return enough
+
+
+def all_converged(point: Mapping[str, Any]) -> bool:
+    """Tell whether every fit of a point converged; of older results that is not known."""
+    return all(point.get("converged", ()))
+
+
+def unconverged_warnings(found: Mapping[str, Any]) -> list[str]:
+    """Say how many fits of the curves did not converge, and where.
+
+    Parameters
+    ----------
+    found : mapping
+        From `few_shot`.
+
+    Returns
+    -------
+    list of str
+        A sentence for each strategy that has such fits.
+    """
+    told = []
+    for name, curve in found["curves"].items():
+        drawn = curve[:-1]
+        late = [point for point in drawn if not all_converged(point)]
+        if late:
+            n_late = sum(point["converged"].count(False) for point in late)
+            total = sum(len(point["converged"]) for point in drawn)
+            counts = ", ".join(f"{point['per_class']:,}" for point in late)
+            told.append(
+                f"{n_late} of {total} few-shot fits of {display_name(name)} did not converge (with "
+                f"{counts} images per class), so these points of its curve may still move."
+            )
+    return told
+
+
+def _run(tasks: Sequence[Task], jobs: int | None) -> list[Drawn]:
+    import joblib
+
+    # Somebody's parallel_config goes before our own threads.
+    configured = joblib.effective_n_jobs(None) > 1
+    n_jobs = None if configured else thread_count(jobs)
+    with workers(1):  # holds BLAS to one thread for all fits of this process
+        return run_tasks(
+            run_task, tasks, desc="few-shot", unit="curve", n_jobs=n_jobs, prefer="threads"
+        )
+
+
+def run_task(task: Task) -> Drawn:
+    """Fit a strategy to the sets of a draw, each fit starting from the one before.
+
+    Parameters
+    ----------
+    task : Task
+        What to do.
+
+    Returns
+    -------
+    Drawn
+        Test accuracies, one for each count, and how their fits ended.
+    """
+    from classify.estimators import as_features
+    from classify.solver.backend import open_fitter, telling
+    from classify.solver.row_norms import normalized
+
+    features = _open(task)
+    known, labels = np.unique(features.train.labels, return_inverse=True)
+    X: Any = features.train.features
+    drawn, start = Drawn([], [], []), None
+    for rows in draw_rows(labels, task.counts, task.draw, task.seed):
+        # Not through the estimators: scikit-learn's checks change the filters of warnings, which
+        # are the whole process's, and other draws may be fitted in other threads.
+        part = normalized(as_features(X.gather(rows) if is_source(X) else X[rows]), task.normalize)
+        with telling(drawn.notes.append), workers(1) as pool:
+            fitter = open_fitter(
+                task.device, task.strategy, part, labels[rows], len(known), pool,
+                standardize=True, fit_intercept=task.fit_intercept,
+            )  # fmt: skip
+            start, solution = fitter.solve(task.C, tol=TOL, max_iter=MAX_ITER, start=start)
+        drawn.accuracies.append(_accuracy(task.strategy, start, known, features, task.normalize))
+        drawn.converged.append(solution.converged)
+    return drawn
+
+
+def _accuracy(
+    strategy: str,
+    head: Head,
+    known: npt.NDArray[np.int64],
+    features: Features,
+    normalize: str | None,
+) -> float:
+    from classify.coding import decide
+    from classify.estimators import as_features
+    from classify.scoring import scored
+    from classify.solver.row_norms import normalized
+
+    X: Any = features.test.features
+    X = normalized(X if is_source(X) else as_features(X), normalize)
+    answers = [decide(strategy, scores, len(known)) for _, scores in scored(X, head)]
+    return float(np.mean(known[np.concatenate(answers)] == features.test.labels))
+
+
+def _open(task: Task) -> Features:
+    from data.common.errors import UserError
+    from data.store import open_features
+
+    known = _opened.get((task.path, task.key))
+    if known is None:
+        known = open_features(Path(task.path), in_memory=task.in_memory)
+        if known.key != task.key:
+            raise UserError(
+                f"{task.path} is another store here (key {known.key[:8]}, expected "
+                f"{task.key[:8]}); give every worker the same features folder"
+            )
+        _opened.clear()  # a worker serves one store after another, and has room for one
+        _opened[task.path, task.key] = known
+    return known
+
+
+@contextmanager
+def _remembered(features: Features) -> Iterator[None]:
+    name = (str(Path(features.path).absolute()), features.key)
+    _opened[name] = features
+    try:
+        yield
+    finally:
+        _opened.pop(name, None)

@@ -1,0 +1,228 @@
+"""Section 10: which test images a report shows, and their thumbnails."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from data.common.errors import UserError
+
+if TYPE_CHECKING:
+    from classify.fit.strategy import Fitted
+    from data.store import Features
+
+# Images in each of the two parts.
+SHOWN = 24
+# Pairs of classes whose worst errors are shown, the hardest first.
+PAIRS_SHOWN = 4
+# Longest side of a thumbnail in pixels; what is smaller is kept as it is.
+SIDE = 112
+# Up to this side PNG is small enough, and shows every pixel as it is.
+LOSSLESS_SIDE = 64
+MEDIA = ("data:image/png;base64,", "data:image/jpeg;base64,")
+
+
+def gallery(
+    features: Features, fitted: Mapping[str, Fitted], data_dir: Path | None = None
+) -> dict[str, Any]:
+    """Choose the images that say most about the strategies, and fetch them.
+
+    Parameters
+    ----------
+    features : Features
+        An open store.
+    fitted : mapping of str to Fitted
+        The strategies' answers on the test rows.
+    data_dir : Path, optional
+        Where the images lie; by default where they lay when the store was made.
+
+    Returns
+    -------
+    dict
+        ``disagreements`` and ``confident_errors``, see `describe`; ``n_disagreements``, of which
+        the first are listed; ``thumbnails``, data URIs by id, of these and of the examples of the
+        hardest pairs of one-vs-one; and ``missing``, why there are none (empty where there are).
+    """
+    labels = np.asarray(features.test.labels)
+    predictions = {name: fit.predictions for name, fit in fitted.items()}
+    probabilities = {name: fit.probabilities for name, fit in fitted.items()}
+    apart = disagreements(predictions, probabilities)
+    wrong = confident_errors(labels, predictions, probabilities)
+    parts = {
+        name: [
+            describe(row, features.test.ids, labels, features.class_names, fitted) for row in rows
+        ]
+        for name, rows in (("disagreements", apart[:SHOWN]), ("confident_errors", wrong[:SHOWN]))
+    }
+    pairs = [
+        pair for fit in fitted.values() for pair in fit.entry.get("pairs", {}).get("hardest", [])
+    ]
+    groups = [*parts.values(), *(pair["examples"] for pair in pairs[:PAIRS_SHOWN])]
+    ids = list(dict.fromkeys(entry["id"] for entries in groups for entry in entries))
+    images, missing = thumbnails(features, ids, data_dir)
+    return {**parts, "n_disagreements": len(apart), "thumbnails": images, "missing": missing}
+
+
+def disagreements(
+    predictions: Mapping[str, npt.NDArray[np.int64]],
+    probabilities: Mapping[str, npt.NDArray[np.float64]],
+) -> npt.NDArray[np.intp]:
+    """Find the rows that OvR and OvO answer differently, the surest of both first.
+
+    Parameters
+    ----------
+    predictions : mapping of str to ndarray, shape (n_rows,)
+        Answers of each strategy.
+    probabilities : mapping of str to ndarray, shape (n_rows, n_classes)
+        How probable each class is.
+
+    Returns
+    -------
+    ndarray of int
+        Rows; none where one of the two was not fitted.
+    """
+    if not {"ovr", "ovo"} <= set(predictions):
+        return np.array([], dtype=np.intp)
+    rows = np.flatnonzero(predictions["ovr"] != predictions["ovo"])
+    sure = sum(probabilities[name][rows, predictions[name][rows]] for name in ("ovr", "ovo"))
+    return rows[np.argsort(-sure, kind="stable")]
+
+
+def confident_errors(
+    labels: npt.NDArray[np.int64],
+    predictions: Mapping[str, npt.NDArray[np.int64]],
+    probabilities: Mapping[str, npt.NDArray[np.float64]],
+) -> npt.NDArray[np.intp]:
+    """Find the rows that a strategy answers wrongly, those most sure of their error first.
+
+    Parameters
+    ----------
+    labels : ndarray of int64, shape (n_rows,)
+        Truth.
+    predictions : mapping of str to ndarray, shape (n_rows,)
+        Answers of each strategy.
+    probabilities : mapping of str to ndarray, shape (n_rows, n_classes)
+        How probable each class is.
+
+    Returns
+    -------
+    ndarray of int
+        Rows, by the mean over the strategies of the probability of a wrong answer (0 where the
+        answer is right).
+    """
+    every = np.arange(len(labels))
+    sure = np.mean(
+        [
+            np.where(answers != labels, probabilities[name][every, answers], 0.0)
+            for name, answers in predictions.items()
+        ],
+        axis=0,
+    )
+    rows = np.flatnonzero(sure > 0)
+    return rows[np.argsort(-sure[rows], kind="stable")]
+
+
+def describe(
+    row: int,
+    ids: Sequence[str],
+    labels: npt.NDArray[np.int64],
+    class_names: Sequence[str],
+    fitted: Mapping[str, Fitted],
+) -> dict[str, Any]:
+    """Say what an image is and what the strategies took it for.
+
+    Parameters
+    ----------
+    row : int
+        A test row.
+    ids : sequence of str
+        Of the test rows.
+    labels : ndarray of int64, shape (n_rows,)
+        Truth.
+    class_names : sequence of str
+        Of the classes.
+    fitted : mapping of str to Fitted
+        The strategies.
+
+    Returns
+    -------
+    dict
+        ``id``, ``truth``, and ``answers``: for each strategy ``class``, ``probability`` and
+        ``right``.
+    """
+    return {
+        "id": ids[row],
+        "truth": class_names[labels[row]],
+        "answers": {
+            name: {
+                "class": class_names[answer],
+                "probability": float(fit.probabilities[row, answer]),
+                "right": bool(answer == labels[row]),
+            }
+            for name, fit in fitted.items()
+            for answer in [fit.predictions[row]]
+        },
+    }
+
+
+def thumbnails(
+    features: Features, ids: Sequence[str], data_dir: Path | None = None
+) -> tuple[dict[str, str], str]:
+    """Fetch test images and make them small.
+
+    Parameters
+    ----------
+    features : Features
+        An open store.
+    ids : sequence of str
+        Which images.
+    data_dir : Path, optional
+        Where they lie, if not where they lay when the store was made.
+
+    Returns
+    -------
+    tuple
+        Data URIs by id, and why there are none (empty where there are).
+    """
+    from data.images.lookup import find_pictures
+
+    if not ids:
+        return {}, ""
+    try:
+        pictures = find_pictures(features.request or {}, ids, data_dir)
+    except (UserError, OSError) as error:
+        return {}, str(error).split("\n")[0]
+    return {name: data_uri(pixels) for name, pixels in zip(ids, pictures, strict=True)}, ""
+
+
+def data_uri(pixels: npt.NDArray[np.uint8]) -> str:
+    """Make a thumbnail that a page can hold.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, shape (height, width, 3)
+        RGB.
+
+    Returns
+    -------
+    str
+        A PNG where the image is small, else a JPEG, of at most `SIDE` pixels each way.
+    """
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    lossless = max(image.size) <= LOSSLESS_SIDE
+    if not lossless:
+        image.thumbnail((SIDE, SIDE))
+    stream = io.BytesIO()
+    if lossless:
+        image.save(stream, format="PNG", optimize=True)
+    else:
+        image.save(stream, format="JPEG", quality=82)
+    return MEDIA[0 if lossless else 1] + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,0 +1,151 @@
+"""One-vs-one pair by pair, and one-vs-rest class by class, on the test rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.coding import class_pairs, problem_sums
+from classify.scoring import scored
+from classify.solver.fit import Head
+
+HARDEST = 10
+EXAMPLES = 6
+CURVES = 20
+# Shares of false alarms at which the curves are read off; most of what differs is below 1 %.
+FALSE_ALARMS = np.concatenate([[0.0], np.logspace(-4, 0, 41)])
+
+
+def judge_pairs(
+    X_test: Any,
+    labels: npt.NDArray[np.intp],
+    ids: Sequence[str],
+    head: Head,
+    known: npt.NDArray[np.intp],
+) -> dict[str, Any]:
+    """Judge every pair's head on the test rows of its two classes.
+
+    Parameters
+    ----------
+    X_test : ndarray, shape (n_test, n_features), or StoredRows
+        Test features.
+    labels : ndarray of int, shape (n_test,)
+        Their classes.
+    ids : sequence of str
+        Which images they are.
+    head : Head
+        The pairs' heads.
+    known : ndarray of int, shape (n_known,)
+        The classes that there are heads for.
+
+    Returns
+    -------
+    dict
+        ``classes`` (`known`), ``accuracy``, a list for each class but the last with the accuracies
+        of its pairs with the later classes (None where neither has a test row), and ``hardest``,
+        the pairs with the lowest: each with its two classes ``a`` and ``b``, ``accuracy``, ``n``,
+        ``errors``, ``a_as_b``, ``b_as_a``, and under ``examples`` the errors with the largest
+        margins: ``row`` and ``id`` in the test split, ``truth``, ``answer`` and ``margin``.
+    """
+    k, pairs = len(known), class_pairs(len(known))
+    rows = np.flatnonzero(np.isin(labels, known))
+    own = np.searchsorted(known, labels[rows])
+    sums = np.zeros((3, len(pairs)))
+    for block, scores in scored(X_test, head, rows):
+        sums += problem_sums("ovo", scores, own[block], k)
+    n, right = sums[:2]
+    accuracy = np.divide(right, n, out=np.full(len(pairs), np.nan), where=n > 0)
+    ends = np.cumsum(np.arange(k - 1, 0, -1))
+    order = [i for i in np.lexsort((-n, accuracy))[:HARDEST] if right[i] < n[i]]
+    return {
+        "classes": known.tolist(),
+        "accuracy": [part.tolist() for part in np.split(accuracy, ends[:-1])],
+        "hardest": [_pair(X_test, rows, own, ids, head, known, int(i), *pairs[i]) for i in order],
+    }
+
+
+def _pair(
+    X_test: Any,
+    rows: npt.NDArray[np.intp],
+    own: npt.NDArray[np.intp],
+    ids: Sequence[str],
+    head: Head,
+    known: npt.NDArray[np.intp],
+    i: int,
+    a: int,
+    b: int,
+) -> dict[str, Any]:
+    mine = (own == a) | (own == b)
+    rows, second = rows[mine], own[mine] == b
+    one = Head(head.coef[i : i + 1], head.intercept[i : i + 1])
+    scores = np.concatenate([part[:, 0] for _, part in scored(X_test, one, rows)])
+    wrong = np.flatnonzero((scores > 0) != second)
+    worst = wrong[np.argsort(-np.abs(scores[wrong]), kind="stable")][:EXAMPLES]
+    return {
+        "a": int(known[a]),
+        "b": int(known[b]),
+        "accuracy": (len(rows) - len(wrong)) / len(rows),
+        "n": len(rows),
+        "errors": len(wrong),
+        "a_as_b": int(np.count_nonzero(~second[wrong])),
+        "b_as_a": int(np.count_nonzero(second[wrong])),
+        "examples": [
+            {
+                "row": int(rows[at]),
+                "id": ids[rows[at]],
+                "truth": int(known[b] if second[at] else known[a]),
+                "answer": int(known[a] if second[at] else known[b]),
+                "margin": float(abs(scores[at])),
+            }
+            for at in worst
+        ],
+    }
+
+
+def judge_classes(
+    labels: npt.NDArray[np.intp], scores: npt.NDArray[np.floating], known: npt.NDArray[np.intp]
+) -> dict[str, Any]:
+    """Judge every one-vs-rest head as a detector of its class.
+
+    Parameters
+    ----------
+    labels : ndarray of int, shape (n_test,)
+        Classes of the test rows.
+    scores : ndarray, shape (n_test, n_classes)
+        Scores of all classes; those of classes without a head are not looked at.
+    known : ndarray of int, shape (n_known,)
+        The classes that there are heads for.
+
+    Returns
+    -------
+    dict
+        ``classes``: of each class that some but not all test rows have, its ``class``, ``auc``
+        (area under the ROC curve) and ``average_precision``, hardest first; ``false_alarms``, the
+        shares of false alarms at which the ROC curves are read off, and ``curves``, the shares of
+        hits there, of the hardest of these classes.
+    """
+    from sklearn.metrics import auc, average_precision_score, roc_curve
+
+    found = []
+    for k in known:
+        truth = labels == k
+        if not truth.any() or truth.all():
+            continue
+        false, hits, _ = roc_curve(truth, scores[:, k], drop_intermediate=False)
+        # The highest share of hits that comes with so few false alarms.
+        curve = hits[np.searchsorted(false, FALSE_ALARMS, side="right") - 1]
+        entry = {
+            "class": int(k),
+            "auc": float(auc(false, hits)),
+            "average_precision": float(average_precision_score(truth, scores[:, k])),
+        }
+        found.append((entry, curve.tolist()))
+    found.sort(key=lambda item: (item[0]["average_precision"], item[0]["class"]))
+    return {
+        "classes": [entry for entry, _ in found],
+        "false_alarms": FALSE_ALARMS.tolist(),
+        "curves": [curve for _, curve in found[:CURVES]],
+    }

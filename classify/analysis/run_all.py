@@ -1,0 +1,172 @@
+"""What a report shows beyond the metrics: computed once, after the fits, for results.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from classify import coding
+from classify.analysis.calibration import calibration, fit_temperature, within_bounds
+from classify.analysis.decoding import compare_ways
+from classify.analysis.own_c import judge, refit
+from classify.analysis.pairwise import judge_classes, judge_pairs
+from classify.analysis.views import class_order, two_views
+from classify.results import json_ready
+from classify.scoring import HeldOut, scored
+from classify.solver.fit import Head
+from classify.solver.row_norms import normalized
+from data.common.cli import progress
+
+if TYPE_CHECKING:
+    from classify.fit.memory_budget import Room
+    from classify.fit.strategy import FitOptions, Fitted
+    from data.store import Features
+
+
+def analyse(
+    features: Features,
+    X_train: Any,
+    X_test: Any,
+    fitted: Mapping[str, Fitted],
+    options: FitOptions,
+    room: Room,
+) -> dict[str, Any]:
+    """Work out what the parts of a report show; each of them may be absent.
+
+    Parameters
+    ----------
+    features : Features
+        The open store.
+    X_train, X_test : ndarray, shape (n_rows, n_features), or StoredRows
+        Its features.
+    fitted : mapping of str to Fitted
+        The fitted strategies; their ``entry`` grows by ``calibration``, ``course``, and ``pairs``
+        (one-vs-one) or ``detection`` (one-vs-rest).
+    options : FitOptions
+        What the run was told.
+    room : Room
+        The memory there is.
+
+    Returns
+    -------
+    dict
+        ``class_order``, and where they make sense ``decoding``, ``own_c`` and ``views``.
+    """
+    labels, ids = features.test.labels, features.test.ids
+    # The heads' own coefficients, which are used here, take rows as they were fitted.
+    X_train, X_test = (normalized(X, options.normalize) for X in (X_train, X_test))
+    n_classes = len(features.class_names)
+    found: dict[str, Any] = {
+        "class_order": class_order(
+            [np.array(fit.entry["test"]["confusion_matrix"]) for fit in fitted.values()]
+        ),
+        "decoding": None,
+        "own_c": {},
+        "views": two_views(X_train, features.train.labels, X_test, labels, options.seed),
+    }
+    with progress(len(fitted), "analyses", "strategy") as bar:
+        for strategy, fit in fitted.items():
+            known = np.asarray(fit.estimator.classes_)
+            head = Head(fit.estimator.coef_, fit.estimator.intercept_)
+            held_out = _held_out(fit, features, X_train)
+            more = {
+                "calibration": _calibration(strategy, fit, labels, held_out),
+                "course": _course(strategy, fit),
+            }
+            if strategy == "ovo" and len(known) > 2:
+                more["pairs"] = judge_pairs(X_test, labels, ids, head, known)
+                _mark_pairs(more["pairs"], known, fit)
+                found["decoding"] = [
+                    {**way, "converged": fit.entry["converged"]}
+                    for way in compare_ways(X_test, labels, head, known, held_out, n_classes)
+                ]
+            if strategy == "ovr":
+                more["detection"] = judge_classes(labels, fit.scores, known)
+                _mark_classes(more["detection"], known, fit)
+            fit.entry.update(json_ready(more))
+            own = _own_values(fit)
+            if own is not None and len(known) > 2:
+                train_labels = np.searchsorted(known, features.train.labels)
+                apart, solution = refit(
+                    strategy, X_train, train_labels, own, head,
+                    n_jobs=options.jobs, memory=room.solver, device=fit.estimator.device_,
+                    fit_intercept=options.fit_intercept,
+                )  # fmt: skip
+                found["own_c"][strategy] = {
+                    "C": np.quantile(own, [0, 0.25, 0.5, 0.75, 1], method="nearest"),
+                    **judge(strategy, X_test, labels, apart, known),
+                    "converged": solution.converged,
+                }
+            bar.update(1)
+    return found
+
+
+def _ends(fit: Fitted) -> list[bool]:
+    """Whether each problem of the final fit converged."""
+    statuses = fit.estimator.certificate_["problems"]["status"]
+    return [status == "CONVERGED" for status in statuses]
+
+
+def _mark_pairs(pairs: dict[str, Any], known: Any, fit: Fitted) -> None:
+    place = {int(c): i for i, c in enumerate(known)}
+    ends = dict(zip(map(tuple, coding.class_pairs(len(known)).tolist()), _ends(fit), strict=True))
+    for pair in pairs["hardest"]:
+        a, b = sorted((place[pair["a"]], place[pair["b"]]))
+        pair["converged"] = ends[a, b]
+
+
+def _mark_classes(detection: dict[str, Any], known: Any, fit: Fitted) -> None:
+    ends = _ends(fit)  # two classes are one problem
+    place = {int(c): i for i, c in enumerate(known)}
+    for entry in detection["classes"]:
+        entry["converged"] = ends[place[entry["class"]] if len(ends) > 1 else 0]
+
+
+def _own_values(fit: Fitted) -> Any:
+    """Give the C of each problem, where there were several values to choose from."""
+    if fit.selection is None or len(fit.selection.path) < 2:
+        return None
+    return fit.selection.own
+
+
+def _held_out(fit: Fitted, features: Features, X_train: Any) -> HeldOut | None:
+    if fit.selection is None:
+        return None
+    rows = fit.selection.held
+    labels = np.searchsorted(fit.estimator.classes_, features.train.labels[rows])
+    return HeldOut(X_train, rows, labels, fit.selection.start)
+
+
+def _calibration(
+    strategy: str, fit: Fitted, labels: Any, held_out: HeldOut | None
+) -> dict[str, Any]:
+    temperature, n_validation = None, 0
+    if held_out is not None:
+        n_known, n_validation = len(fit.estimator.classes_), len(held_out.rows)
+        logits = np.concatenate(
+            [
+                coding.logarithms(coding.probabilities(strategy, scores, n_known))
+                for _, scores in scored(held_out.X, held_out.head, held_out.rows)
+            ]
+        )
+        temperature = fit_temperature(held_out.labels, logits)
+    found = calibration(labels, fit.probabilities, temperature, n_validation)
+    if temperature is not None and fit.selection is not None:
+        chosen = next(step for step in fit.selection.path if step["C"] == fit.selection.C)
+        found["converged"] = chosen["converged"] and within_bounds(temperature)
+    return found
+
+
+def _course(strategy: str, fit: Fitted) -> dict[str, Any]:
+    """Name the classes of the hardest problem, and how far each round was above its minimum."""
+    hardest = fit.estimator.certificate_["hardest"]
+    known, problem = np.asarray(fit.estimator.classes_), hardest["problem"]
+    classes: Any = []
+    if strategy == "ovo" or len(known) == 2:
+        classes = known[coding.class_pairs(len(known))[problem]]
+    elif strategy == "ovr":
+        classes = known[[problem]]
+    scale = abs(hardest["objective"]) or 1.0
+    return {"classes": classes, "relative_gaps": [gap / scale for gap in hardest["gaps"]]}

@@ -1,0 +1,393 @@
+"""Paired tests: do two classifiers differ, on the same test rows, by more than chance.
+
+All the paired questions depend on the answers only through four counts: rows that both classifiers
+got right, that only the first or only the second did, and that neither did.
+
+Each pair gets the exact McNemar test. Several tests on one page are corrected in a single step
+(Bonferroni): the adjusted p is the number of tests times p, and each interval has the level
+1 - 0.05 / tests, so that all of them hold at once, with 95 %, and an interval excludes 0 exactly
+when the adjusted p is below 0.05. Holm's procedure rejects a little more, but the simultaneous
+intervals that go with it tell nothing beyond the sign of a difference that it has rejected
+(Guilbaud 2008; Strassburger and Bretz 2008), and intervals at the levels of Holm's steps do not
+hold at once.
+
+References
+----------
+McNemar, Q. (1947). Note on the sampling error of the difference between correlated proportions or
+    percentages. Psychometrika 12, 153-157.
+Dunn, O. J. (1961). Multiple comparisons among means. Journal of the American Statistical
+    Association 56, 52-64.
+Guilbaud, O. (2008). Simultaneous confidence regions corresponding to Holm's step-down procedure and
+    other closed-testing procedures. Biometrical Journal 50, 678-692.
+Strassburger, K., Bretz, F. (2008). Compatible simultaneous lower confidence bounds for the Holm
+    procedure and other Bonferroni-based closed tests. Statistics in Medicine 27, 4914-4927.
+Newcombe, R. G. (2011). Propagating imprecision: combining confidence intervals from independent
+    sources. Communications in Statistics - Theory and Methods 40, 3154-3180.
+Duffy, S. W. (1984). Asymptotic and exact power for the McNemar test and its analogue with R
+    controls per case. Biometrics 40, 1005-1015.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import lru_cache
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.analysis.paired_interval import difference_intervals
+from classify.wording import display_name, headline, verdict
+
+_Floats = npt.NDArray[np.float64]
+
+ALPHA = 0.05
+POWER = 0.8
+# What a comparison calls the fields of `PairedCounts`, in their order.
+COUNTS = ("both_right", "only_a_right", "only_b_right", "both_wrong")
+# What comparisons of earlier versions lack.
+ADDED = ("mcnemar_p_adjusted", "n_tests", "test_rows_needed")
+# What `results.json` calls the procedure; files with another name, or none, are judged again.
+METHOD = (
+    "exact McNemar tests and PropImp intervals (Newcombe 2011), Bonferroni over n_tests (Dunn 1961)"
+)
+
+
+@dataclass(frozen=True)
+class PairedCounts:
+    """How two classifiers' answers fall on the same rows; the four counts add up to ``n``."""
+
+    both: int
+    only_a: int
+    only_b: int
+    neither: int
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return self.both + self.only_a + self.only_b + self.neither
+
+    @property
+    def difference(self) -> float:
+        """Accuracy of a minus accuracy of b."""
+        return (self.only_a - self.only_b) / self.n
+
+    @property
+    def discordance(self) -> float:
+        """Share of rows that exactly one of the two got right."""
+        return (self.only_a + self.only_b) / self.n
+
+
+def paired_counts(right_a: npt.NDArray[np.bool_], right_b: npt.NDArray[np.bool_]) -> PairedCounts:
+    """Count the four outcomes of two classifiers on the same rows.
+
+    Parameters
+    ----------
+    right_a, right_b : ndarray of bool, shape (n_samples,)
+        Whether each classifier's answer is the true label.
+
+    Returns
+    -------
+    PairedCounts
+        The counts.
+    """
+    return PairedCounts(
+        both=int(np.count_nonzero(right_a & right_b)),
+        only_a=int(np.count_nonzero(right_a & ~right_b)),
+        only_b=int(np.count_nonzero(~right_a & right_b)),
+        neither=int(np.count_nonzero(~right_a & ~right_b)),
+    )
+
+
+def mcnemar_exact(only_a: int, only_b: int) -> float:
+    """Two-sided exact McNemar test: does a discordant row favour either side equally often.
+
+    Parameters
+    ----------
+    only_a, only_b : int
+        Rows that only one of the two classifiers got right.
+
+    Returns
+    -------
+    float
+        The p-value; 1.0 when no row is discordant.
+    """
+    from scipy.special import bdtr
+
+    return min(1.0, 2.0 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
+
+
+def adjusted_p(p: float, n_tests: int) -> float:
+    """Multiply a p-value by the number of tests (Bonferroni); at most 1."""
+    return min(1.0, n_tests * p)
+
+
+def difference_interval(counts: PairedCounts, n_tests: int = 1) -> tuple[float, float]:
+    """Find one of `n_tests` simultaneous 95 % intervals of an accuracy difference.
+
+    Parameters
+    ----------
+    counts : PairedCounts
+        The observed counts.
+    n_tests : int
+        How many intervals are to hold at once: the number of paired tests on the page.
+
+    Returns
+    -------
+    tuple of float
+        Lower and upper end of accuracy(a) - accuracy(b). They exclude 0 exactly when
+        ``adjusted_p`` is below 0.05.
+    """
+    low, high = map(
+        float, difference_intervals(counts.only_a, counts.only_b, counts.n, ALPHA / n_tests)
+    )
+    # The limits and p are computed in two ways, so they may differ in the last bit; p decides.
+    if adjusted_p(mcnemar_exact(counts.only_a, counts.only_b), n_tests) >= ALPHA:
+        return min(low, 0.0), max(high, 0.0)
+    if counts.only_a > counts.only_b:
+        return max(low, math.ulp(0.0)), high
+    return low, min(high, -math.ulp(0.0))
+
+
+def mcnemar_power(n: int, discordance: float, difference: float, alpha: float = ALPHA) -> float:
+    """Exact unconditional power of the two-sided exact McNemar test (Duffy 1984).
+
+    The number of discordant rows is binomial(n, discordance); given it, those in favour of one side
+    are binomial with probability (1 + difference / discordance) / 2.
+
+    Parameters
+    ----------
+    n : int
+        Test rows.
+    discordance : float
+        Probability that exactly one of the two classifiers is right; positive.
+    difference : float
+        True accuracy difference, within [0, discordance].
+    alpha : float
+        Level of the test: 0.05 divided by the number of tests.
+
+    Returns
+    -------
+    float
+        Probability that the test rejects: that its p-value is below `alpha`.
+    """
+    return _rejections(*_critical_counts(n, discordance, alpha), difference / discordance)
+
+
+def _critical_counts(n: int, discordance: float, alpha: float) -> tuple[_Floats, _Floats, _Floats]:
+    """Likely numbers of discordant rows that can reject, their chances and critical counts.
+
+    The critical count is the largest of the losing side with which the test rejects.
+    """
+    from scipy.special import bdtr
+    from scipy.stats import binom
+
+    low, high = binom.ppf([1e-9, 1.0 - 1e-9], n, discordance)
+    discordant = np.arange(int(low), int(high) + 1)
+    critical = binom.ppf(alpha / 2.0, discordant, 0.5)
+    critical -= 2.0 * bdtr(np.maximum(critical, 0.0), discordant, 0.5) >= alpha
+    able = critical >= 0
+    discordant, critical = discordant[able], critical[able]
+    return discordant, binom.pmf(discordant, n, discordance), critical
+
+
+def _rejections(discordant: _Floats, chances: _Floats, critical: _Floats, theta: float) -> float:
+    """Probability of rejecting where discordant rows favour one side by `theta`."""
+    from scipy.special import bdtr
+
+    favoured = min(1.0, (1.0 + theta) / 2.0)
+    rejected = bdtr(critical, discordant, 1.0 - favoured) + bdtr(critical, discordant, favoured)
+    return float(chances @ rejected)
+
+
+def least_rows(alpha: float = ALPHA) -> int:
+    """Count the discordant rows, all in favour of one side, that the test rejects with."""
+    return math.floor(math.log2(2.0 / alpha)) + 1
+
+
+@lru_cache(maxsize=10_000)
+def detectable_difference(
+    n: int, discordance: float, alpha: float = ALPHA, power: float = POWER
+) -> float | None:
+    """Smallest accuracy difference that a test set of this size shows with the given power.
+
+    The exact power of the test in use, at the level in use, is solved for the difference, so that
+    "4 of 5 cases" holds for this very verdict. A difference cannot exceed the discordance, so where
+    the observed discordance is too small for any difference to show, it grows with the difference
+    that is tried.
+
+    Parameters
+    ----------
+    n : int
+        Test rows.
+    discordance : float
+        Share of rows that exactly one of the two classifiers gets right, as observed.
+    alpha : float
+        Two-sided level of the test: 0.05 divided by the number of tests.
+    power : float
+        Probability with which the difference is to be found.
+
+    Returns
+    -------
+    float or None
+        The difference, within (0, 1); None when not even a difference of 100 points would show:
+        with fewer than `least_rows` rows.
+    """
+    from scipy.optimize import brentq
+    from scipy.special import betaincinv
+
+    least = least_rows(alpha)
+    if n < least:
+        return None
+    if discordance > 0.0:
+        counts = _critical_counts(n, discordance, alpha)
+        if _rejections(*counts, 1.0) >= power:
+            theta = brentq(lambda theta: _rejections(*counts, theta) - power, 0.0, 1.0, xtol=1e-6)
+            return float(discordance * theta)
+    # All discordant rows on one side: the share with which `least` of them or more have the power.
+    return float(betaincinv(least, n - least + 1, power))
+
+
+def judge(counts: PairedCounts, n_tests: int) -> dict[str, Any]:
+    """Draw from four counts every number that depends on nothing but them and the tests' number."""
+    p = mcnemar_exact(counts.only_a, counts.only_b)
+    adjusted = adjusted_p(p, n_tests)
+    return {
+        "accuracy_difference": counts.difference,
+        "difference_ci95": list(difference_interval(counts, n_tests)),
+        "mcnemar_p": p,
+        "mcnemar_p_adjusted": adjusted,
+        # Older readers know the adjusted p by this name; Holm's would never be larger.
+        "mcnemar_p_holm": adjusted,
+        "n_tests": n_tests,
+        "significant": adjusted < ALPHA,
+        **dict(zip(COUNTS, astuple(counts), strict=True)),
+        "detectable_difference": detectable_difference(
+            counts.n, counts.discordance, ALPHA / n_tests
+        ),
+        "test_rows_needed": least_rows(ALPHA / n_tests),
+    }
+
+
+def judge_again(comparison: Mapping[str, Any], n_tests: int) -> dict[str, Any]:
+    """Judge a comparison of two strategies from its counts, as one of so many tests."""
+    counts = PairedCounts(*(comparison[name] for name in COUNTS))
+    judged = {**comparison, **judge(counts, n_tests)}
+    told = verdict(display_name(judged["a"]), display_name(judged["b"]), judged)
+    return {**judged, "verdict": told}
+
+
+def with_current_method(results: dict[str, Any]) -> dict[str, Any]:
+    """Judge the comparisons of a run again if another procedure did, so that no page mixes two."""
+    known = all(entry.get(name) is not None for entry in results["comparisons"] for name in ADDED)
+    if known and results.get("comparison_method") == METHOD:
+        return results
+    n_tests = len(results["comparisons"])
+    comparisons = [judge_again(entry, n_tests) for entry in results["comparisons"]]
+    told = headline(results["strategies"], comparisons) if comparisons else results["verdict"]
+    return {
+        **results,
+        "comparison_method": METHOD,
+        "comparisons": comparisons,
+        "verdict": told,
+    }
+
+
+def compare_answers(
+    labels: npt.NDArray[np.int64],
+    predictions_a: npt.NDArray[np.int64],
+    predictions_b: npt.NDArray[np.int64],
+    *,
+    seed: int | None = None,
+    n_tests: int = 1,
+) -> dict[str, Any]:
+    """Every number of one paired comparison.
+
+    Parameters
+    ----------
+    labels, predictions_a, predictions_b : ndarray of int64, shape (n_samples,)
+        Truth and answers, on the same rows in the same order.
+    seed : int, optional
+        Not used: nothing is drawn. Callers of the earlier bootstrap gave one.
+    n_tests : int
+        How many paired tests stand on the page that this one is for; 1 for no correction.
+
+    Returns
+    -------
+    dict
+        ``accuracy_difference`` (a minus b), ``difference_ci95`` (simultaneous over `n_tests`),
+        ``mcnemar_p``, ``mcnemar_p_adjusted`` (and the same as ``mcnemar_p_holm``), ``n_tests``,
+        ``significant``, ``both_right``, ``only_a_right``, ``only_b_right``, ``both_wrong``,
+        ``detectable_difference`` (None where the rows are too few to show any),
+        ``test_rows_needed`` (with fewer rows it is None) and ``agreement`` (share of rows with the
+        same answer, right or wrong).
+    """
+    counts = paired_counts(predictions_a == labels, predictions_b == labels)
+    agreement = float(np.mean(predictions_a == predictions_b))
+    return {**judge(counts, n_tests), "agreement": agreement}
+
+
+def pair_order(strategies: Sequence[str]) -> list[tuple[str, str]]:
+    """All pairs of strategies, OvR against OvO first, since that is the question.
+
+    Parameters
+    ----------
+    strategies : sequence of str
+        Their names.
+
+    Returns
+    -------
+    list of tuple of str
+        Pairs in the order in which they are reported.
+    """
+    pairs = list(combinations(strategies, 2))
+    pairs = [("ovr", "ovo") if set(pair) == {"ovr", "ovo"} else pair for pair in pairs]
+    return sorted(pairs, key=lambda pair: pair != ("ovr", "ovo"))
+
+
+def compare_strategies(
+    labels: npt.NDArray[np.int64],
+    predictions: Mapping[str, npt.NDArray[np.int64]],
+    converged: Mapping[str, bool],
+    *,
+    seed: int | None = None,
+    n_tests: int | None = None,
+) -> list[dict[str, Any]]:
+    """Compare every pair of strategies on one test set, corrected for the number of tests.
+
+    Parameters
+    ----------
+    labels : ndarray of int64, shape (n_samples,)
+        True class indices.
+    predictions : mapping of str to ndarray of int64, shape (n_samples,)
+        Answers of each strategy.
+    converged : mapping of str to bool
+        Whether each strategy's fit reached its optimum.
+    seed : int, optional
+        Not used, as in `compare_answers`.
+    n_tests : int, optional
+        How many paired tests stand on the page; by default the pairs of these strategies.
+
+    Returns
+    -------
+    list of dict
+        What `compare_answers` returns, with ``a``, ``b``, ``converged`` and ``verdict``.
+    """
+    pairs = pair_order(list(predictions))
+    comparisons = []
+    for a, b in pairs:
+        comparison = compare_answers(
+            labels, predictions[a], predictions[b], n_tests=n_tests or len(pairs)
+        )
+        comparison = {
+            "a": a,
+            "b": b,
+            **comparison,
+            "converged": bool(converged[a] and converged[b]),
+        }
+        told = verdict(display_name(a), display_name(b), comparison)
+        comparisons.append({**comparison, "verdict": told})
+    return comparisons

@@ -1,0 +1,1 @@
+"""``python -m classify fit``: from stores to fitted strategies and their output."""

@@ -1,0 +1,318 @@
+"""Fit, choose C, evaluate and write down: one store in, one folder of results out.
+
+The test rows are looked at once, after every choice has been made. Nothing is written until
+everything is there: the folder is filled under a hidden name beside its place and then renamed, so
+an interrupted fit leaves nothing half-made.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from contextlib import nullcontext
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.analysis.evaluate import majority
+from classify.analysis.few_shot import few_shot, unconverged_warnings
+from classify.analysis.gallery import gallery
+from classify.analysis.precision import numerics
+from classify.analysis.run_all import analyse
+from classify.fit.cluster import Spread
+from classify.fit.memory_budget import Room, open_store
+from classify.fit.output import (
+    check_room,
+    environment,
+    run_folder,
+    told_when_full,
+    write_run,
+)
+from classify.fit.strategy import FitOptions, Fitted, fit_strategy
+from classify.free_memory import default_memory
+from classify.results import SCHEMA_VERSION, json_ready
+from classify.validation import VALIDATION_FRACTION
+from classify.wording import answer_warnings, display_name, headline, upper_first
+from data.common.cli import progress
+from data.common.errors import UserError
+from data.common.files import check_writable
+from data.common.free_memory import peak_memory_mb
+from data.format.spec import TWICE, cropped_twice
+
+if TYPE_CHECKING:
+    from data.store import Features
+
+
+def fit_store(
+    path: Path, options: FitOptions, spread: Spread = nullcontext
+) -> tuple[Path, dict[str, Any]]:
+    """Train, evaluate and compare the strategies on one store, and write the results.
+
+    Parameters
+    ----------
+    path : Path
+        A feature store.
+    options : FitOptions
+        What to do.
+    spread : callable
+        From `classify.fit.cluster.on_cluster`: what runs the few-shot fits.
+
+    Returns
+    -------
+    tuple
+        The folder that was written, and the content of its results.json.
+
+    Raises
+    ------
+    UserError
+        If the store cannot be used or the reports folder cannot be written.
+    """
+    begun, started = time.perf_counter(), datetime.now(timezone.utc)
+    check_writable(options.reports_dir)
+    memory = (options.memory or default_memory()) // options.share
+    features, room = open_store(
+        path, options.strategies, memory, options.jobs, options.normalize is not None
+    )
+    _check_classes(features)
+    check_room(options.reports_dir, features, options.strategies)
+    load_seconds = time.perf_counter() - begun
+    X_train, X_test = _usable(features.train.features), _usable(features.test.features)
+    fitted = _fit_all(features, X_train, X_test, options, room)
+    clock = time.perf_counter()
+    more = analyse(features, X_train, X_test, fitted, options, room)
+    analyse_seconds = time.perf_counter() - clock
+    results = _results(features, options, room, fitted, more)
+    results["numerics"] = numerics(features, X_test, fitted)
+    results["timings"] = {
+        "started": started.isoformat(timespec="seconds"),
+        "load": load_seconds,
+        **{
+            step: {name: fit.seconds[step] for name, fit in fitted.items()}
+            for step in ("select", "fit", "evaluate")
+        },
+        "analyse": analyse_seconds,
+        # With the timings, since it depends on what was free at the time.
+        "memory": room.memory,
+        "peak_memory_mb": peak_memory_mb(),
+    }
+    results["images"] = gallery(features, fitted, options.data_dir)
+    if options.data_dir and results["images"]["missing"]:
+        results["warnings"].append(
+            f"The report shows no images: --data-dir: {results['images']['missing']}."
+        )
+    if options.few_shot:
+        clock = time.perf_counter()
+        with spread():
+            results["few_shot"] = few_shot(
+                features,
+                {name: fit.estimator for name, fit in fitted.items()},
+                seed=options.seed,
+                jobs=options.jobs,
+                memory=room.solver,
+            )
+        results["timings"]["few_shot"] = time.perf_counter() - clock
+        results["warnings"] += unconverged_warnings(results["few_shot"])
+        results["warnings"] += results["few_shot"]["notes"]
+    folder = options.reports_dir / store_name(features)
+    with (
+        told_when_full(options.reports_dir, features, fitted),
+        run_folder(folder, started) as (partial, place),
+    ):
+        write_run(partial, features, results, fitted, begun)
+        final = place()
+    return final, results
+
+
+def store_name(features: Features) -> str:
+    """Name the folder of a store's runs.
+
+    Parameters
+    ----------
+    features : Features
+        An open store.
+
+    Returns
+    -------
+    str
+        The dataset and the file's stem, such as ``digits-test_efficientnet-64px-1a2b3c4d``.
+    """
+    dataset = str((features.spec.get("dataset") or {}).get("name", "dataset"))
+    return re.sub(r"[^\w.-]+", "_", f"{dataset}-{Path(features.path).stem}").lstrip(".")
+
+
+def _check_classes(features: Features) -> None:
+    names = features.class_names
+    if any(not name.strip() for name in names):
+        raise UserError(
+            f"{features.path} has a class whose name is empty; name it and run stage one again"
+        )
+    repeated = {name for name in names if list(names).count(name) > 1}
+    if repeated:
+        raise UserError(
+            f"{features.path} has several classes called {sorted(repeated)[0]!r}; "
+            "rename them and run stage one again"
+        )
+    present = np.unique(features.train.labels)
+    if len(present) < 2:
+        raise UserError(
+            f"the training rows of {features.path} hold {len(present)} class of {len(names)}; "
+            "a classifier needs two or more: use more images or a larger --limit in stage one"
+        )
+    if not len(features.test.labels):
+        raise UserError(f"{features.path} has no test rows; run stage one with a test split")
+
+
+def _fit_all(
+    features: Features, X_train: Any, X_test: Any, options: FitOptions, room: Room
+) -> dict[str, Fitted]:
+    from classify.selection import C_GRID
+    from classify.solver.backend import telling
+
+    grid = np.array(sorted(options.c_grid)) if options.c_grid else np.asarray(C_GRID)
+    if options.c is not None:
+        grid = np.array([options.c])
+    steps = 1 + len(grid)
+    fitted = {}
+    notes: list[str] = []
+    with telling(notes.append), progress(len(options.strategies) * steps, "fit", "step") as bar:
+
+        def step(_: dict[str, Any]) -> None:
+            bar.update(1)
+
+        for i, strategy in enumerate(options.strategies):
+            bar.set_description(f"fit {display_name(strategy)}", refresh=False)
+            fitted[strategy] = fit_strategy(
+                strategy,
+                X_train,
+                features.train.labels,
+                X_test,
+                features,
+                options,
+                room,
+                grid,
+                step,
+            )
+            fitted[strategy].warnings.extend(notes)
+            notes.clear()
+            # A path that ended early made fewer steps than were planned.
+            bar.update((i + 1) * steps - bar.n)
+            if not bar.disable:
+                bar.write(_line(strategy, fitted[strategy], len(grid)), file=sys.stderr)
+    return fitted
+
+
+def _usable(X: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
+    """Half precision is for storage; arithmetic starts at single."""
+    return X.astype(np.float32) if X.dtype == np.float16 else X
+
+
+def _line(strategy: str, fit: Fitted, n_grid: int) -> str:
+    from classify.report.pages import percent, seconds, span
+
+    entry = fit.entry
+    tried = f" (of {len(entry['validation'])} tried)" if entry["validation"] else ""
+    return (
+        f"{upper_first(display_name(strategy))}: C = {entry['C']:.3g}{tried}, test accuracy "
+        f"{percent(entry['test']['accuracy'])} % ({span(entry['test']['accuracy_ci95'])}), "
+        f"choice {seconds(fit.seconds['select'])}, fit {seconds(fit.seconds['fit'])}"
+    )
+
+
+def _results(
+    features: Features,
+    options: FitOptions,
+    room: Room,
+    fitted: dict[str, Fitted],
+    more: dict[str, Any],
+) -> dict[str, Any]:
+    from classify.analysis.significance import METHOD, compare_strategies
+    from classify.selection import C_GRID
+
+    two_classes = any(len(fit.estimator.classes_) == 2 for fit in fitted.values())
+    # Then they are one problem, and a comparison would be with itself.
+    one_problem = two_classes and len(fitted) > 1
+    comparisons = (
+        []
+        if one_problem
+        else compare_strategies(
+            features.test.labels,
+            {name: fit.predictions for name, fit in fitted.items()},
+            {name: fit.entry["converged"] for name, fit in fitted.items()},
+        )
+    )
+    always = majority(features.train.labels, features.test.labels, features.class_names)
+    strategies = {name: fit.entry for name, fit in fitted.items()}
+    results = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "run",
+        "verdict": headline(strategies, comparisons),
+        "command": options.command,
+        "store": {
+            "path": str(features.path),
+            "key": features.key,
+            "spec": features.spec,
+            "provenance": features.provenance,
+            "request": features.request,
+        },
+        "seed": options.seed,
+        "settings": {
+            "strategies": list(options.strategies),
+            "c": "auto" if options.c is None else options.c,
+            "c_grid": list(options.c_grid or C_GRID) if options.c is None else [],
+            "full_path": options.full_path,
+            "validation_fraction": VALIDATION_FRACTION if options.c is None else None,
+            "standardize": True,
+            "fit_intercept": options.fit_intercept,
+            "normalize": options.normalize or "none",
+            "max_iter": options.max_iter,
+            "memory": options.memory,
+            "out_of_core": room.out_of_core,
+            "device": options.device,
+            "few_shot": options.few_shot,
+        },
+        "class_names": list(features.class_names),
+        "n_train": len(features.train.labels),
+        "n_test": len(features.test.labels),
+        "n_features": int(features.train.features.shape[1]),
+        "environment": environment(
+            options.jobs, [fit.estimator.device_ for fit in fitted.values()]
+        ),
+        "strategies": strategies,
+        "comparisons": comparisons,
+        "comparison_method": METHOD,
+        "one_problem": one_problem,
+        "majority": always,
+        **more,
+        "warnings": [
+            *(text for fit in fitted.values() for text in fit.warnings),
+            *_data_warnings(features),
+            *answer_warnings(strategies, always, set(_names(features, features.train.labels))),
+        ],
+    }
+    return json_ready(results)
+
+
+def _names(features: Features, labels: npt.NDArray[np.int64]) -> list[str]:
+    return [features.class_names[i] for i in np.unique(labels)]
+
+
+def _data_warnings(features: Features) -> list[str]:
+    from data.quality import odd_rows
+
+    found = odd_rows(features)
+    for split, labels in (("training", features.train.labels), ("test", features.test.labels)):
+        missing = np.setdiff1d(np.arange(len(features.class_names)), labels)
+        if len(missing):
+            names = ", ".join(features.class_names[i] for i in missing[:5])
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            found.append(f"No {split} image has the class {names}{more}.")
+    skipped = (features.provenance or {}).get("skipped_images") or []
+    if skipped:
+        found.append(f"Stage one left out {len(skipped)} images that could not be decoded.")
+    if cropped_twice(features.spec):
+        found.append(f"This store was {TWICE}: run make features again, then fit the new store.")
+    return found

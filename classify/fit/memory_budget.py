@@ -1,0 +1,183 @@
+"""A store opened for a fit: in memory where it fits, and left on the disk where it does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from classify.free_memory import default_memory
+from classify.solver.design import COPY_BYTES
+from classify.solver.fit import plan
+from classify.solver.memory import TooLittleMemoryError, column_bytes, show_bytes
+from data.common.cli import say
+from data.common.errors import UserError
+
+if TYPE_CHECKING:
+    from data.store import Features, Header
+
+# A label and a name: a text object of Python, and its place in a list.
+ROW_BYTES = 150
+
+
+@dataclass(frozen=True)
+class Room:
+    """The memory of a run.
+
+    Attributes
+    ----------
+    memory : int
+        Bytes that the run may take.
+    out_of_core : bool
+        Whether the features stay on the disk.
+    solver : int or None
+        Bytes that are left for one fit; None in memory.
+    """
+
+    memory: int
+    out_of_core: bool
+    solver: int | None
+
+
+def open_store(
+    path: Path,
+    strategies: tuple[str, ...],
+    memory: int | None,
+    jobs: int | None,
+    normalize: bool = False,
+) -> tuple[Features, Room]:
+    """Open a store within a memory, and verify it.
+
+    Parameters
+    ----------
+    path : Path
+        A feature store.
+    strategies : tuple of str
+        What will be fitted.
+    memory : int or None
+        Bytes that the run may take, apart from the program itself; half of what is free by
+        default.
+    jobs : int or None
+        Threads.
+    normalize : bool
+        Whether a copy of the features is made, with rows of norm 1.
+
+    Returns
+    -------
+    features : Features
+        The store.
+    room : Room
+        How its memory is divided.
+
+    Raises
+    ------
+    UserError
+        If the store cannot be used, or cannot be fitted within the memory.
+    """
+    from data.store import open_features, read_header
+
+    memory = default_memory() if memory is None else memory
+    header = read_header(path)
+    n_classes = max(2, len(header.class_names))
+    copies = 4 * (header.n_train + header.n_test) * header.n_features if normalize else 0
+    needed = (
+        in_memory_bytes(header)
+        + copies
+        + max(column_bytes(header.n_features, 4, strategy, n_classes) for strategy in strategies)
+    )
+    if needed <= memory:
+        return open_features(path), Room(memory, False, None)
+    kept = kept_bytes(header, len(strategies))
+    failed = _shortages(header, strategies, memory - kept, jobs)
+    if failed:
+        worst = max(failed.values(), key=lambda error: error.needed)
+        rest = [f"--strategy {name}" for name in strategies if name not in failed]
+        advice = f"fit the others alone: {' '.join(rest)}" if rest else "fewer strategies"
+        raise UserError(
+            f"{path}: --memory is {show_bytes(memory)}, and fitting {worst.what} needs at least "
+            f"{show_bytes(worst.needed + kept)}, even with the features left on the disk; give "
+            f"more, or {advice}"
+        ) from worst
+    say(
+        f"{path}: with its features in memory a fit needs {show_bytes(needed)}, more than "
+        f"--memory {show_bytes(memory)}; they stay on the disk and are read in blocks"
+    )
+    return open_features(path, in_memory=False), Room(memory, True, memory - kept)
+
+
+def least_memory(header: Header, strategies: tuple[str, ...], jobs: int | None) -> int:
+    """Say how little memory a run with the features left on the disk can do with.
+
+    Parameters
+    ----------
+    header : Header
+        Of a store.
+    strategies : tuple of str
+        What will be fitted.
+    jobs : int or None
+        Threads.
+
+    Returns
+    -------
+    int
+        Bytes, apart from the program itself.
+    """
+    short = _shortages(header, strategies, 0, jobs).values()
+    return max(error.needed for error in short) + kept_bytes(header, len(strategies))
+
+
+def _shortages(
+    header: Header, strategies: tuple[str, ...], memory: int, jobs: int | None
+) -> dict[str, TooLittleMemoryError]:
+    """Say which strategies cannot be fitted from the disk within a memory, and why."""
+    shape, n_classes = (header.n_train, header.n_features), max(2, len(header.class_names))
+    failed: dict[str, TooLittleMemoryError] = {}
+    for strategy in strategies:
+        try:
+            plan(shape, np.dtype(np.float32), strategy, n_classes, memory, jobs)
+        except TooLittleMemoryError as error:
+            failed[strategy] = error
+    return failed
+
+
+def in_memory_bytes(header: Header) -> int:
+    """Count what a fit in memory takes: the features, and its copies of them.
+
+    Parameters
+    ----------
+    header : Header
+        Of a store.
+
+    Returns
+    -------
+    int
+        Bytes: both splits in float32, and in half precision if that is how they are stored; a copy
+        of the training rows in another order, up to the size at which none is made; the tenth
+        that C is chosen on.
+    """
+    train = 4 * header.n_train * header.n_features
+    test = 4 * header.n_test * header.n_features
+    widened = (train + test) // 2 if header.dtype == "float16" else 0
+    return train + test + widened + min(train, COPY_BYTES) + train // 10
+
+
+def kept_bytes(header: Header, n_strategies: int) -> int:
+    """Count what a run out of core holds besides its fits.
+
+    Parameters
+    ----------
+    header : Header
+        Of a store.
+    n_strategies : int
+        How many strategies are fitted.
+
+    Returns
+    -------
+    int
+        Bytes: labels and names of all rows; every strategy's scores and probabilities of the test
+        rows, and the temporary arrays of the metrics.
+    """
+    rows = ROW_BYTES * (header.n_train + header.n_test)
+    return rows + (2 * n_strategies + 6) * 8 * header.n_test * len(header.class_names)

@@ -1,0 +1,233 @@
+"""What a fit leaves behind: a folder that appears whole, under its final name, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.coding import n_heads
+from classify.report.run_report import write_report
+from classify.results import FILE_NAME
+from classify.saved_heads import Head, save_head
+from classify.solver.backend import describe
+from data.common.errors import UserError
+from data.common.files import sync_folder, temporary_folder, write_bytes, write_json
+from data.common.free_memory import peak_memory_mb
+from data.format.blocks import NO_ROOM, disk_trouble
+
+if TYPE_CHECKING:
+    from classify.fit.strategy import Fitted
+    from data.store import Features
+
+# The pages, the figures and results.json of a run, generously.
+PAGES_BYTES = 4 << 20
+
+
+def environment(jobs: int | None, devices: Sequence[str] = ("cpu",)) -> dict[str, Any]:
+    """Describe the software and machine that a fit runs on.
+
+    Parameters
+    ----------
+    jobs : int or None
+        Threads asked for.
+    devices : sequence of str
+        Where the strategies were fitted.
+
+    Returns
+    -------
+    dict
+        JSON values.
+    """
+    packages = ("icebox", "numpy", "scipy", "scikit-learn", "threadpoolctl")
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in packages:
+        with suppress(ImportError):  # a checkout that was never installed has no version
+            found[package] = version(package)
+    device = ", ".join(dict.fromkeys(describe(device) for device in devices))
+    return {**found, "device": device, "cpus": os.cpu_count(), "jobs": jobs or "all"}
+
+
+@contextmanager
+def run_folder(folder: Path, started: datetime) -> Iterator[tuple[Path, Callable[[], Path]]]:
+    """Give a hidden folder to fill, and a function that puts it in its place.
+
+    Parameters
+    ----------
+    folder : Path
+        Where a store's runs stand side by side; created when missing.
+    started : datetime
+        When the run started, UTC; its final name.
+
+    Yields
+    ------
+    tuple
+        The hidden folder, and a function that renames it (``-2`` and so on is added when the name
+        is taken) and returns the final path. Without that call nothing stays.
+    """
+    run = started.strftime("%Y%m%d-%H%M%S")
+
+    def place(partial: Path) -> Path:
+        for number in range(1, 1000):
+            final = folder / (run if number == 1 else f"{run}-{number}")
+            try:
+                os.rename(partial, final)  # refuses a folder that has something in it
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
+            else:
+                sync_folder(folder)
+                return final
+        raise UserError(f"{folder} holds too many runs of {run}; remove some and fit again")
+
+    try:
+        with temporary_folder(folder) as partial:
+            yield partial, lambda: place(partial)
+    finally:
+        with suppress(OSError):  # not empty: there are other runs
+            folder.rmdir()
+
+
+@contextmanager
+def told_when_full(
+    folder: Path, features: Features, fitted: Mapping[str, Fitted]
+) -> Iterator[None]:
+    """Turn a full disk into one message with the space that the run needs.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it is written.
+    features : Features
+        The open store.
+    fitted : mapping of str to Fitted
+        The fitted strategies.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        needed = run_bytes(features, tuple(fitted)) + PAGES_BYTES
+        raise UserError(disk_trouble(folder, error, needed)) from error
+
+
+def run_bytes(features: Features, strategies: Sequence[str]) -> int:
+    """Count the bytes of a run's heads and of its answers on the test rows.
+
+    Parameters
+    ----------
+    features : Features
+        The open store.
+    strategies : sequence of str
+        What is fitted.
+
+    Returns
+    -------
+    int
+        Bytes, before the answers are compressed.
+    """
+    n_test, width = features.test.features.shape
+    answers = len(strategies) * 2 * 4 * n_test * len(features.class_names)
+    known = len(np.unique(features.train.labels))
+    return answers + sum(4 * (width + 1) * n_heads(name, known) for name in strategies)
+
+
+def check_room(folder: Path, features: Features, strategies: Sequence[str]) -> None:
+    """Refuse to begin a fit whose heads and answers the disk has no room for.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the run will be written; it exists.
+    features : Features
+        The open store.
+    strategies : sequence of str
+        What is fitted.
+
+    Raises
+    ------
+    UserError
+        If what is free now does not suffice.
+    """
+    needed = run_bytes(features, strategies)
+    if shutil.disk_usage(folder).free < needed:
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise UserError(disk_trouble(folder, full, needed))
+
+
+def write_run(
+    folder: Path,
+    features: Features,
+    results: dict[str, Any],
+    fitted: Mapping[str, Fitted],
+    begun: float,
+) -> None:
+    """Write everything that a run leaves: heads, predictions, results.json and the report.
+
+    Parameters
+    ----------
+    folder : Path
+        An empty folder.
+    features : Features
+        The open store.
+    results : dict
+        The content of results.json; the time that the report took is added to its timings.
+    fitted : mapping of str to Fitted
+        The fitted strategies.
+    begun : float
+        `time.perf_counter` when the whole run began.
+    """
+    clock = time.perf_counter()
+    (folder / "heads").mkdir()
+    for name, fit in fitted.items():
+        known = [features.class_names[i] for i in fit.estimator.classes_]
+        weights_file = (features.provenance or {}).get("weights_file")
+        head = Head(
+            strategy=name,
+            class_names=tuple(known),
+            coef=np.asarray(fit.estimator.coef_, dtype=np.float32),
+            intercept=np.asarray(fit.estimator.intercept_, dtype=np.float32).reshape(-1),
+            spec=features.spec,
+            store_key=features.key,
+            C=fit.entry["C"],
+            weights_file=str(weights_file) if weights_file else None,
+            temperature=fit.entry["calibration"]["temperature"],
+            fit_intercept=bool(fit.estimator.fit_intercept),
+            normalize=fit.estimator.normalize,
+        )
+        save_head(folder / "heads" / f"{name}.safetensors", head)
+    _write_predictions(folder / "predictions.npz", features, fitted)
+    write_json(folder / FILE_NAME, results)
+    write_report(folder)
+    results["timings"]["report"] = time.perf_counter() - clock
+    results["timings"]["total"] = time.perf_counter() - begun
+    results["timings"]["peak_memory_mb"] = peak_memory_mb()
+    write_json(folder / FILE_NAME, results)
+
+
+def _write_predictions(path: Path, features: Features, fitted: Mapping[str, Fitted]) -> None:
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "ids": np.array(list(features.test.ids), dtype=np.str_),
+        "labels": np.asarray(features.test.labels, dtype=np.int64),
+        "class_names": np.array(list(features.class_names), dtype=np.str_),
+    }
+    for name, fit in fitted.items():
+        arrays[f"{name}_predictions"] = fit.predictions
+        arrays[f"{name}_probabilities"] = fit.probabilities.astype(np.float32)
+        arrays[f"{name}_scores"] = fit.scores.astype(np.float32)
+    stream = io.BytesIO()
+    np.savez_compressed(stream, allow_pickle=False, **arrays)
+    write_bytes(path, stream.getvalue())

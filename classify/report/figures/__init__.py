@@ -1,0 +1,1 @@
+"""One file a figure: from results to SVG."""

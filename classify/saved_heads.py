@@ -1,0 +1,360 @@
+"""Trained heads on disk: one safetensors file each, with everything that predicting needs.
+
+Tensors: ``coef`` (n_problems, n_features) and ``intercept`` (n_problems,), float32, in the space of
+the raw features; for one-vs-one also ``pairs`` (n_problems, 2), int64, in scikit-learn's order: a
+positive score speaks for the second class. Metadata (strings): the
+format and its version, strategy, class names and the store's spec as JSON, the store's key, C, the
+number of features, the file that the backbone's weights came from, if they came from one, the
+temperature that its probabilities are calibrated with, if one was fitted, whether it was fitted
+with intercepts, and what rows are divided by before they are scored (``l2``, their norm; empty,
+nothing). The last two are not in heads of before they could be chosen.
+
+safetensors runs no code when it is read and checks that the tensors fit the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify import coding
+from classify.solver.row_norms import normalized
+from data.common.errors import UserError
+from data.common.files import write_bytes
+from data.format.spec import SPEC_SHAPE, mismatch
+
+FORMAT = "icebox-head"
+FORMAT_VERSION = 1
+_KINDS = {"F32": "float32", "F64": "float64", "I64": "int64"}
+# Rows and scores of a block, so that neither a large X is copied whole to float64, nor the scores
+# of many pairs (4 MB a row for 1,000 classes) are held for all rows.
+_BLOCK, _SCORES = 8192, 8_000_000
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear classifier on the embeddings of one backbone.
+
+    Attributes
+    ----------
+    strategy : str
+        ``multinomial``, ``ovr`` or ``ovo``.
+    class_names : tuple of str
+        In the order of the class indices that `predict` returns.
+    coef : ndarray of float32, shape (n_problems, n_features)
+        Weights.
+    intercept : ndarray of float32, shape (n_problems,)
+        Intercepts.
+    spec : dict
+        The spec of the store it was trained on: backbone, preprocessing, pooling, precision.
+    store_key : str
+        The key of that store.
+    C : float
+        Inverse strength of the regularisation.
+    weights_file : str or None
+        Where the backbone's weights lay when the store was made, if they came from a file.
+    temperature : float or None
+        What the logarithms of its probabilities are divided by to calibrate them; None where the
+        validation rows could not tell.
+    fit_intercept : bool
+        Whether it was fitted with intercepts; without them they are zero.
+    normalize : {'l2', None}
+        ``l2`` for a head that was fitted to rows divided by their Euclidean norms: `scores` takes
+        raw embeddings, and does so too.
+    """
+
+    strategy: str
+    class_names: tuple[str, ...]
+    coef: npt.NDArray[np.float32]
+    intercept: npt.NDArray[np.float32]
+    spec: dict[str, Any]
+    store_key: str
+    C: float
+    weights_file: str | None = None
+    temperature: float | None = None
+    fit_intercept: bool = True
+    normalize: str | None = None
+
+    @property
+    def n_features(self) -> int:
+        """Width of the embeddings it takes."""
+        return int(self.coef.shape[1])
+
+    def scores(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """Linear scores of every problem.
+
+        Parameters
+        ----------
+        X : ndarray, shape (n_samples, n_features)
+            Raw embeddings.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_samples, n_problems)
+            ``X @ coef.T + intercept``, of rows divided by their norms where `normalize` says so.
+        """
+        return np.concatenate(list(self._blocks(X)))
+
+    def _blocks(self, X: npt.NDArray[np.floating]) -> Iterator[npt.NDArray[np.float64]]:
+        """Score block after block; no rows are one block without rows."""
+        coef, intercept = self.coef.astype(np.float64), self.intercept.astype(np.float64)
+        step = max(1, min(_BLOCK, _SCORES // len(coef)))
+        for start in range(0, max(1, len(X)), step):
+            rows = normalized(X[start : start + step].astype(np.float64), self.normalize)
+            yield rows @ coef.T + intercept
+
+    def predict(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
+        """Answer with a class index for every row, as the strategy decides.
+
+        Parameters
+        ----------
+        X : ndarray, shape (n_samples, n_features)
+            Raw embeddings.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_samples,)
+            Indices into ``class_names``.
+        """
+        k = len(self.class_names)
+        found = [coding.decide(self.strategy, scores, k) for scores in self._blocks(X)]
+        return np.concatenate(found).astype(np.int64)
+
+    def probabilities(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+        """Class probabilities of every row, calibrated where the head has a temperature.
+
+        Parameters
+        ----------
+        X : ndarray, shape (n_samples, n_features)
+            Raw embeddings.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_samples, n_classes)
+            Rows sum to one.
+        """
+        k = len(self.class_names)
+        found = np.concatenate(
+            [coding.probabilities(self.strategy, scores, k) for scores in self._blocks(X)]
+        )
+        return found if self.temperature is None else coding.temper(found, self.temperature)
+
+
+def save_head(path: Path, head: Head) -> None:
+    """Write a head.
+
+    Parameters
+    ----------
+    path : Path
+        The final name; its folder must exist.
+    head : Head
+        What to write.
+    """
+    from safetensors.numpy import save
+
+    tensors = {
+        "coef": np.ascontiguousarray(head.coef, dtype=np.float32),
+        "intercept": np.ascontiguousarray(head.intercept, dtype=np.float32),
+    }
+    if head.strategy == "ovo":
+        tensors["pairs"] = coding.class_pairs(len(head.class_names)).astype(np.int64)
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "strategy": head.strategy,
+        "class_names": json.dumps(head.class_names, ensure_ascii=False),
+        "spec": json.dumps(head.spec, sort_keys=True, ensure_ascii=False, allow_nan=False),
+        "store_key": head.store_key,
+        "C": repr(float(head.C)),
+        "n_features": str(head.n_features),
+        # A byte of a name that is no UTF-8 has no place in this format: see `_name_of_file`.
+        "weights_file": (head.weights_file or "").encode("utf-8", "backslashreplace").decode(),
+        "temperature": "" if head.temperature is None else repr(float(head.temperature)),
+        "fit_intercept": "true" if head.fit_intercept else "false",
+        "normalize": head.normalize or "",
+    }
+    write_bytes(path, _in_order(save(tensors, metadata=metadata)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """Sort the metadata of a safetensors file, which come in another order in every process."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    return len(text).to_bytes(8, "little") + text + content[start:]
+
+
+def load_head(path: Path) -> Head:
+    """Read a head and check that its parts fit each other.
+
+    Parameters
+    ----------
+    path : Path
+        A file that `save_head` wrote.
+
+    Returns
+    -------
+    Head
+        The head.
+
+    Raises
+    ------
+    UserError
+        If the file is missing, is not safetensors, is not a head, is of a newer format, or
+        contradicts itself.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(
+            f"no head at {path}; give a file heads/STRATEGY.safetensors from the folder of a run "
+            "(`python -m classify fit` writes them)"
+        )
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            metadata = stored.metadata() or {}
+            _check_format(path, metadata)
+            return _head(path, metadata, stored)
+    except MemoryError as error:
+        raise _bad(path, "its tensors do not fit into the memory that is free") from error
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} cannot be read as safetensors ({error}); it is damaged or something else: "
+            "give a file heads/STRATEGY.safetensors from the folder of a run"
+        ) from error
+
+
+def _name_of_file(text: str) -> str:
+    r"""Turn ``\udcNN``, for a byte of a name that is no UTF-8, into Python's form of it."""
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda found: chr(0xDC00 + int(found[1], 16)), text)
+
+
+def _check_format(path: Path, metadata: dict[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise UserError(
+            f"{path} is a safetensors file but not a head (weights of a backbone?); "
+            "give a file heads/STRATEGY.safetensors from the folder of a run"
+        )
+    version = metadata.get("format_version", "")
+    if not version.isdecimal():
+        raise _bad(path, f"format_version is {version!r}, expected a number")
+    if int(version) > FORMAT_VERSION:
+        raise UserError(
+            f"{path} has head format {version}, newer than {FORMAT_VERSION}, the newest that this "
+            "Icebox reads; update Icebox, or fit again with this one"
+        )
+
+
+def _bad(path: Path, what: str) -> UserError:
+    return UserError(f"{path} is not a usable head: {what}; fit again to get a new one")
+
+
+def _json_of(path: Path, metadata: dict[str, str], key: str) -> Any:
+    try:
+        return json.loads(metadata[key])
+    except KeyError:
+        raise _bad(path, f"its metadata has no {key}") from None
+    except (ValueError, RecursionError) as error:
+        raise _bad(path, f"{key} in its metadata is not JSON ({error})") from error
+
+
+def _class_names(path: Path, metadata: dict[str, str]) -> tuple[str, ...]:
+    names = _json_of(path, metadata, "class_names")
+    if (
+        not isinstance(names, list)
+        or len(names) < 2
+        or not all(isinstance(name, str) for name in names)
+    ):
+        raise _bad(path, "class_names in its metadata is not a list of two or more names")
+    if not all(name.strip() for name in names):
+        raise _bad(path, "class_names in its metadata holds an empty name")
+    return tuple(names)
+
+
+def _positive(path: Path, metadata: dict[str, str], key: str) -> float:
+    try:
+        value = float(metadata.get(key, ""))
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        found = metadata.get(key)
+        raise _bad(path, f"{key} in its metadata is {found!r}, expected a positive number")
+    return value
+
+
+def _one_of(path: Path, metadata: dict[str, str], key: str, known: Sequence[str]) -> str:
+    """Read one of a few words; older heads have none."""
+    value = metadata.get(key, "")
+    if value and value not in known:
+        raise _bad(path, f"{key} in its metadata is {value!r}, expected {' or '.join(known)}")
+    return value
+
+
+def _read_tensor(
+    path: Path, stored: Any, name: str, shape: Sequence[int | None]
+) -> npt.NDArray[Any]:
+    """Read a tensor whose type and shape, as the file states them, are what they must be."""
+    if name not in stored.keys():  # noqa: SIM118 - it is no dict
+        raise _bad(path, f"the tensor {name} is missing")
+    stated = stored.get_slice(name)
+    kind, found = stated.get_dtype(), tuple(stated.get_shape())
+    kind = _KINDS.get(kind, kind)
+    wanted = "int64" if name == "pairs" else "float32"
+    fits = len(found) == len(shape) and all(
+        want in (None, got) for want, got in zip(shape, found, strict=True)
+    )
+    if not fits or kind != wanted or 0 in found:
+        expected = "(" + ", ".join("n" if side is None else str(side) for side in shape) + ")"
+        raise _bad(path, f"{name} is {kind} {found}, expected {wanted} {expected}")
+    array = np.asarray(stored.get_tensor(name))
+    if wanted == "float32" and not np.isfinite(array).all():
+        raise _bad(path, f"{name} holds NaN or infinite values")
+    return array
+
+
+def _head(path: Path, metadata: dict[str, str], stored: Any) -> Head:
+    strategy = metadata.get("strategy", "")
+    if strategy not in coding.STRATEGIES:
+        raise _bad(path, f"strategy {strategy!r} is none of {', '.join(coding.STRATEGIES)}")
+    names = _class_names(path, metadata)
+    spec = _json_of(path, metadata, "spec")
+    problem = mismatch(spec, SPEC_SHAPE, "spec")
+    if problem:
+        raise _bad(path, f"in its metadata {problem}")
+    rows = coding.n_heads(strategy, len(names))
+    coef = _read_tensor(path, stored, "coef", (rows, None))
+    intercept = _read_tensor(path, stored, "intercept", (rows,))
+    if strategy == "ovo":
+        pairs = _read_tensor(path, stored, "pairs", (rows, 2))
+        if not np.array_equal(pairs, coding.class_pairs(len(names))):
+            raise _bad(path, "pairs are not in the order (0, 1), (0, 2), ...")
+    if metadata.get("n_features") != str(coef.shape[1]):
+        raise _bad(
+            path, f"n_features is {metadata.get('n_features')!r} but coef has {coef.shape[1]}"
+        )
+    return Head(
+        strategy=strategy,
+        class_names=names,
+        coef=coef,
+        intercept=intercept,
+        spec=spec,
+        store_key=metadata.get("store_key", ""),
+        C=_positive(path, metadata, "C"),
+        weights_file=_name_of_file(metadata.get("weights_file") or "") or None,
+        # Heads of before there was one have no such line.
+        temperature=_positive(path, metadata, "temperature")
+        if metadata.get("temperature")
+        else None,
+        fit_intercept=_one_of(path, metadata, "fit_intercept", ("true", "false")) != "false",
+        normalize=_one_of(path, metadata, "normalize", ("l2",)) or None,
+    )

@@ -1,0 +1,358 @@
+"""From classes to problems to linear heads: one strategy fitted to one set of rows.
+
+This is where the pieces meet: rows are standardised and, for one-vs-one, sorted by class; problems
+are set up; the minimiser is started from zero or from a given head; and the result is folded
+back into heads for the raw features.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.coding import class_pairs, n_heads
+from classify.solver.certificate import certify
+from classify.solver.design import DesignMatrix
+from classify.solver.lbfgs import minimise, rounding_of
+from classify.solver.memory import Layout, lay_out
+from classify.solver.out_of_core import ChunkedDesign, chunk_order
+from classify.solver.preconditioner.principal_start import (
+    CLOSE_TOL,
+    TOL,
+    start_from_directions,
+    worthwhile,
+)
+from classify.solver.preconditioner.sampled import OWN_ROWS, SHARED_ROWS, SampledHessian
+from classify.solver.problems import BinaryProblems, Problems
+from classify.solver.softmax_problems import SoftmaxProblems
+from classify.solver.solution import Solution, Status
+from classify.solver.standardize import mean_and_scale, refuse_not_finite
+from classify.solver.threads import Workers, thread_count
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.intp]
+
+
+# An inverse Hessian for each column may cost this many passes and hold this many numbers.
+LARGEST_PRICE = 12.0
+# Multiply-adds that are done at once whatever a pass costs.
+SMALL_WORK = 2e9
+# What an update of the shared one costs, in passes.
+SHARED_PRICE = 13.0
+# Fewer features in single precision than this, of all rows together, are copied to double where
+# single precision does not reach the tolerance: up to 64 MB.
+DOUBLE_NUMBERS = 8_000_000
+# A column's own inverse beside it, in rounds of that column.
+SLOW_PRICE = 20.0
+FACTOR_NUMBERS = 50_000_000
+
+
+def _own_rows(columns: int, meetings: int, n: int, d: int) -> tuple[int, float]:
+    """Say how many rows an inverse for each column may have, and what renewing it costs in passes.
+
+    None, where that costs more than some passes; `meetings` is how many scores a pass computes.
+    """
+    own = OWN_ROWS * d
+    side = min(own, d, n)
+    # Multiply-adds; those of thin products take half as long again.
+    work = columns * side**2 * (min(own, n) / 2 + 0.8 * side)
+    price = work / (6 * meetings * d)
+    if work <= SMALL_WORK:
+        price = min(price, 1.0)
+    if price > LARGEST_PRICE or columns * side * d > FACTOR_NUMBERS:
+        return 0, SHARED_PRICE
+    return own, price
+
+
+def plan(
+    shape: tuple[int, int],
+    dtype: np.dtype[Any],
+    strategy: str,
+    n_classes: int,
+    memory: int,
+    n_jobs: int | None,
+) -> Layout:
+    """Lay out a fit of a source of rows.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Rows and features of the source.
+    dtype : numpy.dtype
+        What it hands over.
+    strategy : {'multinomial', 'ovr', 'ovo'}
+        How classes become problems.
+    n_classes : int
+        Number of classes.
+    memory : int
+        Bytes that the fit may take.
+    n_jobs : int or None
+        Threads at most; see `classify.solver.threads.thread_count`.
+
+    Returns
+    -------
+    Layout
+        For `Fitter`, which then takes no more than so many threads.
+
+    Raises
+    ------
+    TooLittleMemoryError
+        If there is no way.
+    """
+    columns = n_heads(strategy, n_classes)
+    meets = n_classes - 1 if strategy == "ovo" else columns
+    own, _ = _own_rows(columns, shape[0] * meets, *shape)
+    return lay_out(
+        shape,
+        dtype.itemsize,
+        strategy,
+        n_classes,
+        memory,
+        threads=thread_count(n_jobs),
+        sampled=own > 0,
+    )
+
+
+@dataclass(frozen=True)
+class Head:
+    """Linear heads for raw features.
+
+    Attributes
+    ----------
+    coef : ndarray of float64, shape (n_heads, n_features)
+        Weights.
+    intercept : ndarray of float64, shape (n_heads,)
+        Intercepts.
+    """
+
+    coef: Array
+    intercept: Array
+
+    def scores(self, X: Floats) -> Floats:
+        """Return ``X @ coef.T + intercept`` in the features' dtype, ``(n_rows, n_heads)``."""
+        return X @ self.coef.astype(X.dtype).T + self.intercept.astype(X.dtype)
+
+
+class Fitter:
+    """One strategy on one set of rows, for any value of C.
+
+    Parameters
+    ----------
+    strategy : {'multinomial', 'ovr', 'ovo'}
+        How classes become problems.
+    X : ndarray of float32 or float64, shape (n_rows, n_features)
+        Features, C-contiguous; or a source of rows, for which there must be a `layout`.
+    labels : ndarray of int, shape (n_rows,)
+        Class indices.
+    n_classes : int
+        Number of classes, at least 2.
+    workers : Workers
+        Threads.
+    sample_weight : ndarray of float64, shape (n_rows,), optional
+        Weight of each row's loss, and of the row in the standardisation.
+    standardize : bool
+        Whether the penalty applies to weights of standardised features.
+    rows : ndarray of int, optional
+        Which rows of `X` to use; `labels` and `sample_weight` are those rows' own. Ascending,
+        where `X` is a source.
+    layout : Layout, optional
+        How a source of rows is read.
+    fit_intercept : bool
+        Without intercepts, standardised features are scaled and not centred: a head for raw
+        features has then none either.
+
+    Raises
+    ------
+    ValueError
+        If a source holds NaN or infinities. (Arrays have been looked at before.)
+    """
+
+    device = "cpu"
+    # What another engine puts in place of numpy's: see `classify.solver.torch_backend.fit`.
+    _binary: type[BinaryProblems] = BinaryProblems
+    _softmax: type[SoftmaxProblems] = SoftmaxProblems
+    _certify = staticmethod(certify)
+
+    def __init__(
+        self,
+        strategy: str,
+        X: Floats,
+        labels: Integers,
+        n_classes: int,
+        workers: Workers,
+        *,
+        sample_weight: Array | None = None,
+        standardize: bool = False,
+        rows: Integers | None = None,
+        layout: Layout | None = None,
+        fit_intercept: bool = True,
+    ) -> None:
+        self.fit_intercept = fit_intercept
+        self.strategy, self.n_classes, self.workers = strategy, n_classes, workers
+        if strategy == "ovo" and n_classes > 2:
+            order = self._by_class(labels, rows, layout)
+            labels = labels[order]
+            sample_weight = None if sample_weight is None else sample_weight[order]
+            rows = order if rows is None else rows[order]
+        design = self._open(X) if layout is None else ChunkedDesign(X, layout.chunk_rows)
+        if rows is not None:
+            design = design.take(rows, workers)
+        self.shift = self.scale = None
+        if standardize:
+            mean, self.scale = self._moments(design, sample_weight)
+            design = design.standardized(mean if fit_intercept else 0 * mean, self.scale)
+            self.shift = mean if fit_intercept else None
+        elif layout is not None:
+            refuse_not_finite(design, workers)
+        self.design, self.labels, self.sample_weight = design, labels, sample_weight
+
+        self._layout = layout
+        self._preconditioner: SampledHessian | None = None
+        self._double: Fitter | None = None
+
+    def _open(self, X: Floats) -> DesignMatrix:
+        return DesignMatrix(X)
+
+    def _moments(self, design: DesignMatrix, sample_weight: Array | None) -> tuple[Array, Array]:
+        return mean_and_scale(design, self.workers, sample_weight)
+
+    @staticmethod
+    def _by_class(labels: Integers, rows: Integers | None, layout: Layout | None) -> Integers:
+        """Sort rows by class, for one-vs-one: those of a chunk, where they come in chunks."""
+        if layout is None:
+            return np.argsort(labels, kind="stable")
+        rows = np.arange(len(labels)) if rows is None else rows
+        return chunk_order(rows, labels, layout.chunk_rows)
+
+    def _choose(self, objective: Problems) -> SampledHessian:
+        """Give each column an inverse of its own where that costs no more than some passes."""
+        n, d, layout = self.design.n_rows, self.design.n_features, self._layout
+        own, price = _own_rows(objective.n_problems * objective.columns, objective.meetings, n, d)
+        shared = SHARED_ROWS * d
+        slow = SLOW_PRICE
+        if layout is not None:
+            own, shared = own if layout.sampled else 0, min(shared, layout.shared_rows)
+            slow = 0.0  # no room is set aside for more inverses
+        return SampledHessian(own, shared, price if own else SHARED_PRICE, 0.0 if own else slow)
+
+    def _coarse(self, objective: Problems) -> bool:
+        """Start in a few directions, where inverses are dear: those made there serve longer."""
+        made = self._preconditioner
+        return isinstance(made, SampledHessian) and made.price > 1 and worthwhile(objective)
+
+    def problems(self, C: float | Array) -> Problems:
+        """Set up the strategy's problems for a value of C, or for one of each problem."""
+        common = (self.design, self.labels, self.sample_weight)
+        last = (self.workers, self.fit_intercept)
+        k = self.n_classes
+        if k == 2:
+            return self._binary(*common, np.full(1, C), np.array([1]), None, *last)
+        if self.strategy == "multinomial":
+            return self._softmax(*common, np.array([C]), k, *last)
+        if self.strategy == "ovr":
+            return self._binary(*common, np.full(k, C), np.arange(k), None, *last)
+        pairs = class_pairs(k)
+        return self._binary(*common, np.full(len(pairs), C), pairs[:, 1], pairs[:, 0], *last)
+
+    # BLAS may raise flags for lanes of its registers that no result takes; what is not finite is
+    # looked for by value.
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    def solve(
+        self, C: float | Array, *, tol: float, max_iter: int, start: Head | None = None
+    ) -> tuple[Head, Solution]:
+        """Fit the heads for one value of C.
+
+        Parameters
+        ----------
+        C : float or ndarray of float64, shape (n_heads,)
+            Weight of the losses against the penalty; binary problems may each have their own.
+        tol : float
+            Largest duality gap relative to the objective, for every problem.
+        max_iter : int
+            Largest number of iterations.
+        start : Head, optional
+            Heads to start from; zero by default.
+
+        Returns
+        -------
+        head : Head
+            For raw features.
+        solution : Solution
+            In the standardised features, if they are.
+        """
+        objective = self.problems(C)
+        points = np.zeros((objective.n_problems, objective.n_parameters))
+        if start is not None:
+            weights, intercepts = objective.split(points)
+            weights[:] = start.coef if self.scale is None else start.coef * self.scale
+            moved = 0.0 if self.shift is None else start.coef @ self.shift
+            intercepts[:] = (start.intercept + moved) if self.fit_intercept else 0.0
+            # The preconditioner leaves alone what is common to all classes.
+            points = objective.centred(points)
+        elif self.fit_intercept:
+            objective.split(points)[1][:] = objective.base_rates()
+        if self._preconditioner is None:
+            self._preconditioner = self._choose(objective)
+        if start is None and self._coarse(objective):
+            own = self._preconditioner.own_rows > 0
+            near = CLOSE_TOL if own else TOL
+            points, self._preconditioner.sketch = start_from_directions(objective, points, near)
+            if own:  # these are made from the features themselves
+                self._preconditioner.sketch = None
+        everything = np.arange(objective.n_problems)
+        solution = self._minimise(objective, everything, points, tol, max_iter)
+        solution = self._go_on_in_double(C, solution, tol, max_iter)
+        return self.head(objective, solution.points), solution
+
+    def _minimise(
+        self, objective: Problems, problems: Integers, points: Array, tol: float, max_iter: int
+    ) -> Solution:
+        """Minimise some problems, starting from points that are theirs."""
+        if self._preconditioner is None:
+            self._preconditioner = self._choose(objective)
+        self._preconditioner.attach(objective)
+        return minimise(
+            objective,
+            points,
+            self._preconditioner,
+            lambda problems, at: self._certify(objective, problems, at),
+            tol=tol,
+            max_iter=max_iter,
+            rounding=rounding_of(self.design.dtype),
+            problems=problems,
+            workers=self.workers,
+        )
+
+    def _go_on_in_double(
+        self, C: float | Array, solution: Solution, tol: float, max_iter: int
+    ) -> Solution:
+        """Where single precision was too little, go on with a copy in double, if it is small."""
+        late = np.flatnonzero([status is Status.PRECISION for status in solution.status])
+        left = max_iter - int(solution.n_iter[late].max(initial=0))
+        small = self.design.n_rows * self.design.n_features <= DOUBLE_NUMBERS
+        single = self.design.dtype == np.float32 and self._layout is None
+        if not (len(late) and left > 0 and small and single):
+            return solution
+        if self._double is None:
+            self._double = copy.copy(self)
+            self._double.design = self.design.in_double()
+            self._double._preconditioner = None
+        double = self._double
+        more = double._minimise(double.problems(C), late, solution.points[late], tol, left)
+        return solution.improved(late, more)
+
+    def head(self, objective: Problems, points: Array) -> Head:
+        """Fold the standardisation into heads for raw features."""
+        weights, intercepts = objective.split(points)
+        if self.scale is not None:
+            weights = weights / self.scale
+        if self.shift is not None:
+            intercepts = intercepts - weights @ self.shift
+        folded = objective.centred(np.column_stack([weights, intercepts]).reshape(points.shape))
+        weights, intercepts = objective.split(folded)
+        return Head(weights.copy(), intercepts.copy())

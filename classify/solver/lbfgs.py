@@ -1,0 +1,314 @@
+"""A batched, preconditioned limited-memory BFGS: many problems at once, each on its own.
+
+The minimiser knows nothing about classes, features or rows. It is given an objective that can start
+from any points, and go from there along a direction for each problem, as far as is worth while
+(`classify.solver.moves`); and a preconditioner. A problem that has converged leaves the work (its
+columns are dropped).
+
+- Direction: Nocedal and Wright, *Numerical Optimization* (2nd ed., 2006), algorithm 7.4, with the
+  preconditioner as the initial inverse Hessian.
+- Step: the objective's own line search. A pair of differences of points and gradients is kept only
+  where its product is positive.
+- Stopping: after one step at least, when ``||gradient||^2 / 2`` suggests that the duality gap is
+  within ``tol`` of the objective, the problem waits; when all have stopped, one pass certifies them
+  (`classify.solver.certificate`), and those whose bound is still too large go on.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.solver.history import History
+from classify.solver.rowwise import row_dots
+from classify.solver.solution import Certificate, Solution, Status
+from classify.solver.threads import Workers
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+Bools = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.intp]
+
+# Objectives that are rounded by more than this, relatively, come from single precision.
+SINGLE = 1e-12
+# How many iterations without progress before rounding is blamed.
+PATIENCE = 30
+# And how many rounds in a row may go nowhere: from L-BFGS's direction, from the preconditioned
+# gradient, from the gradient.
+FAILURES = 3
+# Rounds that a problem's speed is judged by, and the least speed, in powers of e a round.
+SPAN = 6
+SLOWEST = 0.02
+
+
+def rounding_of(dtype: npt.DTypeLike) -> float:
+    """Return the relative rounding error of objectives of features in a dtype, for `minimise`."""
+    return float(np.finfo(np.dtype(dtype)).eps) / 10
+
+
+class Moves(Protocol):
+    """Points of unfinished problems, and what is known there."""
+
+    points: Array
+    value: Array
+    gradient: Array
+
+    def advance(self, directions: Array) -> Bools:
+        """Go along descent directions; return which problems have moved."""
+
+    def keep(self, mask: Bools) -> None:
+        """Drop the problems that are not in `mask`."""
+
+
+class Starts(Protocol):
+    """What the minimiser needs of an objective."""
+
+    n_problems: int
+    n_parameters: int
+
+    def iterate(self, problems: Integers, points: Array, rounding: float) -> Moves:
+        """Start some problems from some points."""
+
+
+class Preconditions(Protocol):
+    """What the minimiser needs of a preconditioner."""
+
+    def due(self, problems: Integers, ahead: Array) -> bool:
+        """Say whether an update is worth its cost now, or needed.
+
+        `ahead` says how many more rounds each problem is expected to take.
+        """
+
+    def apply(self, problems: Integers, gradients: Array) -> Array:
+        """Return approximate inverse Hessians times gradients, ``(k, n_parameters)``."""
+
+    def update(self, problems: Integers, moves: Moves) -> None:
+        """Improve the approximation at new points."""
+
+
+def minimise(
+    objective: Starts,
+    start: Array,
+    preconditioner: Preconditions,
+    certify: Callable[[Integers, Array], Certificate],
+    *,
+    tol: float,
+    max_iter: int,
+    memory: int = 10,
+    rounding: float = 1e-15,
+    problems: Integers | None = None,
+    workers: Workers | None = None,
+) -> Solution:
+    """Minimise every problem of an objective.
+
+    Parameters
+    ----------
+    objective : Problems
+        Starts any of its problems from any points.
+    start : ndarray of float64, shape (k, n_parameters)
+        Where to start.
+    preconditioner : Preconditions
+        Approximate inverse Hessians.
+    certify : callable
+        From problems and points to points with bounds.
+    tol : float
+        Largest duality gap relative to the objective.
+    max_iter : int
+        Largest number of iterations of any problem.
+    memory : int
+        Corrections kept.
+    rounding : float
+        Relative rounding error of an objective's value.
+    problems : ndarray of int, shape (k,), optional
+        Which problems; all by default.
+    workers : Workers, optional
+        Threads; none by default.
+
+    Returns
+    -------
+    Solution
+        Points, and how each problem ended.
+    """
+    threads = Workers(1) if workers is None else workers
+    run = _Run(objective, preconditioner, certify, tol, max_iter, memory, rounding, threads)
+    return run.solve(np.arange(objective.n_problems) if problems is None else problems, start)
+
+
+class _Run:
+    def __init__(
+        self,
+        objective: Starts,
+        preconditioner: Preconditions,
+        certify: Callable[[Integers, Array], Certificate],
+        tol: float,
+        max_iter: int,
+        memory: int,
+        rounding: float,
+        workers: Workers,
+    ) -> None:
+        self.objective, self.preconditioner, self.certify = objective, preconditioner, certify
+        self.tol, self.max_iter, self.memory, self.rounding = tol, max_iter, memory, rounding
+        self.workers = workers
+        self.n_passes = self.column_products = 0
+        self.course: list[tuple[Integers, Array]] = []
+
+    def solve(self, problems: Integers, start: Array) -> Solution:
+        """Run, certify, and run on with what is not good enough yet."""
+        k = len(problems)
+        points = start.astype(np.float64).copy()
+        status: list[Status] = [Status.MAX_ITER] * k
+        value, norm, bound = (np.full(k, np.nan) for _ in range(3))
+        n_iter = np.zeros(k, dtype=np.int64)
+        todo, goal = np.arange(k), np.full(k, self.tol)
+        while len(todo):
+            ended = self._descend(problems, todo, points, n_iter, goal)
+            certificate = self.certify(problems[todo], points[todo])
+            self._count(len(todo))
+            points[todo] = certificate.points
+            value[todo], norm[todo] = certificate.objective, certificate.grad_norm
+            bound[todo] = certificate.gap_bound
+            good = bound[todo] <= self.tol * np.abs(value[todo])
+            # Nothing is certified of what is not finite; infinity is not above infinity.
+            good &= np.isfinite(value[todo]) & np.isfinite(points[todo]).all(axis=1)
+            again = []
+            for place, ok, end in zip(todo, good, ended, strict=True):
+                status[place] = Status.CONVERGED if ok else end
+                if not ok and end is Status.CONVERGED:
+                    goal[place] /= 4
+                    again.append(place)
+            todo = np.array(again, dtype=np.intp)
+            if goal.min() < self.tol * 1e-6:
+                for place in todo:
+                    status[place] = Status.PRECISION
+                break
+        return Solution(
+            points, tuple(status), value, norm, bound, n_iter, self.n_passes, self.column_products,
+            tuple(self.course),
+        )  # fmt: skip
+
+    def _count(self, columns: int) -> None:
+        self.n_passes += 1
+        self.column_products += columns
+
+    def _descend(
+        self, problems: Integers, todo: Integers, points: Array, n_iter: Integers, goal: Array
+    ) -> list[Status]:
+        """Iterate on the problems ``todo`` until each has stopped; writes points and n_iter."""
+        at = self.objective.iterate(problems[todo], points[todo], self.rounding)
+        self._count(len(todo))
+        k, p = at.points.shape
+        # Where the features are in single precision, so are the corrections, which may be many.
+        dtype = np.float32 if self.rounding > SINGLE else np.float64
+        history = History(self.memory, k, p, dtype, self.workers)
+        watch = _Watch(todo.copy(), goal[todo], self.rounding, at.value.copy())
+        ended: dict[int, Status] = {}
+        while True:
+            self.course.append((watch.index, at.value.copy()))
+            half = 0.5 * row_dots(self.workers, at.gradient, at.gradient)
+            stop = watch.stopped(at.value, half, n_iter, self.max_iter)
+            alive = np.array([status is None for status in stop])
+            for row in np.flatnonzero(~alive):
+                place = int(watch.index[row])
+                ended[place] = stop[row]  # type: ignore[assignment]
+                points[place] = at.points[row]
+            if not alive.all():
+                watch.keep(alive)
+                history.keep(alive)
+                at.keep(alive)
+            if len(watch.index) == 0:
+                return [ended[int(place)] for place in todo]
+            live = problems[watch.index]
+            if self.preconditioner.due(live, watch.ahead()):
+                self.preconditioner.update(live, at)
+            before = at.points, at.gradient
+            direction = history.direction(
+                at.gradient, functools.partial(self.preconditioner.apply, live)
+            )
+            # Without a history, or where rounding has spoilt it, the preconditioned gradient.
+            lost = ~(row_dots(self.workers, at.gradient, direction) < 0) | watch.stuck
+            if lost.any():
+                history.forget(lost)
+                direction[lost] = -self.preconditioner.apply(live[lost], at.gradient[lost])
+            # Where that has gone nowhere either, the gradient itself.
+            worse = ~(row_dots(self.workers, at.gradient, direction) < 0) | (watch.failures > 1)
+            if worse.any():
+                direction[worse] = -_unit(at.gradient[worse])
+            moved = at.advance(direction)
+            self._count(len(live))
+            n_iter[watch.index] += moved
+            watch.failures = np.where(moved, 0, watch.failures + 1)
+            history.add(at.points, before[0], at.gradient, before[1])
+
+
+class _Watch:
+    """Decides when each problem stops."""
+
+    def __init__(self, index: Integers, goal: Array, rounding: float, value: Array) -> None:
+        k = len(index)
+        self.index, self.goal, self.rounding = index, goal, rounding
+        self.failures = np.zeros(k, dtype=np.intp)  # rounds in a row that went nowhere
+        self._best = np.full(k, np.inf)  # the smallest half squared gradient
+        self._since = np.zeros(k, dtype=np.intp)  # rounds since it last fell by a tenth
+        self._past = value  # objective when it last did
+        self._course: list[Array] = []  # logarithms of what is left, over the goal, of late
+
+    @property
+    def stuck(self) -> Bools:
+        """Which problems did not move in the last round."""
+        return self.failures > 0
+
+    def keep(self, mask: Bools) -> None:
+        """Drop the problems that are not in `mask`."""
+        for name in ("index", "goal", "failures", "_best", "_since", "_past"):
+            setattr(self, name, getattr(self, name)[mask])
+        self._course = [left[mask] for left in self._course]
+
+    def ahead(self) -> Array:
+        """Guess how many more rounds each problem takes, from its last few; 0 where unknown."""
+        if len(self._course) <= SPAN:
+            return np.zeros(len(self.index))
+        left = self._course[-1]
+        return left / np.maximum((self._course[0] - left) / SPAN, SLOWEST)
+
+    def stopped(
+        self, value: Array, half: Array, n_iter: Integers, max_iter: int
+    ) -> list[Status | None]:
+        """Say for each problem why it stops here, if it does; `half` its squared gradient."""
+        # Progress is a smaller gradient, or an objective that still falls visibly.
+        better = half < 0.9 * self._best
+        with np.errstate(invalid="ignore"):  # infinity less infinity is no progress
+            falling = self._past - value > 10 * self.rounding * np.abs(value)
+        self._best = np.where(better, half, self._best)
+        self._past = np.where(better | falling, value, self._past)
+        self._since = np.where(better | falling, 0, self._since + 1)
+        goal = self.goal * np.abs(value)
+        # Weights of zero may be within the tolerance of tiny ones, and yet answer nothing: every
+        # problem takes a step, unless its gradient is numerically zero.
+        zero = half <= np.finfo(float).eps ** 2 * np.abs(value)
+        begun = (n_iter[self.index] > 0) | (self.failures > 0) | zero
+        near = (half <= goal) & begun
+        with np.errstate(divide="ignore", invalid="ignore"):
+            left = np.nan_to_num(np.log(half) - np.log(goal), nan=0.0, posinf=0.0, neginf=0.0)
+        self._course = [*self._course[-SPAN:], left]
+        tired = (self.failures >= FAILURES) | (self._since >= PATIENCE)
+        late = n_iter[self.index] >= max_iter
+        result: list[Status | None] = []
+        for row in range(len(half)):
+            if near[row]:
+                result.append(Status.CONVERGED)
+            elif tired[row]:
+                result.append(Status.PRECISION)
+            else:
+                result.append(Status.MAX_ITER if late[row] else None)
+        return result
+
+
+def _unit(gradients: Array) -> Array:
+    """Scale rows to a length of one; squares of what is huge or tiny would not be finite."""
+    largest = np.abs(gradients).max(axis=1, keepdims=True)
+    scaled = gradients / np.where(largest > 0, largest, 1.0)
+    return np.asarray(scaled / np.maximum(np.linalg.norm(scaled, axis=1, keepdims=True), 1.0))

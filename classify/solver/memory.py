@@ -1,0 +1,257 @@
+"""How a fit out of core divides the memory that it was given.
+
+What a fit takes, for ``n`` rows of ``d`` features of ``f`` bytes, ``K`` columns in all problems
+together, of which a row meets ``m`` (one-vs-one: ``n_classes - 1``; otherwise all):
+
+========================================  =====================================================
+for the rows (labels, order, weights)     ``64 n``
+one score a row and column, when a fit    ``f n m``
+is certified
+history and vectors of L-BFGS             ``36 * 8 K (d + 1)``
+weights folded and laid out for products  ``(8 + 3 f) K d``
+the preconditioner                        see `_sampled` and `_shared`
+for each thread                           a chunk; three blocks of rows with their scores; the
+                                          sums of three chunks; float64 scores of a block in the
+                                          certificate; the preconditioner's own
+========================================  =====================================================
+
+The features themselves are not in it. The size of a chunk follows from the data and the memory,
+not from the number of threads, so that the answer does not depend on that number either; a fit
+for which there is not enough memory runs on fewer threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from classify.coding import n_heads
+from classify.solver.certificate import block_rows
+from classify.solver.design import BLOCK_BYTES, product_rows
+from classify.solver.preconditioner.sampled import OWN_ROWS
+from classify.solver.preconditioner.sampled import SHARED_ROWS as SHARED
+from classify.solver.preconditioner.shared import DENSE_NUMBERS, LEADING, PARTS, ROWS
+
+# One-vs-one cuts a chunk into the runs of its classes, which should not be too short.
+CHUNK_BYTES, RUN_BYTES, LARGEST_CHUNK = 32_000_000, 1_000_000, 256_000_000
+SMALLEST_CHUNK = 1_000_000
+GOOD_CHUNK = 8_000_000
+# A chunk leaves room for so many threads.
+THREADS = 4
+# Objects of the interpreter for each column: status, counters, its own inverse.
+OBJECT_BYTES = 3000
+# Sizes of curvature that columns' factorisations are made for: more are rare.
+BUCKETS = 6
+# Samples of the shared basis, from the best to the smallest that is of any use.
+SHARED_ROWS = (12_000, 6_000, 3_000, 1_500)
+
+
+class TooLittleMemoryError(ValueError):
+    """A fit needs more memory than it was given.
+
+    Attributes
+    ----------
+    needed, given : int
+        Bytes.
+    """
+
+    def __init__(self, what: str, needed: int, given: int) -> None:
+        super().__init__(
+            f"memory is {show_bytes(given)}, but {what} needs at least {show_bytes(needed)}, even "
+            "when its features stay on the disk"
+        )
+        self.what, self.needed, self.given = what, needed, given
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What `lay_out` decides.
+
+    Attributes
+    ----------
+    chunk_rows : int
+        Rows in a chunk.
+    threads : int
+        Threads that there is memory for, of those that were asked for.
+    sampled : bool
+        Whether each column may have an inverse Hessian of its own.
+    shared_rows : int
+        Rows in the sample of the preconditioner that all columns share.
+    """
+
+    chunk_rows: int
+    threads: int = 1
+    sampled: bool = True
+    shared_rows: int = SHARED_ROWS[0]
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """The sizes of a fit, under the names of the table above."""
+
+    n: int
+    d: int
+    f: int
+    K: int
+    m: int
+
+    def fixed(self) -> int:
+        """Bytes whatever the preconditioner."""
+        return (
+            64 * self.n
+            + self.f * self.n * self.m
+            + 36 * 8 * self.K * (self.d + 1)
+            + (8 + 3 * self.f) * self.K * self.d
+        )
+
+    def thread(self) -> int:
+        """Bytes of a thread, apart from its chunk and the preconditioner's part."""
+        a_chunk = 8 * self.d * (2 * self.K if self.m < self.K else self.K)
+        rows = product_rows(self.d, self.f)
+        blocks = 3 * BLOCK_BYTES + 4 * self.f * rows * self.m
+        return 3 * a_chunk + blocks + 12 * 8 * self.m * block_rows(self.m)
+
+
+def _shared(shape: _Shape, rows: int) -> tuple[int, int]:
+    """Count the bytes of one inverse for all columns: `classify.solver.preconditioner.shared`.
+
+    Kept: scatters of parts of the sample and inverses for several sizes of curvature, the sample
+    in the leading directions, every column's own part there, the curvature of all rows with its
+    temporaries. A thread: a piece of the sample, and what an inversion takes.
+    """
+    rows = min(rows, SHARED * shape.d, shape.n)
+    # What `light` inverses have room for comes from a start in few directions, in memory alone.
+    leading = int(min(LEADING, (DENSE_NUMBERS / shape.K) ** 0.5)) if shape.m < shape.K else 0
+    kept = (
+        (PARTS + min(shape.K, BUCKETS)) * shape.d**2 + 3 * rows * leading + 2 * shape.K * leading**2
+    )
+    kept += shape.n * shape.m
+    return (kept + 8 * shape.K * shape.d) * shape.f + 8 * 8 * shape.K * shape.d, (
+        PARTS * ROWS * shape.d + 5 * shape.d**2
+    ) * shape.f
+
+
+def _sampled(shape: _Shape) -> tuple[int, int]:
+    """Count the bytes of one inverse a column (`classify.solver.preconditioner.sampled`).
+
+    Kept: the inverses, twice while they are renewed, beside the shared one. A thread: the chances
+    of all rows of its column, and its sample with the products of it.
+    """
+    rows = min(OWN_ROWS * shape.d, shape.n)
+    side = min(rows, shape.d)
+    kept, _ = _shared(shape, SHARED_ROWS[0])
+    return kept + 2 * shape.K * side * max(side, shape.d) * shape.f, (
+        80 * shape.n + (3 * rows * shape.d + 4 * side**2) * shape.f
+    )
+
+
+def lay_out(
+    table: tuple[int, int],
+    itemsize: int,
+    strategy: str,
+    n_classes: int,
+    memory: int,
+    *,
+    threads: int,
+    sampled: bool,
+) -> Layout:
+    """Divide the memory of a fit out of core.
+
+    Parameters
+    ----------
+    table : tuple of int
+        Rows and features.
+    itemsize : int
+        Bytes of a feature, as it is computed with.
+    strategy : {'multinomial', 'ovr', 'ovo'}
+        How classes become problems.
+    n_classes : int
+        Number of classes.
+    memory : int
+        Bytes.
+    threads : int
+        How many threads are wanted.
+    sampled : bool
+        Whether an inverse Hessian for each column is worth its time.
+
+    Returns
+    -------
+    Layout
+        Chunks and threads.
+
+    Raises
+    ------
+    TooLittleMemoryError
+        If it does not even fit with one thread and the smallest of everything.
+    """
+    n, d = table
+    columns = n_heads(strategy, n_classes)
+    meets = n_classes - 1 if strategy == "ovo" else columns
+    shape = _Shape(n, d, itemsize, columns, meets)
+    row = max(1, d * shape.f)
+    smallest = min(max(SMALLEST_CHUNK, 64 * row), max(1, n) * row)
+    good = min(max(GOOD_CHUNK, smallest), max(1, n) * row)
+    most = CHUNK_BYTES if meets == columns else RUN_BYTES * n_classes
+    most = max(smallest, min(max(CHUNK_BYTES, most), LARGEST_CHUNK))
+    choices = [(True, SHARED_ROWS[0], _sampled(shape))] if sampled else []
+    choices += [(False, rows, _shared(shape, rows)) for rows in SHARED_ROWS]
+    for room in (good, smallest):
+        for each, rows, (kept, own) in choices:
+            rest = memory - shape.fixed() - kept
+            a_thread = shape.thread() + own
+            if rest < a_thread + room:
+                continue
+            chunk = min(max(rest // THREADS - a_thread, room), most)
+            chunk_rows = max(1, chunk // row)
+            if chunk_rows > 64:
+                chunk_rows = chunk_rows // 64 * 64
+            fit = max(1, min(threads, rest // (a_thread + chunk)))
+            return Layout(min(chunk_rows, max(1, n)), fit, each, rows)
+    least = min(kept + own for _, _, (kept, own) in choices)
+    raise TooLittleMemoryError(
+        f"{strategy} on {n:,} rows x {d:,} features with {n_classes:,} classes ({columns:,} heads)",
+        shape.fixed() + shape.thread() + least + smallest,
+        memory,
+    )
+
+
+def column_bytes(n_features: int, itemsize: int, strategy: str, n_classes: int) -> int:
+    """Count what a fit takes for its columns, wherever the features are.
+
+    Parameters
+    ----------
+    n_features : int
+        Width of the features.
+    itemsize : int
+        Bytes of a feature, as it is computed with.
+    strategy : {'multinomial', 'ovr', 'ovo'}
+        How classes become problems.
+    n_classes : int
+        Number of classes.
+
+    Returns
+    -------
+    int
+        Bytes: the lines of the table above that the number of rows is not in, without the
+        preconditioner, and what the interpreter keeps for each column.
+    """
+    columns = n_heads(strategy, n_classes)
+    return _Shape(0, n_features, itemsize, columns, 0).fixed() + OBJECT_BYTES * columns
+
+
+def show_bytes(count: float) -> str:
+    """Write a number of bytes for a person.
+
+    Parameters
+    ----------
+    count : float
+        Bytes.
+
+    Returns
+    -------
+    str
+        Such as ``1.5 GB``; powers of ten.
+    """
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{max(0, int(count)):,} bytes"

@@ -1,0 +1,347 @@
+"""Where unfinished problems are, with the scores of every row there.
+
+Scores are linear in the parameters. Once a direction's scores are known, which costs half a pass
+over the features, any point along it can be looked at without touching the features again: the
+line search is exact, and an intercept can be moved beside it for nothing. The other half of the
+pass then gives the gradient at the point that was chosen.
+
+A step is ``alpha`` along the direction and ``beta`` for each column's intercept. The search finds
+``alpha`` by its slope alone (`classify.solver.line_search`); its last look also gives the second
+derivatives, and one Newton step in ``alpha`` and ``beta`` together ends it. For the softmax the
+intercepts' own second derivatives, ``diag(sum p) - p'p``, are replaced by twice their diagonal
+``sum p (1 - p)``, which bounds them (their rows sum to zero: Gershgorin).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.solver.design import column_sums
+from classify.solver.line_search import ROUNDINGS, Look, Steps, fell, search
+from classify.solver.passes import Group, Piece
+from classify.solver.rowwise import each_piece, row_dots, some_rows
+
+if TYPE_CHECKING:
+    from classify.solver.problems import Problems
+
+Array = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.intp]
+
+# The line search ends where the slope has fallen to this share; Newton's step does the rest.
+FLAT = 0.7
+# Where that step led astray, the search is done again, this exactly and without it.
+EXACT = 0.01
+# Newton's step may change the step's length and an intercept by this much.
+LARGEST_STRETCH = 0.5
+LARGEST_SHIFT = 1.0
+# The shortest first step of that search.
+SHORTEST = 1e-12
+
+
+class Iterates:
+    """Points of a set of problems, their objectives and gradients.
+
+    Parameters
+    ----------
+    objective : Problems
+        The problems.
+    problems : ndarray of int, shape (k,)
+        Which of them.
+    points : ndarray of float64, shape (k, n_parameters)
+        Where they start; copied.
+    rounding : float
+        Relative rounding error of an objective's value.
+
+    Attributes
+    ----------
+    points : ndarray of float64, shape (k, n_parameters)
+        Where they are.
+    value : ndarray of float64, shape (k,)
+        Objectives.
+    gradient : ndarray of float64, shape (k, n_parameters)
+        Gradients.
+    scores : list of ndarray, shape (rows of the group, columns of the group)
+        Signed scores of every group of `groups`, one column after the other in memory.
+    """
+
+    def __init__(
+        self, objective: Problems, problems: Integers, points: Array, rounding: float
+    ) -> None:
+        self.objective, self.problems, self.points = objective, problems, points.copy()
+        self.rounding = rounding
+        self.groups, self.link = objective.groups(problems), objective.weighted_link(problems)
+        weights, intercepts = objective.split(self.points)
+        self.scores = objective.passes.scores(self.groups, weights, intercepts)
+        self.value, self.gradient = self._pull()
+
+    def keep(self, mask: Bools) -> None:
+        """Drop the problems that are not in `mask`."""
+        columns = np.repeat(mask, self.objective.columns)
+        old = {group.start: i for i, group in enumerate(self.groups)}
+        workers, rows = self.objective.workers, np.flatnonzero(mask)
+        self.problems, self.value = self.problems[mask], self.value[mask]
+        self.points = some_rows(workers, self.points, rows)
+        self.gradient = some_rows(workers, self.gradient, rows)
+        groups = self.objective.groups(self.problems) if len(self.problems) else []
+        places = [(old[group.start], group) for group in groups]
+        scores, kept = self.scores, [columns[group.columns] for group in self.groups]
+        self.scores = workers.share(lambda place: scores[place[0]].T[kept[place[0]]].T, places)
+        self.groups, self.link = groups, self.objective.weighted_link(self.problems)
+
+    def advance(self, directions: Array) -> Bools:
+        """Go along descent directions, each problem as far as it is worth.
+
+        Parameters
+        ----------
+        directions : ndarray of float64, shape (k, n_parameters)
+            Descent directions.
+
+        Returns
+        -------
+        ndarray of bool, shape (k,)
+            Which problems have moved. For the others rounding hides any descent; they stay.
+        """
+        objective = self.objective
+        workers = objective.workers
+        slope = row_dots(workers, self.gradient, directions)
+        weights, intercepts = objective.split(directions)
+        along = objective.passes.scores(self.groups, weights, intercepts)
+        ray = _Ray(self, directions, along)
+        before = self.points, self.value, self.gradient
+        noise = ROUNDINGS * self.rounding * np.abs(self.value)
+        steps = search(ray.look, slope, FLAT)
+        alpha, beta = ray.newton(steps.step, steps.found)
+        alpha = np.where(steps.found | (steps.slope < 0), alpha, 0.0)
+        moved = np.zeros(len(slope), dtype=bool)
+        for attempt in range(2):
+            self.points = self._beside(self.points, directions, alpha, beta)
+            self.value, self.gradient = self._pull(along, alpha, beta)
+            after = row_dots(workers, self.gradient, directions)
+            moved = moved | fell(before[1], self.value, slope, after, noise)
+            if moved.all():
+                break
+            self._put_back(~moved, *before)
+            if attempt:
+                break
+            # Newton's step, or a step that is flat but above its start, has led some astray.
+            exact = ray.closely(~moved, slope, EXACT, before[1], noise)
+            alpha = np.where(~moved & (exact.found | (exact.slope < 0)), exact.step, 0.0)
+            beta = np.zeros_like(beta)
+        return moved
+
+    def _put_back(self, stay: Bools, points: Array, value: Array, gradient: Array) -> None:
+        """Return some problems to where they were; their scores are computed anew.
+
+        (To subtract a step from the scores again would leave the rounding of its size in them.)
+        """
+        objective = self.objective
+        self.points[stay], self.value[stay] = points[stay], value[stay]
+        self.gradient[stay] = gradient[stay]
+        groups = objective.groups(self.problems[stay])
+        fresh = objective.passes.scores(groups, *objective.split(points[stay]))
+        columns = np.repeat(stay, objective.columns)
+        places = {group.start: i for i, group in enumerate(self.groups)}
+        for group, scores in zip(groups, fresh, strict=True):
+            i = places[group.start]
+            self.scores[i].T[columns[self.groups[i].columns]] = scores.T
+
+    def _beside(self, points: Array, directions: Array, alpha: Array, beta: Array) -> Array:
+        """Return other points: a step along, and beside it for the intercepts."""
+        result = np.empty_like(points)
+
+        def go(part: slice) -> None:
+            np.multiply(directions[part], alpha[part, None], out=result[part])
+            result[part] += points[part]
+
+        each_piece(self.objective.workers, points, go)
+        self.objective.split(result)[1][:] += beta
+        return result
+
+    def _pull(
+        self,
+        along: list[Floats] | None = None,
+        alpha: Array | None = None,
+        beta: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Compute objectives and gradients, half a pass, where a step along leads the scores."""
+        objective, groups, problems = self.objective, self.groups, self.problems
+        residuals = [np.empty(scores.shape, scores.dtype) for scores in self.scores]
+
+        def work(piece: Piece) -> tuple[Group, Array]:
+            index, low, high = piece
+            group = groups[index]
+            rows = slice(low - group.start, high - group.start)
+            if along is not None and alpha is not None and beta is not None:
+                self._step(along, alpha, beta, piece)
+            # The product back wants one row after the other; the link writes into its scores.
+            scores = np.array(self.scores[index][rows], order="C")
+            with np.errstate(invalid="ignore", over="ignore"):  # of a step that will not be taken
+                loss, residual = self.link(scores, low, high, group)
+                residuals[index][rows] = residual
+                return group, column_sums(loss)
+
+        weights, _ = objective.split(self.points)
+        losses = np.zeros(len(weights))
+        for group, loss in objective.workers.share(work, objective.passes.score_pieces(groups)):
+            losses[group.columns[: len(loss)]] += loss
+        totals, products = objective.passes.back(groups, residuals, len(weights))
+        return (
+            objective.value(problems, weights, losses),
+            objective.assemble(problems, weights, totals, products),
+        )
+
+    def _step(self, along: list[Floats], alpha: Array, beta: Array, piece: Piece) -> None:
+        """Add a step to the scores of a piece."""
+        index, low, high = piece
+        group = self.groups[index]
+        rows = slice(low - group.start, high - group.start)
+        shift = beta[group.columns]
+        if group.sign is not None:
+            shift = shift * group.sign
+        on = along[index][rows].T
+        lengths = np.repeat(alpha, self.objective.columns)[group.columns]
+        with np.errstate(invalid="ignore", over="ignore"):
+            step = lengths[:, None].astype(on.dtype) * on
+            step += shift[:, None].astype(on.dtype)
+            self.scores[index][rows].T[...] += step
+
+
+class _Ray:
+    """The objectives along directions from where the problems are."""
+
+    def __init__(self, iterates: Iterates, directions: Array, along: list[Floats]) -> None:
+        self.iterates, self.along = iterates, along
+        objective = iterates.objective
+        at, _ = objective.split(iterates.points)
+        on, _ = objective.split(directions)
+        k = len(iterates.problems)
+        self._tilt = row_dots(objective.workers, at, on).reshape(k, -1).sum(axis=1)
+        self._square = row_dots(objective.workers, on, on).reshape(k, -1).sum(axis=1)
+        # Of the last look at each problem: its step, slope and curvature; and of each column the
+        # derivative in its intercept, the mixed second derivative, and the intercept's own.
+        self._taken, self._slope, self._bend = (np.full(k, np.nan) for _ in range(3))
+        self._sides = np.zeros((3, len(at)))
+        self._above = np.zeros(k, dtype=bool)
+
+    def look(self, step: Array) -> Look:
+        """Return slopes and curvatures at steps, and remember the intercepts' part.
+
+        Only problems whose step is another than at the last look are looked at.
+        """
+        new = step != self._taken
+        if new.any():
+            self._look(step, new)
+        return Look(self._slope, self._bend, self._above)
+
+    def closely(self, some: Bools, slope: Array, flat: float, value: Array, noise: Array) -> Steps:
+        """Search again for some problems, with a look at their objectives too."""
+        self._taken = np.where(some, np.nan, 0.0)
+
+        def look(step: Array) -> Look:
+            new = some & (step != self._taken)
+            if new.any():
+                self._look(step, new)
+                rise = self._values(step, new) - value
+                self._above = np.where(new, ~(rise <= noise), self._above)
+            # The others have ended before they begin.
+            at, bend = np.where(some, self._slope, 0.0), np.where(some, self._bend, 1.0)
+            return Look(at, bend, some & self._above)
+
+        self._look(np.zeros_like(slope), some)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            first = np.clip(-slope / self._bend, SHORTEST, 1.0)
+        return search(look, slope, flat, np.where(np.isfinite(first), first, 1.0))
+
+    def _values(self, step: Array, some: Bools) -> Array:
+        """Return some problems' objectives at steps."""
+        iterates, objective = self.iterates, self.iterates.objective
+        problems, columns = iterates.problems[some], np.repeat(some, objective.columns)
+        link = objective.weighted_link(problems)
+        alpha = np.repeat(step, objective.columns)
+        losses = np.zeros(len(alpha))
+        groups = objective.groups(problems)
+        places = {group.start: i for i, group in enumerate(iterates.groups)}
+
+        def work(piece: Piece) -> tuple[Integers, Array]:
+            index, low, high = piece
+            group, place = groups[index], places[groups[index].start]
+            rows = slice(low - group.start, high - group.start)
+            mine = columns[iterates.groups[place].columns]
+            on = self.along[place][rows].T[mine]
+            scores = iterates.scores[place][rows].T[mine]
+            with np.errstate(invalid="ignore", over="ignore"):  # far too long a step
+                scores = scores + alpha[columns][group.columns, None].astype(on.dtype) * on
+                loss, _ = link(np.array(scores.T, order="C"), low, high, group)
+                return group.columns, column_sums(loss)
+
+        for which, loss in objective.workers.share(work, objective.passes.score_pieces(groups)):
+            losses[which[: len(loss)]] += loss
+        weights, _ = objective.split(iterates.points[some])
+        result = np.full(len(step), np.nan)
+        result[some] = objective.value(problems, weights, losses)
+        with np.errstate(invalid="ignore", over="ignore"):
+            return result + step * (self._tilt + 0.5 * step * self._square)
+
+    def _look(self, step: Array, new: Bools) -> None:
+        """Find slopes and curvatures of some problems."""
+        iterates, along = self.iterates, self.along
+        objective, groups = iterates.objective, iterates.groups
+        problems = iterates.problems[new]
+        all_new = bool(new.all())
+        columns = np.repeat(new, objective.columns)
+        link = iterates.link if all_new else objective.weighted_link(problems)
+        alpha = np.repeat(step, objective.columns)
+        chosen = {id(group.columns): np.flatnonzero(columns[group.columns]) for group in groups}
+
+        def work(piece: Piece) -> tuple[Integers, Array] | None:
+            index, low, high = piece
+            group = groups[index]
+            rows = slice(low - group.start, high - group.start)
+            on, at = along[index][rows].T, iterates.scores[index][rows].T
+            which, sign = group.columns, group.sign
+            if not all_new:
+                some = chosen[id(group.columns)]
+                if not len(some):
+                    return None
+                on, at, which = on[some], at[some], which[some]
+                sign = None if sign is None else sign[some]
+            with np.errstate(invalid="ignore", over="ignore"):  # far too long a step
+                scores = alpha[which, None].astype(on.dtype) * on
+                scores += at
+                sums = link.bend_sums(scores, low, high, group, on)
+            if sign is not None:
+                sums[2:4] *= sign
+            return which, sums
+
+        total = np.zeros((5, len(alpha)))
+        for found in objective.workers.share(work, objective.passes.score_pieces(groups)):
+            if found is not None:
+                total[:, found[0]] += found[1]
+        C = objective.C[iterates.problems]
+        slope, bend = (C * total[i].reshape(len(C), -1).sum(axis=1) for i in (0, 1))
+        self._slope = np.where(new, slope + self._tilt + step * self._square, self._slope)
+        self._bend = np.where(new, bend + self._square, self._bend)
+        self._sides = np.where(columns, total[2:] * np.repeat(C, objective.columns), self._sides)
+        self._taken = np.where(new, step, self._taken)
+
+    def newton(self, step: Array, found: Bools) -> tuple[Array, Array]:
+        """Improve the steps that were found, and the intercepts beside them, by Newton's step."""
+        columns, intercept = self.iterates.objective.columns, self.iterates.objective.intercept
+        tiny = np.finfo(float).tiny
+        push, mixed, stiff = self._sides if intercept else np.zeros_like(self._sides)
+        stiff = np.maximum(stiff * (2.0 if columns > 1 else 1.0), tiny)
+        shape = (len(step), -1)
+        bend = self._bend - (mixed**2 / stiff).reshape(shape).sum(axis=1)
+        slope = self._slope - (mixed * push / stiff).reshape(shape).sum(axis=1)
+        limit = LARGEST_STRETCH * step
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            change = np.where(bend > 1e-3 * self._bend, -slope / bend, 0.0)
+            change = np.where(found & np.isfinite(change), np.clip(change, -limit, limit), 0.0)
+            shift = -(push + mixed * np.repeat(change, columns)) / stiff
+        shift = np.where(np.isfinite(shift), np.clip(shift, -LARGEST_SHIFT, LARGEST_SHIFT), 0.0)
+        return step + change, np.where(np.repeat(found, columns), shift, 0.0)

@@ -1,0 +1,223 @@
+"""Features larger than memory: a design whose rows stay where they are, and come in chunks.
+
+The features are a *source*, anything that is like `data.format.stored_rows.StoredRows`: it has
+``shape`` and ``dtype``, ``read(start, stop, out)`` fills an array with consecutive rows in any
+thread, and
+``gather(rows)`` collects arbitrary ones.
+
+A chunk is a fixed number of consecutive rows of the source. A thread reads one, in one go, and
+does with it all that a pass has to do. One-vs-one wants its rows sorted by class, and the rows of
+a class lie all over the file; so they are sorted within each chunk only. Then a class is not one
+run of rows but one a chunk, and each run meets the columns of its class, as in memory.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.solver.design import BLOCK_BYTES, LARGEST_FOLD, DesignMatrix
+from classify.solver.threads import Workers
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.intp]
+
+# Scores that are made at once where rows are answered for; and rows, however many columns there
+# are, since what a step does with the weights of all columns is the same for one row.
+STEP_NUMBERS, STEP_ROWS = 500_000, 16
+# Scores that may be made at once of features in memory, where larger products are faster.
+WHOLE_NUMBERS = 20_000_000
+
+
+def is_source(X: Any) -> bool:
+    """Say whether features are a source of rows rather than an array.
+
+    Parameters
+    ----------
+    X : object
+        Whatever a caller has.
+
+    Returns
+    -------
+    bool
+        True for `data.format.stored_rows.StoredRows` and its like.
+    """
+    return hasattr(X, "gather") and hasattr(X, "read")
+
+
+def row_steps(source: Any, n_rows: int, columns: int) -> list[tuple[int, int]]:
+    """Cut rows into steps in which a source's rows are scored.
+
+    Parameters
+    ----------
+    source : StoredRows or the like
+        The features.
+    n_rows : int
+        How many rows there are.
+    columns : int
+        Scores of a row.
+
+    Returns
+    -------
+    list of (int, int)
+        First row, last row + 1. Small enough that the temporary arrays of a step do not matter.
+    """
+    row = max(1, source.shape[1] * source.dtype.itemsize)
+    step = max(1, min(BLOCK_BYTES // row, max(STEP_ROWS, STEP_NUMBERS // max(1, columns))))
+    return [(low, min(low + step, n_rows)) for low in range(0, n_rows, step)]
+
+
+def answer_steps(X: Any, n_rows: int, columns: int) -> list[tuple[int, int]]:
+    """Cut rows into steps in which they are scored and answered for.
+
+    Parameters
+    ----------
+    X : ndarray, shape (n, n_features), or a source of rows
+        The features.
+    n_rows : int
+        How many rows are answered for.
+    columns : int
+        Scores of a row.
+
+    Returns
+    -------
+    list of (int, int)
+        First row, last row + 1: those of `row_steps`, or all rows of an array at once, unless their
+        scores are many (the 499,500 pairs of 1,000 classes are 4 MB a row).
+    """
+    if is_source(X) or n_rows * columns > WHOLE_NUMBERS:
+        return row_steps(X, n_rows, columns)
+    return [(0, n_rows)]
+
+
+def chunk_order(rows: Integers, labels: Integers, chunk_rows: int) -> Integers:
+    """Order rows by class within each chunk.
+
+    Parameters
+    ----------
+    rows : ndarray of int, shape (n_used,)
+        Rows of the source, ascending.
+    labels : ndarray of int, shape (n_used,)
+        Their classes.
+    chunk_rows : int
+        Rows of the source in a chunk.
+
+    Returns
+    -------
+    ndarray of int, shape (n_used,)
+        Places in `rows`.
+    """
+    return np.lexsort((labels, rows // chunk_rows))
+
+
+class ChunkedDesign(DesignMatrix):
+    """A design over a source of rows.
+
+    Parameters
+    ----------
+    source : StoredRows or the like
+        The features.
+    chunk_rows : int
+        Rows of the source in a chunk.
+    order : ndarray of int, shape (n_used,), optional
+        The rows to use, in this order: chunk by chunk, in any order within a chunk. All of them as
+        they come by default.
+    """
+
+    def __init__(self, source: Any, chunk_rows: int, order: Integers | None = None) -> None:
+        super().__init__(source, order=order)
+        self.source = source
+        self.dtype = np.dtype(source.dtype)
+        self._chunk_rows = chunk_rows
+        starts = np.arange(0, len(source) + chunk_rows, chunk_rows)
+        if order is None:
+            self.edges = np.minimum(starts, len(source))
+        else:
+            chunk = order // chunk_rows
+            if np.any(np.diff(chunk) < 0):
+                raise ValueError("the rows of a chunk must be used one after the other")
+            self.edges = np.searchsorted(chunk, np.arange(len(starts)))
+        self._buffers = threading.local()
+        self._apart: tuple[Array, Array] | None = None
+
+    def take(self, rows: Integers, workers: Workers) -> DesignMatrix:
+        """Return the same features with other rows; they must be in the order of the chunks."""
+        whole = len(rows) == len(self.source) and np.array_equal(rows, np.arange(len(rows)))
+        return ChunkedDesign(self.source, self._chunk_rows, None if whole else rows)
+
+    def standardized(self, shift: Array, scale: Array) -> DesignMatrix:
+        """Return the same rows, shifted and scaled on the fly.
+
+        Columns that are so far from zero for their scale that folding the shift into the weights
+        would lose digits are standardised block by block, each time that they are read.
+        """
+        result = ChunkedDesign(self.source, self._chunk_rows, self.order)
+        result._buffers = self._buffers
+        if np.any(np.abs(shift) > LARGEST_FOLD * scale):
+            result._apart = shift, scale
+        else:
+            result.shift, result.scale = shift, scale
+        return result
+
+    def spans(self, rows: int) -> list[tuple[int, int]]:
+        """Cut the rows into what one thread reads at a time: chunks."""
+        edges = self.edges.tolist()
+        return [(low, high) for low, high in itertools.pairwise(edges) if low < high]
+
+    def load(self, start: int, stop: int) -> _Chunk:
+        """Read the chunk that holds these rows; this thread's last one is overwritten."""
+        if self.order is None:
+            low, high = start, stop
+        else:
+            low = int(self.order[start]) // self._chunk_rows * self._chunk_rows
+            high = min(low + self._chunk_rows, len(self.source))
+        if getattr(self._buffers, "rows", None) is None:
+            shape = (min(self._chunk_rows, len(self.source)), self.n_features)
+            self._buffers.rows = np.empty(shape, self.dtype)
+        return _Chunk(
+            self, self.source.read(low, high, self._buffers.rows[: high - low]), low, start
+        )
+
+    def block(self, start: int, stop: int) -> Floats:
+        """Return rows ``start`` to ``stop`` of this design."""
+        return self.dense_raw(np.arange(start, stop))
+
+    def dense_raw(self, rows: Integers) -> Floats:
+        """Copy some rows as `load` hands them over."""
+        return self.apart(self.source.gather(rows if self.order is None else self.order[rows]))
+
+    def dense(self, rows: Integers) -> Floats:
+        """Copy some rows, shifted and scaled, from the front of the file to its end."""
+        block = self.dense_raw(rows)
+        if self.shift is not None:
+            block -= self.shift.astype(self.dtype)
+        if self.scale is not None:
+            block /= self.scale.astype(self.dtype)
+        return block
+
+    def apart(self, block: Floats) -> Floats:
+        """Standardise a block here, if that cannot be done in the weights."""
+        if self._apart is None:
+            return block
+        shift, scale = self._apart
+        return ((block - shift) / scale).astype(self.dtype)
+
+
+class _Chunk:
+    """Rows of a design that are in memory."""
+
+    def __init__(self, design: ChunkedDesign, rows: Floats, first: int, start: int) -> None:
+        self.design, self.rows = design, rows
+        self.first, self.start = first, start  # rows[0] in the source's numbers; the design's
+
+    def block(self, start: int, stop: int) -> Floats:
+        """Return rows ``start`` to ``stop`` of the design: a view where the order allows."""
+        order = self.design.order
+        if order is None:
+            return self.design.apart(self.rows[start - self.first : stop - self.first])
+        return self.design.apart(self.rows[order[start:stop] - self.first])

@@ -1,0 +1,345 @@
+"""Passes over the rows: scores, a loss, and the product back, block by block.
+
+What a block of rows meets is a `Group` of columns. For one-vs-rest and the softmax there is one
+group: all rows meet all columns. For one-vs-one the rows are sorted by class, and the rows of a
+class meet only the pairs that the class takes part in: ``n_classes - 1`` columns instead of
+``n_classes (n_classes - 1) / 2``.
+
+Groups are cut into pieces by the shape of the data alone; threads take pieces, and their float64
+sums are added in the order of the rows. The answer's bits do not depend on the number of threads.
+Where the rows are not in memory (`classify.solver.out_of_core`), a thread takes a chunk of them,
+and all the pieces of groups that lie in it.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.solver.design import Blocks, DesignMatrix, column_sums, thin_back, thin_product
+from classify.solver.rowwise import PIECE_NUMBERS
+from classify.solver.threads import Workers
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.intp]
+
+# What one thread does at a time: enough for its start to cost nothing, little enough to share out.
+PIECE_BYTES = 16_000_000
+# Sums larger than this are added up by several threads.
+SHARE_NUMBERS = 250_000
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Consecutive rows and the columns they meet.
+
+    Attributes
+    ----------
+    start, stop : int
+        Rows.
+    columns : ndarray of int, shape (k,)
+        Columns of the pass.
+    sign : ndarray of float64, shape (k,), or None
+        What these rows' scores are multiplied by: -1 where all of them are positive in the
+        column, +1 where all are negative. ``None`` leaves the scores as they are.
+    """
+
+    start: int
+    stop: int
+    columns: Integers
+    sign: Array | None = None
+
+
+# Index of a group, first row, last row + 1.
+Piece = tuple[int, int, int]
+Result = TypeVar("Result")
+# (signed scores, first row, last row + 1, group) -> (losses per row, residuals)
+Link = Callable[[Floats, int, int, Group], tuple[Floats, Floats]]
+# (index of the group, first row, last row + 1, those rows) -> (losses per row, residuals)
+Residuals = Callable[[int, int, int, Floats], tuple[Floats, Floats]]
+
+
+class Passes:
+    """The passes over one design matrix.
+
+    Parameters
+    ----------
+    design : DesignMatrix
+        The features.
+    workers : Workers
+        Threads.
+    """
+
+    def __init__(self, design: DesignMatrix, workers: Workers) -> None:
+        self.design, self.workers = design, workers
+
+    def pieces(self, groups: Sequence[Group]) -> list[Piece]:
+        """Cut groups into what one thread does at a time.
+
+        Parameters
+        ----------
+        groups : sequence of Group
+            Which rows meet which columns.
+
+        Returns
+        -------
+        list of tuple
+            Index of the group, first row, last row + 1.
+        """
+        rows = self.design.block_rows
+        bytes_a_row = max(1, self.design.n_features * self.design.dtype.itemsize)
+        step = max(rows, PIECE_BYTES // bytes_a_row // rows * rows)
+        return [
+            (index, start, min(start + step, group.stop))
+            for index, group in enumerate(groups)
+            for start in range(group.start, group.stop, step)
+        ]
+
+    def score_pieces(self, groups: Sequence[Group]) -> list[Piece]:
+        """Cut groups into what one thread does at a time where no features are touched.
+
+        Parameters
+        ----------
+        groups : sequence of Group
+            Which rows meet which columns.
+
+        Returns
+        -------
+        list of tuple
+            Index of the group, first row, last row + 1.
+        """
+        return [
+            (index, start, min(start + step, group.stop))
+            for index, group in enumerate(groups)
+            for step in [max(64, PIECE_NUMBERS // max(1, len(group.columns)))]
+            for start in range(group.start, group.stop, step)
+        ]
+
+    def _by_chunk(self, groups: Sequence[Group]) -> list[list[Piece]]:
+        """Cut groups where the design's chunks end, and put the pieces of a chunk together."""
+        edges = self.design.edges
+        found: list[list[Piece]] = [[] for _ in edges[1:]]
+        for index, group in enumerate(groups):
+            chunk = int(np.searchsorted(edges, group.start, side="right")) - 1
+            start = group.start
+            while start < group.stop:
+                stop = min(group.stop, int(edges[chunk + 1]))
+                if start < stop:
+                    found[chunk].append((index, start, stop))
+                start, chunk = stop, chunk + 1
+        return [pieces for pieces in found if pieces]
+
+    def _each(
+        self, groups: Sequence[Group], visit: Callable[[Piece, Blocks], Result]
+    ) -> Iterable[Result]:
+        """Call `visit` with every piece of the groups, in threads; results in a fixed order."""
+        design = self.design
+        if len(design.edges) == 2:  # all rows are at hand
+            rows = design.load(0, design.n_rows)
+            return self.workers.map(lambda piece: visit(piece, rows), self.pieces(groups))
+
+        def work(pieces: list[Piece]) -> list[Result]:
+            rows = design.load(pieces[0][1], pieces[-1][2])
+            return [visit(piece, rows) for piece in pieces]
+
+        # The sums of all chunks together may be larger than memory: take them as they come.
+        parts = self.workers.stream(work, self._by_chunk(groups))
+        return (result for part in parts for result in part)
+
+    def _blocks(self, start: int, stop: int) -> list[tuple[int, int]]:
+        rows = self.design.block_rows
+        return [(low, min(low + rows, stop)) for low in range(start, stop, rows)]
+
+    def _folded(
+        self, groups: Sequence[Group], weights: Array, intercepts: Array
+    ) -> list[tuple[Floats, Floats]]:
+        """Fold every group's weights; runs of a class share their columns, and so their weights."""
+        distinct = {id(group.columns): group for group in groups}
+
+        def fold(group: Group) -> tuple[Floats, Floats]:
+            w, b = self.design.fold(weights[group.columns], intercepts[group.columns])
+            if group.sign is not None:
+                sign = group.sign.astype(w.dtype)
+                w *= sign
+                b *= sign
+            return w, b
+
+        made = dict(zip(distinct, self.workers.map(fold, distinct.values()), strict=True))
+        return [made[id(group.columns)] for group in groups]
+
+    def fused(
+        self, groups: Sequence[Group], weights: Array, intercepts: Array, link: Link
+    ) -> tuple[Array, Array, Array]:
+        """Compute scores, losses, residuals and their products with the features.
+
+        Parameters
+        ----------
+        groups : sequence of Group
+            Which rows meet which columns.
+        weights : ndarray of float64, shape (n_columns, n_features)
+            Weights of the design's features.
+        intercepts : ndarray of float64, shape (n_columns,)
+            Intercepts.
+        link : callable
+            From signed scores to losses, shape ``(rows, k)`` or ``(rows, 1)``, and residuals.
+
+        Returns
+        -------
+        losses : ndarray of float64, shape (n_columns,)
+            Summed losses. Where `link` returns fewer losses than there are columns, as many
+            leading entries are filled.
+        totals : ndarray of float64, shape (n_columns,)
+            Column sums of the residuals.
+        products : ndarray of float64, shape (n_columns, n_features)
+            ``residuals.T @ features``.
+        """
+        factors = self._folded(groups, weights, intercepts)
+
+        def residuals(index: int, low: int, high: int, block: Floats) -> tuple[Floats, Floats]:
+            w, b = factors[index]
+            scores = thin_product(block, w)
+            scores += b
+            return link(scores, low, high, groups[index])
+
+        return self.pull(groups, residuals, len(weights))
+
+    def scores(self, groups: Sequence[Group], weights: Array, intercepts: Array) -> list[Floats]:
+        """Compute every group's signed scores: the first half of a pass.
+
+        Parameters
+        ----------
+        groups : sequence of Group
+            Which rows meet which columns.
+        weights : ndarray of float64, shape (n_columns, n_features)
+            Weights of the design's features.
+        intercepts : ndarray of float64, shape (n_columns,)
+            Intercepts.
+
+        Returns
+        -------
+        list of ndarray, shape (rows of the group, columns of the group)
+            In the features' dtype, one column after the other in memory.
+        """
+        factors = self._folded(groups, weights, intercepts)
+        result = [
+            np.empty((len(group.columns), group.stop - group.start), self.design.dtype).T
+            for group in groups
+        ]
+
+        def visit(piece: Piece, rows: Blocks) -> None:
+            index, start, stop = piece
+            w, b = factors[index]
+            first = groups[index].start
+            for low, high in self._blocks(start, stop):
+                product = thin_product(rows.block(low, high), w)
+                np.add(product, b, out=result[index][low - first : high - first])
+
+        for _ in self._each(groups, visit):
+            pass
+        return result
+
+    def pull(
+        self, groups: Sequence[Group], residuals: Residuals, n_columns: int
+    ) -> tuple[Array, Array, Array]:
+        """Sum losses, and multiply signed residuals by the features: the second half of a pass.
+
+        Parameters
+        ----------
+        groups : sequence of Group
+            Which rows meet which columns.
+        residuals : callable
+            From a group's index, the edges of a block of its rows and the block itself to their
+            losses, ``(rows, k)`` or ``(rows, 1)``, and the derivatives with respect to the signed
+            scores, in the features' dtype.
+        n_columns : int
+            Columns of the pass.
+
+        Returns
+        -------
+        losses : ndarray of float64, shape (n_columns,)
+            Summed losses; leading entries are filled where there are fewer than columns.
+        totals : ndarray of float64, shape (n_columns,)
+            Column sums of the residuals.
+        products : ndarray of float64, shape (n_columns, n_features)
+            ``residuals.T @ features``.
+        """
+
+        def visit(piece: Piece, rows: Blocks) -> tuple[Group, Array, Array, Array]:
+            index, start, stop = piece
+            group = groups[index]
+            loss: Array | float = 0.0
+            total = np.zeros(len(group.columns))
+            product = np.zeros((len(group.columns), self.design.n_features))
+            for low, high in self._blocks(start, stop):
+                block = rows.block(low, high)
+                losses, residual = residuals(index, low, high, block)
+                loss = loss + column_sums(losses)
+                total += column_sums(residual)
+                product += thin_back(block, residual)
+            return group, np.asarray(loss), total, product
+
+        losses, totals = np.zeros(n_columns), np.zeros(n_columns)
+        products = np.zeros((n_columns, self.design.n_features))
+        found = self._each(groups, visit)
+        # Where all pieces are there at once, threads share the features.
+        at_once = isinstance(found, list)
+        parts = self._shares(products) if at_once else [slice(None)]
+        for some in [found] if at_once else ([piece] for piece in found):
+            for group, loss, total, _ in some:
+                losses[group.columns[: len(loss)]] += loss
+                totals[group.columns] += total if group.sign is None else total * group.sign
+            self.workers.map(functools.partial(_gather, some, products), parts)
+        self.workers.map(lambda part: self.design.unfold(products, totals, part), parts)
+        return losses, totals, products
+
+    def _shares(self, table: Array) -> list[slice]:
+        """Cut the columns of a table into what threads take, if it is large."""
+        edges = np.linspace(0, table.shape[1], 1 + min(16, 1 + table.size // SHARE_NUMBERS))
+        return [slice(*edge) for edge in itertools.pairwise(edges.astype(int).tolist())]
+
+    def back(
+        self, groups: Sequence[Group], residuals: Sequence[Floats], n_columns: int
+    ) -> tuple[Array, Array]:
+        """Multiply signed residuals by the features: `pull` without the losses.
+
+        Parameters
+        ----------
+        groups : sequence of Group
+            Which rows meet which columns.
+        residuals : sequence of ndarray, shape (rows of the group, columns of the group)
+            Derivatives with respect to the signed scores, in the features' dtype.
+        n_columns : int
+            Columns of the pass.
+
+        Returns
+        -------
+        totals : ndarray of float64, shape (n_columns,)
+            Column sums of the residuals.
+        products : ndarray of float64, shape (n_columns, n_features)
+            ``residuals.T @ features``.
+        """
+
+        def each(index: int, low: int, high: int, _: Floats) -> tuple[Floats, Floats]:
+            first = groups[index].start
+            return np.zeros((1, 0)), residuals[index][low - first : high - first]
+
+        _, totals, products = self.pull(groups, each, n_columns)
+        return totals, products
+
+
+def _gather(
+    pieces: Iterable[tuple[Group, Array, Array, Array]], products: Array, features: slice
+) -> None:
+    """Add pieces' products, freed of the groups' signs, to those of all columns, in place."""
+    for group, _, _, product in pieces:
+        mine = product[:, features]
+        if group.sign is not None:
+            mine *= group.sign[:, None]
+        products[group.columns, features] += mine

@@ -1,0 +1,1 @@
+"""Approximate inverse Hessians of many problems at once."""

@@ -1,0 +1,398 @@
+"""Logistic objectives for many problems at once: value, gradient and curvature.
+
+Every problem has scikit-learn's objective,
+
+    ``f(w, b) = C * sum_i s_i loss_i(w, b) + 0.5 * ||w||^2``,
+
+with sample weights ``s`` and an intercept ``b`` that is not penalised. A problem's parameters are
+one flat vector: for each of its columns the weights, then the intercept. `BinaryProblems` are one
+column each (one-vs-rest, one-vs-one, two classes); `classify.solver.softmax_problems` has those of
+one column a class.
+
+All problems, or those that are still being solved, are evaluated in one pass over the rows; see
+`classify.solver.passes`. ``C`` belongs to the problem, so several values of C can ride in one pass.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.solver.design import DesignMatrix
+from classify.solver.links import BinaryLink
+from classify.solver.losses import logistic_curvature
+from classify.solver.moves import Iterates
+from classify.solver.passes import Group, Passes
+from classify.solver.rowwise import each_piece, row_dots
+from classify.solver.threads import Workers
+from classify.solver.trials import Trials
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.intp]
+
+
+class Problems(ABC):
+    """Problems over the same rows.
+
+    Parameters
+    ----------
+    design : DesignMatrix
+        The features.
+    labels : ndarray of int, shape (n_rows,)
+        Class index of each row of `design`.
+    sample_weight : ndarray of float64, shape (n_rows,), or None
+        Weight of each row's loss; 1 by default.
+    C : ndarray of float64, shape (n_problems,)
+        Weight of the losses against the penalty, per problem.
+    columns : int
+        Columns per problem.
+    workers : Workers
+        Threads.
+    intercept : bool
+        Whether there are intercepts. Where there are none, their places stay zero.
+    """
+
+    def __init__(
+        self,
+        design: DesignMatrix,
+        labels: Integers,
+        sample_weight: Array | None,
+        C: Array,
+        columns: int,
+        workers: Workers,
+        intercept: bool = True,
+    ) -> None:
+        self.intercept = intercept
+        self.design, self.labels, self.workers = design, labels, workers
+        self.weight = sample_weight
+        self.C = np.asarray(C, dtype=np.float64)
+        self.n_problems = len(self.C)
+        self.columns = columns
+        self.n_parameters = columns * (design.n_features + 1)
+        self.passes = Passes(design, workers)
+
+    @property
+    def meetings(self) -> int:
+        """How many scores a pass with all problems computes."""
+        groups = self.groups(np.arange(self.n_problems))
+        return sum((group.stop - group.start) * len(group.columns) for group in groups)
+
+    def mass(self, group: Group) -> float:
+        """Return the summed weights of a group's rows."""
+        if self.weight is None:
+            return float(group.stop - group.start)
+        return float(self.weight[group.start : group.stop].sum())
+
+    @abstractmethod
+    def groups(self, problems: Integers) -> list[Group]:
+        """List which rows meet which columns when `problems`, in this order, are in the pass."""
+
+    @abstractmethod
+    def weighted_link(self, problems: Integers) -> Any:
+        """Bind the loss to the problems of a pass, with the sample weights.
+
+        Parameters
+        ----------
+        problems : ndarray of int
+            The problems in the pass.
+
+        Returns
+        -------
+        RowLink
+            What `classify.solver.passes.Passes.fused` asks for, and
+            `classify.solver.moves.Iterates`.
+        """
+
+    @abstractmethod
+    def curvature(
+        self, scores: Floats, start: int, stop: int, group: Group, directions: Floats | None
+    ) -> Floats:
+        """Return the loss's second derivative in the scores, or its product with directions.
+
+        Parameters
+        ----------
+        scores : ndarray, shape (stop - start, k)
+            Signed scores in the group's columns.
+        start, stop : int
+            Rows.
+        group : Group
+            What the rows meet.
+        directions : ndarray, shape (stop - start, k), or None
+            Signed scores of a direction.
+
+        Returns
+        -------
+        ndarray, shape (stop - start, k)
+            Without directions, the diagonal (each column's own second derivative); with them,
+            the second derivative applied to them. No sample weights.
+        """
+
+    @abstractmethod
+    def restricted(
+        self, design: DesignMatrix, rows: Integers, stride: Array, workers: Workers
+    ) -> Problems:
+        """Set up the same problems over other features of some of the rows.
+
+        Parameters
+        ----------
+        design : DesignMatrix
+            The other features of those rows.
+        rows : ndarray of int, shape (design.n_rows,)
+            Which rows, ascending.
+        stride : ndarray of float64, shape (design.n_rows,)
+            How many rows each of them stands for.
+        workers : Workers
+            Threads.
+
+        Returns
+        -------
+        Problems
+            Of the same kind, in the same order.
+        """
+
+    def _scaled(self, rows: Integers, stride: Array) -> tuple[Array | None, Array]:
+        """Return weights of some rows, and C, so that each counts for as many as `stride` says."""
+        most = float(stride.max())
+        weight = None if self.weight is None else self.weight[rows]
+        if (stride != most).any():
+            weight = stride / most if weight is None else weight * (stride / most)
+        return weight, self.C * most
+
+    @abstractmethod
+    def base_rates(self) -> Array:
+        """Return the intercepts that are best where all weights are zero.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_problems * columns,)
+            Finite, whatever the labels and the sample weights are.
+        """
+
+    def centred(self, points: Array) -> Array:
+        """Return the points with what the losses do not see, and the penalty forbids, taken out."""
+        return points
+
+    def split(self, points: Array) -> tuple[Array, Array]:
+        """Split parameters into weights and intercepts.
+
+        Parameters
+        ----------
+        points : ndarray of float64, shape (k, n_parameters)
+            Parameters of some problems.
+
+        Returns
+        -------
+        weights : ndarray of float64, shape (k * columns, n_features)
+            A view.
+        intercepts : ndarray of float64, shape (k * columns,)
+            A view.
+        """
+        table = points.reshape(-1, self.design.n_features + 1)
+        return table[:, :-1], table[:, -1]
+
+    def evaluate(self, problems: Integers, points: Array) -> tuple[Array, Array]:
+        """Evaluate objectives and gradients in one pass over the rows.
+
+        Parameters
+        ----------
+        problems : ndarray of int, shape (k,)
+            Which problems.
+        points : ndarray of float64, shape (k, n_parameters)
+            Their parameters.
+
+        Returns
+        -------
+        values : ndarray of float64, shape (k,)
+            Objectives.
+        gradients : ndarray of float64, shape (k, n_parameters)
+            Gradients.
+        """
+        weights, intercepts = self.split(points)
+        losses, totals, products = self.passes.fused(
+            self.groups(problems), weights, intercepts, self.weighted_link(problems)
+        )
+        values = self.value(problems, weights, losses)
+        return values, self.assemble(problems, weights, totals, products)
+
+    def iterate(self, problems: Integers, points: Array, rounding: float) -> Iterates | Trials:
+        """Start from some points, with their scores kept where the features are in memory."""
+        kind = Iterates if len(self.design.edges) == 2 else Trials
+        return kind(self, problems, points, rounding)
+
+    def scored(self, problems: Integers, moves: Any) -> tuple[list[Group], list[Floats], bool]:
+        """Return groups and signed scores at iterates, and whether the caller may keep them."""
+        if isinstance(moves, Iterates):
+            return moves.groups, moves.scores, False
+        groups = self.groups(problems)
+        return groups, self.passes.scores(groups, *self.split(moves.points)), True
+
+    def value(self, problems: Integers, weights: Array, losses: Array) -> Array:
+        """Weigh summed losses by C and add the penalty.
+
+        Parameters
+        ----------
+        problems : ndarray of int, shape (k,)
+            Which problems.
+        weights : ndarray of float64, shape (k * columns, n_features)
+            Their weights.
+        losses : ndarray of float64
+            Their summed losses come first.
+
+        Returns
+        -------
+        ndarray of float64, shape (k,)
+            Objectives.
+        """
+        squares = row_dots(self.workers, weights, weights).reshape(len(problems), -1).sum(axis=1)
+        return self.C[problems] * losses[: len(problems)] + 0.5 * squares
+
+    def assemble(self, problems: Integers, weights: Array, totals: Array, products: Array) -> Array:
+        """Weigh a pass's sums by C and add the penalty's part.
+
+        Parameters
+        ----------
+        problems : ndarray of int, shape (k,)
+            Which problems.
+        weights : ndarray of float64, shape (k * columns, n_features)
+            What the penalty's derivative is: the weights themselves.
+        totals : ndarray of float64, shape (k * columns,)
+            Summed residuals.
+        products : ndarray of float64, shape (k * columns, n_features)
+            Residuals times features.
+
+        Returns
+        -------
+        ndarray of float64, shape (k, n_parameters)
+            The gradients.
+        """
+        C = np.repeat(self.C[problems], self.columns)
+        gradients = np.empty((len(weights), self.design.n_features + 1))
+
+        def weigh(part: slice) -> None:
+            np.multiply(products[part], C[part, None], out=gradients[part, :-1])
+            gradients[part, :-1] += weights[part]
+
+        each_piece(self.workers, products, weigh)
+        gradients[:, -1] = totals * C if self.intercept else 0.0
+        return gradients.reshape(len(problems), -1)
+
+    def hessian_product(self, problems: Integers, points: Array, directions: Array) -> Array:
+        """Multiply the Hessians at `points` by `directions`.
+
+        Parameters
+        ----------
+        problems : ndarray of int, shape (k,)
+            Which problems.
+        points, directions : ndarray of float64, shape (k, n_parameters)
+            Where, and what is multiplied.
+
+        Returns
+        -------
+        ndarray of float64, shape (k, n_parameters)
+            The products.
+        """
+        groups = self.groups(problems)
+        along, along_intercepts = self.split(directions)
+        at = self.passes.scores(groups, *self.split(points))
+        of = self.passes.scores(groups, along, along_intercepts)
+        bent = []
+        for group, scores, direction in zip(groups, at, of, strict=True):
+            product = self.curvature(scores, group.start, group.stop, group, direction)
+            if self.weight is not None:
+                product = product * self.weight[group.start : group.stop, None]
+            bent.append(product.astype(scores.dtype, copy=False))
+        totals, products = self.passes.back(groups, bent, len(along))
+        return self.assemble(problems, along, totals, products)
+
+
+class BinaryProblems(Problems):
+    """Binary logistic problems: one-vs-rest, one-vs-one, or two classes.
+
+    Parameters
+    ----------
+    design : DesignMatrix
+        The features; for one-vs-one with its rows sorted by class, within each chunk at least.
+    labels : ndarray of int, shape (n_rows,)
+        Class index of each row of `design`.
+    sample_weight : ndarray of float64, shape (n_rows,), or None
+        Weight of each row's loss.
+    C : ndarray of float64, shape (n_problems,)
+        Per problem.
+    positive : ndarray of int, shape (n_problems,)
+        The class whose rows are positive.
+    negative : ndarray of int, shape (n_problems,), or None
+        The class whose rows are negative; ``None`` for all the rest.
+    workers : Workers
+        Threads.
+    intercept : bool
+        Whether there are intercepts.
+    """
+
+    def __init__(
+        self,
+        design: DesignMatrix,
+        labels: Integers,
+        sample_weight: Array | None,
+        C: Array,
+        positive: Integers,
+        negative: Integers | None,
+        workers: Workers,
+        intercept: bool = True,
+    ) -> None:
+        super().__init__(design, labels, sample_weight, C, 1, workers, intercept)
+        self.positive, self.negative = positive, negative
+        if negative is not None:
+            step = np.diff(labels)
+            if not np.isin(np.flatnonzero(step < 0) + 1, design.edges).all():
+                raise ValueError("one-vs-one needs its rows sorted by class")
+            # A run: the rows of one class, in memory all of them, and those of a chunk otherwise.
+            ends = np.union1d(np.flatnonzero(step) + 1, design.edges)
+            self._runs = list(
+                zip(ends[:-1].tolist(), ends[1:].tolist(), labels[ends[:-1]].tolist(), strict=True)
+            )
+
+    def groups(self, problems: Integers) -> list[Group]:
+        """One group of all rows (one-vs-rest), or one a run of a class's rows (one-vs-one)."""
+        if self.negative is None:
+            return [Group(0, self.design.n_rows, np.arange(len(problems)))]
+        positive, negative = self.positive[problems], self.negative[problems]
+        meets: dict[int, tuple[Integers, Array]] = {}
+        for label in {label for _, _, label in self._runs}:
+            columns = np.flatnonzero((positive == label) | (negative == label))
+            meets[label] = columns, np.where(positive[columns] == label, -1.0, 1.0)
+        return [
+            Group(start, stop, *meets[label])
+            for start, stop, label in self._runs
+            if len(meets[label][0])
+        ]
+
+    def weighted_link(self, problems: Integers) -> Any:
+        """Bind the logistic loss; without signs from the group, each row brings its own."""
+        return BinaryLink(self.labels, self.weight, self.positive[problems])
+
+    def restricted(
+        self, design: DesignMatrix, rows: Integers, stride: Array, workers: Workers
+    ) -> BinaryProblems:
+        """Set up the same problems over other features of some of the rows."""
+        weight, C = self._scaled(rows, stride)
+        common = design, self.labels[rows], weight, C
+        return BinaryProblems(*common, self.positive, self.negative, workers, self.intercept)
+
+    def base_rates(self) -> Array:
+        """Return each problem's log odds."""
+        mass = np.bincount(self.labels, self.weight, minlength=int(self.positive.max()) + 1)
+        positive = mass[self.positive]
+        negative = mass.sum() - positive if self.negative is None else mass[self.negative]
+        low = np.finfo(float).eps * max(float(mass.sum()), np.finfo(float).tiny)
+        return np.log(np.maximum(positive, low) / np.maximum(negative, low))
+
+    def curvature(
+        self, scores: Floats, start: int, stop: int, group: Group, directions: Floats | None
+    ) -> Floats:
+        """Return ``p (1 - p)``, which knows no sign, times the directions."""
+        second = logistic_curvature(scores.copy())[1]
+        return second if directions is None else second * directions

@@ -1,0 +1,91 @@
+"""Rows divided by their Euclidean norms, as linear probes of CLIP's and DINO's features do.
+
+Norms are computed in float64 from rows scaled by their largest number, so that neither squares that
+overflow nor such that vanish spoil them. A row of zeros stays as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.solver.out_of_core import is_source
+
+NORMS = ("none", "l2")
+# Numbers that are normalised at a time.
+NUMBERS = 1_000_000
+
+
+def normalized(X: Any, norm: str | None) -> Any:
+    """Return features whose rows have a norm of one.
+
+    Parameters
+    ----------
+    X : ndarray of float32 or float64, torch.Tensor, or a source of rows
+        Features, ``(n_rows, n_features)``.
+    norm : {'l2', None}
+        None returns `X` itself.
+
+    Returns
+    -------
+    ndarray, torch.Tensor, or `NormalizedRows`
+        A copy in the same dtype, where it was; of a source, one that normalises what it reads.
+    """
+    if norm is None:
+        return X
+    if is_source(X):
+        return NormalizedRows(X)
+    result = np.empty_like(X) if isinstance(X, np.ndarray) else X.new_empty(X.shape)
+    step = max(1, NUMBERS // max(1, X.shape[1]))
+    for low in range(0, len(X), step):
+        block = X[low : low + step]
+        result[low : low + step] = (
+            _rows(block) if isinstance(block, np.ndarray) else _tensor_rows(block)
+        )
+    return result
+
+
+class NormalizedRows:
+    """A source of rows that are normalised when they are read, like `data.format.stored_rows`.
+
+    Parameters
+    ----------
+    source : StoredRows or the like
+        Where they come from.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+        self.shape, self.ndim, self.dtype = source.shape, 2, np.dtype(source.dtype)
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def read(self, start: int, stop: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """Read consecutive rows, into an array where one is given."""
+        rows: npt.NDArray[Any] = self.source.read(start, stop, out)
+        rows[...] = normalized(rows, "l2")
+        return rows
+
+    def gather(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+        """Read any rows, in their order."""
+        found: npt.NDArray[Any] = normalized(self.source.gather(rows), "l2")
+        return found
+
+
+def _rows(block: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):  # what is not finite stays so, and is refused elsewhere
+        largest = np.abs(block).max(axis=1, keepdims=True, initial=0).astype(np.float64)
+        scaled = block / np.where(largest > 0, largest, 1.0)
+        norm = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))[:, None]
+        return np.asarray(scaled / np.where(norm > 0, norm, 1.0))
+
+
+def _tensor_rows(block: Any) -> Any:
+    block = block.double()
+    largest = block.abs().amax(dim=1, keepdim=True)
+    scaled = block / largest.masked_fill(largest == 0, 1.0)
+    norm = (scaled * scaled).sum(dim=1, keepdim=True).sqrt()
+    return scaled / norm.masked_fill(norm == 0, 1.0)

@@ -1,0 +1,88 @@
+"""Work on the rows of large tables of parameters, a piece of them at a time, in threads.
+
+Thousands of problems have parameters that no cache holds: what is done to them element by element
+takes as long as the memory takes, and temporary arrays of that size take longer still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from classify.solver.threads import Workers
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+
+# Numbers in a piece: two or three of them stay in a core's own cache.
+PIECE_NUMBERS = 65_536
+
+
+def each_piece(workers: Workers, table: Floats, work: Callable[[slice], None]) -> None:
+    """Do something for all rows of a table, some at a time.
+
+    Parameters
+    ----------
+    workers : Workers
+        Threads.
+    table : ndarray, shape (n_rows, n_columns)
+        How many rows there are, and how long.
+    work : callable
+        Takes a slice of rows; must not touch what belongs to others.
+    """
+    step = max(1, PIECE_NUMBERS // max(1, table.shape[1]))
+    workers.share(work, [slice(low, low + step) for low in range(0, len(table), step)])
+
+
+def row_dots(workers: Workers, a: Floats, b: Floats) -> Array:
+    """Multiply two tables row by row.
+
+    Parameters
+    ----------
+    workers : Workers
+        Threads.
+    a, b : ndarray, shape (n_rows, n_columns)
+        The tables.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_rows,)
+        The sum of the products of each row.
+    """
+    result = np.empty(len(a))
+
+    def multiply(part: slice) -> None:
+        result[part] = np.einsum("ij,ij->i", a[part], b[part])
+
+    each_piece(workers, a, multiply)
+    return result
+
+
+def some_rows(workers: Workers, table: Floats, rows: npt.NDArray[np.intp]) -> Any:
+    """Copy some rows of a table; most of the time goes into fresh pages, which threads share.
+
+    Parameters
+    ----------
+    workers : Workers
+        Threads.
+    table : ndarray, shape (n_rows, n_columns)
+        The table.
+    rows : ndarray of int, shape (k,)
+        Which.
+
+    Returns
+    -------
+    ndarray, shape (k, n_columns)
+        The copy.
+    """
+    result = np.empty((len(rows), table.shape[1]), table.dtype)
+
+    def copy(part: slice) -> None:
+        # Without a mode that needs no check, numpy fills a buffer first, and copies that.
+        np.take(table, rows[part], axis=0, out=result[part], mode="clip")
+
+    each_piece(workers, result, copy)
+    return result

@@ -1,0 +1,299 @@
+"""The rows a fit looks at, as one torch tensor on a device: the twin of `classify.solver.design`.
+
+The features are sent to the device once. Weights, gradients and sums stay float64 on the host,
+where they are small; `fold` and `unfold` take them to and from the features' own scale on the
+device, where the products are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from classify.solver.design import LARGEST_FOLD
+from classify.solver.threads import Workers
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.intp]
+
+# Numbers in one temporary of a pass: a quarter of a gigabyte in float32.
+CHUNK_NUMBERS = 1 << 26
+NUMPY_DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+
+
+class TorchDesign:
+    """Features on a device with a shift and a scale per column.
+
+    Parameters
+    ----------
+    X : torch.Tensor of float32 or float64, shape (n_rows, n_features)
+        Features, contiguous; not written to.
+    shift, scale : ndarray of float64, shape (n_features,), optional
+        Column ``j`` stands for ``(X[:, j] - shift[j]) / scale[j]``.
+    """
+
+    def __init__(
+        self, X: torch.Tensor, shift: Array | None = None, scale: Array | None = None
+    ) -> None:
+        self.X = X
+        self.shift, self.scale = shift, scale
+        self.device = X.device
+        self.n_rows, self.n_features = X.shape
+        self.edges = np.array([0, self.n_rows])
+        self.dtype = NUMPY_DTYPES[X.dtype]
+        self._shift = None if shift is None else self.send(shift)
+        self._scale = None if scale is None else self.send(scale)
+
+    def send(self, values: npt.NDArray[Any]) -> torch.Tensor:
+        """Copy an array to the device, in its own dtype."""
+        return tensor_of(values).to(self.device)
+
+    def take(self, rows: Integers, workers: Workers) -> TorchDesign:
+        """Return the same features with other rows, in another order.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            Rows of `X`.
+        workers : Workers
+            Not needed: the device copies by itself.
+
+        Returns
+        -------
+        TorchDesign
+            A copy of the rows, unless they are all of them in their order.
+        """
+        if np.array_equal(rows, np.arange(self.n_rows)):
+            return self
+        return TorchDesign(self.X[self.send(rows)], self.shift, self.scale)
+
+    def standardized(self, shift: Array, scale: Array) -> TorchDesign:
+        """Return the same rows, shifted and scaled on the fly.
+
+        Parameters
+        ----------
+        shift, scale : ndarray of float64, shape (n_features,)
+            What is subtracted from each column, and what it is then divided by.
+
+        Returns
+        -------
+        TorchDesign
+            Shares the features, unless a column is so far from zero for its scale that folding
+            the shift into the weights would lose digits: then it is a copy.
+        """
+        if not np.any(np.abs(shift) > LARGEST_FOLD * scale):
+            return TorchDesign(self.X, shift, scale)
+        minus, by = self.send(shift), self.send(scale)
+        copy = torch.empty_like(self.X)
+        for low, high in self.chunks(self.n_features):
+            copy[low:high] = (self.X[low:high].double() - minus) / by
+        return TorchDesign(copy)
+
+    def in_double(self) -> TorchDesign:
+        """Return a copy of these rows in double precision."""
+        return TorchDesign(self.X.double(), self.shift, self.scale)
+
+    def moments(self, weight: Array | None = None) -> tuple[Array, Array]:
+        """Compute what standardises the features, in float64 and in two passes.
+
+        Parameters
+        ----------
+        weight : ndarray of float64, shape (n_rows,), optional
+            Weight of each row.
+
+        Returns
+        -------
+        mean, scale : ndarray of float64, shape (n_features,)
+            As `classify.solver.standardize.mean_and_scale` gives them.
+        """
+        w = None if weight is None else self.send(weight)[:, None]
+        count = float(self.n_rows) if w is None else float(w.sum())
+        count = max(count, float(np.finfo(float).tiny))
+        # Relative to one of the rows, so that a constant feature varies by exactly zero.
+        first = self.X[0].double() if w is None else self.X[int(w[:, 0].argmax())].double()
+
+        def total(minus: torch.Tensor, power: int) -> torch.Tensor:
+            found = torch.zeros_like(first)
+            for low, high in self.chunks(self.n_features):
+                block = (self.X[low:high].double() - first - minus) ** power
+                found += (block if w is None else w[low:high] * block).sum(dim=0)
+            return found / count
+
+        offset = total(torch.zeros_like(first), 1)
+        mean = (first + offset).cpu().numpy()
+        scale = total(offset, 2).sqrt().cpu().numpy()
+        constant = scale <= 10 * np.finfo(float).eps * np.abs(mean)
+        return mean, np.where(constant, 1.0, scale)
+
+    def fold(
+        self, weights: torch.Tensor, intercepts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Turn weights for the columns as they stand into weights for the raw features.
+
+        Parameters
+        ----------
+        weights : torch.Tensor of float64, shape (n_columns, n_features)
+            Weights of the shifted and scaled features.
+        intercepts : torch.Tensor of float64, shape (n_columns,)
+            Intercepts.
+
+        Returns
+        -------
+        tuple of torch.Tensor
+            The same for the raw features, in the features' dtype.
+        """
+        if self._scale is not None:
+            weights = weights / self._scale
+        if self._shift is not None:
+            intercepts = intercepts - weights @ self._shift
+        return weights.to(self.X.dtype), intercepts.to(self.X.dtype)
+
+    def unfold(self, products: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
+        """Turn ``R.T @ X`` into ``R.T @ ((X - shift) / scale)``.
+
+        Parameters
+        ----------
+        products : torch.Tensor of float64, shape (n_columns, n_features)
+            ``R.T @ X``.
+        totals : torch.Tensor of float64, shape (n_columns,)
+            Column sums of ``R``.
+
+        Returns
+        -------
+        torch.Tensor of float64, shape (n_columns, n_features)
+            The same for the shifted and scaled features.
+        """
+        if self._shift is not None:
+            products = products - totals[:, None] * self._shift
+        if self._scale is not None:
+            products = products / self._scale
+        return products
+
+    def gather(self, rows: torch.Tensor) -> torch.Tensor:
+        """Copy some rows, shifted and scaled, on the device.
+
+        Parameters
+        ----------
+        rows : torch.Tensor of int64, shape (k,)
+            Rows.
+
+        Returns
+        -------
+        torch.Tensor, shape (k, n_features)
+            In the features' dtype.
+        """
+        block = self.X[rows]
+        if self._shift is not None:
+            block -= self._shift.to(block.dtype)
+        if self._scale is not None:
+            block /= self._scale.to(block.dtype)
+        return block
+
+    def dense(self, rows: Integers) -> Floats:
+        """Copy some rows, shifted and scaled, to the host.
+
+        Parameters
+        ----------
+        rows : ndarray of int, shape (k,)
+            Rows.
+
+        Returns
+        -------
+        ndarray, shape (k, n_features)
+            In the features' dtype: what numpy's preconditioners ask a design for.
+        """
+        return self.gather(self.send(rows)).cpu().numpy()
+
+    def chunks(self, width: int) -> list[tuple[int, int]]:
+        """Cut the rows so that temporaries of this width stay small.
+
+        Parameters
+        ----------
+        width : int
+            Numbers a row.
+
+        Returns
+        -------
+        list of (int, int)
+            First rows, and last rows + 1.
+        """
+        step = max(1, CHUNK_NUMBERS // 2 // max(1, width))
+        return [(low, min(low + step, self.n_rows)) for low in range(0, self.n_rows, step)]
+
+
+def tensor_of(values: npt.NDArray[Any]) -> torch.Tensor:
+    """Make a tensor that shares an array's memory where it may.
+
+    Parameters
+    ----------
+    values : ndarray
+        Left as it is. One that is read-only is copied: torch warns that it could write to it.
+
+    Returns
+    -------
+    torch.Tensor
+        On the host, contiguous.
+    """
+    values = np.ascontiguousarray(values)
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
+
+
+class _FullPrecision:
+    """Turn TF32 off for float32 products while a fit runs.
+
+    TF32 keeps 10 bits of a number: too few for a certified optimum. The setting belongs to the
+    process, so of fits that run at the same time the first one in saves it and the last one out
+    puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._depth = 0
+        self._saved: Any = None
+
+    def __enter__(self) -> None:
+        matmul = torch.backends.cuda.matmul
+        with self._lock:
+            # torch 2.9 renamed the switch, and refuses to read the old one after the new is set.
+            if self._depth == 0 and hasattr(matmul, "fp32_precision"):
+                self._saved, matmul.fp32_precision = matmul.fp32_precision, "ieee"
+            elif self._depth == 0:
+                self._saved, matmul.allow_tf32 = matmul.allow_tf32, False
+            self._depth += 1
+
+    def __exit__(self, *exc: object) -> None:
+        matmul = torch.backends.cuda.matmul
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0 and hasattr(matmul, "fp32_precision"):
+                matmul.fp32_precision = self._saved
+            elif self._depth == 0:
+                matmul.allow_tf32 = self._saved
+
+
+_full_precision = _FullPrecision()
+
+
+@contextmanager
+def arithmetic(device: torch.device) -> Iterator[None]:
+    """Compute without gradients, autocast or TF32, and leave the caller's settings alone.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the products are.
+
+    Yields
+    ------
+    None
+        While the caller computes.
+    """
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), _full_precision:
+        yield

@@ -1,0 +1,155 @@
+"""One strategy fitted on a device: `classify.solver.fit.Fitter` with its rows in a torch tensor.
+
+The minimiser is the same, on the host. This is the only module that the rest of stage two imports
+of those that need torch, and only when a device is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from classify.solver.fit import Fitter, Head
+from classify.solver.problems import Problems
+from classify.solver.solution import Solution
+from classify.solver.torch_backend.certificate import certify
+from classify.solver.torch_backend.design import TorchDesign, arithmetic, tensor_of
+from classify.solver.torch_backend.precondition import TorchSampledHessian
+from classify.solver.torch_backend.problems import TorchBinaryProblems, TorchSoftmaxProblems
+
+Array = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.intp]
+
+# What one inverse Hessian per column may cost on a device: a second or two of multiply-adds at
+# twenty teraflops, and two gigabytes of float32.
+FACTOR_WORK = 2e13
+FACTOR_NUMBERS = 500_000_000
+
+
+class OutOfDeviceMemory(Exception):
+    """The features, or what a fit needs beside them, do not fit into the device's memory."""
+
+
+class TorchFitter(Fitter):
+    """One strategy on one set of rows on a device, for any value of C.
+
+    Parameters
+    ----------
+    strategy, X, labels, n_classes, workers
+        As `Fitter` takes them; `X` may be a tensor, which is used where it lies if it is on the
+        device.
+    at : str
+        A torch device, such as ``cuda:0``.
+    sample_weight, standardize, rows, fit_intercept
+        As `Fitter` takes them.
+
+    Raises
+    ------
+    OutOfDeviceMemory
+        Here or in `solve`.
+    """
+
+    _binary, _softmax = TorchBinaryProblems, TorchSoftmaxProblems
+    _certify = staticmethod(certify)
+
+    def __init__(
+        self,
+        strategy: str,
+        X: Any,
+        labels: Integers,
+        n_classes: int,
+        workers: Any,
+        *,
+        at: str,
+        sample_weight: Array | None = None,
+        standardize: bool = False,
+        rows: Integers | None = None,
+        layout: None = None,
+        fit_intercept: bool = True,
+    ) -> None:
+        self.device, self._at = at, torch.device(at)
+        with _memory_errors(), arithmetic(self._at):
+            super().__init__(
+                strategy,
+                X,
+                labels,
+                n_classes,
+                workers,
+                sample_weight=sample_weight,
+                standardize=standardize,
+                rows=rows,
+                fit_intercept=fit_intercept,
+            )
+
+    def _open(self, X: Any) -> Any:
+        tensor = X.detach() if isinstance(X, torch.Tensor) else tensor_of(X)
+        return TorchDesign(tensor.to(self._at).contiguous())
+
+    def _moments(self, design: Any, sample_weight: Array | None) -> tuple[Array, Array]:
+        return design.moments(sample_weight)
+
+    def _choose(self, objective: Problems) -> Any:
+        """Give each column an inverse of its own, where the device has room for that."""
+        d = self.design.n_features
+        columns = objective.n_problems * objective.columns
+        sample = max(1024, 4 * d)
+        rows = min(sample, self.design.n_rows)
+        side = min(rows, d)
+        if (
+            columns * side**2 * (rows + d) <= FACTOR_WORK
+            and columns * side * max(side, d) <= FACTOR_NUMBERS
+        ):
+            return TorchSampledHessian(sample)
+        raise OutOfDeviceMemory(f"{columns:,} problems, each with an inverse Hessian of its own")
+
+    def solve(
+        self, C: float | Any, *, tol: float, max_iter: int, start: Head | None = None
+    ) -> tuple[Head, Solution]:
+        """Fit the heads for one value of C; see `Fitter.solve`."""
+        with _memory_errors(), arithmetic(self._at):
+            return super().solve(C, tol=tol, max_iter=max_iter, start=start)
+
+
+class _memory_errors:
+    """Turn torch's out-of-memory errors into `OutOfDeviceMemory`."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise OutOfDeviceMemory(str(error).partition(".")[0]) from None
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell an out-of-memory error of a device, or of torch's own libraries on it, from others."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    # cuBLAS and cuSOLVER have statuses of their own; without room a handle is not initialised.
+    text = str(error).lower()
+    return any(sign in text for sign in ("out of memory", "alloc_failed", "status_not_initialized"))
+
+
+def release(device: str) -> None:
+    """Give the memory that torch keeps for later back to the device."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def device_name(device: str) -> str:
+    """Name a device as a person would, such as ``NVIDIA H100 80GB HBM3``."""
+    chosen = torch.device(device)
+    return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else f"torch {device}"
+
+
+def cuda_device(name: str) -> str | None:
+    """Find the CUDA device of a name, ``cuda`` or ``cuda:1``; None when it is not there."""
+    if not torch.cuda.is_available():
+        return None
+    index = torch.device(name).index
+    if index is None:
+        index = torch.cuda.current_device()
+    return f"cuda:{index}" if index < torch.cuda.device_count() else None

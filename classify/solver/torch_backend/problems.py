@@ -1,0 +1,138 @@
+"""The problems of `classify.solver.problems` over rows on a device.
+
+What belongs to the minimiser (groups of columns, parameters, penalty) is theirs; what meets every
+row (labels, sample weights, links and curvatures) is here, on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from classify.solver.passes import Group
+from classify.solver.problems import BinaryProblems, Problems
+from classify.solver.softmax_problems import SoftmaxProblems
+from classify.solver.torch_backend.design import TorchDesign
+from classify.solver.torch_backend.losses import (
+    logistic,
+    logistic_curvature,
+    softmax,
+    softmax_curvature,
+)
+from classify.solver.torch_backend.passes import TorchPasses
+from classify.solver.trials import Trials
+
+Array = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.intp]
+
+
+class _OnDevice(Problems):
+    """What both kinds share: labels and weights on the device, and links that know them."""
+
+    design: TorchDesign  # type: ignore[assignment]
+    passes: TorchPasses
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.passes = TorchPasses(self.design, self.workers)
+        self.row_labels = self.design.send(np.asarray(self.labels, dtype=np.int64))
+        self.row_weights = None if self.weight is None else self.design.send(self.weight)
+
+    def bind(self, problems: Integers) -> Callable[..., tuple[Tensor, Tensor]]:
+        """Make the link of a pass: what depends on the problems is sent to the device once."""
+        raise NotImplementedError
+
+    def weighted_link(self, problems: Integers) -> Callable[..., Any]:
+        """Bind the link, and multiply by the sample weights, on the device."""
+        bound, weights = self.bind(problems), self.row_weights
+        if weights is None:
+            return bound
+        weights = weights[:, None].to(self.design.X.dtype)
+
+        def link(scores: Tensor, start: int, stop: int, group: Group) -> tuple[Tensor, Tensor]:
+            loss, residual = bound(scores, start, stop, group)
+            return loss * weights[start:stop], residual * weights[start:stop]
+
+        return link
+
+    def iterate(self, problems: Integers, points: Array, rounding: float) -> Trials:
+        """Start from some points; every look along a direction is a whole pass, which is cheap."""
+        return Trials(self, problems, points, rounding)
+
+    def hessian_product(self, problems: Integers, points: Array, directions: Array) -> Array:
+        """Multiply the Hessians at `points` by `directions`, on the device."""
+        groups = self.groups(problems)
+        along, along_intercepts = self.split(directions)
+        at = self.passes.scores(groups, *self.split(points))
+        of = self.passes.scores(groups, along, along_intercepts)
+        bent = []
+        for group, scores, direction in zip(groups, at, of, strict=True):
+            product: Any = self.curvature(scores, group.start, group.stop, group, direction)
+            if self.row_weights is not None:
+                product = product * self.row_weights[group.start : group.stop, None]
+            bent.append(product.to(scores.dtype))
+        totals, products = self.passes.back(groups, bent, len(along))
+        return self.assemble(problems, along, totals, products)
+
+
+class TorchBinaryProblems(_OnDevice, BinaryProblems):
+    """Binary logistic problems on a device; see `classify.solver.problems.BinaryProblems`."""
+
+    def positive_rows(self, problems: Integers) -> Tensor:
+        """Send the positive class of each problem to the device, ``(1, k)``."""
+        return self.design.send(np.asarray(self.positive[problems], dtype=np.int64))[None]
+
+    def bind(self, problems: Integers) -> Callable[..., tuple[Tensor, Tensor]]:
+        """Apply the logistic loss; without signs from the group, each row brings its own."""
+        positive = self.positive_rows(problems)
+
+        def link(scores: Tensor, start: int, stop: int, group: Group) -> tuple[Tensor, Tensor]:
+            if group.sign is not None:
+                return logistic(scores)
+            sign = torch.where(self.row_labels[start:stop, None] == positive, -1.0, 1.0)
+            sign = sign.to(scores.dtype)
+            loss, residual = logistic(scores * sign)
+            return loss, residual * sign
+
+        return link
+
+    def curvature(
+        self, scores: Any, start: int, stop: int, group: Group, directions: Any | None
+    ) -> Any:
+        """Return ``p (1 - p)`` times the directions; a sample on the host stays there."""
+        if isinstance(scores, np.ndarray):
+            return super().curvature(scores, start, stop, group, directions)
+        second = logistic_curvature(scores)
+        return second if directions is None else second * directions
+
+
+class TorchSoftmaxProblems(_OnDevice, SoftmaxProblems):
+    """Multinomial logistic problems on a device; see `classify.solver.softmax_problems`."""
+
+    def bind(self, problems: Integers) -> Callable[..., tuple[Tensor, Tensor]]:
+        """Apply the softmax loss, problem by problem."""
+        n_problems = len(problems)
+
+        def link(scores: Tensor, start: int, stop: int, group: Group) -> tuple[Tensor, Tensor]:
+            labels = self.row_labels[start:stop]
+            if n_problems > 1:
+                labels = labels.repeat_interleave(n_problems)
+            loss, residual = softmax(scores.reshape(-1, self.columns), labels[:, None])
+            return loss.reshape(stop - start, -1), residual.reshape(stop - start, -1)
+
+        return link
+
+    def curvature(
+        self, scores: Any, start: int, stop: int, group: Group, directions: Any | None
+    ) -> Any:
+        """Return the softmax's curvature; a sample on the host stays there."""
+        if isinstance(scores, np.ndarray):
+            return super().curvature(scores, start, stop, group, directions)
+        along = None if directions is None else directions.reshape(-1, self.columns)
+        bent = softmax_curvature(scores.reshape(-1, self.columns), along)
+        return bent.reshape(scores.shape)
