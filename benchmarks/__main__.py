@@ -128,7 +128,7 @@ def main(argv: Sequence[str]) -> None:
             f"{', '.join(homeless)}: no feature store was given; name one, as in "
             'make bench FEATURES=features/digits/....h5 PARTS="memory"'
         )
-    from data.store import read_header
+    from data.reading import read_header
 
     for store in stores:  # before the first fit, not after it
         read_header(store)

@@ -13,7 +13,7 @@ from benchmarks.record import Record, Table, amount, duration, tiny
 from benchmarks.rows import store_bytes
 from benchmarks.settings import Settings
 from classify.fit.memory_budget import least_memory
-from data.store import read_header
+from data.reading import read_header
 
 FACTOR = 1.3
 ALLOWANCE = 500e6

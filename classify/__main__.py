@@ -264,12 +264,13 @@ def fit_command(options: Namespace, command: str) -> None:
             f"{given} is for --c auto, but --c {options.c:g} was given; use one of them"
         )
     check_cluster(options.cluster, options.scheduler, options.address)
-    from classify.fit.cluster import fit_stores, on_cluster, side_by_side
+    from classify.fit.cluster import on_cluster
     from classify.fit.fit_store import fit_store
-    from classify.fit.strategy import FitOptions
+    from classify.fit.fit_stores import fit_stores, side_by_side
+    from classify.records import FitOptions
     from classify.solver.backend import DeviceMissing, choose_device
     from data.common.allocator import keep_pages
-    from data.store import read_header
+    from data.reading import read_header
 
     stores = list(dict.fromkeys(options.stores))
     for store in stores:  # before the first fit, not after it

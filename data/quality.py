@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.format.blocks import BLOCK_BYTES, name_rows
+from data.common.raw_io import BLOCK_BYTES
+from data.format.blocks import name_rows
 from data.format.records import Features
 
 _SPLITS = ("train", "test")

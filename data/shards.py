@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.files import atomic_path
-from data.format.blocks import RowCheck, disk_trouble, raw_bytes, reserve
+from data.common.raw_io import disk_trouble, raw_bytes
+from data.format.blocks import RowCheck, reserve
 from data.format.loading import load
 from data.format.records import FeatureArray, ShardReceipt, StoreError
 from data.format.schema import FLOATS

@@ -23,7 +23,6 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,7 @@ import numpy.typing as npt
 
 from data.common.files import clean_leftovers, sync_folder, temporary_file
 from data.format.pieces import Piece, stamp_of
-from data.format.records import StoreError
+from data.format.records import Listed, StoreError
 
 if TYPE_CHECKING:
     from data.store import StoreFile
@@ -42,34 +41,6 @@ TOGETHER = (
     "A store and the folder of its shards belong side by side: put the folder back, or make the "
     "store again with --force"
 )
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A shard as a store lists it.
-
-    Attributes
-    ----------
-    file : str
-        Its path, relative to the store.
-    start, stop : int
-        The rows of the split that it was made for.
-    sha256 : str
-        Of its receipt.
-    runs : tuple of (int, int)
-        First row within the shard and number of rows, for each run of rows that are in use.
-    """
-
-    file: str
-    start: int
-    stop: int
-    sha256: str
-    runs: tuple[tuple[int, int], ...]
-
-    def to_json(self) -> list[Any]:
-        """Return the entry of the attribute."""
-        runs = [list(run) for run in self.runs]
-        return [self.file, self.start, self.stop, self.sha256, runs]
 
 
 def parse(path: Path, text: str) -> list[Listed]:

@@ -21,22 +21,16 @@ import numpy.typing as npt
 
 from data import virtual
 from data.common.files import atomic_path, clean_leftovers
-from data.format.blocks import (
-    RowCheck,
-    disk_trouble,
-    move_down,
-    name_rows,
-    raw_bytes,
-    reserve,
-    write_at,
-)
+from data.common.raw_io import disk_trouble, raw_bytes, write_at
+from data.format.blocks import RowCheck, move_down, name_rows, reserve
 from data.format.loading import Stored, digest_ids
 from data.format.moments import RangeError, iter_class_moments
 from data.format.records import FeatureArray, Report, SplitSource, StoreError
 from data.format.schema import FLOATS, SCHEMA_VERSION, SPLITS
 from data.format.spec import canonical_json, spec_key
 from data.format.stored_rows import GatheredRows, StoredRows
-from data.store import TEXT_LIMIT, Skeleton, verify_store
+from data.reading import verify_store
+from data.store import TEXT_LIMIT, Skeleton
 
 MOMENTS_LIMIT = 512 << 20
 _SLACK = 64 << 10  # HDF5's own bytes, apart from texts

@@ -17,8 +17,10 @@ from data.common.errors import UserError
 from data.common.files import sha256_file, stat_stamp
 from data.common.versions import installed_version
 from data.dataset import dataset_name, source_fingerprint, source_sha256
-from data.format.spec import cropped_twice
-from data.store import SCHEMA_VERSION, Header, StoreError, find_stores, read_header
+from data.format.records import Header, StoreError
+from data.format.schema import SCHEMA_VERSION
+from data.format.spec import cropped_twice, find_stores
+from data.reading import read_header
 from extract.model.sources import FOLDER, files_of, portable_name, split_source
 from extract.options import Options
 

@@ -24,9 +24,14 @@ from data.common.cli import say
 from data.common.errors import UserError
 from data.common.files import check_writable, clean_leftovers, lock
 from data.common.free_memory import peak_memory_mb
-from data.store import SplitSource, join, read_header, unread_rotations, work_dir
+from data.format.records import SplitSource
+from data.format.spec import work_dir
+from data.reading import read_header
+from data.shards import unread_rotations
+from data.writing import join
 from extract import request as requests
-from extract.cluster.crew import Crew, open_crew
+from extract.cluster.coordinator import open_crew
+from extract.cluster.crew import Crew
 from extract.model.sources import check_model
 from extract.options import Options
 from extract.shards.job import Job, choose_plan, here, no_memory, prepare, read_dataset
@@ -196,7 +201,7 @@ def _describe(job: Job) -> None:
 
 def _compute(job: Job, crew: Crew | None) -> Path:
     """Compute the missing shards, restarting with smaller batches when memory runs out."""
-    from extract.engines.embed import OutOfMemory
+    from extract.engines.device import OutOfMemory
 
     started = datetime.now(timezone.utc)
     clock = time.perf_counter()
@@ -245,7 +250,7 @@ def _fill(job: Job, plan: Plan, crew: Crew | None) -> tuple[int, float, dict[str
 
 
 def _fill_here(job: Job, plan: Plan) -> tuple[int, float]:
-    from extract.engines.build import EngineFailed
+    from extract.engines.device import EngineFailed
     from extract.engines.embed import Embedder
     from extract.shards import fill
 

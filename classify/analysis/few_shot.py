@@ -36,7 +36,7 @@ from classify.solver.threads import thread_count, workers
 from classify.wording import display_name
 
 if TYPE_CHECKING:
-    from data.store import Features
+    from data.format.records import Features
 
 DRAWS = 5
 LEVEL = 0.95
@@ -393,7 +393,7 @@ def _accuracy(
 
 def _open(task: Task) -> Features:
     from data.common.errors import UserError
-    from data.store import open_features
+    from data.reading import open_features
 
     known = _opened.get((task.path, task.key))
     if known is None:

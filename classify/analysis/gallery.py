@@ -14,8 +14,8 @@ import numpy.typing as npt
 from data.common.errors import UserError
 
 if TYPE_CHECKING:
-    from classify.fit.strategy import Fitted
-    from data.store import Features
+    from classify.records import Fitted
+    from data.format.records import Features
 
 # Images in each of the two parts.
 SHOWN = 24

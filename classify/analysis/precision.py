@@ -18,8 +18,8 @@ from classify.wording import display_name
 from data.reembedded import digest_of, read_rechecked
 
 if TYPE_CHECKING:
-    from classify.fit.strategy import Fitted
-    from data.store import Features
+    from classify.records import Fitted
+    from data.format.records import Features
 
 STORED = "as stored"
 HALVES = "stored as float16"

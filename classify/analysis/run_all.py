@@ -20,9 +20,8 @@ from classify.solver.row_norms import normalized
 from data.common.cli import progress
 
 if TYPE_CHECKING:
-    from classify.fit.memory_budget import Room
-    from classify.fit.strategy import FitOptions, Fitted
-    from data.store import Features
+    from classify.records import FitOptions, Fitted, Room
+    from data.format.records import Features
 
 
 def analyse(

@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeAlias, cast
+from typing import Any, TextIO, TypeAlias, cast
 
 import joblib
 
-from classify.parallel import run_tasks
 from classify.solver.threads import thread_count
-from data.common.cli import say, without_progress
+from data.common.cli import say
 from data.common.clusters import (
     check_installed,
     close_dask,
@@ -30,9 +27,6 @@ from data.common.clusters import (
     start_dask,
     start_ray,
 )
-
-if TYPE_CHECKING:
-    from classify.fit.strategy import FitOptions
 
 Spread: TypeAlias = Callable[[], AbstractContextManager[object]]
 
@@ -109,77 +103,3 @@ def _dask(scheduler: str | None, jobs: int | None) -> tuple[Any, Any]:
         return start_dask(thread_count(jobs))
     say(f"connecting to {scheduler}")
     return connect_dask(scheduler), None
-
-
-def side_by_side(n_stores: int, jobs: int | None) -> tuple[int, int]:
-    """Say how many stores are fitted at once on this machine, and with how many threads each.
-
-    Parameters
-    ----------
-    n_stores : int
-        How many there are.
-    jobs : int or None
-        Threads in all.
-
-    Returns
-    -------
-    tuple of int
-        Processes, and threads of each; together no more than `jobs`.
-    """
-    threads = thread_count(jobs)
-    processes = max(1, min(n_stores, threads))
-    return processes, threads // processes
-
-
-def fit_stores(
-    stores: Sequence[Path], options: FitOptions, spread: Spread | None = None
-) -> list[tuple[Path, dict[str, Any]]]:
-    """Fit several stores side by side, each in a process, which writes its report itself.
-
-    Parameters
-    ----------
-    stores : sequence of Path
-        Feature stores, on a disk that every worker sees.
-    options : FitOptions
-        Of all of them.
-    spread : callable, optional
-        From `on_cluster`; by default processes of this machine share its threads and the memory.
-
-    Returns
-    -------
-    list of tuple
-        What `classify.fit.fit_store.fit_store` returned for each, in order.
-
-    Raises
-    ------
-    UserError
-        As `classify.fit.fit_store.fit_store`.
-    KeyboardInterrupt
-        On Ctrl-C, with a message of how to go on.
-    """
-    reports_dir = options.reports_dir.absolute()
-    if spread is None:
-        n_jobs, threads = side_by_side(len(stores), options.jobs)
-        each = replace(options, jobs=threads, share=n_jobs, reports_dir=reports_dir)
-        spread = partial(
-            joblib.parallel_config, backend="loky", n_jobs=n_jobs, inner_max_num_threads=threads
-        )
-    else:
-        each = replace(options, jobs=None, reports_dir=reports_dir)
-    tasks = [(store.absolute(), each) for store in stores]
-    try:
-        with spread():
-            return run_tasks(fit_alone, tasks, desc="fit", unit="store")
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"the reports that are finished are in {options.reports_dir}; run the same command "
-            "again to fit all stores"
-        ) from None
-
-
-def fit_alone(task: tuple[Path, FitOptions]) -> tuple[Path, dict[str, Any]]:
-    """Fit a store in a worker, with that worker's threads and no other worker."""
-    from classify.fit.fit_store import fit_store
-
-    with without_progress(), joblib.parallel_config(backend="threading", n_jobs=1):
-        return fit_store(*task)

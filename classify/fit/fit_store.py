@@ -24,7 +24,7 @@ from classify.analysis.gallery import gallery
 from classify.analysis.precision import numerics
 from classify.analysis.run_all import analyse
 from classify.fit.cluster import Spread
-from classify.fit.memory_budget import Room, open_store
+from classify.fit.memory_budget import open_store
 from classify.fit.output import (
     check_room,
     environment,
@@ -32,8 +32,9 @@ from classify.fit.output import (
     told_when_full,
     write_run,
 )
-from classify.fit.strategy import FitOptions, Fitted, fit_strategy
+from classify.fit.strategy import fit_strategy
 from classify.free_memory import default_memory
+from classify.records import FitOptions, Fitted, Room
 from classify.results import SCHEMA_VERSION, json_ready
 from classify.validation import VALIDATION_FRACTION
 from classify.wording import answer_warnings, display_name, headline, upper_first
@@ -44,7 +45,7 @@ from data.common.free_memory import peak_memory_mb
 from data.format.spec import TWICE, cropped_twice
 
 if TYPE_CHECKING:
-    from data.store import Features
+    from data.format.records import Features
 
 
 def fit_store(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from classify.free_memory import default_memory
+from classify.records import Room
 from classify.solver.design import COPY_BYTES
 from classify.solver.fit import plan
 from classify.solver.memory import TooLittleMemoryError, column_bytes, show_bytes
@@ -16,29 +16,10 @@ from data.common.cli import say
 from data.common.errors import UserError
 
 if TYPE_CHECKING:
-    from data.store import Features, Header
+    from data.format.records import Features, Header
 
 # A label and a name: a text object of Python, and its place in a list.
 ROW_BYTES = 150
-
-
-@dataclass(frozen=True)
-class Room:
-    """The memory of a run.
-
-    Attributes
-    ----------
-    memory : int
-        Bytes that the run may take.
-    out_of_core : bool
-        Whether the features stay on the disk.
-    solver : int or None
-        Bytes that are left for one fit; None in memory.
-    """
-
-    memory: int
-    out_of_core: bool
-    solver: int | None
 
 
 def open_store(
@@ -76,7 +57,7 @@ def open_store(
     UserError
         If the store cannot be used, or cannot be fitted within the memory.
     """
-    from data.store import open_features, read_header
+    from data.reading import open_features, read_header
 
     memory = default_memory() if memory is None else memory
     header = read_header(path)

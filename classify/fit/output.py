@@ -26,11 +26,11 @@ from classify.solver.backend import describe
 from data.common.errors import UserError
 from data.common.files import sync_folder, temporary_folder, write_bytes, write_json
 from data.common.free_memory import peak_memory_mb
-from data.format.blocks import NO_ROOM, disk_trouble
+from data.common.raw_io import NO_ROOM, disk_trouble
 
 if TYPE_CHECKING:
-    from classify.fit.strategy import Fitted
-    from data.store import Features
+    from classify.records import Fitted
+    from data.format.records import Features
 
 # The pages, the figures and results.json of a run, generously.
 PAGES_BYTES = 4 << 20

@@ -91,7 +91,7 @@ _single_threaded_blas = _SingleThreadedBlas()
 
 
 def _no_flags() -> None:
-    """Leave floating-point flags alone in a thread of ours; see `classify.solver.fit.Fitter.solve`."""
+    """Leave floating-point flags alone in a thread of ours; see `fit.Fitter.solve`."""
     np.seterr(over="ignore", invalid="ignore", divide="ignore")
 
 

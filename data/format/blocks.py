@@ -10,37 +10,16 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from data.format.seal import read_at
+from data.common.raw_io import BLOCK_BYTES, raw_bytes, read_at, write_at
 
-BLOCK_BYTES = 4 << 20
 IDS_NAMED = 5
-# What the system says when the disk, the quota or the process's limit on files is used up.
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FLOAT16_EXPONENT = np.uint16(0x7C00)
-
-
-def raw_bytes(array: npt.NDArray[Any]) -> memoryview:
-    """View an array as its bytes.
-
-    Parameters
-    ----------
-    array : ndarray, C-contiguous
-        Of any shape.
-
-    Returns
-    -------
-    memoryview of bytes
-        The same memory.
-    """
-    return array.reshape(-1).view(np.uint8).data
 
 
 def read_array(
@@ -77,23 +56,6 @@ def read_array(
             first = start // array.itemsize
             finite = finite and all_finite(flat[first : first + len(block) // array.itemsize])
     return (digest.hexdigest() if verify else None), finite
-
-
-def write_at(descriptor: int, offset: int, content: memoryview) -> None:
-    """Write all bytes at a position of a file.
-
-    Parameters
-    ----------
-    descriptor : int
-        The open file.
-    offset : int
-        Where to start, in bytes.
-    content : memoryview of bytes
-        What to write.
-    """
-    done = 0
-    while done < len(content):
-        done += os.pwrite(descriptor, content[done : done + BLOCK_BYTES], offset + done)
 
 
 def move_down(descriptor: int, source: int, target: int, length: int) -> None:
@@ -245,36 +207,3 @@ def reserve(descriptor: int, size: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             raise
-
-
-def disk_trouble(path: Path, error: OSError, needed: int | None) -> str:
-    """Say in one sentence why a file could not be written.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The final name.
-    error : OSError
-        What the system said.
-    needed : int or None
-        Bytes that it needs; None where that is not known.
-
-    Returns
-    -------
-    str
-        The message, with the space needed and free where space is the trouble.
-    """
-    if error.errno not in NO_ROOM:
-        return f"cannot write {path}: {error.strerror or error}"
-    limit = {
-        errno.ENOSPC: "the disk is full",
-        errno.EDQUOT: "the disk quota is used up",
-        errno.EFBIG: "files of this size are not allowed here (see ulimit -f)",
-    }[error.errno]
-    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
-    need = "" if needed is None else f"it needs {needed / 2**20:,.1f} MiB, "
-    return (
-        f"cannot write {path}: {limit}: {need}the disk has "
-        f"{free / 2**20:,.1f} MiB free. Make room, or choose another folder; nothing that "
-        "was there before has changed"
-    )

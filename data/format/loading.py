@@ -14,18 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.format.blocks import (
-    BLOCK_BYTES,
-    IDS_NAMED,
-    name_rows,
-    raw_bytes,
-    read_array,
-    rows_not_finite,
-)
+from data.common.raw_io import BLOCK_BYTES, raw_bytes, read_at
+from data.format.blocks import IDS_NAMED, name_rows, read_array, rows_not_finite
 from data.format.moments import Moments
 from data.format.pieces import Piece, read_pieces
 from data.format.records import Features, FeatureSplit, Header, StoreError
-from data.format.seal import read_at
 from data.format.text_heaps import DamagedTextError, read_texts
 
 AGAIN = "Extract the features again (python -m extract ... --force)"

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.common.raw_io import read_at
 from data.format.records import StoreError
-from data.format.seal import read_at
 
 
 @dataclass(frozen=True)

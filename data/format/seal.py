@@ -21,43 +21,18 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from data.common.raw_io import _READ, read_at
 from data.format.spec import canonical_json
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SEAL_VERSION = 1
 SEAL_LIMIT = 4096
-_READ = 4 << 20
 
 Extent = tuple[int, int]
 
 
 class BrokenSealError(Exception):
     """The bytes of a file are not those that were sealed; the message says what was found."""
-
-
-def read_at(descriptor: int, offset: int, buffer: memoryview) -> None:
-    """Fill a buffer from a position in a file, without moving the file's own position.
-
-    Parameters
-    ----------
-    descriptor : int
-        An open file.
-    offset : int
-        Where to start, in bytes.
-    buffer : memoryview of bytes
-        What to fill.
-
-    Raises
-    ------
-    EOFError
-        If the file ends before the buffer is full.
-    """
-    done = 0
-    while done < len(buffer):
-        count = os.preadv(descriptor, [buffer[done : done + _READ]], offset + done)
-        if count == 0:
-            raise EOFError(f"the file ends at byte {offset + done:,}")
-        done += count
 
 
 def hdf5_end(descriptor: int) -> int | None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.format.blocks import raw_bytes
+from data.common.raw_io import raw_bytes
 from data.format.loading import AGAIN, Stored
 from data.format.records import StoreError
 

@@ -13,7 +13,7 @@ import struct
 
 import numpy as np
 
-from data.format.seal import read_at
+from data.common.raw_io import read_at
 
 _REFERENCE = np.dtype([("length", "<u4"), ("address", "<u8"), ("index", "<u4")])
 _HEAP_HEADER = struct.Struct("<4sB3xQ")

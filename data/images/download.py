@@ -16,7 +16,7 @@ from data.common.files import (
     sync_folder,
     temporary_folder,
 )
-from data.format.blocks import disk_trouble
+from data.common.raw_io import disk_trouble
 from data.images.decode import looks_like_html
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from data.format.blocks import BLOCK_BYTES, raw_bytes, write_at
-from data.format.seal import read_at
+from data.common.raw_io import BLOCK_BYTES, raw_bytes, read_at, write_at
 from data.images.arrays import ArrayImages, Split
 
 # Fewer are not worth a file.

@@ -11,6 +11,8 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,13 +20,14 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.cli import progress, say
+from data.common.clusters import check_installed
 from data.common.errors import UserError
 from data.dataset import FileImages
 from data.format.spec import canonical_json
 from extract.cluster.crew import Crew, WorkersDied
 from extract.cluster.messages import Archive, Outcome, Settings, Task
 from extract.cluster.worker import choose_here, embed_shard, look
-from extract.engines.embed import OutOfMemory
+from extract.engines.device import OutOfMemory
 from extract.engines.place import Place, find_place
 from extract.options import Options
 from extract.shards.fill import interrupted, note_skipped, unfinished
@@ -305,3 +308,44 @@ def _task(job: Job, settings: Settings, plan: Plan, shard: Shard, threads: int |
     if isinstance(images, FileImages):
         return replace(task, images=images.take(np.arange(shard.start, shard.stop)))
     return task
+
+
+@contextmanager
+def open_crew(options: Options) -> Iterator[Crew | None]:
+    """Connect to the cluster that the options name, or prepare for one on this machine.
+
+    Parameters
+    ----------
+    options : Options
+        Of the run.
+
+    Yields
+    ------
+    Crew or None
+        None without ``--cluster``.
+
+    Raises
+    ------
+    UserError
+        If the library is not installed, or nobody answers at the address.
+    """
+    if options.cluster == "none":
+        yield None
+        return
+    check_installed(options.cluster)
+    crew: Crew
+    if options.cluster == "dask":
+        from extract.cluster.dask import DaskCrew
+
+        crew = DaskCrew(options.scheduler)
+    else:
+        from extract.cluster.ray import RayCrew
+
+        crew = RayCrew(options.address)
+    try:
+        if not crew.local:
+            say(f"connecting to {crew.address}")
+            crew.connect()
+        yield crew
+    finally:
+        crew.close()

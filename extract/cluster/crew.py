@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from typing import Any
 
-from data.common.cli import say
-from data.common.clusters import check_installed
 from data.common.errors import UserError
-from extract.options import Options
 
 # A task is tried on three workers before the run gives up.
 RETRIES = 2
@@ -76,44 +72,3 @@ class Crew(abc.ABC):
         handle = self.submit(function, *args, on_gpu=on_gpu)
         self.wait([handle])
         return self.result(handle)
-
-
-@contextmanager
-def open_crew(options: Options) -> Iterator[Crew | None]:
-    """Connect to the cluster that the options name, or prepare for one on this machine.
-
-    Parameters
-    ----------
-    options : Options
-        Of the run.
-
-    Yields
-    ------
-    Crew or None
-        None without ``--cluster``.
-
-    Raises
-    ------
-    UserError
-        If the library is not installed, or nobody answers at the address.
-    """
-    if options.cluster == "none":
-        yield None
-        return
-    check_installed(options.cluster)
-    crew: Crew
-    if options.cluster == "dask":
-        from extract.cluster.dask import DaskCrew
-
-        crew = DaskCrew(options.scheduler)
-    else:
-        from extract.cluster.ray import RayCrew
-
-        crew = RayCrew(options.address)
-    try:
-        if not crew.local:
-            say(f"connecting to {crew.address}")
-            crew.connect()
-        yield crew
-    finally:
-        crew.close()

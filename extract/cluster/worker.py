@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from data.common.errors import UserError
 from data.dataset import ArrayImages, BadImage, FileImages, load_dataset
-from data.store import write_shard
+from data.shards import write_shard
 from extract.cluster.messages import Outcome, Settings, Task
 from extract.engines.place import Place, find_place
 from extract.shards.plan import PLAN_NAME, Plan, read_plan
@@ -98,9 +98,10 @@ def choose_here(
     Choice or str
         A message in place of a `UserError`.
     """
-    from extract.engines.embed import OutOfMemory, choose_device
+    from extract.engines.device import OutOfMemory, choose_device
+    from extract.engines.measured import Subject
     from extract.engines.torch_settings import using_threads
-    from extract.engines.tuning import Subject, choose
+    from extract.engines.tuning import choose
     from extract.shards.job import no_memory
 
     with _one_at_a_time:
@@ -140,7 +141,7 @@ def embed_shard(task: Task) -> Outcome:
     Outcome
         The receipt, or what no other worker could mend.
     """
-    from extract.engines.embed import OutOfMemory, choose_device, device_name
+    from extract.engines.device import OutOfMemory, choose_device, device_name
 
     with _one_at_a_time:
         device = ""
@@ -308,7 +309,7 @@ def _first_images(
 @functools.lru_cache(maxsize=1)
 def _backbone(settings: Settings) -> Backbone:
     from data.common.allocator import keep_pages
-    from extract.commands.embed_images import backbone_of_spec
+    from extract.model.from_spec import backbone_of_spec
 
     if settings.device == "cpu":
         keep_pages()
@@ -317,7 +318,8 @@ def _backbone(settings: Settings) -> Backbone:
 
 @functools.lru_cache(maxsize=1)
 def _embedder(settings: Settings, plan: Plan) -> Embedder:
-    from extract.engines.embed import Embedder, choose_device
+    from extract.engines.device import choose_device
+    from extract.engines.embed import Embedder
 
     precision = json.loads(settings.spec)["precision"]
     device = choose_device(settings.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,74 +16,12 @@ from data.dataset import BadImage
 from data.format.spec import PRECISIONS, SPEC_SHAPE, mismatch
 from data.images.decode import decode_file
 from extract.engines.build import default_engine
-from extract.engines.embed import (
-    Embedder,
-    OutOfMemory,
-    choose_device,
-    default_batch_size,
-)
-from extract.model.backbone import Backbone, BackboneRequest, load_backbone
+from extract.engines.device import OutOfMemory, choose_device, default_batch_size
+from extract.engines.embed import Embedder
+from extract.model.from_spec import backbone_of_spec
 from extract.model.preprocess import Prepared, Preprocessing, prepared
 
 IMAGES_NAMED = 5
-
-
-def backbone_of_spec(spec: Mapping[str, Any], weights_file: str | Path | None) -> Backbone:
-    """Load the very backbone that a store was made with.
-
-    Parameters
-    ----------
-    spec : mapping
-        A store's ``spec``.
-    weights_file : str, Path or None
-        Where its weights file lies now, if they came from a file.
-
-    Returns
-    -------
-    Backbone
-        With the same weights, arguments, preprocessing and pooling.
-
-    Raises
-    ------
-    UserError
-        If the weights cannot be had, or are others than those of the spec.
-    """
-    model = spec["model"]
-    preprocessing = Preprocessing.from_spec(spec["preprocessing"])
-    source = model["weights"]["source"]
-    if weights_file is not None and source != "random":
-        source = str(weights_file)
-    elif source == "file":
-        raise UserError(
-            f"the weights of {model['name']} came from a file; say where it lies with "
-            "--weights FILE.safetensors"
-        )
-    backbone = load_backbone(
-        BackboneRequest(
-            model=model["name"],
-            weights=source,
-            model_args=model["args"],
-            image_size=preprocessing.image_size,
-            pool=spec["pool"],
-            seed=spec["seed"] or 0,
-            crop_pct=preprocessing.crop_pct,
-            interpolation=preprocessing.interpolation,
-            mean=preprocessing.mean,
-            std=preprocessing.std,
-            config=model.get("config"),
-        )
-    )
-    # The crop mode is not an option, so a later timm might have changed it.
-    backbone.preprocessing = preprocessing
-    expected = model["weights"]["digest"]
-    if backbone.digest != expected:
-        what = f"--weights {weights_file}" if weights_file else f"the {source} weights"
-        raise UserError(
-            f"{what}: not the weights that the features were made with "
-            f"(digest {backbone.digest[:12]}..., expected {expected[:12]}...); "
-            "embeddings of the two cannot be mixed"
-        )
-    return backbone
 
 
 def read_spec(path: Path) -> tuple[dict[str, Any], str | None]:

@@ -16,9 +16,10 @@ import numpy.typing as npt
 from data.common.cli import progress, say
 from data.common.errors import UserError
 from data.dataset import ArrayImages, ImageDataset, Split, load_dataset
+from data.format.records import Features
 from data.format.spec import TWICE, cropped_twice
+from data.reading import open_features, verify_store
 from data.reembedded import Rechecked, digest_of, write_rechecked
-from data.store import Features, open_features, verify_store
 
 # What stored rows in fp32 may differ from timm's: the lowest cosine, and the largest difference
 # relative to the largest value. Pillow gives timm's very pixels; small square images are resized
@@ -106,7 +107,7 @@ def _images_of(store: Features, data_dir: Path | None) -> ImageDataset:
 
 
 def _backbone_of(store: Features, weights: Path | None) -> Any:
-    from extract.commands.embed_images import backbone_of_spec
+    from extract.model.from_spec import backbone_of_spec
 
     return backbone_of_spec(store.spec, weights or store.provenance.get("weights_file"))
 
@@ -134,7 +135,8 @@ def _compare(
 ) -> None:
     """Embed random rows of both splits in float32, and compare them with what is stored."""
     from extract.commands.witness import Witness
-    from extract.engines.embed import Embedder, choose_device
+    from extract.engines.device import choose_device
+    from extract.engines.embed import Embedder
 
     chosen, size = choose_device(device), min(rows, BATCH)
     witness = Witness(backbone.module, store.spec, chosen, size)
@@ -229,7 +231,8 @@ def _compare_engines(
     backbone: Any, device: Any, images: list[Any], plain: npt.NDArray[np.float32], size: int
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Print how far every engine and precision here is from plain torch in fp32; give the rows."""
-    from extract.engines.build import EngineFailed, candidates, differences
+    from extract.engines.build import candidates, differences
+    from extract.engines.device import EngineFailed
     from extract.engines.embed import Embedder
 
     say(TABLE.format("engine", "precision", "largest error", "lowest cosine", "mean cosine"))

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from data.common.cli import say
+from data.format.records import Header
 from data.format.spec import cropped_twice
-from data.store import Header
 from extract import request as requests
 from extract.options import Options
 

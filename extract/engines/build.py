@@ -8,22 +8,20 @@ and the processor, and is measured (`extract.engines.tuning`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
+from extract.engines.device import EngineFailed, openvino_version
 from extract.model.backbone import Backbone, vector_function
 from extract.options import ENGINES
 
 if TYPE_CHECKING:
     import torch
 
-    # Normalised images of shape (batch_size, 3, height, width) to their vectors.
-    Network: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+    from extract.engines.device import Network
 
 # Those that compute otherwise than torch's own layers, and are compared with them first.
 CHECKED = ("folded", "compiled", "openvino")
@@ -33,10 +31,6 @@ FP32_TOLERANCE = 1e-3
 LOWEST_COSINE = {"fp32": 0.9999, "fp16": 0.99, "bf16": 0.98}
 
 
-class EngineFailed(Exception):
-    """An engine cannot run this network, or gives other vectors than torch; says why."""
-
-
 def default_engine(backbone: Backbone) -> str:
     """Choose an engine without measuring: channels last for convolutional networks.
 
@@ -44,14 +38,6 @@ def default_engine(backbone: Backbone) -> str:
     vision transformers lose more than half of their speed.
     """
     return "channels-last" if backbone.is_convolutional else "torch"
-
-
-def openvino_version() -> str | None:
-    """Return the version of OpenVINO; None where it is not installed."""
-    try:
-        return version("openvino")
-    except PackageNotFoundError:
-        return None
 
 
 def candidates(backbone: Backbone, device: torch.device, precision: str) -> list[str]:

@@ -67,8 +67,7 @@ def compiled_function(
     """
     import torch
 
-    from extract.engines.build import EngineFailed
-    from extract.engines.embed import is_out_of_memory
+    from extract.engines.device import EngineFailed, is_out_of_memory
 
     if name in backbone.prepared:
         return backbone.prepared[name]

@@ -53,7 +53,7 @@ def fold_batch_norms(module: nn.Module, example: torch.Tensor) -> nn.Module:
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-    from extract.engines.build import EngineFailed
+    from extract.engines.device import EngineFailed
 
     pairs = _pairs(module, example)
     if not pairs:

@@ -10,13 +10,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from data.common.cache_folder import cache_folder
 from data.common.cli import say
 from data.common.files import write_json
-from data.store import spec_key
+from data.common.free_memory import free_memory
+from data.format.spec import spec_key
+from extract.engines import build as engines
+from extract.engines.activations import activation_bytes
+from extract.engines.device import default_batch_size
+from extract.engines.embed import Embedder, Images
+from extract.model.backbone import Backbone
 
 if TYPE_CHECKING:
-    from extract.engines.tuning import Subject
+    import torch
 
 # Raise it when a change of the code makes old measurements wrong.
 VERSION = 2
@@ -149,8 +157,7 @@ def _path(subject: Subject, names: Sequence[str]) -> Path:
     """Name the file by all that decides speeds, and whether an engine gives torch's vectors."""
     import torch
 
-    from extract.engines.build import openvino_version
-    from extract.engines.embed import device_name
+    from extract.engines.device import device_name, openvino_version
 
     backbone = subject.backbone
     settings = {
@@ -180,3 +187,73 @@ def _processor() -> str:
     except OSError:
         names = []
     return names[0] if names else platform.processor()
+
+
+# A host that runs out of memory kills the process: no batch may take more of what is free.
+MEMORY_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be measured, and what the user insists on.
+
+    Attributes
+    ----------
+    backbone : Backbone
+        The network.
+    device : torch.device
+        Where it runs.
+    precision : {'fp32', 'bf16', 'fp16'}
+        Of its products.
+    images : ndarray of uint8, shape (n, height, width, 3), or sequence of such images
+        Some of the dataset, at least one.
+    engine : str
+        ``auto``, or an engine that can run here.
+    batch_size : int or None
+        None to measure it.
+    may_compile : bool
+        Whether ``auto`` may choose a compiled network.
+    features_dir : Path or None
+        Where what is measured is kept if the user has no cache folder.
+    """
+
+    backbone: Backbone
+    device: torch.device
+    precision: str
+    images: Images
+    engine: str = "auto"
+    batch_size: int | None = None
+    may_compile: bool = True
+    features_dir: Path | None = None
+
+    def names(self) -> list[str]:
+        """List the engines to choose from, the default one first."""
+        if self.engine != "auto":
+            return [self.engine]
+        return engines.candidates(self.backbone, self.device, self.precision)
+
+    def batch(self, rows: int) -> Images:
+        """Give so many images; they repeat where there are fewer."""
+        picked = [row % len(self.images) for row in range(rows)]
+        if isinstance(self.images, np.ndarray):
+            return self.images[picked]
+        return [self.images[row] for row in picked]
+
+    def fits(self, batch_size: int) -> bool:
+        """Tell whether the host has the memory for a batch; a GPU says so itself."""
+        if self.device.type != "cpu":
+            return True
+        return batch_size * activation_bytes(self.backbone) < MEMORY_SHARE * free_memory()
+
+    def first_batch_size(self) -> int:
+        """Give the size that the user insists on, or else one to begin with."""
+        if self.batch_size is not None:
+            return self.batch_size
+        size = default_batch_size(self.device)
+        while size > 1 and not self.fits(size):
+            size //= 2
+        return size
+
+    def embedder(self, engine: str, batch_size: int) -> Embedder:
+        """Prepare an engine."""
+        return Embedder(self.backbone, self.device, self.precision, engine, batch_size)

@@ -14,7 +14,7 @@ from extract.model.silence import silenced
 if TYPE_CHECKING:
     import torch
 
-    from extract.engines.build import Network
+    from extract.engines.device import Network
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 # Images that a stream of its own works on at a time: on two cores all networks that were tried
@@ -85,7 +85,7 @@ def compile_network(backbone: Backbone, precision: str, batch_size: int) -> Netw
     """
     import torch
 
-    from extract.engines.build import EngineFailed
+    from extract.engines.device import EngineFailed
 
     openvino = without_telemetry()
     size = backbone.preprocessing.size

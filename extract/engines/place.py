@@ -68,8 +68,13 @@ def find_place(device: str, precision: str, engine: str) -> Place:
     """
     import torch
 
-    from extract.engines.build import check_engine, openvino_version
-    from extract.engines.embed import choose_device, choose_precision, device_name
+    from extract.engines.build import check_engine
+    from extract.engines.device import (
+        choose_device,
+        choose_precision,
+        device_name,
+        openvino_version,
+    )
 
     chosen = choose_device(device)
     settled = choose_precision(precision, chosen)

@@ -9,22 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from data.common.cli import say
-from data.common.free_memory import free_memory
 from extract.engines import build as engines
-from extract.engines.activations import activation_bytes
-from extract.engines.build import EngineFailed
-from extract.engines.embed import Embedder, Images, OutOfMemory, default_batch_size
-from extract.engines.measured import Measurement, Measurements, read, write
-from extract.model.backbone import Backbone
-
-if TYPE_CHECKING:
-    import torch
+from extract.engines.device import EngineFailed, OutOfMemory
+from extract.engines.embed import Embedder, Images
+from extract.engines.measured import Measurement, Measurements, Subject, read, write
 
 # A run that the default engine ends sooner is not worth measuring for.
 WORTH_SECONDS = 30.0
@@ -45,8 +35,6 @@ ROUNDS = 3
 # Compiling takes tens of seconds, and is only tried, once, where it may save more than that.
 COMPILE_SECONDS = 30.0
 COMPILE_GAIN = 0.25
-# A host that runs out of memory kills the process: no batch may take more of what is free.
-MEMORY_SHARE = 0.5
 LARGEST_BATCH = {"cpu": 64, "cuda": 1024}
 CHECKED_ROWS = 16
 
@@ -68,72 +56,6 @@ class Choice:
     engine: str
     batch_size: int
     instead_of: str | None = None
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is to be measured, and what the user insists on.
-
-    Attributes
-    ----------
-    backbone : Backbone
-        The network.
-    device : torch.device
-        Where it runs.
-    precision : {'fp32', 'bf16', 'fp16'}
-        Of its products.
-    images : ndarray of uint8, shape (n, height, width, 3), or sequence of such images
-        Some of the dataset, at least one.
-    engine : str
-        ``auto``, or an engine that can run here.
-    batch_size : int or None
-        None to measure it.
-    may_compile : bool
-        Whether ``auto`` may choose a compiled network.
-    features_dir : Path or None
-        Where what is measured is kept if the user has no cache folder.
-    """
-
-    backbone: Backbone
-    device: torch.device
-    precision: str
-    images: Images
-    engine: str = "auto"
-    batch_size: int | None = None
-    may_compile: bool = True
-    features_dir: Path | None = None
-
-    def names(self) -> list[str]:
-        """List the engines to choose from, the default one first."""
-        if self.engine != "auto":
-            return [self.engine]
-        return engines.candidates(self.backbone, self.device, self.precision)
-
-    def batch(self, rows: int) -> Images:
-        """Give so many images; they repeat where there are fewer."""
-        picked = [row % len(self.images) for row in range(rows)]
-        if isinstance(self.images, np.ndarray):
-            return self.images[picked]
-        return [self.images[row] for row in picked]
-
-    def fits(self, batch_size: int) -> bool:
-        """Tell whether the host has the memory for a batch; a GPU says so itself."""
-        if self.device.type != "cpu":
-            return True
-        return batch_size * activation_bytes(self.backbone) < MEMORY_SHARE * free_memory()
-
-    def first_batch_size(self) -> int:
-        """Give the size that the user insists on, or else one to begin with."""
-        if self.batch_size is not None:
-            return self.batch_size
-        size = default_batch_size(self.device)
-        while size > 1 and not self.fits(size):
-            size //= 2
-        return size
-
-    def embedder(self, engine: str, batch_size: int) -> Embedder:
-        """Prepare an engine."""
-        return Embedder(self.backbone, self.device, self.precision, engine, batch_size)
 
 
 def choose(subject: Subject, n_images: int) -> Choice:

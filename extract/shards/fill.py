@@ -14,7 +14,7 @@ from data.common.cli import progress, say
 from data.common.errors import UserError
 from data.dataset import ArrayImages, BadImage
 from data.format.records import FeatureArray
-from data.store import write_shard
+from data.shards import write_shard
 from extract.request import bad_images_error
 from extract.shards.job import Job
 from extract.shards.plan import Plan, Shard, cut

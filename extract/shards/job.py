@@ -11,8 +11,7 @@ import numpy as np
 from data.common.cli import say
 from data.common.errors import UserError
 from data.dataset import ArrayImages, ImageDataset, Split, load_dataset
-from data.format.spec import crop_marker
-from data.store import spec_key, store_path, work_dir
+from data.format.spec import crop_marker, spec_key, store_path, work_dir
 from extract.engines.place import Place, find_place
 from extract.options import Options
 from extract.request import Request
@@ -182,8 +181,9 @@ def choose_plan(job: Job, *, measured: bool = True) -> Plan:
     UserError
         If not even single images fit into memory.
     """
-    from extract.engines.embed import OutOfMemory
-    from extract.engines.tuning import Subject, choose, choose_quickly
+    from extract.engines.device import OutOfMemory
+    from extract.engines.measured import Subject
+    from extract.engines.tuning import choose, choose_quickly
 
     subject = Subject(
         job.backbone,

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from data.common.cli import say
 from data.common.files import write_json
 from data.format.records import FeatureArray, ShardReceipt
-from data.store import check_shard, read_shard
+from data.shards import check_shard, read_shard
 
 SHARD_ROWS = 1024
 # Of a network that a CPU needs a quarter of a second for, so that Ctrl-C costs a minute at most.

@@ -12,7 +12,8 @@ import sys
 
 import numpy as np
 
-from data.store import SplitSource, join
+from data.format.records import SplitSource
+from data.writing import join
 
 N_TRAIN, N_TEST, WIDTH = 24, 4, 3
 CLASS_NAMES = ("airplane", "Käse", "cat")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data.format.schema import READERS, SCHEMA_VERSION
-from data.store import iter_blocks, open_features, verify_store
+from data.reading import iter_blocks, open_features, verify_store
 
 HERE = Path(__file__).parent
 FROZEN = {1: "e7010ec45ddd7175c12ade3a91692fa1e25a952a597c87b67116948cf2bff965"}

@@ -21,7 +21,7 @@ from classify.fit.memory_budget import least_memory
 from data.common.cli import run
 from data.common.errors import UserError
 from data.format.records import SplitSource
-from data.store import read_header
+from data.reading import read_header
 from data.writing import join
 
 

@@ -20,7 +20,7 @@ from classify.selection import select_C
 from classify.solver.row_norms import normalized
 from data.common.cli import run
 from data.common.errors import UserError
-from data.store import open_features
+from data.reading import open_features
 
 ALL = [MultinomialLogistic, OneVsRestLogistic, OneVsOneLogistic]
 DEVICES = ["cpu", "torch-cpu"]

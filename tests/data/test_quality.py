@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from data.format.records import Features, FeatureSplit, StoreError
 from data.quality import odd_rows
-from data.store import open_features, verify_store
+from data.reading import open_features, verify_store
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.store import StoreError, read_shard, write_shard
+from data.format.records import StoreError
+from data.shards import read_shard, write_shard
 
 KEY = "ab" * 32
 

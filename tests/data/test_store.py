@@ -21,20 +21,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from data import UserError, open_features
+from data.format.records import SplitSource, StoreError
+from data.format.spec import canonical_json, find_stores, spec_key, store_path, work_dir
 from data.format.text_heaps import DamagedTextError, read_texts
-from data.store import (
-    SplitSource,
-    StoreError,
-    canonical_json,
-    find_stores,
-    iter_blocks,
-    join,
-    read_header,
-    spec_key,
-    store_path,
-    verify_store,
-    work_dir,
-)
+from data.reading import iter_blocks, read_header, verify_store
+from data.writing import join
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("cat", "dog", "käse")
@@ -560,7 +551,7 @@ def test_damaged_references_to_text_do_not_hang_the_reader(store):
     heap = int.from_bytes(content[at + 4 : at + 12], "little")
     assert content[heap : heap + 4] == b"GCOL"
     code = (
-        "import sys; from data.store import *\n"
+        "import sys; from data.reading import open_features; from data.store import StoreError\n"
         "for line in sys.stdin:\n"
         "  try: open_features(line.strip()); print('unnoticed', flush=True)\n"
         "  except StoreError as e: print(str(e)[-80:], flush=True)\n"
@@ -811,7 +802,8 @@ def test_large_rows_are_not_held_twice(tmp_path):
     code = """
 import resource, sys
 import numpy as np
-from data.store import SplitSource, join
+from data.writing import join
+from data.format.records import SplitSource
 def rows(n):
     for start in range(0, n, 256):
         block = np.full((256, 1024), start + 1, np.float32)

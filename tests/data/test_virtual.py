@@ -11,8 +11,10 @@ import pytest
 
 from data.format.records import SplitSource, StoreError
 from data.format.spec import spec_key
-from data.store import iter_blocks, join, open_features, read_header, verify_store, write_shard
+from data.reading import iter_blocks, open_features, read_header, verify_store
+from data.shards import write_shard
 from data.virtual import parse
+from data.writing import join
 
 SPEC = {
     "dataset": {"name": "toys", "digest": "0" * 64, "limit": None},

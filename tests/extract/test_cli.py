@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from data.common.cli import Parser
 from data.common.errors import UserError
-from data.store import open_features, read_header
+from data.reading import open_features, read_header
 from extract.options import Options, add_options, to_options
 
 ROOT = Path(__file__).parents[2]

@@ -25,7 +25,7 @@ from timm.data import create_transform
 
 from data.common.cli import Parser
 from data.format.spec import CROPS, cropped_twice, spec_key
-from data.store import open_features, read_header
+from data.reading import open_features, read_header
 from extract.cluster import worker as tasks
 from extract.model import names
 from extract.model.preprocess import (

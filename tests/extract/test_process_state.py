@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from data.common.free_memory import peak_memory_mb
-from data.store import read_header
+from data.reading import read_header
 from extract.engines.embed import Embedder
 from extract.engines.torch_settings import full_precision, using_threads
 from extract.model.backbone import BackboneRequest, load_backbone

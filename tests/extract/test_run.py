@@ -14,7 +14,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from data.common.files import lock
-from data.store import open_features, read_header, spec_key, verify_store
+from data.format.spec import spec_key
+from data.reading import open_features, read_header, verify_store
 from extract.engines import embed
 from extract.shards import fill
 from extract.shards import plan as shards
@@ -184,7 +185,7 @@ def test_out_of_memory_halves_the_batch_and_starts_over(small, monkeypatch):
 
     monkeypatch.setattr(embed.Embedder, "embed", tight)
     monkeypatch.setattr(shards, "SHARD_ROWS", 32)
-    monkeypatch.setattr(embed, "CPU_BATCH", 64)
+    monkeypatch.setattr("extract.engines.device.CPU_BATCH", 64)
     done = small("--batch-size", "auto", "--force")
     assert done.code == 0, done.err
     assert "batches of 32" in done.err

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fault_world import TINY, call, digests
 
-from data.store import verify_store
+from data.reading import verify_store
 
 ROOT = Path(__file__).parents[2]
 HALTING = Path(__file__).with_name("halting.py")

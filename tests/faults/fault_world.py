@@ -84,7 +84,8 @@ def save_image(path, value=0, size=(20, 20)):
 
 def write_store(path, labels, test_labels, names, X=None, X_test=None, d=4, dtype="float32"):
     """Write a store of these labels; random features if none are given."""
-    from data.store import SplitSource, join
+    from data.format.records import SplitSource
+    from data.writing import join
 
     rng = np.random.default_rng(0)
 
@@ -129,7 +130,7 @@ def build(root):
     """Make the world; returns the paths by the names that the table uses."""
     from safetensors.numpy import load_file, save_file
 
-    from data.store import canonical_json, spec_key
+    from data.format.spec import canonical_json, spec_key
 
     at = {"root": root}
 

@@ -78,7 +78,7 @@ def store(folder):
     """Feature stores: only the very rows that were written come back."""
     from fault_world import write_store
 
-    from data.store import open_features
+    from data.reading import open_features
 
     path = write_store(folder / "a.h5", [0, 1, 1] * 3, [1, 0], ["a", "b"])
     whole = path.read_bytes()
@@ -105,7 +105,7 @@ def unsealed(folder):
     Attributes may then read otherwise unnoticed; arrays have their own digests.
     """
     from data.format.seal import hdf5_end
-    from data.store import open_features
+    from data.reading import open_features
 
     whole, _ = store(folder)
     with open(folder / "a.h5", "rb") as stream:

@@ -6,7 +6,8 @@ import time
 
 import numpy as np
 
-from data.store import SplitSource, join
+from data.format.records import SplitSource
+from data.writing import join
 
 
 def rows(n, value, width, pause):

@@ -11,7 +11,7 @@ from fault_world import TINY, call, save_image
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from data.store import open_features
+from data.reading import open_features
 
 LONG = bool(os.environ.get("ICEBOX_FAULTS"))  # `make faults`
 

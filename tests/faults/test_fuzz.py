@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.common.errors import UserError
+from data.format.records import StoreError
 from data.format.seal import hdf5_end
-from data.store import StoreError, open_features
+from data.reading import open_features
 
 LONG = bool(os.environ.get("ICEBOX_FAULTS"))  # `make faults`
 SECONDS = 60 if LONG else 3

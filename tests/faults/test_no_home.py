@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from extract.engines.build import openvino_version
+from extract.engines.device import openvino_version
 
 PRELUDE = """
 import os, pwd, sys

@@ -12,7 +12,7 @@ import pytest
 from command_lines import content, finish, start
 from fault_world import TINY, write_store
 
-from data.store import open_features
+from data.reading import open_features
 
 LONG = bool(os.environ.get("ICEBOX_FAULTS"))  # `make faults`
 

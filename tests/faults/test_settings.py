@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.format.spec import SPEC_SHAPE, spec_key
-from data.store import read_header, verify_store
+from data.reading import read_header, verify_store
 from extract.options import Options
 
 SPEC = {

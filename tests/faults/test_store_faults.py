@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from data.common.files import clean_leftovers
-from data.store import StoreError, open_features, read_shard, write_shard
+from data.format.records import StoreError
+from data.reading import open_features
+from data.shards import read_shard, write_shard
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +28,9 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import numpy as np
 import data.writing, data.common.files, data.shards
 from data.common.errors import UserError
-from data.store import StoreError, open_features, write_shard
+from data.shards import write_shard
+from data.format.records import StoreError
+from data.reading import open_features
 from store_writer import halt, write
 """
 

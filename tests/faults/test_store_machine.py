@@ -13,17 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from data.common.files import clean_leftovers, temporary_path
-from data.store import (
-    SplitSource,
-    StoreError,
-    iter_blocks,
-    join,
-    open_features,
-    read_header,
-    read_shard,
-    verify_store,
-    write_shard,
-)
+from data.format.records import SplitSource, StoreError
+from data.reading import iter_blocks, open_features, read_header, verify_store
+from data.shards import read_shard, write_shard
+from data.writing import join
 
 LONG = bool(os.environ.get("ICEBOX_FAULTS"))  # `make faults`
 ROWS, SHARD = 24, 8

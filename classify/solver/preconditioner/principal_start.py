@@ -20,8 +20,8 @@ import numpy.typing as npt
 
 from classify.solver.design import DesignMatrix
 from classify.solver.lbfgs import minimise, rounding_of
+from classify.solver.preconditioner.factors import orthonormal, square
 from classify.solver.preconditioner.sampled import SampledHessian
-from classify.solver.preconditioner.sampling import orthonormal, square
 from classify.solver.preconditioner.shared import Sketch
 from classify.solver.problems import Problems
 from classify.solver.solution import Certificate

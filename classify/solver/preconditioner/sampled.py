@@ -25,11 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.solver.passes import Group
+from classify.solver.preconditioner.factors import inverse_factor_plus_identity, square
 from classify.solver.preconditioner.sampling import (
-    inverse_factor_plus_identity,
     project_and_solve,
     span_and_gram,
-    square,
     systematic_sample,
 )
 from classify.solver.preconditioner.shared import SharedHessian, Sketch

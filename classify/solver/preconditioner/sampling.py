@@ -8,39 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.solver.preconditioner.factors import square
+
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
-
-# Matrices up to this size are inverted directly.
-LEAF = 32
-
-
-def square(block: Floats) -> Floats:
-    """Return ``block.T @ block``; BLAS computes one half and mirrors it."""
-    return block.T @ block
-
-
-def orthonormal(block: Floats) -> Floats:
-    """Make columns orthonormal: by a Cholesky factor, or by reflections where rounding spoils that.
-
-    Parameters
-    ----------
-    block : ndarray, shape (n, k)
-        Columns, more rows than those.
-
-    Returns
-    -------
-    ndarray, shape (n, k)
-        Orthonormal columns of the same span, in the same dtype.
-    """
-    for _ in range(2):  # the second time mends what the condition of the first cost
-        try:
-            factor = np.linalg.cholesky(square(block).astype(np.float64))
-        except np.linalg.LinAlgError:
-            return np.asarray(np.linalg.qr(block)[0])
-        block = block @ np.linalg.inv(factor).T.astype(block.dtype)
-    return block
 
 
 def span_and_gram(rows: Floats) -> tuple[Floats, Floats]:
@@ -105,50 +77,3 @@ def systematic_sample(size: Array, n: int) -> tuple[Integers, Array]:
     drawn = np.diff(edges, prepend=0.0) > 0
     rows = np.flatnonzero(drawn | certain)
     return rows, chance[rows]
-
-
-def inverse_factor_plus_identity(gram: Floats) -> Floats:
-    """Factorise the inverse of ``I + gram``; a growing diagonal mends what rounding spoilt.
-
-    Parameters
-    ----------
-    gram : ndarray, shape (..., n, n)
-        Symmetric, positive semidefinite up to rounding; overwritten. Several in one array cost
-        the interpreter no more than one.
-
-    Returns
-    -------
-    ndarray, shape (..., n, n)
-        Lower triangular ``F``; ``F' F`` is the inverse.
-    """
-    index = np.arange(gram.shape[-1])
-    diagonal = gram[..., index, index].copy()
-    jitter = 1.0
-    while True:
-        gram[..., index, index] = diagonal + gram.dtype.type(jitter)
-        try:
-            return _inverse_factor(gram)
-        except np.linalg.LinAlgError:
-            if gram.ndim > 2:  # the others need no mending
-                gram[..., index, index] = diagonal
-                return np.stack([inverse_factor_plus_identity(one) for one in gram])
-            jitter = max(jitter * 100, float(diagonal.max(initial=1.0)) * 1e-7)
-
-
-def _inverse_factor(matrix: Floats) -> Floats:
-    """Invert the Cholesky factors of matrices, by halves.
-
-    Matrix products do the work: on one thread they are several times as fast as LAPACK's
-    factorisation, and numpy's let other threads run where scipy's wrappers of LAPACK do not.
-    """
-    n = matrix.shape[-1]
-    if n <= LEAF:
-        return np.tril(np.linalg.inv(np.linalg.cholesky(matrix)))
-    half = n // 2
-    factor = np.zeros_like(matrix)
-    first = _inverse_factor(matrix[..., :half, :half])
-    below = matrix[..., half:, :half] @ first.swapaxes(-1, -2)
-    second = _inverse_factor(matrix[..., half:, half:] - below @ below.swapaxes(-1, -2))
-    factor[..., :half, :half], factor[..., half:, half:] = first, second
-    factor[..., half:, :half] = -(second @ below) @ first
-    return factor

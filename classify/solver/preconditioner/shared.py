@@ -25,12 +25,10 @@ import numpy.typing as npt
 
 from classify.solver.design import DesignMatrix
 from classify.solver.passes import Group
+from classify.solver.preconditioner.factors import inverse_factor_plus_identity, orthonormal, square
 from classify.solver.preconditioner.sampling import (
-    inverse_factor_plus_identity,
-    orthonormal,
     project_and_solve,
     span_and_gram,
-    square,
     systematic_sample,
 )
 from classify.solver.threads import Workers

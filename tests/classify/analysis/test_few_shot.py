@@ -18,7 +18,7 @@ from classify.report.run_report import report_context, write_report
 from classify.results import read_results
 from classify.wording import labels_sentence
 from data.common.errors import UserError
-from data.store import open_features
+from data.reading import open_features
 
 
 @pytest.fixture(scope="module")

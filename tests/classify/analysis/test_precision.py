@@ -13,8 +13,8 @@ from classify.report.run_report import write_report
 from classify.results import read_results
 from classify.saved_heads import load_head
 from data.common.errors import UserError
+from data.reading import open_features
 from data.reembedded import Rechecked, digest_of, write_rechecked
-from data.store import open_features
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from classify.__main__ import main
-from classify.fit.cluster import _OneThreads, side_by_side
+from classify.fit.cluster import _OneThreads
+from classify.fit.fit_stores import side_by_side
 from classify.results import read_results
 from data.common.cli import run
 

@@ -20,7 +20,7 @@ from classify.report.figures.style import PAPER
 from classify.report.run_report import draw_figures, write_report
 from classify.results import read_results
 from classify.wording import labels_sentence
-from data.store import open_features
+from data.reading import open_features
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from classify.solver.out_of_core import ChunkedDesign, is_source
 from classify.solver.threads import workers
 from data.common.cli import run
 from data.common.errors import UserError
-from data.store import open_features
+from data.reading import open_features
 
 ESTIMATORS = {
     "multinomial": MultinomialLogistic,
@@ -281,13 +281,13 @@ def test_the_command_line_in_and_out_of_core(tmp_path, make_store, capsys):
 
 PEAK = """
 import resource, sys
-import joblib, sklearn.utils, scipy.sparse, classify, classify.selection, data.store
+import joblib, sklearn.utils, scipy.sparse, classify, classify.selection, data.reading
 from classify.solver.threads import thread_count
 thread_count(None)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 before = peak()
 path, name, memory = sys.argv[1], sys.argv[2], int(sys.argv[3])
-features = data.store.open_features(path, in_memory=False)
+features = data.reading.open_features(path, in_memory=False)
 train, test = features.train, features.test
 model = getattr(classify, name)(C=1e-3, standardize=True, memory=memory, n_jobs=2)
 model.fit(train.features, train.labels)

@@ -15,6 +15,7 @@ import data
 import extract
 from data.common.files import _is_leftover, clean_leftovers
 
+ROOT = Path(data.__file__).parents[1]
 SOURCES = [
     path
     for package in (data, extract, classify)
@@ -41,7 +42,8 @@ import numpy as np
 from data.common.files import check_writable, temporary_folder, write_json
 from data.format.records import SplitSource
 from data.format.spec import spec_key
-from data.store import join, write_shard
+from data.writing import join
+from data.shards import write_shard
 
 folder = Path(sys.argv[1])
 check_writable(folder / "features")
@@ -67,7 +69,7 @@ for name in sorted(seen):
 
 def test_no_other_module_names_temporary_files():
     for path in SOURCES:
-        name = f"{path.parent.name}/{path.name}"
+        name = path.relative_to(ROOT).as_posix()
         tree = ast.parse(path.read_text("utf-8"))
         documents = {
             id(node.value)
@@ -104,9 +106,9 @@ def test_names_that_are_made_are_known_to_the_cleaner(tmp_path):
 def test_what_a_killed_process_leaves_beside_a_store_is_removed(tmp_path):
     code = FLOW.replace("for name in sorted(seen)", "for name in ()")
     killed = code.replace(
-        "from data.store import", "import data.virtual\n"
+        "from data.reading import", "import data.virtual\n"
         "data.virtual.os.link = lambda a, b: (open(b, 'w').close(), os._exit(9))\n"
-        "from data.store import", 1,
+        "from data.reading import", 1,
     )  # fmt: skip
     done = subprocess.run([sys.executable, "-c", killed, str(tmp_path)])
     assert done.returncode == 9

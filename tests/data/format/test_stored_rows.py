@@ -8,7 +8,7 @@ import pytest
 
 from data.common.errors import UserError
 from data.format.records import SplitSource
-from data.store import open_features
+from data.reading import open_features
 from data.writing import join
 
 

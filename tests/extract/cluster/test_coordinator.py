@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from data.common import clusters
-from data.store import read_header, verify_store
+from data.reading import read_header, verify_store
 from extract.cluster import coordinator as cluster
 from extract.cluster import crew as crews
 from extract.cluster import dask as crew_dask
@@ -234,7 +234,6 @@ def test_ctrl_c_keeps_shards_and_one_process_goes_on(small, alone, monkeypatch, 
 def test_a_batch_that_does_not_fit_halves_it_for_all(small, alone, monkeypatch, tmp_path):
     from extract.cluster.messages import Outcome
     from extract.cluster.worker import embed_shard
-    from extract.engines import embed
 
     def short_of_memory(task):
         if task.plan.batch_size > 8:
@@ -245,7 +244,7 @@ def test_a_batch_that_does_not_fit_halves_it_for_all(small, alone, monkeypatch, 
     refused = small("--cluster", "dask")
     assert refused.code == 2
     assert "batches of 16 do not fit" in refused.err
-    monkeypatch.setattr(embed, "CPU_BATCH", 16)
+    monkeypatch.setattr("extract.engines.device.CPU_BATCH", 16)
     done = small("--cluster", "dask", "--batch-size", "auto")
     assert done.code == 0, done.err
     assert "starting over with batches of 8" in done.err

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from data.reading import open_features, read_header, verify_store
 from data.reembedded import read_rechecked
-from data.store import open_features, read_header, verify_store
 from extract.engines import build as engines
 from extract.engines import compiled, embed, measured, tuning
 from extract.engines import openvino as vino
 from extract.engines.activations import activation_bytes
-from extract.engines.build import EngineFailed
+from extract.engines.device import CPU_BATCH, EngineFailed
 from extract.engines.embed import Embedder
 from extract.model.backbone import BackboneRequest, load_backbone
 
@@ -266,7 +266,7 @@ def test_a_precision_that_saves_no_time_is_said_so(monkeypatch, capsys, exact):
 def test_a_short_run_is_not_measured(rates, monkeypatch):
     monkeypatch.setattr(tuning, "measure", None)
     choice = tuning.choose(subject(), 100)
-    assert (choice.engine, choice.batch_size) == ("channels-last", embed.CPU_BATCH)
+    assert (choice.engine, choice.batch_size) == ("channels-last", CPU_BATCH)
 
 
 def test_what_the_user_insists_on_is_not_measured(monkeypatch):
@@ -282,13 +282,13 @@ def test_no_batch_takes_more_than_the_hosts_memory(rates, monkeypatch):
     assert image >= 4 * 4 * 16 * 16 * 16
     rates.update({("channels-last", size): size for size in (2, 4, 8, 16, 32)})
     for free, expected in ((1000 * image, 32), (63 * image, 16), (17 * image, 8), (0, 1)):
-        monkeypatch.setattr(tuning, "free_memory", lambda free=free: free)
+        monkeypatch.setattr("extract.engines.measured.free_memory", lambda free=free: free)
         monkeypatch.setenv("XDG_CACHE_HOME", f"/nowhere/{free}")
         assert made.fits(expected) or expected == 1
         assert made.first_batch_size() == min(expected, 16)
         if expected > 1:
             assert tuning.choose(made, 10**6).batch_size == expected
-    monkeypatch.setattr(tuning, "free_memory", lambda: 0)
+    monkeypatch.setattr("extract.engines.measured.free_memory", lambda: 0)
     assert subject(batch_size=64).first_batch_size() == 64
 
 

@@ -8,13 +8,8 @@ import torch
 
 from data.common.errors import UserError
 from extract.engines.build import default_engine
-from extract.engines.embed import (
-    Embedder,
-    OutOfMemory,
-    choose_device,
-    choose_precision,
-    is_out_of_memory,
-)
+from extract.engines.device import OutOfMemory, choose_device, choose_precision, is_out_of_memory
+from extract.engines.embed import Embedder
 from extract.model.backbone import BackboneRequest, load_backbone
 from extract.model.preprocess import NetworkInput
 

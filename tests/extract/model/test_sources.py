@@ -20,7 +20,7 @@ from PIL import Image
 from timm.models import save_for_hf
 
 from data import open_features
-from data.store import read_header
+from data.reading import read_header
 from extract.model.backbone import BackboneRequest, embed_normalised, load_backbone
 
 ROOT = Path(__file__).parents[3]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data.store import verify_store
+from data.reading import verify_store
 from extract.engines import embed
 from extract.shards import plan as shards
 
@@ -135,7 +135,7 @@ def test_the_interrupted_runs_own_choices_are_kept(
 ):
     interrupted(small, monkeypatch)
     # The automatic choice has changed meanwhile; the batch size of the first run counts.
-    monkeypatch.setattr(embed, "CPU_BATCH", 8)
+    monkeypatch.setattr("extract.engines.device.CPU_BATCH", 8)
     done = small("--batch-size", "auto")
     assert "going on: 32 of 125" in done.err
     assert datasets(done.path) == expected

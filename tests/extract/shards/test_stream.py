@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from extract.engines.build import default_engine
-from extract.engines.embed import Embedder, OutOfMemory
+from extract.engines.device import OutOfMemory
+from extract.engines.embed import Embedder
 from extract.model.backbone import BackboneRequest, load_backbone
 from extract.model.preprocess import NetworkInput
 from extract.shards import stream

@@ -1,0 +1,118 @@
+"""Devices, precisions and batch sizes, and the errors of engines."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, TypeAlias
+
+from data.common.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    # Normalised images of shape (batch_size, 3, height, width) to their vectors.
+    Network: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+# On a CPU the activations of large batches do not fit into its caches.
+CPU_BATCH = 16
+CUDA_BATCH = 256
+
+
+class OutOfMemory(Exception):
+    """A batch did not fit into the device's memory."""
+
+
+def choose_device(option: str) -> torch.device:
+    """Turn ``--device`` into a device that is there.
+
+    Parameters
+    ----------
+    option : {'auto', 'cpu', 'cuda'}
+        ``auto`` takes CUDA where there is one.
+
+    Returns
+    -------
+    torch.device
+        The device.
+
+    Raises
+    ------
+    UserError
+        If CUDA is asked for and absent.
+    """
+    import torch
+
+    if option == "cpu":
+        return torch.device("cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    if option == "cuda":
+        built = torch.version.cuda
+        why = f"torch {torch.__version__} finds none" if built else "this torch is built without it"
+        raise UserError(f"--device cuda: there is no CUDA device ({why}); give --device cpu")
+    return torch.device("cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """Name a device for the provenance: what decides the last bits of a result."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def choose_precision(option: str, device: torch.device) -> str:
+    """Turn ``--precision`` into one that the device can compute in.
+
+    Parameters
+    ----------
+    option : {'auto', 'fp32', 'bf16', 'fp16'}
+        ``auto`` is fp32 on a CPU; on CUDA bf16 where the hardware has it, else fp16.
+    device : torch.device
+        Where the network runs.
+
+    Returns
+    -------
+    {'fp32', 'bf16', 'fp16'}
+        The precision of the network's products; embeddings are float32 in any case.
+    """
+    import torch
+
+    if option != "auto":
+        return option
+    if device.type == "cpu":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+def default_batch_size(device: torch.device) -> int:
+    """Give the batch size to begin with; an out-of-memory error halves it."""
+    return CPU_BATCH if device.type == "cpu" else CUDA_BATCH
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell an out-of-memory error of CUDA, of torch's CPU allocator or of OpenVINO from others."""
+    import torch
+
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    text = str(error)
+    return any(
+        sign in text.lower() for sign in ("out of memory", "can't allocate memory", "bad_alloc")
+    )
+
+
+class EngineFailed(Exception):
+    """An engine cannot run this network, or gives other vectors than torch; says why."""
+
+
+def openvino_version() -> str | None:
+    """Return the version of OpenVINO; None where it is not installed."""
+    try:
+        return version("openvino")
+    except PackageNotFoundError:
+        return None
