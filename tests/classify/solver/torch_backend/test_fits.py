@@ -282,8 +282,8 @@ def test_a_fit_on_the_cpu_leaves_torch_out():
         "X = np.random.default_rng(0).standard_normal((60, 3)).astype(np.float32)\n"
         "y = np.arange(60) % 3\n"
         "classify.OneVsOneLogistic(standardize=True).fit(X, y).predict(X)\n"
-        "from classify import engines\n"
-        "engines.may_have_nvidia = lambda: False\n"
+        "from classify.solver import backend\n"
+        "backend.may_have_nvidia = lambda: False\n"
         "assert classify.OneVsRestLogistic(device='auto').fit(X, y).device_ == 'cpu'\n"
         "print(sorted(name for name in sys.modules if 'torch' in name))"
     )
