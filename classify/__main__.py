@@ -12,7 +12,7 @@ from typing import Any
 
 from classify.free_memory import parse_memory
 from data.common.cache_folder import use_cache_folder
-from data.common.cli import Parser, folder_path, result, run, say
+from data.common.cli import Parser, folder_path, log, print_result, run
 from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError, nearest
 
@@ -324,13 +324,13 @@ def show_run(folder: Path, results: dict[str, Any]) -> None:
     from classify.analysis.precision import numerics_line
     from classify.report.terminal import emphasise, printable, results_table
 
-    say(results_table(results))
+    log(results_table(results))
     if line := numerics_line(results):
-        say(line)
+        log(line)
     for text in results["warnings"]:
-        say(printable(f"mind: {text}"))
-    say(emphasise(printable(results["verdict"])))
-    result(folder / "report.html")
+        log(printable(f"warning: {text}"))
+    log(emphasise(printable(results["verdict"])))
+    print_result(folder / "report.html")
 
 
 def compare_command(options: Namespace) -> None:
@@ -339,9 +339,9 @@ def compare_command(options: Namespace) -> None:
     from classify.report.terminal import emphasise, printable
 
     page, comparison, leaderboard = compare(options.runs, options.reports_dir)
-    say(leaderboard)
-    say(emphasise(printable(comparison["verdict"])))
-    result(page)
+    log(leaderboard)
+    log(emphasise(printable(comparison["verdict"])))
+    print_result(page)
 
 
 def predict_command(options: Namespace) -> None:
@@ -364,20 +364,20 @@ def predict_command(options: Namespace) -> None:
     note(head)
     text = answers_csv(found) if options.csv else show(head, found, as_json=options.json)
     if page is None:
-        result(text)
+        print_result(text)
         return
     write_page(page, head, found)
     # What is for programs is alone on stdout; else the last line there is what was written.
     for_programs = options.json or options.csv
-    (result if for_programs else say)(text)
-    (say if for_programs else result)(page)
+    (print_result if for_programs else log)(text)
+    (log if for_programs else print_result)(page)
 
 
 def report_command(options: Namespace) -> None:
     """Run ``report``: its path on stdout."""
     from classify.report.run_report import write_report
 
-    result(write_report(options.run))
+    print_result(write_report(options.run))
 
 
 def main(argv: Sequence[str]) -> None:

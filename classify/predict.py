@@ -24,7 +24,7 @@ from classify.report.terminal import printable, table, wants_colour
 from classify.results import has_random_weights
 from classify.saved_heads import Head, load_head
 from classify.wording import display_name
-from data.common.cli import EXIT_INTERRUPTED, EXIT_USER, say
+from data.common.cli import EXIT_INTERRUPTED, EXIT_USER, log
 from data.common.errors import UserError
 from data.format.spec import TWICE, cropped_twice
 
@@ -252,13 +252,13 @@ def note(head: Head) -> None:
         The head that answered.
     """
     model = (head.spec.get("model") or {}).get("name", "an unknown backbone")
-    say(
+    log(
         printable(f"{display_name(head.strategy)} head on {model}, {len(head.class_names)} classes")
     )
     if has_random_weights(head.spec):
-        say("mind: this backbone's weights are random; the answers show the mechanism only")
+        log("warning: this backbone's weights are random; the answers show the mechanism only")
     if cropped_twice(head.spec):
-        say(
-            f"mind: this head was trained on a store {TWICE}, and these images are cropped once: "
-            "run make features again, then fit again"
+        log(
+            f"warning: this head was trained on a store {TWICE}, and these images are cropped "
+            "once: run make features again, then fit again"
         )

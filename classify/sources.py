@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TextIO
 
-from data.common.cli import say
+from data.common.cli import log
 from data.common.errors import UserError
 from data.images.decode import SUFFIXES
 from data.images.left_out import HIDDEN_FOLDERS, LeftOut, kind_of
@@ -75,7 +75,7 @@ def _files(name: str, what: str) -> list[str]:
             else:
                 left_out.add(kind_of(file), os.path.relpath(path, name))
     if left_out:
-        say(left_out.sentence(name))
+        log(left_out.sentence(name))
     if not found:
         raise UserError(f"the folder {name} holds no image ({', '.join(SUFFIXES)})")
     return found

@@ -18,7 +18,7 @@ from typing import Any, TextIO, TypeAlias, cast
 import joblib
 
 from classify.solver.threads import thread_count
-from data.common.cli import say
+from data.common.cli import log
 from data.common.clusters import (
     check_installed,
     close_dask,
@@ -73,7 +73,7 @@ def on_cluster(
     if address is None:
         start_ray(thread_count(jobs))
     else:
-        say(f"connecting to {address}")
+        log(f"connecting to {address}")
         connect_ray(address)
     # Ray tells on stdout, where the paths of reports go, of workers that ended, also of those that
     # were ended on purpose: a thread of its does, at any moment, and this one while it shuts down.
@@ -101,5 +101,5 @@ class _OneThreads:
 def _dask(scheduler: str | None, jobs: int | None) -> tuple[Any, Any]:
     if scheduler is None:
         return start_dask(thread_count(jobs))
-    say(f"connecting to {scheduler}")
+    log(f"connecting to {scheduler}")
     return connect_dask(scheduler), None

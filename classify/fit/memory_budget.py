@@ -12,7 +12,7 @@ from classify.records import Room
 from classify.solver.design import COPY_BYTES
 from classify.solver.fit import plan
 from classify.solver.memory import TooLittleMemoryError, column_bytes, show_bytes
-from data.common.cli import say
+from data.common.cli import log
 from data.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def open_store(
             f"{show_bytes(worst.needed + kept)}, even with the features left on the disk; give "
             f"more, or {advice}"
         ) from worst
-    say(
+    log(
         f"{path}: with its features in memory a fit needs {show_bytes(needed)}, more than "
         f"--memory {show_bytes(memory)}; they stay on the disk and are read in blocks"
     )

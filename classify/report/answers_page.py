@@ -11,7 +11,7 @@ from classify.analysis.gallery import data_uri
 from classify.report.pages import render_html
 from classify.results import has_random_weights
 from classify.saved_heads import Head
-from data.common.cli import progress, say
+from data.common.cli import log, progress
 from data.common.errors import UserError
 from data.common.files import check_writable, write_text
 from data.images.decode import decode_image
@@ -62,7 +62,7 @@ def write_page(path: Path, head: Head, found: Sequence[Mapping[str, Any]]) -> No
     """
     shown = least_sure(found, MOST)
     if len(shown) < len(found):
-        say(f"{path} shows the {len(shown):,} least sure of {len(found):,} answers")
+        log(f"{path} shows the {len(shown):,} least sure of {len(found):,} answers")
     with (
         ThreadPoolExecutor(max_workers=4) as pool,
         progress(len(shown), "thumbnails", "image") as bar,
