@@ -348,9 +348,8 @@ def predict_command(options: Namespace) -> None:
     """Run ``predict``: answers on stdout; of a page, its path, and the answers on stderr."""
     if options.json and options.csv:
         raise UserError("--json and --csv were both given; use one of them")
-    from classify.predict import answers_csv, note, predict, show
+    from classify.predict import answers_csv, find_images, note, predict, show
     from classify.report.answers_page import check_page, write_page
-    from classify.sources import find_images
 
     page = None if options.html is None else check_page(options.html)
 

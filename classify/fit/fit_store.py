@@ -36,7 +36,7 @@ from classify.fit.strategy import fit_strategy
 from classify.free_memory import default_memory
 from classify.records import FitOptions, Fitted, Room
 from classify.results import SCHEMA_VERSION, json_ready
-from classify.validation import VALIDATION_FRACTION
+from classify.selection import VALIDATION_FRACTION
 from classify.wording import answer_warnings, display_name, headline, upper_first
 from data.common.cli import progress
 from data.common.errors import UserError

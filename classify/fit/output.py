@@ -21,7 +21,7 @@ import numpy.typing as npt
 from classify.coding import n_heads
 from classify.report.run_report import write_report
 from classify.results import FILE_NAME
-from classify.saved_heads import Head, save_head
+from classify.saved_heads import SavedHead, save_head
 from classify.solver.backend import describe
 from data.common.errors import UserError
 from data.common.files import sync_folder, temporary_folder, write_bytes, write_json
@@ -195,7 +195,7 @@ def write_run(
     for name, fit in fitted.items():
         known = [features.class_names[i] for i in fit.estimator.classes_]
         weights_file = (features.provenance or {}).get("weights_file")
-        head = Head(
+        head = SavedHead(
             strategy=name,
             class_names=tuple(known),
             coef=np.asarray(fit.estimator.coef_, dtype=np.float32),

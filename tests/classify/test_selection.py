@@ -6,8 +6,7 @@ from sklearn.datasets import load_digits, load_iris
 
 from classify import OneVsRestLogistic
 from classify.coding import class_pairs
-from classify.selection import C_GRID, PATIENCE, own_values, select_C
-from classify.validation import validation_split
+from classify.selection import C_GRID, PATIENCE, own_values, select_C, validation_split
 
 
 def test_split_is_stratified_and_keeps_single_rows_for_training():
