@@ -18,7 +18,7 @@ from classify.solver.fit import Head, plan
 from classify.solver.out_of_core import answer_steps, is_source
 from classify.solver.row_norms import normalized
 from classify.solver.threads import Workers, workers
-from classify.warm_starts import Course
+from classify.warm_starts import RecentHeads
 
 # Share of each class's rows that C is chosen on.
 VALIDATION_FRACTION = 0.1
@@ -52,7 +52,7 @@ class Selection:
         Where the path was fitted.
     held : ndarray of int, shape (n_validation,)
         The rows that were held out.
-    own : ndarray of float64, shape (n_heads,), or None
+    per_problem_c : ndarray of float64, shape (n_heads,), or None
         A value of C for each binary problem, chosen by the same rule on the held-out rows of its
         own classes; None for the multinomial, which is one problem.
     """
@@ -65,7 +65,7 @@ class Selection:
     start: Head = field(repr=False)
     device: str
     held: npt.NDArray[np.intp] = field(repr=False)
-    own: npt.NDArray[np.float64] | None = field(repr=False)
+    per_problem_c: npt.NDArray[np.float64] | None = field(repr=False)
 
 
 class _HeldOut:
@@ -117,7 +117,7 @@ class _HeldOut:
 _Judged = tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
-def own_values(
+def choose_per_problem_c(
     values: npt.NDArray[np.float64], sums: Sequence[npt.NDArray[np.float64]], shared: float
 ) -> npt.NDArray[np.float64]:
     """Choose a value of C for each binary problem: as for all, but on its own rows.
@@ -220,7 +220,7 @@ def select_C(
         n_jobs = layout.threads
     path: list[dict[str, Any]] = []
     best: tuple[tuple[float, float, float], Head] | None = None
-    course = Course()
+    recent = RecentHeads()
     rising = 0
     sums = []
     with workers(n_jobs) as pool:
@@ -231,9 +231,9 @@ def select_C(
         held_out = _HeldOut(strategy, X, labels, held, len(classes), pool)
         for C in values:
             head, solution = fitter.solve(
-                float(C), tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=course.ahead(float(C))
+                float(C), tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=recent.predict(float(C))
             )
-            course.add(float(C), head)
+            recent.add(float(C), head)
             right, chance, apart = held_out.judge(head)
             sums.append(apart)
             entry = {
@@ -262,7 +262,9 @@ def select_C(
         start=best[1],
         device=fitter.device,
         held=held,
-        own=None if strategy == "multinomial" else own_values(values, sums, best[0][2]),
+        per_problem_c=None
+        if strategy == "multinomial"
+        else choose_per_problem_c(values, sums, best[0][2]),
     )
 
 

@@ -35,26 +35,10 @@ Spread: TypeAlias = Callable[[], AbstractContextManager[object]]
 def on_cluster(
     cluster: str, scheduler: str | None, address: str | None, jobs: int | None
 ) -> Iterator[Spread]:
-    """Start or reach a cluster for `joblib.Parallel`.
+    """Start or reach a cluster for `joblib.Parallel`, and give a context in which joblib uses it.
 
-    Parameters
-    ----------
-    cluster : {'none', 'dask', 'ray'}
-        ``--cluster``; nothing happens for ``none``.
-    scheduler, address : str or None
-        Of a cluster that is there already; otherwise one is started on this machine.
-    jobs : int or None
-        Its processes; None for one for each CPU.
-
-    Yields
-    ------
-    callable
-        Gives a context in which joblib uses the cluster; elsewhere it uses this process's threads.
-
-    Raises
-    ------
-    UserError
-        If the library is not installed, or nobody answers at the address.
+    Outside that context joblib uses this process's threads; for ``none`` nothing happens. Without
+    `scheduler` (Dask) or `address` (Ray) a cluster of `jobs` processes is started on this machine.
     """
     if cluster == "none":
         yield nullcontext
