@@ -37,8 +37,7 @@ from benchmarks.objective import objective
 from benchmarks.rows import from_store, made
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.coding import class_pairs
-from classify.selection import C_GRID, select_C
-from classify.validation import validation_split
+from classify.selection import C_GRID, select_C, validation_split
 
 OURS = {"multinomial": MultinomialLogistic, "ovr": OneVsRestLogistic, "ovo": OneVsOneLogistic}
 

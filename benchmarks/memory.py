@@ -12,7 +12,8 @@ from benchmarks.processes import measured, scratch
 from benchmarks.record import Record, Table, amount, duration, tiny
 from benchmarks.rows import store_bytes
 from benchmarks.settings import Settings
-from classify.fit.memory_budget import least_memory
+from classify.fit.memory_budget import kept_bytes, shortages
+from data.format.records import Header
 from data.reading import read_header
 
 FACTOR = 1.3
@@ -71,6 +72,12 @@ def run(settings: Settings) -> Record:
 def option_exists() -> bool:
     """Say whether ``python -m classify fit`` can be told how much memory to use."""
     return "--memory" in measured(["classify", "fit", "--help"])["stdout"]
+
+
+def least_memory(header: Header, strategies: tuple[str, ...], jobs: int | None) -> int:
+    """Return how many bytes a run with the features left on the disk can do with."""
+    short = shortages(header, strategies, 0, jobs).values()
+    return max(error.needed for error in short) + kept_bytes(header, len(strategies))
 
 
 def out_of_core(settings: Settings) -> Record:

@@ -18,7 +18,7 @@ from benchmarks.processes import TooLong, measured, scratch, trial
 from benchmarks.record import Record, Table, amount, duration
 from benchmarks.rows import Rows, from_store
 from benchmarks.settings import Settings
-from classify.validation import validation_split
+from classify.selection import validation_split
 
 # scikit-learn's default: what a loop would use. Icebox's own path is about as exact (`PATH_TOL`).
 TOL = 1e-4

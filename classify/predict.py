@@ -15,18 +15,22 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
 
 from classify.report.terminal import printable, table, wants_colour
 from classify.results import has_random_weights
-from classify.saved_heads import Head, load_head
+from classify.saved_heads import SavedHead, load_head
 from classify.wording import display_name
-from data.common.cli import EXIT_INTERRUPTED, EXIT_USER, say
+from data.common.cli import EXIT_INTERRUPTED, EXIT_USER, log
 from data.common.errors import UserError
 from data.format.spec import TWICE, cropped_twice
+from data.images.decode import SUFFIXES
+from data.images.left_out import HIDDEN_FOLDERS, LeftOut, kind_of
+
+STDIN = "-"
 
 
 class StageOneRefused(SystemExit):
@@ -40,7 +44,7 @@ def predict(
     top: int = 3,
     weights: str | None = None,
     device: str = "auto",
-) -> tuple[Head, list[dict[str, Any]]]:
+) -> tuple[SavedHead, list[dict[str, Any]]]:
     """Label images.
 
     Parameters
@@ -48,7 +52,7 @@ def predict(
     head_path : Path
         A head that ``classify fit`` wrote.
     images : sequence of str
-        Image files that exist, from `classify.sources.find_images`.
+        Image files that exist, from `find_images`.
     top : int
         How many of the most probable classes to return.
     weights : str, optional
@@ -73,13 +77,13 @@ def predict(
 
 
 def answers(
-    head: Head, images: Sequence[str], X: npt.NDArray[np.floating], *, top: int = 3
+    head: SavedHead, images: Sequence[str], X: npt.NDArray[np.floating], *, top: int = 3
 ) -> list[dict[str, Any]]:
     """Turn features into answers.
 
     Parameters
     ----------
-    head : Head
+    head : SavedHead
         A head.
     images : sequence of str
         Names of the rows.
@@ -110,13 +114,13 @@ def answers(
 
 
 def embed(
-    head: Head, images: Sequence[str], *, weights: str | None = None, device: str = "auto"
+    head: SavedHead, images: Sequence[str], *, weights: str | None = None, device: str = "auto"
 ) -> npt.NDArray[np.float32]:
     """Run the head's backbone on images, in a process of its own.
 
     Parameters
     ----------
-    head : Head
+    head : SavedHead
         Its spec says which backbone and which preprocessing.
     images : sequence of str
         Image files that exist.
@@ -157,7 +161,7 @@ def embed(
     return X.astype(np.float32, copy=False)
 
 
-def _weights_file(head: Head) -> str | None:
+def _weights_file(head: SavedHead) -> str | None:
     """Find the file that the backbone's weights came from; None where they came from elsewhere."""
     weights = (head.spec.get("model") or {}).get("weights") or {}
     if not isinstance(weights, dict) or weights.get("source") != "file":
@@ -211,12 +215,12 @@ def answers_csv(found: Sequence[Mapping[str, Any]]) -> str:
     return stream.getvalue().rstrip("\n")
 
 
-def show(head: Head, found: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> str:
+def show(head: SavedHead, found: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> str:
     """Write answers for people or for programs.
 
     Parameters
     ----------
-    head : Head
+    head : SavedHead
         The head that gave them.
     found : sequence of mapping
         From `predict`.
@@ -243,22 +247,89 @@ def show(head: Head, found: Sequence[Mapping[str, Any]], *, as_json: bool = Fals
     return table(heads, rows, left=len(heads), colour=wants_colour(sys.stdout))
 
 
-def note(head: Head) -> None:
+def note(head: SavedHead) -> None:
     """Say on stderr what answered, and what that is worth.
 
     Parameters
     ----------
-    head : Head
+    head : SavedHead
         The head that answered.
     """
     model = (head.spec.get("model") or {}).get("name", "an unknown backbone")
-    say(
+    log(
         printable(f"{display_name(head.strategy)} head on {model}, {len(head.class_names)} classes")
     )
     if has_random_weights(head.spec):
-        say("mind: this backbone's weights are random; the answers show the mechanism only")
+        log("warning: this backbone's weights are random; the answers show the mechanism only")
     if cropped_twice(head.spec):
-        say(
-            f"mind: this head was trained on a store {TWICE}, and these images are cropped once: "
-            "run make features again, then fit again"
+        log(
+            f"warning: this head was trained on a store {TWICE}, and these images are cropped "
+            "once: run make features again, then fit again"
         )
+
+
+def find_images(given: Sequence[str], stdin: TextIO) -> list[str]:
+    """Turn what was named into image files that exist.
+
+    Parameters
+    ----------
+    given : sequence of str
+        Image files; folders, whose images are taken at any depth in the order of their names,
+        and what is left out is counted and named on stderr; ``-`` for a list on standard input,
+        one file or folder a line.
+    stdin : text stream
+        Read where ``-`` was given.
+
+    Returns
+    -------
+    list of str
+        At least one; a file that was named twice is there once.
+
+    Raises
+    ------
+    UserError
+        If a name does not exist, a folder holds no image, or the list is empty.
+    """
+    found: dict[str, None] = {}
+    for name in given:
+        if name != STDIN:
+            found.update(dict.fromkeys(_files(name, "the image")))
+            continue
+        try:
+            lines = [line.rstrip("\r\n") for line in stdin]
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"the list on standard input is not text ({error}); give one file name a line"
+            ) from error
+        names = [line for line in lines if line.strip()]
+        if not names:
+            raise UserError(
+                "the list of images on standard input is empty; give one file name a line, such "
+                "as: find photos -name '*.jpg' | python -m classify predict HEAD.safetensors -"
+            )
+        for line in names:
+            found.update(dict.fromkeys(_files(line, "standard input names")))
+    return list(found)
+
+
+def _files(name: str, what: str) -> list[str]:
+    if os.path.isfile(name):
+        return [name]
+    if not os.path.isdir(name):
+        raise UserError(f"{what} {name}: it does not exist; give image files or folders of them")
+    found, left_out = [], LeftOut()
+    for place, folders, files in os.walk(name):
+        for folder in sorted(folder for folder in folders if folder.startswith(".")):
+            left_out.add(HIDDEN_FOLDERS, os.path.relpath(os.path.join(place, folder), name))
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        for file in sorted(files):
+            path = os.path.join(place, file)
+            if not file.startswith(".") and file.lower().endswith(SUFFIXES):
+                found.append(path)
+            else:
+                left_out.add(kind_of(file), os.path.relpath(path, name))
+    if left_out:
+        log(left_out.sentence(name))
+    if not found:
+        raise UserError(f"the folder {name} holds no image ({', '.join(SUFFIXES)})")
+    return found

@@ -40,7 +40,7 @@ _BLOCK, _SCORES = 8192, 8_000_000
 
 
 @dataclass(frozen=True)
-class Head:
+class SavedHead:
     """A linear classifier on the embeddings of one backbone.
 
     Attributes
@@ -148,14 +148,14 @@ class Head:
         return found if self.temperature is None else coding.temper(found, self.temperature)
 
 
-def save_head(path: Path, head: Head) -> None:
+def save_head(path: Path, head: SavedHead) -> None:
     """Write a head.
 
     Parameters
     ----------
     path : Path
         The final name; its folder must exist.
-    head : Head
+    head : SavedHead
         What to write.
     """
     from safetensors.numpy import save
@@ -194,7 +194,7 @@ def _in_order(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[start:]
 
 
-def load_head(path: Path) -> Head:
+def load_head(path: Path) -> SavedHead:
     """Read a head and check that its parts fit each other.
 
     Parameters
@@ -204,7 +204,7 @@ def load_head(path: Path) -> Head:
 
     Returns
     -------
-    Head
+    SavedHead
         The head.
 
     Raises
@@ -322,7 +322,7 @@ def _read_tensor(
     return array
 
 
-def _head(path: Path, metadata: dict[str, str], stored: Any) -> Head:
+def _head(path: Path, metadata: dict[str, str], stored: Any) -> SavedHead:
     strategy = metadata.get("strategy", "")
     if strategy not in coding.STRATEGIES:
         raise _bad(path, f"strategy {strategy!r} is none of {', '.join(coding.STRATEGIES)}")
@@ -342,7 +342,7 @@ def _head(path: Path, metadata: dict[str, str], stored: Any) -> Head:
         raise _bad(
             path, f"n_features is {metadata.get('n_features')!r} but coef has {coef.shape[1]}"
         )
-    return Head(
+    return SavedHead(
         strategy=strategy,
         class_names=names,
         coef=coef,

@@ -18,9 +18,10 @@ from classify.solver.fit import Head, plan
 from classify.solver.out_of_core import answer_steps, is_source
 from classify.solver.row_norms import normalized
 from classify.solver.threads import Workers, workers
-from classify.validation import validation_split
-from classify.warm_starts import Course
+from classify.warm_starts import RecentHeads
 
+# Share of each class's rows that C is chosen on.
+VALIDATION_FRACTION = 0.1
 # SimCLR's, BYOL's and DINO's grid for linear evaluation.
 C_GRID: npt.NDArray[np.float64] = np.logspace(-6, 5, 45)
 # After so many values in a row that make the validation log-loss worse, the path may end.
@@ -51,7 +52,7 @@ class Selection:
         Where the path was fitted.
     held : ndarray of int, shape (n_validation,)
         The rows that were held out.
-    own : ndarray of float64, shape (n_heads,), or None
+    per_problem_c : ndarray of float64, shape (n_heads,), or None
         A value of C for each binary problem, chosen by the same rule on the held-out rows of its
         own classes; None for the multinomial, which is one problem.
     """
@@ -64,7 +65,7 @@ class Selection:
     start: Head = field(repr=False)
     device: str
     held: npt.NDArray[np.intp] = field(repr=False)
-    own: npt.NDArray[np.float64] | None = field(repr=False)
+    per_problem_c: npt.NDArray[np.float64] | None = field(repr=False)
 
 
 class _HeldOut:
@@ -116,7 +117,7 @@ class _HeldOut:
 _Judged = tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 
-def own_values(
+def choose_per_problem_c(
     values: npt.NDArray[np.float64], sums: Sequence[npt.NDArray[np.float64]], shared: float
 ) -> npt.NDArray[np.float64]:
     """Choose a value of C for each binary problem: as for all, but on its own rows.
@@ -219,7 +220,7 @@ def select_C(
         n_jobs = layout.threads
     path: list[dict[str, Any]] = []
     best: tuple[tuple[float, float, float], Head] | None = None
-    course = Course()
+    recent = RecentHeads()
     rising = 0
     sums = []
     with workers(n_jobs) as pool:
@@ -230,9 +231,9 @@ def select_C(
         held_out = _HeldOut(strategy, X, labels, held, len(classes), pool)
         for C in values:
             head, solution = fitter.solve(
-                float(C), tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=course.ahead(float(C))
+                float(C), tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=recent.predict(float(C))
             )
-            course.add(float(C), head)
+            recent.add(float(C), head)
             right, chance, apart = held_out.judge(head)
             sums.append(apart)
             entry = {
@@ -261,5 +262,53 @@ def select_C(
         start=best[1],
         device=fitter.device,
         held=held,
-        own=None if strategy == "multinomial" else own_values(values, sums, best[0][2]),
+        per_problem_c=None
+        if strategy == "multinomial"
+        else choose_per_problem_c(values, sums, best[0][2]),
     )
+
+
+def validation_split(
+    y: npt.NDArray[Any], seed: int = 0, fraction: float = VALIDATION_FRACTION
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Split rows into training and validation rows, class by class.
+
+    Every class gives ``fraction`` of its rows to validation, rounded to the nearest, but keeps at
+    least one for training and, where it has two or more, gives at least one.
+
+    Parameters
+    ----------
+    y : ndarray, shape (n_rows,)
+        Labels.
+    seed : int
+        Decides which rows.
+    fraction : float
+        Share of each class that goes to validation, between 0 and 1.
+
+    Returns
+    -------
+    train, validation : ndarray of int
+        Row indices, ascending.
+
+    Raises
+    ------
+    ValueError
+        If no class has two rows, so that there is nothing to validate on.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
+    _, codes = np.unique(np.asarray(y), return_inverse=True)
+    generator = np.random.default_rng(seed)
+    held = np.zeros(len(codes), dtype=bool)
+    for label in range(int(codes.max(initial=-1)) + 1):
+        rows = np.flatnonzero(codes == label)
+        if len(rows) < 2:
+            continue
+        n_held = min(len(rows) - 1, max(1, int(np.floor(fraction * len(rows) + 0.5))))
+        held[generator.permutation(rows)[:n_held]] = True
+    if not held.any():
+        raise ValueError(
+            f"none of the {len(np.unique(codes))} classes has two rows, so no row can be held out "
+            "to choose C on; give C as a number"
+        )
+    return np.flatnonzero(~held), np.flatnonzero(held)

@@ -51,7 +51,7 @@ def weights_ahead(places: Array, ahead: float) -> Array:
         return np.asarray(np.prod(beyond / apart, axis=1))
 
 
-class Course:
+class RecentHeads:
     """The last few heads of a path, and where they point to.
 
     Values of C are added in ascending order.
@@ -74,7 +74,7 @@ class Course:
             self._fitted.clear()
         self._fitted.append((C, head))
 
-    def ahead(self, C: float) -> Head | None:
+    def predict(self, C: float) -> Head | None:
         """Predict the heads at the next value of C.
 
         Parameters

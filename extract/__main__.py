@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.common.cache_folder import use_cache_folder
-from data.common.cli import Parser, result, run
+from data.common.cli import Parser, print_result, run
 from data.common.errors import UserError, nearest
 from extract.options import add_options, count_or_none, seed, to_options
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
 
     path = extract(options)
     if path is not None:
-        result(path)
+        print_result(path)
 
 
 def _list(argv: Sequence[str]) -> None:
@@ -76,7 +76,7 @@ def _why(argv: Sequence[str]) -> None:
 
     path = explain(options)
     if path is not None:
-        result(path)
+        print_result(path)
 
 
 def _verify(argv: Sequence[str]) -> None:
@@ -104,7 +104,7 @@ def _verify(argv: Sequence[str]) -> None:
         device=arguments.device,
         seed=arguments.seed,
     )
-    result(arguments.store)
+    print_result(arguments.store)
 
 
 def _images(argv: Sequence[str]) -> None:
@@ -130,7 +130,7 @@ def _images(argv: Sequence[str]) -> None:
         weights=arguments.weights,
         device=arguments.device,
     )
-    result(arguments.out)
+    print_result(arguments.out)
 
 
 if __name__ == "__main__":

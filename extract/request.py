@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from data.common.cli import say
+from data.common.cli import log
 from data.common.errors import UserError
 from data.common.files import sha256_file, stat_stamp
 from data.common.versions import installed_version
@@ -221,7 +221,7 @@ def stores_of(options: Options) -> list[Header]:
         try:
             headers.append(read_header(path))
         except StoreError as error:
-            say(f"not used: {error}")
+            log(f"not used: {error}")
     headers.sort(key=lambda header: str(header.provenance.get("finished", "")), reverse=True)
     return headers
 
@@ -248,14 +248,14 @@ def announce(header: Header, options: Options) -> None:
     made = str(header.provenance.get("finished", "an unknown date"))[:10]
     model = header.spec.get("model", {}).get("name", "an unknown model")
     left_out = f", {len(skipped)} undecodable images left out" if skipped else ""
-    say(
+    log(
         f"found {header.path}: {header.n_train:,} train and {header.n_test:,} test rows, "
         f"{header.n_features} wide ({header.dtype}, {header.spec.get('precision')}), "
         f"made on {made} with {model}{left_out}"
     )
     unread = unread_rotations_sentence(header.provenance)
     if unread:
-        say(unread)
+        log(unread)
 
 
 def unread_rotations_sentence(provenance: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.common.cli import say
+from data.common.cli import log
 from data.common.errors import UserError
 from data.common.files import check_writable, clean_leftovers, lock
 from data.common.free_memory import peak_memory_mb
@@ -145,14 +145,14 @@ def _compute_among_others(job: Job, crew: Crew | None) -> Path:
             return _compute(job, crew)
         except (UserError, FileNotFoundError) as error:
             if _identity(job.path) not in (None, before):
-                say(f"another process has finished {job.path}")
+                log(f"another process has finished {job.path}")
                 return _found(job, job.options)
             missing = error if isinstance(error, FileNotFoundError) else error.__cause__
             if not isinstance(missing, FileNotFoundError):
                 raise
             if job.folder not in Path(missing.filename or "").parents:
                 raise
-            say(f"another process has emptied {job.folder}; going on with what is there")
+            log(f"another process has emptied {job.folder}; going on with what is there")
     raise UserError(f"other processes keep emptying {job.folder}; run one of them at a time")
 
 
@@ -177,7 +177,7 @@ def _found(job: Job, options: Options) -> Path:
 
 
 def _say_waiting(job: Job) -> None:
-    say(f"another process is computing {job.path}; waiting for it")
+    log(f"another process is computing {job.path}; waiting for it")
 
 
 def _describe(job: Job) -> None:
@@ -188,15 +188,15 @@ def _describe(job: Job) -> None:
     rows = sum(job.sizes.values())
     width = job.backbone.width
     size = rows * width * BYTES[job.options.store_dtype]
-    say(json.dumps(job.spec, indent=2))
-    say(f"key    {job.key}")
-    say(f"path   {job.path}")
-    say(
+    log(json.dumps(job.spec, indent=2))
+    log(f"key    {job.key}")
+    log(f"path   {job.path}")
+    log(
         f"rows   {job.sizes['train']:,} train, {job.sizes['test']:,} test; {width} wide, "
         f"{job.options.store_dtype}: {size / 1e6:,.1f} MB of features"
     )
-    say(f"shards {done} of {len(shards)} done, in {job.folder}")
-    say(f"run    {plan.device}, {plan.engine}, batches of {plan.batch_size}")
+    log(f"shards {done} of {len(shards)} done, in {job.folder}")
+    log(f"run    {plan.device}, {plan.engine}, batches of {plan.batch_size}")
 
 
 def _compute(job: Job, crew: Crew | None) -> Path:
@@ -215,7 +215,7 @@ def _compute(job: Job, crew: Crew | None) -> Path:
                 raise no_memory(plan.batch_size, plan.device) from error
             # Last bits depend on the batch size, so shards of two sizes are not mixed.
             plan = plan.halved()
-            say(f"out of memory; starting over with batches of {plan.batch_size}")
+            log(f"out of memory; starting over with batches of {plan.batch_size}")
             start_over(job.folder, plan)
     finished = datetime.now(timezone.utc)
     provenance = _provenance(job, plan, started, finished, time.perf_counter() - clock) | by
@@ -326,7 +326,7 @@ def _join(job: Job, plan: Plan, provenance: dict[str, Any]) -> None:
         },
     )
     for text in report.odd:
-        say(f"mind: {text}")
+        log(f"warning: {text}")
 
 
 def _unread_rotations(job: Job, shards: list[Shard]) -> dict[str, Any]:
@@ -349,14 +349,14 @@ def _summarise(job: Job, provenance: dict[str, Any]) -> None:
     speed = f"{rate:,.0f} images/s, " if rate else ""
     peak = peak_memory_mb()
     memory = "" if peak is None else f", peak memory {peak:,.0f} MB"
-    say(
+    log(
         f"{rows:,} rows, {job.backbone.width} wide, {job.options.store_dtype}, "
         f"{job.precision}; {speed}{provenance['seconds']:,.1f} s{memory}, "
         f"file {job.path.stat().st_size / 1e6:,.1f} MB"
     )
     if job.skipped:
         what = "image" if len(job.skipped) == 1 else "images"
-        say(f"{len(job.skipped)} undecodable {what} left out; the provenance names them")
+        log(f"{len(job.skipped)} undecodable {what} left out; the provenance names them")
     unread = requests.unread_rotations_sentence(provenance)
     if unread:
-        say(unread)
+        log(unread)

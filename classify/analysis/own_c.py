@@ -3,7 +3,7 @@
 A shared C is weaker regularisation for a problem with more rows, and one-vs-one's have fewer than
 one-vs-rest's; so a part of the difference between the two may be the C. Here each problem is
 refitted, to all of its training rows, at the value that did best on the validation rows of its own
-classes (`classify.selection.own_values`).
+classes (`classify.selection.choose_per_problem_c`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def refit(
     strategy: str,
     X: Any,
     labels: npt.NDArray[np.intp],
-    own: npt.NDArray[np.float64],
+    per_problem_c: npt.NDArray[np.float64],
     start: Head,
     *,
     n_jobs: int | None,
@@ -47,7 +47,7 @@ def refit(
         Training features.
     labels : ndarray of int, shape (n_train,)
         Class indices, every one of them present.
-    own : ndarray of float64, shape (n_heads,)
+    per_problem_c : ndarray of float64, shape (n_heads,)
         A value of C for each problem.
     start : Head
         Heads to start from.
@@ -71,7 +71,7 @@ def refit(
             device, strategy, X, labels, n_classes, pool, standardize=True, layout=layout,
             fit_intercept=fit_intercept,
         )  # fmt: skip
-        return fitter.solve(own, tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=start)
+        return fitter.solve(per_problem_c, tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=start)
 
 
 def judge(

@@ -85,16 +85,16 @@ def analyse(
                 more["detection"] = judge_classes(labels, fit.scores, known)
                 _mark_classes(more["detection"], known, fit)
             fit.entry.update(json_ready(more))
-            own = _own_values(fit)
-            if own is not None and len(known) > 2:
+            per_problem_c = _per_problem_c(fit)
+            if per_problem_c is not None and len(known) > 2:
                 train_labels = np.searchsorted(known, features.train.labels)
                 apart, solution = refit(
-                    strategy, X_train, train_labels, own, head,
+                    strategy, X_train, train_labels, per_problem_c, head,
                     n_jobs=options.jobs, memory=room.solver, device=fit.estimator.device_,
                     fit_intercept=options.fit_intercept,
                 )  # fmt: skip
                 found["own_c"][strategy] = {
-                    "C": np.quantile(own, [0, 0.25, 0.5, 0.75, 1], method="nearest"),
+                    "C": np.quantile(per_problem_c, [0, 0.25, 0.5, 0.75, 1], method="nearest"),
                     **judge(strategy, X_test, labels, apart, known),
                     "converged": solution.converged,
                 }
@@ -123,11 +123,11 @@ def _mark_classes(detection: dict[str, Any], known: Any, fit: Fitted) -> None:
         entry["converged"] = ends[place[entry["class"]] if len(ends) > 1 else 0]
 
 
-def _own_values(fit: Fitted) -> Any:
+def _per_problem_c(fit: Fitted) -> Any:
     """Give the C of each problem, where there were several values to choose from."""
     if fit.selection is None or len(fit.selection.path) < 2:
         return None
-    return fit.selection.own
+    return fit.selection.per_problem_c
 
 
 def _held_out(fit: Fitted, features: Features, X_train: Any) -> HeldOut | None:

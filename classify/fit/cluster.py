@@ -18,7 +18,7 @@ from typing import Any, TextIO, TypeAlias, cast
 import joblib
 
 from classify.solver.threads import thread_count
-from data.common.cli import say
+from data.common.cli import log
 from data.common.clusters import (
     check_installed,
     close_dask,
@@ -35,26 +35,10 @@ Spread: TypeAlias = Callable[[], AbstractContextManager[object]]
 def on_cluster(
     cluster: str, scheduler: str | None, address: str | None, jobs: int | None
 ) -> Iterator[Spread]:
-    """Start or reach a cluster for `joblib.Parallel`.
+    """Start or reach a cluster for `joblib.Parallel`, and give a context in which joblib uses it.
 
-    Parameters
-    ----------
-    cluster : {'none', 'dask', 'ray'}
-        ``--cluster``; nothing happens for ``none``.
-    scheduler, address : str or None
-        Of a cluster that is there already; otherwise one is started on this machine.
-    jobs : int or None
-        Its processes; None for one for each CPU.
-
-    Yields
-    ------
-    callable
-        Gives a context in which joblib uses the cluster; elsewhere it uses this process's threads.
-
-    Raises
-    ------
-    UserError
-        If the library is not installed, or nobody answers at the address.
+    Outside that context joblib uses this process's threads; for ``none`` nothing happens. Without
+    `scheduler` (Dask) or `address` (Ray) a cluster of `jobs` processes is started on this machine.
     """
     if cluster == "none":
         yield nullcontext
@@ -73,7 +57,7 @@ def on_cluster(
     if address is None:
         start_ray(thread_count(jobs))
     else:
-        say(f"connecting to {address}")
+        log(f"connecting to {address}")
         connect_ray(address)
     # Ray tells on stdout, where the paths of reports go, of workers that ended, also of those that
     # were ended on purpose: a thread of its does, at any moment, and this one while it shuts down.
@@ -101,5 +85,5 @@ class _OneThreads:
 def _dask(scheduler: str | None, jobs: int | None) -> tuple[Any, Any]:
     if scheduler is None:
         return start_dask(thread_count(jobs))
-    say(f"connecting to {scheduler}")
+    log(f"connecting to {scheduler}")
     return connect_dask(scheduler), None

@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,16 +29,15 @@ from classify.fit.cluster import Spread
 from classify.fit.memory_budget import open_store
 from classify.fit.output import (
     check_room,
+    disk_full_as_user_error,
     environment,
     run_folder,
-    told_when_full,
     write_run,
 )
 from classify.fit.strategy import fit_strategy
 from classify.free_memory import default_memory
-from classify.records import FitOptions, Fitted, Room
+from classify.records import FitInputs, FitOptions, Fitted, Room
 from classify.results import SCHEMA_VERSION, json_ready
-from classify.validation import VALIDATION_FRACTION
 from classify.wording import answer_warnings, display_name, headline, upper_first
 from data.common.cli import progress
 from data.common.errors import UserError
@@ -51,43 +52,22 @@ if TYPE_CHECKING:
 def fit_store(
     path: Path, options: FitOptions, spread: Spread = nullcontext
 ) -> tuple[Path, dict[str, Any]]:
-    """Train, evaluate and compare the strategies on one store, and write the results.
+    """Train, evaluate and compare the strategies on a store; return the folder and its results.
 
-    Parameters
-    ----------
-    path : Path
-        A feature store.
-    options : FitOptions
-        What to do.
-    spread : callable
-        From `classify.fit.cluster.on_cluster`: what runs the few-shot fits.
-
-    Returns
-    -------
-    tuple
-        The folder that was written, and the content of its results.json.
-
-    Raises
-    ------
-    UserError
-        If the store cannot be used or the reports folder cannot be written.
+    `spread`, from `classify.fit.cluster.on_cluster`, runs the few-shot fits. A `UserError` says why
+    the store cannot be used, or the reports folder cannot be written.
     """
     begun, started = time.perf_counter(), datetime.now(timezone.utc)
     check_writable(options.reports_dir)
-    memory = (options.memory or default_memory()) // options.share
-    features, room = open_store(
-        path, options.strategies, memory, options.jobs, options.normalize is not None
-    )
-    _check_classes(features)
-    check_room(options.reports_dir, features, options.strategies)
+    inputs = _open_inputs(path, options)
+    features = inputs.features
     load_seconds = time.perf_counter() - begun
-    X_train, X_test = _usable(features.train.features), _usable(features.test.features)
-    fitted = _fit_all(features, X_train, X_test, options, room)
+    fitted = _fit_all(inputs)
     clock = time.perf_counter()
-    more = analyse(features, X_train, X_test, fitted, options, room)
+    more = analyse(features, inputs.X_train, inputs.X_test, fitted, options, inputs.room)
     analyse_seconds = time.perf_counter() - clock
-    results = _results(features, options, room, fitted, more)
-    results["numerics"] = numerics(features, X_test, fitted)
+    results = _results(inputs, fitted, more)
+    results["numerics"] = numerics(features, inputs.X_test, fitted)
     results["timings"] = {
         "started": started.isoformat(timespec="seconds"),
         "load": load_seconds,
@@ -97,7 +77,7 @@ def fit_store(
         },
         "analyse": analyse_seconds,
         # With the timings, since it depends on what was free at the time.
-        "memory": room.memory,
+        "memory": inputs.room.memory,
         "peak_memory_mb": peak_memory_mb(),
     }
     results["images"] = gallery(features, fitted, options.data_dir)
@@ -106,21 +86,10 @@ def fit_store(
             f"The report shows no images: --data-dir: {results['images']['missing']}."
         )
     if options.few_shot:
-        clock = time.perf_counter()
-        with spread():
-            results["few_shot"] = few_shot(
-                features,
-                {name: fit.estimator for name, fit in fitted.items()},
-                seed=options.seed,
-                jobs=options.jobs,
-                memory=room.solver,
-            )
-        results["timings"]["few_shot"] = time.perf_counter() - clock
-        results["warnings"] += unconverged_warnings(results["few_shot"])
-        results["warnings"] += results["few_shot"]["notes"]
+        _add_few_shot(results, inputs, fitted, spread)
     folder = options.reports_dir / store_name(features)
     with (
-        told_when_full(options.reports_dir, features, fitted),
+        disk_full_as_user_error(options.reports_dir, features, fitted),
         run_folder(folder, started) as (partial, place),
     ):
         write_run(partial, features, results, fitted, begun)
@@ -128,19 +97,38 @@ def fit_store(
     return final, results
 
 
+def _open_inputs(path: Path, options: FitOptions) -> FitInputs:
+    """Open a store within its share of the memory, and refuse one that cannot be fitted."""
+    memory = (options.memory or default_memory()) // options.share
+    features, room = open_store(
+        path, options.strategies, memory, options.jobs, options.normalize is not None
+    )
+    _check_classes(features)
+    check_room(options.reports_dir, features, options.strategies)
+    X_train, X_test = _usable(features.train.features), _usable(features.test.features)
+    return FitInputs(features, X_train, X_test, options, room)
+
+
+def _add_few_shot(
+    results: dict[str, Any], inputs: FitInputs, fitted: Mapping[str, Fitted], spread: Spread
+) -> None:
+    """Measure accuracy against labelled images per class, with its warnings and its seconds."""
+    clock = time.perf_counter()
+    with spread():
+        results["few_shot"] = few_shot(
+            inputs.features,
+            {name: fit.estimator for name, fit in fitted.items()},
+            seed=inputs.options.seed,
+            jobs=inputs.options.jobs,
+            memory=inputs.room.solver,
+        )
+    results["timings"]["few_shot"] = time.perf_counter() - clock
+    results["warnings"] += unconverged_warnings(results["few_shot"])
+    results["warnings"] += results["few_shot"]["notes"]
+
+
 def store_name(features: Features) -> str:
-    """Name the folder of a store's runs.
-
-    Parameters
-    ----------
-    features : Features
-        An open store.
-
-    Returns
-    -------
-    str
-        The dataset and the file's stem, such as ``digits-test_efficientnet-64px-1a2b3c4d``.
-    """
+    """Name the folder of a store's runs, such as ``digits-test_efficientnet-64px-1a2b3c4d``."""
     dataset = str((features.spec.get("dataset") or {}).get("name", "dataset"))
     return re.sub(r"[^\w.-]+", "_", f"{dataset}-{Path(features.path).stem}").lstrip(".")
 
@@ -167,51 +155,41 @@ def _check_classes(features: Features) -> None:
         raise UserError(f"{features.path} has no test rows; run stage one with a test split")
 
 
-def _fit_all(
-    features: Features, X_train: Any, X_test: Any, options: FitOptions, room: Room
-) -> dict[str, Fitted]:
+def _fit_all(inputs: FitInputs) -> dict[str, Fitted]:
+    """Fit every strategy behind one progress bar; notes on the device become its warnings."""
     from classify.selection import C_GRID
     from classify.solver.backend import telling
 
+    options = inputs.options
     grid = np.array(sorted(options.c_grid)) if options.c_grid else np.asarray(C_GRID)
     if options.c is not None:
         grid = np.array([options.c])
-    steps = 1 + len(grid)
+    n_fits = 1 + len(grid)
     fitted = {}
     notes: list[str] = []
-    with telling(notes.append), progress(len(options.strategies) * steps, "fit", "step") as bar:
+    with telling(notes.append), progress(len(options.strategies) * n_fits, "fit", "step") as bar:
 
-        def step(_: dict[str, Any]) -> None:
+        def on_fit(_: dict[str, Any]) -> None:
             bar.update(1)
 
         for i, strategy in enumerate(options.strategies):
             bar.set_description(f"fit {display_name(strategy)}", refresh=False)
-            fitted[strategy] = fit_strategy(
-                strategy,
-                X_train,
-                features.train.labels,
-                X_test,
-                features,
-                options,
-                room,
-                grid,
-                step,
-            )
-            fitted[strategy].warnings.extend(notes)
+            fit = fit_strategy(strategy, inputs, grid, on_fit)
+            fitted[strategy] = replace(fit, warnings=(*fit.warnings, *notes))
             notes.clear()
-            # A path that ended early made fewer steps than were planned.
-            bar.update((i + 1) * steps - bar.n)
+            # A path that ended early made fewer fits than were planned.
+            bar.update((i + 1) * n_fits - bar.n)
             if not bar.disable:
-                bar.write(_line(strategy, fitted[strategy], len(grid)), file=sys.stderr)
+                bar.write(_line(strategy, fitted[strategy]), file=sys.stderr)
     return fitted
 
 
 def _usable(X: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
-    """Half precision is for storage; arithmetic starts at single."""
+    """Convert half precision, which is for storage, to single."""
     return X.astype(np.float32) if X.dtype == np.float16 else X
 
 
-def _line(strategy: str, fit: Fitted, n_grid: int) -> str:
+def _line(strategy: str, fit: Fitted) -> str:
     from classify.report.pages import percent, seconds, span
 
     entry = fit.entry
@@ -224,15 +202,12 @@ def _line(strategy: str, fit: Fitted, n_grid: int) -> str:
 
 
 def _results(
-    features: Features,
-    options: FitOptions,
-    room: Room,
-    fitted: dict[str, Fitted],
-    more: dict[str, Any],
+    inputs: FitInputs, fitted: Mapping[str, Fitted], more: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """Assemble results.json, but for what needs the images or more fits."""
     from classify.analysis.significance import METHOD, compare_strategies
-    from classify.selection import C_GRID
 
+    features, options = inputs.features, inputs.options
     two_classes = any(len(fit.estimator.classes_) == 2 for fit in fitted.values())
     # Then they are one problem, and a comparison would be with itself.
     one_problem = two_classes and len(fitted) > 1
@@ -260,21 +235,7 @@ def _results(
             "request": features.request,
         },
         "seed": options.seed,
-        "settings": {
-            "strategies": list(options.strategies),
-            "c": "auto" if options.c is None else options.c,
-            "c_grid": list(options.c_grid or C_GRID) if options.c is None else [],
-            "full_path": options.full_path,
-            "validation_fraction": VALIDATION_FRACTION if options.c is None else None,
-            "standardize": True,
-            "fit_intercept": options.fit_intercept,
-            "normalize": options.normalize or "none",
-            "max_iter": options.max_iter,
-            "memory": options.memory,
-            "out_of_core": room.out_of_core,
-            "device": options.device,
-            "few_shot": options.few_shot,
-        },
+        "settings": _settings(options, inputs.room),
         "class_names": list(features.class_names),
         "n_train": len(features.train.labels),
         "n_test": len(features.test.labels),
@@ -295,6 +256,26 @@ def _results(
         ],
     }
     return json_ready(results)
+
+
+def _settings(options: FitOptions, room: Room) -> dict[str, Any]:
+    from classify.selection import C_GRID, VALIDATION_FRACTION
+
+    return {
+        "strategies": list(options.strategies),
+        "c": "auto" if options.c is None else options.c,
+        "c_grid": list(options.c_grid or C_GRID) if options.c is None else [],
+        "full_path": options.full_path,
+        "validation_fraction": VALIDATION_FRACTION if options.c is None else None,
+        "standardize": True,
+        "fit_intercept": options.fit_intercept,
+        "normalize": options.normalize or "none",
+        "max_iter": options.max_iter,
+        "memory": options.memory,
+        "out_of_core": room.out_of_core,
+        "device": options.device,
+        "few_shot": options.few_shot,
+    }
 
 
 def _names(features: Features, labels: npt.NDArray[np.int64]) -> list[str]:

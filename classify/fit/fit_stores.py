@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import joblib
 
 from classify.fit.cluster import Spread
+from classify.fit.fit_store import fit_store
 from classify.parallel import run_tasks
 from classify.solver.threads import thread_count
 from data.common.cli import without_progress
@@ -20,20 +21,7 @@ if TYPE_CHECKING:
 
 
 def side_by_side(n_stores: int, jobs: int | None) -> tuple[int, int]:
-    """Say how many stores are fitted at once on this machine, and with how many threads each.
-
-    Parameters
-    ----------
-    n_stores : int
-        How many there are.
-    jobs : int or None
-        Threads in all.
-
-    Returns
-    -------
-    tuple of int
-        Processes, and threads of each; together no more than `jobs`.
-    """
+    """Return how many stores are fitted at once on this machine, and the threads of each."""
     threads = thread_count(jobs)
     processes = max(1, min(n_stores, threads))
     return processes, threads // processes
@@ -44,26 +32,8 @@ def fit_stores(
 ) -> list[tuple[Path, dict[str, Any]]]:
     """Fit several stores side by side, each in a process, which writes its report itself.
 
-    Parameters
-    ----------
-    stores : sequence of Path
-        Feature stores, on a disk that every worker sees.
-    options : FitOptions
-        Of all of them.
-    spread : callable, optional
-        From `on_cluster`; by default processes of this machine share its threads and the memory.
-
-    Returns
-    -------
-    list of tuple
-        What `classify.fit.fit_store.fit_store` returned for each, in order.
-
-    Raises
-    ------
-    UserError
-        As `classify.fit.fit_store.fit_store`.
-    KeyboardInterrupt
-        On Ctrl-C, with a message of how to go on.
+    `spread` comes from `classify.fit.cluster.on_cluster`; by default processes of this machine
+    share its threads and the memory. Returns what `fit_store` returned for each, in order.
     """
     reports_dir = options.reports_dir.absolute()
     if spread is None:
@@ -87,7 +57,5 @@ def fit_stores(
 
 def fit_alone(task: tuple[Path, FitOptions]) -> tuple[Path, dict[str, Any]]:
     """Fit a store in a worker, with that worker's threads and no other worker."""
-    from classify.fit.fit_store import fit_store
-
     with without_progress(), joblib.parallel_config(backend="threading", n_jobs=1):
         return fit_store(*task)

@@ -12,7 +12,7 @@ from classify.records import Room
 from classify.solver.design import COPY_BYTES
 from classify.solver.fit import plan
 from classify.solver.memory import TooLittleMemoryError, column_bytes, show_bytes
-from data.common.cli import say
+from data.common.cli import log
 from data.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,33 +29,10 @@ def open_store(
     jobs: int | None,
     normalize: bool = False,
 ) -> tuple[Features, Room]:
-    """Open a store within a memory, and verify it.
+    """Open and verify a store within a memory, and say how the memory is divided.
 
-    Parameters
-    ----------
-    path : Path
-        A feature store.
-    strategies : tuple of str
-        What will be fitted.
-    memory : int or None
-        Bytes that the run may take, apart from the program itself; half of what is free by
-        default.
-    jobs : int or None
-        Threads.
-    normalize : bool
-        Whether a copy of the features is made, with rows of norm 1.
-
-    Returns
-    -------
-    features : Features
-        The store.
-    room : Room
-        How its memory is divided.
-
-    Raises
-    ------
-    UserError
-        If the store cannot be used, or cannot be fitted within the memory.
+    The features stay on the disk where they do not fit; a `UserError` names the bytes that are
+    needed where that does not suffice either. `normalize` counts a copy with rows of norm 1.
     """
     from data.reading import open_features, read_header
 
@@ -71,7 +48,7 @@ def open_store(
     if needed <= memory:
         return open_features(path), Room(memory, False, None)
     kept = kept_bytes(header, len(strategies))
-    failed = _shortages(header, strategies, memory - kept, jobs)
+    failed = shortages(header, strategies, memory - kept, jobs)
     if failed:
         worst = max(failed.values(), key=lambda error: error.needed)
         rest = [f"--strategy {name}" for name in strategies if name not in failed]
@@ -81,38 +58,17 @@ def open_store(
             f"{show_bytes(worst.needed + kept)}, even with the features left on the disk; give "
             f"more, or {advice}"
         ) from worst
-    say(
+    log(
         f"{path}: with its features in memory a fit needs {show_bytes(needed)}, more than "
         f"--memory {show_bytes(memory)}; they stay on the disk and are read in blocks"
     )
     return open_features(path, in_memory=False), Room(memory, True, memory - kept)
 
 
-def least_memory(header: Header, strategies: tuple[str, ...], jobs: int | None) -> int:
-    """Say how little memory a run with the features left on the disk can do with.
-
-    Parameters
-    ----------
-    header : Header
-        Of a store.
-    strategies : tuple of str
-        What will be fitted.
-    jobs : int or None
-        Threads.
-
-    Returns
-    -------
-    int
-        Bytes, apart from the program itself.
-    """
-    short = _shortages(header, strategies, 0, jobs).values()
-    return max(error.needed for error in short) + kept_bytes(header, len(strategies))
-
-
-def _shortages(
+def shortages(
     header: Header, strategies: tuple[str, ...], memory: int, jobs: int | None
 ) -> dict[str, TooLittleMemoryError]:
-    """Say which strategies cannot be fitted from the disk within a memory, and why."""
+    """Find the strategies that cannot be fitted from the disk within a memory, and why."""
     shape, n_classes = (header.n_train, header.n_features), max(2, len(header.class_names))
     failed: dict[str, TooLittleMemoryError] = {}
     for strategy in strategies:
@@ -124,20 +80,9 @@ def _shortages(
 
 
 def in_memory_bytes(header: Header) -> int:
-    """Count what a fit in memory takes: the features, and its copies of them.
-
-    Parameters
-    ----------
-    header : Header
-        Of a store.
-
-    Returns
-    -------
-    int
-        Bytes: both splits in float32, and in half precision if that is how they are stored; a copy
-        of the training rows in another order, up to the size at which none is made; the tenth
-        that C is chosen on.
-    """
+    """Count the bytes of a fit in memory: the features, and its copies of them."""
+    # Both splits in float32, and in half precision if that is how they are stored; a copy of the
+    # training rows in another order, up to the size at which none is made; the held-out tenth.
     train = 4 * header.n_train * header.n_features
     test = 4 * header.n_test * header.n_features
     widened = (train + test) // 2 if header.dtype == "float16" else 0
@@ -145,20 +90,8 @@ def in_memory_bytes(header: Header) -> int:
 
 
 def kept_bytes(header: Header, n_strategies: int) -> int:
-    """Count what a run out of core holds besides its fits.
-
-    Parameters
-    ----------
-    header : Header
-        Of a store.
-    n_strategies : int
-        How many strategies are fitted.
-
-    Returns
-    -------
-    int
-        Bytes: labels and names of all rows; every strategy's scores and probabilities of the test
-        rows, and the temporary arrays of the metrics.
-    """
+    """Count the bytes that a run out of core holds besides its fits."""
+    # Labels and names of all rows; every strategy's scores and probabilities of the test rows, and
+    # the temporary arrays of the metrics.
     rows = ROW_BYTES * (header.n_train + header.n_test)
     return rows + (2 * n_strategies + 6) * 8 * header.n_test * len(header.class_names)

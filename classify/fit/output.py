@@ -21,7 +21,7 @@ import numpy.typing as npt
 from classify.coding import n_heads
 from classify.report.run_report import write_report
 from classify.results import FILE_NAME
-from classify.saved_heads import Head, save_head
+from classify.saved_heads import SavedHead, save_head
 from classify.solver.backend import describe
 from data.common.errors import UserError
 from data.common.files import sync_folder, temporary_folder, write_bytes, write_json
@@ -37,20 +37,7 @@ PAGES_BYTES = 4 << 20
 
 
 def environment(jobs: int | None, devices: Sequence[str] = ("cpu",)) -> dict[str, Any]:
-    """Describe the software and machine that a fit runs on.
-
-    Parameters
-    ----------
-    jobs : int or None
-        Threads asked for.
-    devices : sequence of str
-        Where the strategies were fitted.
-
-    Returns
-    -------
-    dict
-        JSON values.
-    """
+    """Describe the software and the machine of a fit that was asked for `jobs` threads."""
     packages = ("icebox", "numpy", "scipy", "scikit-learn", "threadpoolctl")
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in packages:
@@ -62,20 +49,10 @@ def environment(jobs: int | None, devices: Sequence[str] = ("cpu",)) -> dict[str
 
 @contextmanager
 def run_folder(folder: Path, started: datetime) -> Iterator[tuple[Path, Callable[[], Path]]]:
-    """Give a hidden folder to fill, and a function that puts it in its place.
+    """Give a hidden folder beside the store's other runs, and a function that puts it in its place.
 
-    Parameters
-    ----------
-    folder : Path
-        Where a store's runs stand side by side; created when missing.
-    started : datetime
-        When the run started, UTC; its final name.
-
-    Yields
-    ------
-    tuple
-        The hidden folder, and a function that renames it (``-2`` and so on is added when the name
-        is taken) and returns the final path. Without that call nothing stays.
+    That function names the folder by the time when the run started (``-2`` and so on is added where
+    the name is taken) and returns the final path. Without that call nothing stays.
     """
     run = started.strftime("%Y%m%d-%H%M%S")
 
@@ -101,20 +78,10 @@ def run_folder(folder: Path, started: datetime) -> Iterator[tuple[Path, Callable
 
 
 @contextmanager
-def told_when_full(
+def disk_full_as_user_error(
     folder: Path, features: Features, fitted: Mapping[str, Fitted]
 ) -> Iterator[None]:
-    """Turn a full disk into one message with the space that the run needs.
-
-    Parameters
-    ----------
-    folder : Path
-        Where it is written.
-    features : Features
-        The open store.
-    fitted : mapping of str to Fitted
-        The fitted strategies.
-    """
+    """Turn a full disk into one message with the space that the run needs."""
     try:
         yield
     except OSError as error:
@@ -125,20 +92,7 @@ def told_when_full(
 
 
 def run_bytes(features: Features, strategies: Sequence[str]) -> int:
-    """Count the bytes of a run's heads and of its answers on the test rows.
-
-    Parameters
-    ----------
-    features : Features
-        The open store.
-    strategies : sequence of str
-        What is fitted.
-
-    Returns
-    -------
-    int
-        Bytes, before the answers are compressed.
-    """
+    """Count the bytes of a run's heads and of its uncompressed answers on the test rows."""
     n_test, width = features.test.features.shape
     answers = len(strategies) * 2 * 4 * n_test * len(features.class_names)
     known = len(np.unique(features.train.labels))
@@ -146,22 +100,7 @@ def run_bytes(features: Features, strategies: Sequence[str]) -> int:
 
 
 def check_room(folder: Path, features: Features, strategies: Sequence[str]) -> None:
-    """Refuse to begin a fit whose heads and answers the disk has no room for.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the run will be written; it exists.
-    features : Features
-        The open store.
-    strategies : sequence of str
-        What is fitted.
-
-    Raises
-    ------
-    UserError
-        If what is free now does not suffice.
-    """
+    """Refuse to begin a fit whose heads and answers the disk has no room for."""
     needed = run_bytes(features, strategies)
     if shutil.disk_usage(folder).free < needed:
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -175,27 +114,13 @@ def write_run(
     fitted: Mapping[str, Fitted],
     begun: float,
 ) -> None:
-    """Write everything that a run leaves: heads, predictions, results.json and the report.
-
-    Parameters
-    ----------
-    folder : Path
-        An empty folder.
-    features : Features
-        The open store.
-    results : dict
-        The content of results.json; the time that the report took is added to its timings.
-    fitted : mapping of str to Fitted
-        The fitted strategies.
-    begun : float
-        `time.perf_counter` when the whole run began.
-    """
+    """Write heads, predictions, results.json and the report; the run `begun` by `perf_counter`."""
     clock = time.perf_counter()
     (folder / "heads").mkdir()
     for name, fit in fitted.items():
         known = [features.class_names[i] for i in fit.estimator.classes_]
         weights_file = (features.provenance or {}).get("weights_file")
-        head = Head(
+        head = SavedHead(
             strategy=name,
             class_names=tuple(known),
             coef=np.asarray(fit.estimator.coef_, dtype=np.float32),

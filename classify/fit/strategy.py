@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.records import FitOptions, Fitted, Room
+from classify.records import FitInputs, Fitted
 from classify.results import json_ready
 from classify.wording import display_name
 from data.common.errors import UserError
 
 if TYPE_CHECKING:
-    from data.format.records import Features
+    from classify.selection import Selection
 
 ESTIMATORS = {
     "multinomial": "MultinomialLogistic",
@@ -26,87 +26,25 @@ ESTIMATORS = {
 
 def fit_strategy(
     strategy: str,
-    X: npt.NDArray[np.floating],
-    y: npt.NDArray[np.int64],
-    X_test: npt.NDArray[np.floating],
-    features: Features,
-    options: FitOptions,
-    room: Room,
+    inputs: FitInputs,
     grid: npt.NDArray[np.float64],
-    on_step: Callable[[dict[str, Any]], None],
+    on_fit: Callable[[dict[str, Any]], None],
 ) -> Fitted:
-    """Choose C, fit, and evaluate.
+    """Choose C from an ascending grid, fit, and evaluate; `on_fit` is called after each value.
 
-    Parameters
-    ----------
-    strategy : str
-        ``multinomial``, ``ovr`` or ``ovo``.
-    X : ndarray, shape (n_train, n_features), or StoredRows
-        Training features.
-    y : ndarray of int64, shape (n_train,)
-        Their labels.
-    X_test : ndarray, shape (n_test, n_features), or StoredRows
-        Test features.
-    features : Features
-        The open store.
-    options : FitOptions
-        What to do.
-    room : Room
-        The memory there is.
-    grid : ndarray of float64
-        Values of C, ascending; the given one alone where C was given.
-    on_step : callable
-        Called after each value.
-
-    Returns
-    -------
-    Fitted
-        The strategy with its answers and its entry for results.json.
-
-    Raises
-    ------
-    UserError
-        If no row can be held out to choose C on.
+    A C that was given is the grid's only value. A `UserError` says that no row can be held out.
     """
     from classify import estimators
     from classify.analysis.evaluate import evaluate, never_answered
-    from classify.selection import select_C
 
-    warnings: list[str] = []
+    features, options = inputs.features, inputs.options
     clock = time.perf_counter()
-    try:
-        # With a C that was given, this fits it to nine tenths, which the other tenth calibrates.
-        selection = select_C(
-            strategy,
-            X,
-            y,
-            grid=grid,
-            seed=options.seed,
-            full_path=options.full_path,
-            standardize=True,
-            fit_intercept=options.fit_intercept,
-            normalize=options.normalize,
-            n_jobs=options.jobs,
-            memory=room.solver,
-            device=options.device,
-            on_step=on_step,
-        )
-    except ValueError as error:
-        # The grid was checked; what is left is that no class can spare a row.
-        if options.c is None:
-            raise UserError(f"--c auto on {features.path}: {error} (--c 1)") from error
-        selection = None
+    selection = _select(strategy, inputs, grid, on_fit)
     if options.c is None:
         assert selection is not None
         c, path = selection.C, selection.path
     else:
         c, path = options.c, []
-    if path and len(grid) > 1 and c in (grid[0], grid[-1]):
-        end = "smallest" if c == grid[0] else "largest"
-        warnings.append(
-            f"C for {display_name(strategy)} is the {end} of those tried ({c:.3g}); "
-            "--c-grid with values beyond it may do better."
-        )
     selected = time.perf_counter()
     settings = {} if options.max_iter is None else {"max_iter": options.max_iter}
     estimator = getattr(estimators, ESTIMATORS[strategy])(
@@ -115,23 +53,18 @@ def fit_strategy(
         fit_intercept=options.fit_intercept,
         normalize=options.normalize,
         n_jobs=options.jobs,
-        memory=room.solver,
+        memory=inputs.room.solver,
         device=selection.device if selection else options.device,
         **settings,
     )
     # That a fit did not converge is in its certificate, and said in our own words.
-    estimators.fit_without_warning(estimator, X, y, selection.start if selection else None)
+    start = selection.start if selection else None
+    estimators.fit_without_warning(estimator, inputs.X_train, features.train.labels, start)
     trained = time.perf_counter()
     certificate = estimator.certificate_
-    warnings += path_warnings(strategy, c, path)
-    if not certificate["converged"]:
-        advice = " Raise --max-iter." if certificate["status"] == "MAX_ITER" else ""
-        warnings.append(
-            f"The {display_name(strategy)} fit did not converge in {certificate['n_iter']} "
-            "iterations, so its numbers may still move: its objective may be above the minimum by "
-            f"{certificate['relative_gap']:.1e} of itself.{advice}"
-        )
-    predictions, probabilities, scores = _answers(estimator, X_test, len(features.class_names))
+    predictions, probabilities, scores = _answers(
+        estimator, inputs.X_test, len(features.class_names)
+    )
     test = evaluate(features.test.labels, predictions, probabilities, features.class_names)
     entry = {
         "C": c,
@@ -151,21 +84,87 @@ def fit_strategy(
         ),
     }
     done = time.perf_counter()
-    seconds = {"select": selected - clock, "fit": trained - selected, "evaluate": done - trained}
     return Fitted(
-        estimator,
-        json_ready(entry),
-        predictions,
-        probabilities,
-        scores,
-        seconds,
-        selection,
-        warnings,
+        estimator=estimator,
+        entry=json_ready(entry),
+        predictions=predictions,
+        probabilities=probabilities,
+        scores=scores,
+        seconds={
+            "select": selected - clock,
+            "fit": trained - selected,
+            "evaluate": done - trained,
+        },
+        selection=selection,
+        warnings=(
+            *_end_warnings(strategy, c, path, grid),
+            *path_warnings(strategy, c, path),
+            *_fit_warnings(strategy, certificate),
+        ),
     )
 
 
+def _select(
+    strategy: str,
+    inputs: FitInputs,
+    grid: npt.NDArray[np.float64],
+    on_fit: Callable[[dict[str, Any]], None],
+) -> Selection | None:
+    """Follow the path of C; None where C was given and no row can be held out."""
+    from classify.selection import select_C
+
+    options = inputs.options
+    try:
+        # With a C that was given, this fits it to nine tenths, which the other tenth calibrates.
+        return select_C(
+            strategy,
+            inputs.X_train,
+            inputs.features.train.labels,
+            grid=grid,
+            seed=options.seed,
+            full_path=options.full_path,
+            standardize=True,
+            fit_intercept=options.fit_intercept,
+            normalize=options.normalize,
+            n_jobs=options.jobs,
+            memory=inputs.room.solver,
+            device=options.device,
+            on_step=on_fit,
+        )
+    except ValueError as error:
+        # The grid was checked; what is left is that no class can spare a row.
+        if options.c is None:
+            raise UserError(f"--c auto on {inputs.features.path}: {error} (--c 1)") from error
+        return None
+
+
+def _end_warnings(
+    strategy: str, c: float, path: Sequence[Mapping[str, Any]], grid: npt.NDArray[np.float64]
+) -> list[str]:
+    """Warn of a chosen C at an end of the grid."""
+    if not path or len(grid) < 2 or c not in (grid[0], grid[-1]):
+        return []
+    end = "smallest" if c == grid[0] else "largest"
+    return [
+        f"C for {display_name(strategy)} is the {end} of those tried ({c:.3g}); "
+        "--c-grid with values beyond it may do better."
+    ]
+
+
+def _fit_warnings(strategy: str, certificate: Mapping[str, Any]) -> list[str]:
+    """Warn of a final fit that did not converge."""
+    if certificate["converged"]:
+        return []
+    advice = " Raise --max-iter." if certificate["status"] == "MAX_ITER" else ""
+    return [
+        f"The {display_name(strategy)} fit did not converge in {certificate['n_iter']} "
+        "iterations, so its numbers may still move: its objective may be above the minimum by "
+        f"{certificate['relative_gap']:.1e} of itself.{advice}"
+    ]
+
+
 def path_warnings(strategy: str, c: float, path: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say which of the values that C was chosen from were judged by a fit that did not converge."""
+    """Warn of values that C was chosen from and whose fits did not converge."""
     late = [step["C"] for step in path if not step["converged"]]
     if not late:
         return []
@@ -179,7 +178,7 @@ def path_warnings(strategy: str, c: float, path: Sequence[Mapping[str, Any]]) ->
 def _answers(
     estimator: Any, X: npt.NDArray[np.floating], n_classes: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Answers, probabilities and scores over all classes, those without training rows included."""
+    """Return answers, probabilities and scores over all classes, untrained ones too."""
     known = np.asarray(estimator.classes_, dtype=np.int64)
     probabilities = np.zeros((len(X), n_classes))
     probabilities[:, known] = estimator.predict_proba(X)

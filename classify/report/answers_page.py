@@ -10,8 +10,8 @@ from typing import Any
 from classify.analysis.gallery import data_uri
 from classify.report.pages import render_html
 from classify.results import has_random_weights
-from classify.saved_heads import Head
-from data.common.cli import progress, say
+from classify.saved_heads import SavedHead
+from data.common.cli import log, progress
 from data.common.errors import UserError
 from data.common.files import check_writable, write_text
 from data.images.decode import decode_image
@@ -48,21 +48,21 @@ def check_page(path: Path) -> Path:
     return path
 
 
-def write_page(path: Path, head: Head, found: Sequence[Mapping[str, Any]]) -> None:
+def write_page(path: Path, head: SavedHead, found: Sequence[Mapping[str, Any]]) -> None:
     """Write the page.
 
     Parameters
     ----------
     path : Path
         From `check_page`.
-    head : Head
+    head : SavedHead
         The head that answered.
     found : sequence of mapping
         From `classify.predict.predict`; the images are decoded again.
     """
     shown = least_sure(found, MOST)
     if len(shown) < len(found):
-        say(f"{path} shows the {len(shown):,} least sure of {len(found):,} answers")
+        log(f"{path} shows the {len(shown):,} least sure of {len(found):,} answers")
     with (
         ThreadPoolExecutor(max_workers=4) as pool,
         progress(len(shown), "thumbnails", "image") as bar,

@@ -29,7 +29,7 @@ from classify.report.runs import Answers, Run, find_runs, read_answers
 from classify.report.terminal import printable, table, wants_colour
 from classify.results import FILE_NAME, SCHEMA_VERSION, has_random_weights, json_ready, load_json
 from classify.wording import display_name
-from data.common.cli import say
+from data.common.cli import log
 from data.common.errors import UserError
 from data.common.files import check_writable, temporary_folder, write_json, write_text
 
@@ -73,7 +73,7 @@ def compare(given: Sequence[Path], reports_dir: Path) -> tuple[Path, dict[str, A
     _check_ours(target)
     comparison = json_ready(summarise(runs, notes, target))
     for note in comparison["notes"]:
-        say(printable(note))
+        log(printable(note))
     _write(target, comparison)
     return target / "report.html", comparison, terminal_leaderboard(comparison)
 

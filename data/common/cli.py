@@ -52,12 +52,12 @@ def folder_path(text: str) -> Path:
     return expand_user(text)
 
 
-def say(*text: object) -> None:
+def log(*text: object) -> None:
     """Print a line for a person: to stderr, since stdout carries the result alone."""
     print(*text, file=sys.stderr, flush=True)
 
 
-def result(path: object) -> None:
+def print_result(path: object) -> None:
     """Print what was written, as the last line on stdout."""
     print(path, flush=True)
 
@@ -142,11 +142,11 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
         main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
     except UserError as error:
-        say(f"error: {error}")
+        log(f"error: {error}")
         return EXIT_USER
     except KeyboardInterrupt as stop:
         advice = str(stop) or "run the same command again to go on where it stopped"
-        say(f"\ninterrupted: {advice}")
+        log(f"\ninterrupted: {advice}")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) has seen enough; keep the interpreter from saying so at exit.
@@ -155,13 +155,13 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     except PermissionError as error:
         if error.filename is None:
             raise
-        say(f"error: {error.filename}: {error.strerror}; change its permissions or name another")
+        log(f"error: {error.filename}: {error.strerror}; change its permissions or name another")
         return EXIT_USER
     except (MemoryError, RuntimeError, ImportError) as error:
         if not isinstance(error, MemoryError) and not _is_memory(error):
             raise
         reason = (str(error).strip() or "out of memory").splitlines()[0][:300]
-        say(
+        log(
             f"error: the memory that is free does not suffice: {reason}\n"
             "close other programs or take a larger machine, or let it do with less: a smaller "
             "--batch-size or --jobs in stage one, --memory in stage two; nothing is lost"
@@ -171,6 +171,6 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
             raise
         where = f" while writing {error.filename}" if error.filename else ""
-        say(f"error: {error.strerror}{where}; free some space and run the same command again")
+        log(f"error: {error.strerror}{where}; free some space and run the same command again")
         return EXIT_USER
     return 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.common.cli import say
+from data.common.cli import log
 from data.common.errors import UserError
 from data.common.files import sha256_file
 from data.images.arrays import Source
@@ -167,7 +167,7 @@ def read_cifar(
         if not place.exists:
             origin["url"] = place.url
     else:
-        say(
+        log(
             f"warning: {place.path} is used as it is: an unpacked folder cannot be verified "
             f"against a checksum (put {layout.archive} in {data_dir} to have it verified)"
         )

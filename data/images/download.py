@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.common.cli import progress, say
+from data.common.cli import log, progress
 from data.common.errors import UserError
 from data.common.files import (
     check_writable,
@@ -113,7 +113,7 @@ class _Fetcher:
 
         self.attempts += 1
         if self.attempts > 1:
-            say(f"the download failed; attempt {self.attempts} of {1 + RETRIES}")
+            log(f"the download failed; attempt {self.attempts} of {1 + RETRIES}")
         bar = _Bar(f"downloading {self.final.name}")
         http = pooch.HTTPDownloader(
             progressbar=bar,
@@ -193,7 +193,7 @@ class _Bar:
 
 
 def _say_waiting(final: Path) -> None:
-    say(f"another process is downloading {final.name}; waiting for it")
+    log(f"another process is downloading {final.name}; waiting for it")
 
 
 def _plainly(error: BaseException) -> str:

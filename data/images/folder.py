@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from data.common.cli import progress, say
+from data.common.cli import log, progress
 from data.common.errors import UserError
 from data.images.arrays import FileImages, Source, Split
 from data.images.decode import KINDS, SUFFIXES
@@ -207,9 +207,9 @@ def read_folder(root: Path, name: str, *, test_fraction: float | None, seed: int
     """
     found = scan(root)
     for note in found.notes:
-        say(note)
+        log(note)
     if found.left_out:
-        say(found.left_out.sentence(root))
+        log(found.left_out.sentence(root))
     if found.test_part and test_fraction is not None:
         raise UserError(
             f"{root} has its own test split, {found.test_part}; leave --test-fraction out"

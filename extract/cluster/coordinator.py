@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.common.cli import progress, say
+from data.common.cli import log, progress
 from data.common.clusters import check_installed
 from data.common.errors import UserError
 from data.dataset import FileImages
@@ -122,7 +122,7 @@ def choose_on_worker(job: Job, crew: Crew) -> Plan:
     UserError
         If not even single images fit, or the worker lacks the images or the weights.
     """
-    say("a worker chooses the engine and the batch size")
+    log("a worker chooses the engine and the batch size")
     images, count = job.dataset.train.images, min(N_FIRST, job.sizes["train"])
     found = crew.call(
         choose_here,
@@ -239,7 +239,7 @@ class _Filling:
             raise self.too_large
         self.done.seconds = watch.seconds
         if len(self.done.devices) > 1:
-            say(
+            log(
                 f"the workers are not alike ({', '.join(sorted(self.done.devices))}): rows agree "
                 "to rounding only"
             )
@@ -344,7 +344,7 @@ def open_crew(options: Options) -> Iterator[Crew | None]:
         crew = RayCrew(options.address)
     try:
         if not crew.local:
-            say(f"connecting to {crew.address}")
+            log(f"connecting to {crew.address}")
             crew.connect()
         yield crew
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any
 
-from data.common.cli import say
+from data.common.cli import log
 from data.common.clusters import close_dask, connect_dask, start_dask
 from extract.cluster.crew import RETRIES, Crew, WorkersDied
 
@@ -53,7 +53,7 @@ class DaskCrew(Crew):
                 return list(done)
             if not self._client.nthreads() and not self._said:
                 self._said = True
-                say("all workers are gone; waiting for others (Ctrl-C keeps what is done)")
+                log("all workers are gone; waiting for others (Ctrl-C keeps what is done)")
 
     def result(self, handle: Any) -> Any:
         """Return the result."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from data.common.cli import progress, say
+from data.common.cli import log, progress
 from data.common.errors import UserError
 from data.common.files import atomic_path, check_writable
 from data.dataset import BadImage
@@ -159,7 +159,7 @@ def embed_files(
     if unread:
         names = ", ".join(str(path) for path in unread[:IMAGES_NAMED])
         more = ", ..." if len(unread) > IMAGES_NAMED else ""
-        say(
+        log(
             f"the rotation of {len(unread):,} of {len(images):,} images cannot be read; they are "
             f"taken as stored: {names}{more}"
         )

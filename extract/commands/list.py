@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from data.common.cache_folder import cache_folder
-from data.common.cli import say
+from data.common.cli import log
 from data.common.errors import UserError, nearest
 from data.common.files import write_json
 from extract.model import names
@@ -51,7 +51,7 @@ def list_backbones(pattern: str) -> None:
             print(ROW.format(name, facts["width"] or "-", facts["input"], weights), flush=True)
     finally:
         cache.save()
-    say(f"{len(found)} models; the input size can be changed with --image-size")
+    log(f"{len(found)} models; the input size can be changed with --image-size")
 
 
 def _measured(found: list[str], cache: _Cache) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -108,4 +108,4 @@ class _Cache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.path, self.known)
         except OSError as error:
-            say(f"the widths are not kept: {error}")
+            log(f"the widths are not kept: {error}")

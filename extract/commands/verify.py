@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data.common.cli import progress, say
+from data.common.cli import log, progress
 from data.common.errors import UserError
 from data.dataset import ArrayImages, ImageDataset, Split, load_dataset
 from data.format.records import Features
@@ -66,10 +66,10 @@ def verify(
     report = verify_store(path)
     for entry in report.datasets:
         shape = " x ".join(f"{side:,}" for side in entry.shape)
-        say(f"  {entry.name:<18} {entry.dtype:<8} {shape:<22} {entry.sha256[:16]}")
-    say(f"{path}: {len(report.datasets)} checksums are right, {report.size / 1e6:,.1f} MB")
+        log(f"  {entry.name:<18} {entry.dtype:<8} {shape:<22} {entry.sha256[:16]}")
+    log(f"{path}: {len(report.datasets)} checksums are right, {report.size / 1e6:,.1f} MB")
     for text in report.odd:
-        say(f"mind: {text}")
+        log(f"warning: {text}")
     every_engine = rows is not None
     rows = ROWS if rows is None else rows
     if rows < 1:
@@ -79,7 +79,7 @@ def verify(
         dataset = _images_of(store, data_dir)
         backbone = _backbone_of(store, weights)
     except UserError as error:
-        say(f"the rows were not embedded again: {error}")
+        log(f"the rows were not embedded again: {error}")
         return
     _compare(store, dataset, backbone, rows, device, seed, every_engine)
 
@@ -182,7 +182,7 @@ def _add(sample: _Sample, split: Split, names: list[str], settings: Any, witness
         if witness.see(image):
             sample.seen.append(len(sample.ids))
         else:
-            say(f"not embedded again: {name} is too long and thin for timm's transform")
+            log(f"not embedded again: {name} is too long and thin for timm's transform")
         sample.ids.append(name)
         sample.kinds.append("device" if on_device else "pillow")
 
@@ -208,9 +208,9 @@ def _keep(
     try:
         path = write_rechecked(store.path, found)
     except OSError as error:
-        say(f"the rows are not kept for stage two: {error}")
+        log(f"the rows are not kept for stage two: {error}")
         return
-    say(
+    log(
         f"{n:,} test rows in each of these are kept in {path.name}: python -m classify fit says "
         "how many test predictions would flip"
     )
@@ -235,7 +235,7 @@ def _compare_engines(
     from extract.engines.device import EngineFailed
     from extract.engines.embed import Embedder
 
-    say(TABLE.format("engine", "precision", "largest error", "lowest cosine", "mean cosine"))
+    log(TABLE.format("engine", "precision", "largest error", "lowest cosine", "mean cosine"))
 
     found: dict[str, npt.NDArray[np.float32]] = {}
 
@@ -243,7 +243,7 @@ def _compare_engines(
         found[f"{precision}, {engine}"] = rows
         error, cosine = differences(rows, plain)
         numbers = (f"{error.max():.1e}", f"{cosine.min():.6f}", f"{cosine.mean():.6f}")
-        say(TABLE.format(engine, precision, *numbers))
+        log(TABLE.format(engine, precision, *numbers))
 
     with np.errstate(over="ignore"):
         row("torch", "fp32, float16", plain.astype(np.float16).astype(np.float32))
@@ -255,7 +255,7 @@ def _compare_engines(
                 embedder = Embedder(backbone, device, precision, engine, size)
                 row(engine, precision, _embed(embedder, images, f"{engine} {precision}"))
             except (EngineFailed, UserError) as failure:
-                say(f"  {engine} {precision}: {failure}")
+                log(f"  {engine} {precision}: {failure}")
     return found
 
 
@@ -269,7 +269,7 @@ def _say_differences(
         return
     error, cosine = differences(stored, again)
     engine = store.provenance.get("engine", "torch")
-    say(
+    log(
         f"{len(again)} rows embedded again in fp32 by timm's own transform and model (stored: "
         f"{engine}, {store.spec['precision']}, {store.dtype}): largest difference "
         f"{error.max():.1e} of the largest value, lowest cosine {cosine.min():.6f}"

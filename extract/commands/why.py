@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from data.common.cli import say
+from data.common.cli import log
 from data.format.records import Header
 from data.format.spec import cropped_twice
 from extract import request as requests
@@ -37,18 +37,18 @@ def explain(options: Options) -> Path | None:
         return header.path
     headers = requests.stores_of(options)
     if not headers:
-        say(f"no store for this dataset in {options.features_dir}")
+        log(f"no store for this dataset in {options.features_dir}")
         return None
     compared = sorted(
         ((differences(request, header), header) for header in headers),
         key=lambda pair: len(pair[0]),
     )
-    say("no store was made with these settings; the nearest:")
+    log("no store was made with these settings; the nearest:")
     for differing, header in compared[:NEAREST]:
         _show(header, differing)
     if len(compared) > NEAREST:
-        say(f"and {len(compared) - NEAREST} more")
-    say("(settings spelled differently can mean the same: a run finds out before it computes)")
+        log(f"and {len(compared) - NEAREST} more")
+    log("(settings spelled differently can mean the same: a run finds out before it computes)")
     return None
 
 
@@ -104,8 +104,8 @@ def _text(name: str, value: object) -> str:
 
 
 def _show(header: Header, differing: list[tuple[str, str, str]]) -> None:
-    say(f"{header.path}")
+    log(f"{header.path}")
     rows = [("setting", "yours", "theirs"), *differing]
     widths = [min(max(len(row[column]) for row in rows), WIDTH) for column in range(2)]
     for name, ours, theirs in rows:
-        say(f"  {name:<{widths[0]}}  {ours:<{widths[1]}}  {theirs}")
+        log(f"  {name:<{widths[0]}}  {ours:<{widths[1]}}  {theirs}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.common.cache_folder import cache_folder
-from data.common.cli import say
+from data.common.cli import log
 from data.common.files import write_json
 from data.common.free_memory import free_memory
 from data.format.spec import spec_key
@@ -150,7 +150,7 @@ def write(subject: Subject, names: Sequence[str], measurements: Measurements) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(measurements))
     except OSError as error:
-        say(f"the measurement is not kept: {error}")
+        log(f"the measurement is not kept: {error}")
 
 
 def _path(subject: Subject, names: Sequence[str]) -> Path:

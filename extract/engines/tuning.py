@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from data.common.cli import say
+from data.common.cli import log
 from extract.engines import build as engines
 from extract.engines.device import EngineFailed, OutOfMemory
 from extract.engines.embed import Embedder, Images
@@ -107,7 +107,7 @@ def choose(subject: Subject, n_images: int) -> Choice:
         if known.best(n_images).seconds(n_images) > SETTLE_SECONDS:
             _settle(subject, known)
         write(subject, names, known)
-        say(known.summary())
+        log(known.summary())
         _weigh_precision(subject, known.best(n_images))
     for name, reason in known.failed.items():
         say_failed(name, reason)
@@ -156,12 +156,12 @@ def _try_compiling(subject: Subject, known: Measurements, n_images: int) -> bool
     seconds = known.best(n_images).seconds(n_images)
     if COMPILE_GAIN * seconds < COMPILE_SECONDS or not _can_compile(subject):
         return False
-    say("compiling the network, to find out whether that repays itself")
+    log("compiling the network, to find out whether that repays itself")
     own = [trial for trial in known.trials if trial.engine != "openvino"]
     size = max(own or known.trials, key=lambda trial: trial.rate).batch_size
     trial = _try(subject, "compiled", size, known)
     if trial is not None:
-        say(f"compiled in {trial.build_seconds:.0f} s")
+        log(f"compiled in {trial.build_seconds:.0f} s")
     return trial is not None or "compiled" in known.failed
 
 
@@ -190,7 +190,7 @@ def _weigh_precision(subject: Subject, best: Measurement) -> None:
     engine = engines.default_engine(subject.backbone) if best.engine == "compiled" else best.engine
     exact = _try(replace(subject, precision="fp32"), engine, best.batch_size, Measurements())
     if exact is not None and exact.rate > best.rate:
-        say(
+        log(
             f"{subject.precision} is slower than fp32 on this processor ({best.rate:.3g} against "
             f"{exact.rate:.3g} images/s): --precision fp32 is exact and takes less time"
         )
@@ -224,7 +224,7 @@ def torch_paths(subject: Subject, without: str) -> list[str]:
 
 def say_failed(engine: str, reason: object) -> None:
     """Say in one line that an engine is not used."""
-    say(f"the engine {engine} is not used, torch takes its place: {reason}")
+    log(f"the engine {engine} is not used, torch takes its place: {reason}")
 
 
 def measure(subject: Subject, names: Sequence[str], batch_size: int) -> Measurements:
@@ -249,7 +249,7 @@ def measure(subject: Subject, names: Sequence[str], batch_size: int) -> Measurem
     OutOfMemory
         If not even single images fit.
     """
-    say("measuring which engine and batch size are the fastest")
+    log("measuring which engine and batch size are the fastest")
     start = time.perf_counter()
     found = Measurements()
     while not found.trials:

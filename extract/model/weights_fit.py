@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
-from data.common.cli import say
+from data.common.cli import log
 from data.common.errors import UserError
 from extract.model.checkpoints import Tensors
 
@@ -306,9 +306,9 @@ def announce(filling: Filling) -> None:
     if reading.network:
         averaged = reading.network.partition(".")[0] in AVERAGED
         why = ", the averaged weights, as timm does" if averaged else ""
-        say(f"{filling.path}: the weights under '{reading.network}' are taken{why}")
+        log(f"{filling.path}: the weights under '{reading.network}' are taken{why}")
     if reading.prefix:
-        say(f"{filling.path}: '{reading.prefix}' is stripped from the names of its tensors")
+        log(f"{filling.path}: '{reading.prefix}' is stripped from the names of its tensors")
 
 
 def check_fit(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from data.common.cli import progress, say
+from data.common.cli import log, progress
 from data.common.errors import UserError
 from data.dataset import ArrayImages, BadImage
 from data.format.records import FeatureArray
@@ -124,7 +124,7 @@ def unfinished(job: Job, plan: Plan) -> tuple[list[Shard], int]:
         kept += shard.stop - shard.start
         note_skipped(job, shard, read[1])
     if kept:
-        say(f"going on: {kept:,} of {sum(job.sizes.values()):,} images are done")
+        log(f"going on: {kept:,} of {sum(job.sizes.values()):,} images are done")
     return missing, kept
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.common.cli import say
+from data.common.cli import log
 from data.common.errors import UserError
 from data.dataset import ArrayImages, ImageDataset, Split, load_dataset
 from data.format.spec import crop_marker, spec_key, store_path, work_dir
@@ -105,7 +105,7 @@ def prepare(
     place = place or find_place(options.device, options.precision, options.engine)
     if place.torch_device.type == "cpu":
         keep_pages()
-    say(f"loading {options.model}")
+    log(f"loading {options.model}")
     backbone = load_backbone(backbone_request(options))
     preprocessing = backbone.preprocessing.to_spec()
     spec = {

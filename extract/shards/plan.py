@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from data.common.cli import say
+from data.common.cli import log
 from data.common.files import write_json
 from data.format.records import FeatureArray, ShardReceipt
 from data.shards import check_shard, read_shard
@@ -90,7 +90,7 @@ class Shard:
             split=self.split,
             start=self.start,
             stop=self.stop,
-            on_damage=lambda reason: say(f"computed again: {reason}"),
+            on_damage=lambda reason: log(f"computed again: {reason}"),
         )
 
     def check(self, key: str) -> tuple[ShardReceipt, npt.NDArray[np.bool_]] | None:
@@ -169,14 +169,14 @@ def resume_plan(folder: Path, here: Here, choose: Callable[[], Plan]) -> Plan:
     started = any(folder.glob("shard-*.h5"))
     if kept is None:
         if started:
-            say(f"starting over: {folder / PLAN_NAME} is missing or cannot be read")
+            log(f"starting over: {folder / PLAN_NAME} is missing or cannot be read")
     else:
         # Automatic choices are those of the interrupted run, even if they would differ now.
         differing = _difference(kept, here)
         if differing is None:
             return kept
         if started:
-            say(f"starting over: the interrupted run {differing}")
+            log(f"starting over: the interrupted run {differing}")
     chosen = choose()
     start_over(folder, chosen)
     return chosen

@@ -17,7 +17,6 @@ from benchmarks import coupling, hundred, memory, one_c, path, peers, processes,
 from benchmarks.processes import ROOT, Failed, TooLong, measured, trial
 from benchmarks.rows import made
 from classify.__main__ import parse as classify_parse
-from classify.fit.memory_budget import least_memory
 from data.common.cli import run
 from data.common.errors import UserError
 from data.format.records import SplitSource
@@ -186,7 +185,7 @@ def test_out_of_core(settings, store, monkeypatch, capsys):
     (row,) = content(settings, "out-of-core")["results"]
     assert classify_parse(commands[0][1:])[1].c == 0.01
     # A quarter of these few features would not do.
-    least = least_memory(read_header(store), ("ovr",), None)
+    least = memory.least_memory(read_header(store), ("ovr",), None)
     assert commands[1][-2:] == ["--memory", f"{-(-least // 10**6)}MB"]
     assert row["differ"] == {"ovr": 0.5}
     assert row["slower"] == 3.0

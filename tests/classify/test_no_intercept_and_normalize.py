@@ -15,7 +15,7 @@ from specs_for_tests import spec_of
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.__main__ import main
-from classify.saved_heads import Head, load_head, save_head
+from classify.saved_heads import SavedHead, load_head, save_head
 from classify.selection import select_C
 from classify.solver.row_norms import normalized
 from data.common.cli import run
@@ -189,7 +189,7 @@ def saved(**options):
     rng = np.random.default_rng(0)
     coef = rng.normal(size=(3, 4)).astype(np.float32)
     zero = np.zeros(3, np.float32)
-    return Head("ovr", ("a", "b", "c"), coef, zero, spec_of(), "ab" * 32, 1.0, **options)
+    return SavedHead("ovr", ("a", "b", "c"), coef, zero, spec_of(), "ab" * 32, 1.0, **options)
 
 
 def test_a_saved_head_normalises_raw_features(tmp_path):

@@ -12,9 +12,9 @@ from PIL import Image
 from classify import predict as module
 from classify.__main__ import main
 from classify.coding import temper
+from classify.predict import find_images
 from classify.report import answers_page
-from classify.saved_heads import Head, load_head, save_head
-from classify.sources import find_images
+from classify.saved_heads import SavedHead, load_head, save_head
 from data.common.cli import run
 from data.common.errors import UserError
 from data.images.decode import SUFFIXES
@@ -140,7 +140,7 @@ def with_weights(tmp_path, fitted_run, weights_file):
     spec = json.loads(json.dumps(head.spec))
     spec["model"]["weights"] = {"source": "file", "digest": "ab" * 32}
     path = tmp_path / "head.safetensors"
-    save_head(path, Head(**{**vars(head), "spec": spec, "weights_file": weights_file}))
+    save_head(path, SavedHead(**{**vars(head), "spec": spec, "weights_file": weights_file}))
     return path
 
 
@@ -164,7 +164,7 @@ def test_random_weights_are_said(tmp_path, fitted_run, images, stage_one, capsys
     head = load_head(fitted_run[0] / "heads" / "ovr.safetensors")
     spec = json.loads(json.dumps(head.spec))
     spec["model"]["weights"]["source"] = "random"
-    save_head(tmp_path / "h.safetensors", Head(**{**vars(head), "spec": spec}))
+    save_head(tmp_path / "h.safetensors", SavedHead(**{**vars(head), "spec": spec}))
     assert run(main, ["predict", str(tmp_path / "h.safetensors"), images[0]]) == 0
     assert "random" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ from safetensors.numpy import load_file, save_file
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.coding import temper
-from classify.saved_heads import Head, load_head, save_head
+from classify.saved_heads import SavedHead, load_head, save_head
 from data.common.errors import UserError
 
 ESTIMATORS = {
@@ -42,7 +42,7 @@ def head_of(strategy, n_classes=3, n_features=4, **changes):
         "store_key": "ab" * 32,
         "C": 0.1,
     }
-    return Head(**{**values, **changes})
+    return SavedHead(**{**values, **changes})
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 5])

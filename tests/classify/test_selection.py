@@ -6,8 +6,7 @@ from sklearn.datasets import load_digits, load_iris
 
 from classify import OneVsRestLogistic
 from classify.coding import class_pairs
-from classify.selection import C_GRID, PATIENCE, own_values, select_C
-from classify.validation import validation_split
+from classify.selection import C_GRID, PATIENCE, choose_per_problem_c, select_C, validation_split
 
 
 def test_split_is_stratified_and_keeps_single_rows_for_training():
@@ -126,7 +125,7 @@ def test_each_problem_may_have_a_value_of_its_own():
     np.testing.assert_array_equal(found.held, held)
     scaler = StandardScaler().fit(X[train])
     Z = scaler.transform(X)
-    for chosen, (a, b) in zip(found.own, class_pairs(4), strict=True):
+    for chosen, (a, b) in zip(found.per_problem_c, class_pairs(4), strict=True):
         mine, judged = train[np.isin(y[train], (a, b))], held[np.isin(y[held], (a, b))]
         merits = []
         for C in grid:
@@ -134,11 +133,11 @@ def test_each_problem_may_have_a_value_of_its_own():
             loss = log_loss(y[judged], model.predict_proba(Z[judged]))
             merits.append((-model.score(Z[judged], y[judged]), loss))
         assert chosen == grid[merits.index(min(merits))]
-    assert len(set(found.own)) > 1
-    assert select_C("multinomial", X, y, grid=grid, n_jobs=1).own is None
+    assert len(set(found.per_problem_c)) > 1
+    assert select_C("multinomial", X, y, grid=grid, n_jobs=1).per_problem_c is None
 
 
 def test_a_problem_without_held_out_rows_has_the_shared_value():
     weak = np.array([[0, 4], [0, 3], [0.0, 2.0]])  # rows, right, loss of two problems
     strong = np.array([[0, 4], [0, 3], [0.0, 1.0]])
-    assert own_values(np.array([0.1, 1.0]), [weak, strong], 0.5).tolist() == [0.5, 1.0]
+    assert choose_per_problem_c(np.array([0.1, 1.0]), [weak, strong], 0.5).tolist() == [0.5, 1.0]

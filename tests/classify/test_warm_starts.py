@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 
 from classify.selection import PATH_TOL, select_C
 from classify.solver.fit import Head
-from classify.warm_starts import MOST_NUMBERS, Course, weights_ahead
+from classify.warm_starts import MOST_NUMBERS, RecentHeads, weights_ahead
 
 
 def head(value, size=3):
@@ -14,7 +14,7 @@ def head(value, size=3):
 
 
 def course(curve, values):
-    found = Course()
+    found = RecentHeads()
     for C in values:
         found.add(C, head(curve(np.log(C))))
     return found
@@ -37,7 +37,7 @@ def test_three_heads_give_a_parabola_in_log_C():
     def curve(t):
         return 2 + 3 * t - t**2
 
-    found = course(curve, [1e-9, 0.01, 0.1, 1.0]).ahead(10.0)  # only the last three count
+    found = course(curve, [1e-9, 0.01, 0.1, 1.0]).predict(10.0)  # only the last three count
     np.testing.assert_allclose(found.coef, curve(np.log(10.0)))
     np.testing.assert_allclose(found.intercept, -curve(np.log(10.0)))
 
@@ -46,9 +46,9 @@ def test_fewer_heads_give_a_line_the_head_itself_or_nothing():
     def line(t):
         return 5 * t
 
-    np.testing.assert_allclose(course(line, [0.1, 1.0]).ahead(10.0).coef, 5 * np.log(10.0))
-    assert course(line, [0.1]).ahead(10.0).coef[0, 0] == line(np.log(0.1))
-    assert Course().ahead(1.0) is None
+    np.testing.assert_allclose(course(line, [0.1, 1.0]).predict(10.0).coef, 5 * np.log(10.0))
+    assert course(line, [0.1]).predict(10.0).coef[0, 0] == line(np.log(0.1))
+    assert RecentHeads().predict(1.0) is None
 
 
 def test_uneven_steps_use_fewer_heads():
@@ -56,30 +56,30 @@ def test_uneven_steps_use_fewer_heads():
         return t**2
 
     # Two values close together say little of what is far from them.
-    assert course(bent, [1e-6, 1.0, 1.01]).ahead(100.0).coef[0, 0] == bent(np.log(1.01))
+    assert course(bent, [1e-6, 1.0, 1.01]).predict(100.0).coef[0, 0] == bent(np.log(1.01))
     # The last two may do where three would not.
-    found = course(bent, [0.0999, 0.1, 1.0]).ahead(10.0).coef[0, 0]
+    found = course(bent, [0.0999, 0.1, 1.0]).predict(10.0).coef[0, 0]
     assert found == pytest.approx(2 * bent(0.0) - bent(np.log(0.1)))
 
 
 def test_values_whose_logarithms_are_the_same_are_not_divided_by():
     found = course(lambda t: t + 1, [1e300, np.nextafter(1e300, np.inf)])
-    assert found.ahead(1e301).coef[0, 0] == pytest.approx(np.log(1e300) + 1)
+    assert found.predict(1e301).coef[0, 0] == pytest.approx(np.log(1e300) + 1)
 
 
 def test_what_overflows_is_not_used():
-    found = Course()
+    found = RecentHeads()
     for C, value in ((0.1, -1e308), (1.0, 1e308)):
         found.add(C, head(value))
-    assert found.ahead(10.0).coef[0, 0] == 1e308
+    assert found.predict(10.0).coef[0, 0] == 1e308
 
 
 def test_large_heads_are_not_kept():
-    found = Course()
+    found = RecentHeads()
     for C, value in ((0.1, 1.0), (1.0, 2.0)):
         coef = np.broadcast_to(np.float64(value), (2, MOST_NUMBERS))
         found.add(C, Head(coef, np.full(2, value)))
-    assert found.ahead(10.0).intercept[0] == 2.0
+    assert found.predict(10.0).intercept[0] == 2.0
 
 
 @pytest.mark.parametrize("strategy", ["multinomial", "ovr", "ovo"])

@@ -9,8 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
-from classify.saved_heads import Head as SavedHead
-from classify.saved_heads import load_head, save_head
+from classify.saved_heads import SavedHead, load_head, save_head
 from classify.solver.fit import Head
 
 ALL = [MultinomialLogistic, OneVsRestLogistic, OneVsOneLogistic]

@@ -160,11 +160,11 @@ def archive(folder):
 
 def head(folder):
     """Trained heads: a head whose parts fit each other, or a message."""
-    from classify.saved_heads import Head, load_head, save_head
+    from classify.saved_heads import SavedHead, load_head, save_head
 
     spec = {"model": {"name": "m", "args": {}, "weights": {"source": "random", "digest": "0"}}}
     coef = np.arange(12, dtype=np.float32).reshape(3, 4)
-    made = Head("ovo", ("a", "b", "c"), coef, np.zeros(3, np.float32), spec, "k", 1.0)
+    made = SavedHead("ovo", ("a", "b", "c"), coef, np.zeros(3, np.float32), spec, "k", 1.0)
     save_head(folder / "h.safetensors", made)
 
     def read(target):
