@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from classify.coding import decide, probabilities, problem_sums
 from classify.estimators import as_features
-from classify.free_memory import default_memory
 from classify.scoring import scorer
 from classify.solver.backend import as_labels, choose_device, open_fitter
 from classify.solver.fit import Head, plan
@@ -19,6 +18,7 @@ from classify.solver.out_of_core import answer_steps, is_source
 from classify.solver.row_norms import normalized
 from classify.solver.threads import Workers, workers
 from classify.warm_starts import RecentHeads
+from data.common.memory import default_memory
 
 # Share of each class's rows that C is chosen on.
 VALIDATION_FRACTION = 0.1

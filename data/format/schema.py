@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data.common.shapes import mismatch
 from data.format.loading import AGAIN, Stored
 from data.format.records import Header, StoreError
-from data.format.spec import PROVENANCE_SHAPE, REQUEST_SHAPE, SPEC_SHAPE, mismatch, spec_key
+from data.format.spec import PROVENANCE_SHAPE, REQUEST_SHAPE, SPEC_SHAPE, spec_key
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "test")
@@ -50,25 +51,7 @@ Description = tuple[Header, dict[str, Stored]]
 
 
 def describe(source: Source) -> Description:
-    """Check a store's structure, by the rules of its schema version.
-
-    Parameters
-    ----------
-    source : Source
-        The open file.
-
-    Returns
-    -------
-    header : Header
-        What it says of itself.
-    datasets : dict of str to Stored
-        Where its datasets lie, by name.
-
-    Raises
-    ------
-    StoreError
-        If it is of an unknown version, or breaks a rule.
-    """
+    """Check a store's structure, by the rules of its schema version."""
     path, version = source.path, source.version()
     if not isinstance(version, int | np.integer):
         raise StoreError(f"{path} is not a feature store: it has no schema_version. {AGAIN}")
