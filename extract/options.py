@@ -73,15 +73,7 @@ def usable_cpus() -> int:
 
 
 def add_options(parser: Parser, *, run: bool) -> None:
-    """Add the options of a run.
-
-    Parameters
-    ----------
-    parser : Parser
-        To add them to.
-    run : bool
-        Whether to add ``--dry-run`` and ``--force``, which only a run has.
-    """
+    """Add the options of a run."""
     data = parser.add_argument_group("images")
     data.add_argument(
         "--dataset",
@@ -192,23 +184,7 @@ def add_options(parser: Parser, *, run: bool) -> None:
 
 
 def to_options(arguments: Namespace) -> Options:
-    """Turn parsed arguments into `Options`, with the default model's own image size.
-
-    Parameters
-    ----------
-    arguments : argparse.Namespace
-        From a parser with `add_options`.
-
-    Returns
-    -------
-    Options
-        Ready for a run.
-
-    Raises
-    ------
-    UserError
-        For values that argparse alone cannot check.
-    """
+    """Turn parsed arguments into `Options`, with the default model's own image size."""
     values = vars(arguments).copy()
     dtype = values.pop("amp_dtype", None)
     if dtype is not None:
@@ -255,44 +231,12 @@ def _count(text: str, low: int = 1) -> int:
 
 
 def count_or_none(text: str) -> int:
-    """Parse a whole number of at least zero.
-
-    Parameters
-    ----------
-    text : str
-        As typed.
-
-    Returns
-    -------
-    int
-        The number.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        For anything else.
-    """
+    """Parse a whole number of at least zero."""
     return _count(text, 0)
 
 
 def seed(text: str) -> int:
-    """Parse a seed that every random generator in use takes.
-
-    Parameters
-    ----------
-    text : str
-        As typed.
-
-    Returns
-    -------
-    int
-        From 0 to 2**63 - 1.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        For anything else.
-    """
+    """Parse a seed that every random generator in use takes."""
     try:
         value = int(text)
     except ValueError:

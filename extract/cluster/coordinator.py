@@ -45,44 +45,16 @@ APPEAR_SECONDS = 5.0
 
 @dataclass
 class Done:
-    """What a run on a cluster did.
+    """What a run on a cluster did."""
 
-    Attributes
-    ----------
-    computed : int
-        Images that were embedded now.
-    seconds : float
-        In how many seconds.
-    workers, devices : set of str
-        By whom, and on what.
-    """
-
-    computed: int = 0
+    computed: int = 0  # images that were embedded now
     seconds: float = 0.0
     workers: set[str] = field(default_factory=set)
     devices: set[str] = field(default_factory=set)
 
 
 def find_workers_place(options: Options, crew: Crew) -> Place:
-    """Find out where the network will run.
-
-    Parameters
-    ----------
-    options : Options
-        Of the run.
-    crew : Crew
-        Connected, where it is not local.
-
-    Returns
-    -------
-    Place
-        A worker's; this process's where the workers will be on this machine.
-
-    Raises
-    ------
-    UserError
-        If the device is not there, or the workers lack this project.
-    """
+    """Find out where the network will run."""
     asked = (options.device, options.precision, options.engine)
     if crew.local:
         return find_place(*asked)
@@ -103,25 +75,7 @@ def _wants_gpu(options: Options, crew: Crew) -> bool:
 
 
 def choose_on_worker(job: Job, crew: Crew) -> Plan:
-    """Choose engine and batch size by measuring on a worker that is not on this machine.
-
-    Parameters
-    ----------
-    job : Job
-        What the run is about.
-    crew : Crew
-        Connected.
-
-    Returns
-    -------
-    Plan
-        Of a new run.
-
-    Raises
-    ------
-    UserError
-        If not even single images fit, or the worker lacks the images or the weights.
-    """
+    """Choose engine and batch size by measuring on a worker that is not on this machine."""
     say("a worker chooses the engine and the batch size")
     images, count = job.dataset.train.images, min(N_FIRST, job.sizes["train"])
     found = crew.call(
@@ -163,31 +117,7 @@ def settings_of(job: Job) -> Settings:
 
 
 def fill(job: Job, plan: Plan, crew: Crew) -> Done:
-    """Have every shard computed that is not there yet.
-
-    Parameters
-    ----------
-    job : Job
-        Its ``skipped`` is filled with the ids of images that could not be decoded.
-    plan : Plan
-        As written in the work folder.
-    crew : Crew
-        Its local workers are started when there is something to do.
-
-    Returns
-    -------
-    Done
-        By whom, and how fast.
-
-    Raises
-    ------
-    UserError
-        For what is wrong with an image or an embedding, or where every worker died on a shard.
-    OutOfMemory
-        If a batch does not fit; no task is running any more.
-    KeyboardInterrupt
-        On Ctrl-C, with a message of how much is kept.
-    """
+    """Have every shard computed that is not there yet."""
     missing, kept = unfinished(job, plan)
     done = Done()
     if not missing:
@@ -312,23 +242,7 @@ def _task(job: Job, settings: Settings, plan: Plan, shard: Shard, threads: int |
 
 @contextmanager
 def open_crew(options: Options) -> Iterator[Crew | None]:
-    """Connect to the cluster that the options name, or prepare for one on this machine.
-
-    Parameters
-    ----------
-    options : Options
-        Of the run.
-
-    Yields
-    ------
-    Crew or None
-        None without ``--cluster``.
-
-    Raises
-    ------
-    UserError
-        If the library is not installed, or nobody answers at the address.
-    """
+    """Connect to the cluster that the options name, or prepare for one on this machine."""
     if options.cluster == "none":
         yield None
         return

@@ -17,13 +17,7 @@ class WorkersDied(UserError):
 
 
 class Crew(abc.ABC):
-    """Workers that run functions of `extract.cluster.worker`.
-
-    Parameters
-    ----------
-    address : str or None
-        Of a cluster that is there already; None for one on this machine.
-    """
+    """Workers that run functions of `extract.cluster.worker`."""
 
     kind = ""
 

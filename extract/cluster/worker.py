@@ -48,18 +48,7 @@ _one_at_a_time = threading.Lock()
 
 
 def look(device: str, precision: str, engine: str) -> Place | str:
-    """Say where this worker would run a network; or what is wrong.
-
-    Parameters
-    ----------
-    device, precision, engine : str
-        The options.
-
-    Returns
-    -------
-    Place or str
-        This worker's; a message in place of a `UserError`.
-    """
+    """Say where this worker would run a network; or what is wrong."""
     with _one_at_a_time:
         try:
             found = find_place(device, precision, engine)
@@ -76,28 +65,7 @@ def choose_here(
     batch_size: int | None,
     n_images: int,
 ) -> Choice | str:
-    """Choose engine and batch size by measuring on this worker: `extract.engines.tuning.choose`.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of the run.
-    first : FileImages or int
-        The images to measure with; of an archive, how many.
-    engine : str
-        ``--engine``.
-    may_compile : bool
-        Unless ``--compile off``.
-    batch_size : int or None
-        ``--batch-size``.
-    n_images : int
-        Of the run.
-
-    Returns
-    -------
-    Choice or str
-        A message in place of a `UserError`.
-    """
+    """Choose engine and batch size by measuring on this worker: `extract.engines.tuning.choose`."""
     from extract.engines.device import OutOfMemory, choose_device
     from extract.engines.measured import Subject
     from extract.engines.torch_settings import using_threads
@@ -129,18 +97,7 @@ def choose_here(
 
 
 def embed_shard(task: Task) -> Outcome:
-    """Compute one shard and write it, unless it is there already.
-
-    Parameters
-    ----------
-    task : Task
-        Which one.
-
-    Returns
-    -------
-    Outcome
-        The receipt, or what no other worker could mend.
-    """
+    """Compute one shard and write it, unless it is there already."""
     from extract.engines.device import OutOfMemory, choose_device, device_name
 
     with _one_at_a_time:
@@ -165,18 +122,6 @@ def threads_for(plan: Plan, share: int) -> int:
     On the CPU, rows in float32 do not depend on the number of threads, with one exception: with
     one thread, ATen takes another kernel for 1x1 convolutions of fewer than 16 images
     (``use_mkldnn`` in aten/src/ATen/native/Convolution.cpp).
-
-    Parameters
-    ----------
-    plan : Plan
-        With the number of threads that a single process would have.
-    share : int
-        The CPUs of this worker.
-
-    Returns
-    -------
-    int
-        At least one.
     """
     if plan.engine not in _INDIFFERENT:
         return plan.threads

@@ -25,23 +25,7 @@ IMAGES_NAMED = 5
 
 
 def read_spec(path: Path) -> tuple[dict[str, Any], str | None]:
-    """Read ``{"spec": ..., "weights_file": path or null}``.
-
-    Parameters
-    ----------
-    path : Path
-        A JSON file.
-
-    Returns
-    -------
-    tuple of (dict, str or None)
-        The spec, and where its weights file lay.
-
-    Raises
-    ------
-    UserError
-        If the file is missing or is something else.
-    """
+    """Read ``{"spec": ..., "weights_file": path or null}``."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -74,23 +58,7 @@ def read_spec(path: Path) -> tuple[dict[str, Any], str | None]:
 
 
 def read_list(path: Path) -> list[Path]:
-    """Read a JSON list of file names.
-
-    Parameters
-    ----------
-    path : Path
-        A JSON file.
-
-    Returns
-    -------
-    list of Path
-        At least one.
-
-    Raises
-    ------
-    UserError
-        If the file is missing or is something else.
-    """
+    """Read a JSON list of file names."""
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:

@@ -63,18 +63,7 @@ def _measured(found: list[str], cache: _Cache) -> Iterator[tuple[str, dict[str, 
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Measure a model's embedding width and input size, without its weights.
-
-    Parameters
-    ----------
-    name : str
-        An architecture that timm knows.
-
-    Returns
-    -------
-    dict
-        ``width`` (None where the model gives no vector for an image) and ``input``.
-    """
+    """Measure a model's embedding width and input size, without its weights."""
     import timm
     import torch
 

@@ -11,19 +11,7 @@ if TYPE_CHECKING:
 
 
 def activation_bytes(backbone: Backbone) -> int:
-    """Estimate the memory that an image takes on its way through the network.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        On any device.
-
-    Returns
-    -------
-    int
-        Bytes: four times the largest output of a layer, in float32. A layer holds its input and
-        its output, perhaps another branch's, and a copy in another order.
-    """
+    """Estimate the memory that an image takes on its way through the network."""
     import torch
 
     if "activation bytes" in backbone.prepared:

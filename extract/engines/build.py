@@ -44,20 +44,6 @@ def candidates(backbone: Backbone, device: torch.device, precision: str) -> list
     """List the engines that can be tried here at once, the default one first.
 
     Not ``compiled``, which takes tens of seconds to try.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        The network.
-    device : torch.device
-        Where it runs; OpenVINO and folded batch norms are for the CPU.
-    precision : {'fp32', 'bf16', 'fp16'}
-        Of its products.
-
-    Returns
-    -------
-    list of str
-        Of `ENGINES`.
     """
     from extract.engines.folding import foldable
 
@@ -94,22 +80,7 @@ def why_not(name: str, device: torch.device, precision: str) -> str | None:
 
 
 def check_engine(name: str, device: torch.device, precision: str) -> None:
-    """Refuse an engine that the user insists on and that cannot run here.
-
-    Parameters
-    ----------
-    name : str
-        One of `ENGINES`, or ``auto``.
-    device : torch.device
-        Where the network runs.
-    precision : {'fp32', 'bf16', 'fp16'}
-        Of its products.
-
-    Raises
-    ------
-    UserError
-        If the device, the precision or the installation rule it out.
-    """
+    """Refuse an engine that the user insists on and that cannot run here."""
     reason = None if name == "auto" else why_not(name, device, precision)
     if reason is not None:
         raise UserError(f"--engine {name}: {reason}")
@@ -118,33 +89,7 @@ def check_engine(name: str, device: torch.device, precision: str) -> None:
 def build(
     name: str, backbone: Backbone, device: torch.device, precision: str, batch_size: int
 ) -> Network:
-    """Prepare a network for batches of one size.
-
-    Parameters
-    ----------
-    name : str
-        One of `ENGINES`.
-    backbone : Backbone
-        Its module is moved to the device and into the engine's memory format.
-    device : torch.device
-        Where to compute.
-    precision : {'fp32', 'bf16', 'fp16'}
-        Of the products; torch uses autocast.
-    batch_size : int
-        Images in every call.
-
-    Returns
-    -------
-    callable
-        From normalised images, float32, shape (batch_size, 3, height, width), to
-        vectors, shape (batch_size, width).
-
-    Raises
-    ------
-    EngineFailed
-        If OpenVINO cannot convert the network, torch cannot compile it, or no batch norm can be
-        folded.
-    """
+    """Prepare a network for batches of one size."""
     import torch
 
     module = backbone.module.to(device)
@@ -199,17 +144,7 @@ def check_rows(
 ) -> None:
     """Compare an engine's vectors of some images with those of plain torch in float32.
 
-    Parameters
-    ----------
-    rows, reference : ndarray of float32, shape (n, width)
-        The engine's and torch's.
-    precision : {'fp32', 'bf16', 'fp16'}
-        Of the engine.
-
-    Raises
-    ------
-    EngineFailed
-        If they differ by more than the precision explains.
+    Shapes: `rows` and `reference` (n, width).
     """
     error, cosine = differences(rows, reference)
     if not np.isfinite(rows).all():
@@ -231,17 +166,8 @@ def differences(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Measure how far vectors are from a reference.
 
-    Parameters
-    ----------
-    rows, reference : ndarray of float32, shape (n, width)
-        To compare, row by row.
-
-    Returns
-    -------
-    error : ndarray of float32, shape (n,)
-        Each row's largest difference, relative to the largest value of the whole reference.
-    cosine : ndarray of float32, shape (n,)
-        Of each row with its reference.
+    Shapes: `rows` and `reference` (n, width); returns `error` (n,), each row's largest difference
+    relative to the largest value of the whole reference, and `cosine` (n,).
     """
     scale = float(np.abs(reference).max()) or 1.0
     error = np.abs(rows - reference).max(axis=1) / scale

@@ -19,13 +19,7 @@ _COMPILERS = ("g++", "clang++", "c++")
 
 
 def missing_tool(device: torch.device) -> str | None:
-    """Say what torch's compiler lacks on this machine; None where it lacks nothing.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where the network runs.
-    """
+    """Say what torch's compiler lacks on this machine; None where it lacks nothing."""
     if device.type == "cuda" and find_spec("triton") is None:
         return "torch.compile needs the package triton, which is not installed"
     if not any(map(shutil.which, (os.environ.get("CXX") or _COMPILERS[0], *_COMPILERS))):
@@ -40,31 +34,7 @@ def compiled_function(
     example: Callable[[Callable[[torch.Tensor], torch.Tensor]], object],
     name: str,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Compile a network for one batch size, or give what was compiled before.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        Its module lies on the device, in the memory format wanted.
-    device : torch.device
-        On a CPU the weights are frozen into the code, with batch norms folded.
-    layout : torch.memory_format
-        Of the module.
-    example : callable
-        Runs the network that it is given on a batch: this is when torch compiles.
-    name : str
-        What makes it another program: device, precision and batch size.
-
-    Returns
-    -------
-    callable
-        As `extract.model.backbone.vector_function` gives.
-
-    Raises
-    ------
-    EngineFailed
-        If torch cannot compile the network.
-    """
+    """Compile a network for one batch size, or give what was compiled before."""
     import torch
 
     from extract.engines.device import EngineFailed, is_out_of_memory

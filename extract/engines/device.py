@@ -26,23 +26,7 @@ class OutOfMemory(Exception):
 
 
 def choose_device(option: str) -> torch.device:
-    """Turn ``--device`` into a device that is there.
-
-    Parameters
-    ----------
-    option : {'auto', 'cpu', 'cuda'}
-        ``auto`` takes CUDA where there is one.
-
-    Returns
-    -------
-    torch.device
-        The device.
-
-    Raises
-    ------
-    UserError
-        If CUDA is asked for and absent.
-    """
+    """Turn ``--device`` into a device that is there."""
     import torch
 
     if option == "cpu":
@@ -66,20 +50,7 @@ def device_name(device: torch.device) -> str:
 
 
 def choose_precision(option: str, device: torch.device) -> str:
-    """Turn ``--precision`` into one that the device can compute in.
-
-    Parameters
-    ----------
-    option : {'auto', 'fp32', 'bf16', 'fp16'}
-        ``auto`` is fp32 on a CPU; on CUDA bf16 where the hardware has it, else fp16.
-    device : torch.device
-        Where the network runs.
-
-    Returns
-    -------
-    {'fp32', 'bf16', 'fp16'}
-        The precision of the network's products; embeddings are float32 in any case.
-    """
+    """Turn ``--precision`` into one that the device can compute in."""
     import torch
 
     if option != "auto":

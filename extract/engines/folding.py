@@ -32,22 +32,7 @@ def fold_batch_norms(module: nn.Module, example: torch.Tensor) -> nn.Module:
     the convolution returned. A convolution whose output something else uses as well cannot be
     told so; the caller compares the result with the network as it was.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        In evaluation mode; changed.
-    example : torch.Tensor of float32, shape (1, 3, height, width)
-        An image to run.
-
-    Returns
-    -------
-    torch.nn.Module
-        The same module.
-
-    Raises
-    ------
-    EngineFailed
-        If there is nothing to fold.
+    Shapes: `example` float32 (1, 3, height, width).
     """
     import torch
     from torch import nn

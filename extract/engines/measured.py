@@ -32,24 +32,12 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Measurement:
-    """How fast one engine is at one batch size.
+    """How fast one engine is at one batch size."""
 
-    Attributes
-    ----------
-    engine : str
-        One of `extract.options.ENGINES`.
-    batch_size : int
-        Images in a batch.
-    rate : float
-        Images a second: resize, normalisation and network.
-    build_seconds : float
-        What it takes to prepare the engine, which every run pays.
-    """
-
-    engine: str
-    batch_size: int
-    rate: float
-    build_seconds: float
+    engine: str  # one of `extract.options.ENGINES`
+    batch_size: int  # images in a batch
+    rate: float  # images a second: resize, normalisation and network
+    build_seconds: float  # what it takes to prepare the engine, which every run pays
 
     def seconds(self, n_images: int) -> float:
         """Estimate what so many images take."""
@@ -58,32 +46,14 @@ class Measurement:
 
 @dataclass
 class Measurements:
-    """What is known of the engines for one network on one machine.
+    """What is known of the engines for one network on one machine."""
 
-    Attributes
-    ----------
-    trials : list of Measurement
-        In the order in which they were made.
-    failed : dict of str to str
-        Engines that cannot be used, and why.
-    seconds : float
-        What measuring took.
-    """
-
-    trials: list[Measurement] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
+    trials: list[Measurement] = field(default_factory=list)  # in the order in which they were made
+    failed: dict[str, str] = field(default_factory=dict)  # engines that cannot be used, and why
+    seconds: float = 0.0  # what measuring took
 
     def best(self, n_images: int, compiled: bool = False) -> Measurement:
-        """Choose what embeds so many images soonest.
-
-        Parameters
-        ----------
-        n_images : int
-            Of the run.
-        compiled : bool
-            Whether this process has compiled the network already, so that it costs nothing more.
-        """
+        """Choose what embeds so many images soonest."""
 
         def seconds(trial: Measurement) -> float:
             paid = compiled and trial.engine == "compiled"
@@ -112,20 +82,7 @@ class Measurements:
 
 
 def read(subject: Subject, names: Sequence[str]) -> Measurements | None:
-    """Read what an earlier run measured.
-
-    Parameters
-    ----------
-    subject : Subject
-        The network, the precision, the batch size that the user insists on.
-    names : sequence of str
-        The engines to choose from.
-
-    Returns
-    -------
-    Measurements or None
-        None where nobody measured this on this machine with these libraries.
-    """
+    """Read what an earlier run measured."""
     try:
         content = json.loads(_path(subject, names).read_text(encoding="utf-8"))
         trials = [Measurement(**trial) for trial in content["trials"]]
@@ -136,15 +93,7 @@ def read(subject: Subject, names: Sequence[str]) -> Measurements | None:
 
 
 def write(subject: Subject, names: Sequence[str], measurements: Measurements) -> None:
-    """Keep measurements; a cache that cannot be kept is no error.
-
-    Parameters
-    ----------
-    subject, names
-        As for `read`.
-    measurements : Measurements
-        What was found.
-    """
+    """Keep measurements; a cache that cannot be kept is no error."""
     path = _path(subject, names)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,35 +144,16 @@ MEMORY_SHARE = 0.5
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be measured, and what the user insists on.
-
-    Attributes
-    ----------
-    backbone : Backbone
-        The network.
-    device : torch.device
-        Where it runs.
-    precision : {'fp32', 'bf16', 'fp16'}
-        Of its products.
-    images : ndarray of uint8, shape (n, height, width, 3), or sequence of such images
-        Some of the dataset, at least one.
-    engine : str
-        ``auto``, or an engine that can run here.
-    batch_size : int or None
-        None to measure it.
-    may_compile : bool
-        Whether ``auto`` may choose a compiled network.
-    features_dir : Path or None
-        Where what is measured is kept if the user has no cache folder.
-    """
+    """What is to be measured, and what the user insists on."""
 
     backbone: Backbone
     device: torch.device
-    precision: str
-    images: Images
-    engine: str = "auto"
-    batch_size: int | None = None
-    may_compile: bool = True
+    precision: str  # fp32, bf16 or fp16
+    images: Images  # some of the dataset, at least one
+    engine: str = "auto"  # ``auto``, or an engine that can run here
+    batch_size: int | None = None  # None to measure it
+    may_compile: bool = True  # whether ``auto`` may choose a compiled network
+    # Where what is measured is kept if the user has no cache folder.
     features_dir: Path | None = None
 
     def names(self) -> list[str]:

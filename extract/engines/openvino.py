@@ -63,25 +63,6 @@ def compile_network(backbone: Backbone, precision: str, batch_size: int) -> Netw
 
     A batch is cut into parts of a few images, whose activations stay in a core's cache; the threads
     take parts, not shares of every layer, so that they do not wait for each other.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        Its module lies on the CPU, in contiguous format.
-    precision : {'fp32', 'bf16'}
-        Of the products.
-    batch_size : int
-        Images in every call.
-
-    Returns
-    -------
-    callable
-        From normalised images to vectors, float32 tensors on the CPU.
-
-    Raises
-    ------
-    EngineFailed
-        If the network cannot be exported or converted.
     """
     import torch
 

@@ -8,33 +8,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Place:
-    """The device of a run, in this process or in a cluster's worker.
+    """The device of a run, in this process or in a cluster's worker."""
 
-    Attributes
-    ----------
-    device : str
-        As torch names it: ``cpu``, ``cuda:0``.
-    name : str
-        What decides the last bits: the GPU's name, or the CPU's instruction set.
-    precision : {'fp32', 'bf16', 'fp16'}
-        Of the network's products there.
-    torch : str
-        Its version.
-    openvino : str or None
-        Its version, where it is installed.
-    threads : int
-        torch's threads.
-    devices : int
-        GPUs; 0 for a CPU.
-    """
-
-    device: str
-    name: str
-    precision: str
-    torch: str
-    openvino: str | None
-    threads: int
-    devices: int
+    device: str  # as torch names it: ``cpu``, ``cuda:0``
+    name: str  # what decides the last bits: the GPU's name, or the CPU's instruction set
+    precision: str  # fp32, bf16 or fp16: of the network's products
+    torch: str  # its version
+    openvino: str | None  # its version, where it is installed
+    threads: int  # torch's threads
+    devices: int  # GPUs; 0 for a CPU
 
     @property
     def torch_device(self) -> Any:
@@ -45,27 +27,7 @@ class Place:
 
 
 def find_place(device: str, precision: str, engine: str) -> Place:
-    """Settle the device and the precision of a run in this process.
-
-    Parameters
-    ----------
-    device : {'auto', 'cpu', 'cuda'}
-        ``--device``.
-    precision : {'auto', 'fp32', 'bf16', 'fp16'}
-        ``--precision``.
-    engine : str
-        ``--engine``, which must be able to run there.
-
-    Returns
-    -------
-    Place
-        This process's.
-
-    Raises
-    ------
-    UserError
-        If the device is not there, or the engine cannot run on it.
-    """
+    """Settle the device and the precision of a run in this process."""
     import torch
 
     from extract.engines.build import check_engine

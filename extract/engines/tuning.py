@@ -41,43 +41,15 @@ CHECKED_ROWS = 16
 
 @dataclass(frozen=True)
 class Choice:
-    """The engine and the batch size of a run.
+    """The engine and the batch size of a run."""
 
-    Attributes
-    ----------
-    engine : str
-        One of `extract.options.ENGINES`.
-    batch_size : int
-        Images in a batch.
-    instead_of : str or None
-        The engine that was asked for and failed.
-    """
-
-    engine: str
-    batch_size: int
-    instead_of: str | None = None
+    engine: str  # one of `extract.options.ENGINES`
+    batch_size: int  # images in a batch
+    instead_of: str | None = None  # the engine that was asked for and failed
 
 
 def choose(subject: Subject, n_images: int) -> Choice:
-    """Choose the engine and the batch size of a run, by measuring where that repays itself.
-
-    Parameters
-    ----------
-    subject : Subject
-        The network, and what the user insists on.
-    n_images : int
-        Of the run.
-
-    Returns
-    -------
-    Choice
-        An engine that gives the vectors of plain torch.
-
-    Raises
-    ------
-    OutOfMemory
-        If not even single images fit.
-    """
+    """Choose the engine and the batch size of a run, by measuring where that repays itself."""
     names, instead_of = subject.names(), None
     size = subject.first_batch_size()
     if subject.engine == "compiled" and subject.batch_size is None:
@@ -228,27 +200,7 @@ def say_failed(engine: str, reason: object) -> None:
 
 
 def measure(subject: Subject, names: Sequence[str], batch_size: int) -> Measurements:
-    """Time every engine at one batch size, and the fastest ones at others.
-
-    Parameters
-    ----------
-    subject : Subject
-        The network.
-    names : sequence of str
-        Engines.
-    batch_size : int
-        Where to begin; halved as long as no engine has the memory for it.
-
-    Returns
-    -------
-    Measurements
-        With one trial at least.
-
-    Raises
-    ------
-    OutOfMemory
-        If not even single images fit.
-    """
+    """Time every engine at one batch size, and the fastest ones at others."""
     say("measuring which engine and batch size are the fastest")
     start = time.perf_counter()
     found = Measurements()

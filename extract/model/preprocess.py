@@ -41,32 +41,19 @@ _LONGEST = 16
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What is done to an image before the network sees it; part of a store's key.
+    """What is done to an image before the network sees it; part of a store's key."""
 
-    Attributes
-    ----------
-    image_size : int or tuple of (int, int)
-        Of the network input, in pixels: the side of a square one, or height and width.
-    crop_pct : float
-        The image is first resized to ``floor(side / crop_pct)``; above 1 that is less than the
-        input, which is then padded, with black or with ``border``'s colour.
-    crop_mode : {'center', 'squash', 'border'}
-        ``center`` keeps the aspect ratio and crops, ``squash`` changes the aspect ratio,
-        ``border`` keeps it and pads with the mean colour.
-    interpolation : str
-        Pillow's name of the resampling filter.
-    antialias : bool
-        Always true: the filter widens when an image shrinks, as Pillow's does.
-    mean, std : tuple of float
-        Per channel (red, green, blue), on the scale 0..1.
-    """
-
+    # Of the network input, in pixels: the side of a square one, or height and width.
     image_size: int | tuple[int, int]
+    # The image is first resized to ``floor(side / crop_pct)``; above 1 that is less than the
+    # input, which is then padded, with black or with ``border``'s colour.
     crop_pct: float
+    # ``center`` keeps the aspect ratio and crops, ``squash`` changes the aspect ratio, ``border``
+    # keeps it and pads with the mean colour.
     crop_mode: str
-    interpolation: str
-    antialias: bool
-    mean: tuple[float, float, float]
+    interpolation: str  # Pillow's name of the resampling filter
+    antialias: bool  # always true: the filter widens when an image shrinks, as Pillow's does
+    mean: tuple[float, float, float]  # per channel (red, green, blue), on the scale 0..1
     std: tuple[float, float, float]
 
     def __post_init__(self) -> None:
@@ -110,15 +97,9 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """An image that is resized and cropped already; raw images are plain arrays.
+    """An image that is resized and cropped already; raw images are plain arrays."""
 
-    Attributes
-    ----------
-    pixels : ndarray of uint8, shape (height, width, 3)
-        What the network sees, before normalisation.
-    """
-
-    pixels: npt.NDArray[np.uint8]
+    pixels: npt.NDArray[np.uint8]  # (height, width, 3), before normalisation
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -149,26 +130,7 @@ def size_text(size: int | Sequence[int]) -> str:
 def resolve_preprocessing(
     pretrained_cfg: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> Preprocessing:
-    """Combine a model's own data configuration with what the user overrides.
-
-    Parameters
-    ----------
-    pretrained_cfg : mapping
-        timm's configuration of the model.
-    overrides : mapping
-        Any of ``image_size``, ``crop_pct``, ``interpolation``, ``mean``, ``std``;
-        a value of None leaves the model's own.
-
-    Returns
-    -------
-    Preprocessing
-        Fully resolved.
-
-    Raises
-    ------
-    UserError
-        For a value that cannot be carried out.
-    """
+    """Combine a model's own data configuration with what the user overrides."""
     from timm.data import resolve_data_config
 
     args = {key: value for key, value in overrides.items() if value is not None}
@@ -297,11 +259,7 @@ def _taps(axis: _Axis, interpolation: str) -> Iterator[tuple[int, npt.NDArray[np
 def _axis_weights(axis: _Axis, interpolation: str) -> npt.NDArray[np.float32]:
     """Build the resampling matrix of one axis.
 
-    Returns
-    -------
-    ndarray of float32, shape (stop - start, source)
-        Rows sum to one; every entry is a multiple of 2**-15, so products with grey levels
-        and their sums (below 2**24 units) are exact in float32.
+    Shapes: returns float32 (stop - start, source).
     """
     weights = np.zeros((axis.stop - axis.start, axis.source), dtype=np.float32)
     if interpolation == "nearest":
@@ -329,17 +287,7 @@ def _grey_levels(values: torch.Tensor) -> torch.Tensor:
 def resize_batch(settings: Preprocessing, images: torch.Tensor) -> torch.Tensor:
     """Resize and crop a batch of equally large images on the device they are on.
 
-    Parameters
-    ----------
-    settings : Preprocessing
-        The transform.
-    images : torch.Tensor of uint8, shape (n, height, width, 3)
-        RGB images.
-
-    Returns
-    -------
-    torch.Tensor of float32, shape (n, 3, *settings.size)
-        Whole grey levels from 0 to 255.
+    Shapes: `images` uint8 (n, height, width, 3); returns float32 (n, 3, *settings.size).
     """
     import torch
 
@@ -369,17 +317,7 @@ def resize_batch(settings: Preprocessing, images: torch.Tensor) -> torch.Tensor:
 def prepared(settings: Preprocessing, image: npt.NDArray[np.uint8]) -> Prepared:
     """Make of an image what is handed to the device's side: the only way there for all images.
 
-    Parameters
-    ----------
-    settings : Preprocessing
-        The transform.
-    image : ndarray of uint8, shape (height, width, 3)
-        As it was decoded.
-
-    Returns
-    -------
-    ndarray or NetworkInput
-        The image itself where the device resizes it, or else resized and cropped.
+    Shapes: `image` uint8 (height, width, 3).
     """
     if is_small(settings, *image.shape[:2]):
         return image
@@ -391,17 +329,7 @@ def prepared_array(
 ) -> npt.NDArray[np.uint8] | list[NetworkInput]:
     """Make of equally large images in memory what is handed to the device's side.
 
-    Parameters
-    ----------
-    settings : Preprocessing
-        The transform.
-    images : ndarray of uint8, shape (n, height, width, 3)
-        RGB images.
-
-    Returns
-    -------
-    ndarray or list of NetworkInput
-        The images themselves where the device resizes them.
+    Shapes: `images` uint8 (n, height, width, 3).
     """
     if keeps_shape(settings, *images.shape[1:3]):
         return images
@@ -411,17 +339,7 @@ def prepared_array(
 def resize_one(settings: Preprocessing, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Resize and crop one image with Pillow, bit for bit as timm does.
 
-    Parameters
-    ----------
-    settings : Preprocessing
-        The transform.
-    image : ndarray of uint8, shape (height, width, 3)
-        An RGB image.
-
-    Returns
-    -------
-    ndarray of uint8, shape (height, width, 3)
-        The network input before normalisation.
+    Shapes: `image` uint8 (height, width, 3); returns uint8 (height, width, 3).
     """
     from PIL import Image
 
@@ -463,10 +381,7 @@ def _resize_window(
 def _pillow_weights(axis: _Axis, interpolation: str) -> tuple[int, npt.NDArray[np.float64]]:
     """Build the matrix of one axis from Pillow's rounded weights.
 
-    Returns
-    -------
-    tuple of (int, ndarray of float64, shape (stop - start, needed))
-        The first source pixel that the window needs, and the weights from there on.
+    Shapes: returns float64 (stop - start, needed).
     """
     if axis.source == axis.resized:
         rows = [(index, np.ones(1)) for index in range(axis.start, axis.stop)]
@@ -511,17 +426,7 @@ def _fill(settings: Preprocessing) -> Sequence[int]:
 def normalise(settings: Preprocessing, levels: torch.Tensor) -> torch.Tensor:
     """Turn grey levels into what the network was trained on: ``(x / 255 - mean) / std``.
 
-    Parameters
-    ----------
-    settings : Preprocessing
-        The transform.
-    levels : torch.Tensor of float32, shape (n, 3, height, width)
-        Grey levels from 0 to 255; changed in place.
-
-    Returns
-    -------
-    torch.Tensor
-        The same tensor.
+    Shapes: `levels` float32 (n, 3, height, width).
     """
     scale, shift = _scale_and_shift(settings, levels.device)
     return levels.mul_(scale).sub_(shift)

@@ -27,31 +27,7 @@ if TYPE_CHECKING:
 
 
 def fill(job: Job, plan: Plan, embedder: Embedder) -> tuple[int, float]:
-    """Compute every shard that is not there yet.
-
-    Parameters
-    ----------
-    job : Job
-        Its ``skipped`` is filled with the ids of images that could not be decoded.
-    plan : Plan
-        How the store is cut.
-    embedder : Embedder
-        The backbone on its device.
-
-    Returns
-    -------
-    tuple of (int, float)
-        How many images were embedded now, and in how many seconds.
-
-    Raises
-    ------
-    UserError
-        For an image that cannot be decoded, or an embedding that is not finite or all zeros.
-    OutOfMemory
-        If a batch does not fit.
-    KeyboardInterrupt
-        On Ctrl-C, with a message of how much is kept.
-    """
+    """Compute every shard that is not there yet."""
     missing, kept = unfinished(job, plan)
     total = sum(job.sizes.values())
     watch = Watch(total, kept, job.device.type, job.options.model)
@@ -94,25 +70,7 @@ def fill(job: Job, plan: Plan, embedder: Embedder) -> tuple[int, float]:
 
 
 def unfinished(job: Job, plan: Plan) -> tuple[list[Shard], int]:
-    """Find the shards that are not there yet.
-
-    Parameters
-    ----------
-    job : Job
-        Its ``skipped`` is set to the images that the finished shards lack.
-    plan : Plan
-        How the store is cut.
-
-    Returns
-    -------
-    tuple of (list of Shard, int)
-        What is to be computed, and how many images are done.
-
-    Raises
-    ------
-    UserError
-        If images were left out without leave.
-    """
+    """Find the shards that are not there yet."""
     missing = []
     job.skipped.clear()
     kept = 0

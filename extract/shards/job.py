@@ -81,24 +81,7 @@ class Job:
 def prepare(
     options: Options, asked: Request, dataset: ImageDataset, place: Place | None = None
 ) -> Job:
-    """Load the backbone and settle the ``spec``, and with it the key and the path.
-
-    Parameters
-    ----------
-    options : Options
-        Of the run.
-    asked : Request
-        Of the same.
-    dataset : ImageDataset
-        The images.
-    place : Place, optional
-        Where the network will run, if not in this process.
-
-    Returns
-    -------
-    Job
-        Ready to be computed.
-    """
+    """Load the backbone and settle the ``spec``, and with it the key and the path."""
     from data.common.allocator import keep_pages
     from extract.model.backbone import load_backbone
 
@@ -162,25 +145,7 @@ def here(job: Job) -> Here:
 
 
 def choose_plan(job: Job, *, measured: bool = True) -> Plan:
-    """Choose what the settings leave open: engine, batch size, size of the shards.
-
-    Parameters
-    ----------
-    job : Job
-        What the run is about.
-    measured : bool
-        Whether to run the network to find out which engine and batch size are the fastest.
-
-    Returns
-    -------
-    Plan
-        Of a new run.
-
-    Raises
-    ------
-    UserError
-        If not even single images fit into memory.
-    """
+    """Choose what the settings leave open: engine, batch size, size of the shards."""
     from extract.engines.device import OutOfMemory
     from extract.engines.measured import Subject
     from extract.engines.tuning import choose, choose_quickly
@@ -230,15 +195,7 @@ def no_memory(batch_size: int, device: str) -> UserError:
 def first_images(job: Job) -> Images:
     """Give some of the dataset's images, to measure with; a blank one where none is readable.
 
-    Parameters
-    ----------
-    job : Job
-        What the run is about.
-
-    Returns
-    -------
-    ndarray of uint8, shape (n, height, width, 3), or list
-        One at least, as the run hands them to the device's side.
+    Shapes: returns uint8 (n, height, width, 3).
     """
     from extract.model.preprocess import NetworkInput, prepared_array
     from extract.shards.loading import decode_batches

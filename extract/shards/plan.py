@@ -27,35 +27,16 @@ class Plan:
     """What a run chose for itself: kept with its shards, so that a resumed run does the same.
 
     None of it is in the store's key, but all of it can change last bits.
-
-    Attributes
-    ----------
-    batch_size : int
-        Rows in every forward pass.
-    engine : str
-        What runs the network: one of `extract.options.ENGINES`.
-    device : str
-        Its name.
-    threads : int
-        torch's threads on the CPU.
-    torch : str
-        Its version.
-    openvino : str or None
-        Its version, where it is the engine.
-    instead_of : str or None
-        The engine that was asked for and failed.
-    shard_rows : int
-        Rows of a shard, a multiple of the batch size.
     """
 
-    batch_size: int
-    engine: str
-    device: str
-    threads: int
-    torch: str
-    openvino: str | None = None
-    instead_of: str | None = None
-    shard_rows: int = SHARD_ROWS
+    batch_size: int  # rows in every forward pass
+    engine: str  # what runs the network: one of `extract.options.ENGINES`
+    device: str  # its name
+    threads: int  # torch's threads on the CPU
+    torch: str  # its version
+    openvino: str | None = None  # its version, where it is the engine
+    instead_of: str | None = None  # the engine that was asked for and failed
+    shard_rows: int = SHARD_ROWS  # rows of a shard, a multiple of the batch size
 
     def halved(self) -> Plan:
         """Give the same plan with half the batch size, for a device that is short of memory."""
@@ -99,22 +80,7 @@ class Shard:
 
 
 def cut(folder: Path, sizes: Mapping[str, int], rows: int) -> list[Shard]:
-    """Cut splits into shards.
-
-    Parameters
-    ----------
-    folder : Path
-        The work folder of the key.
-    sizes : mapping of str to int
-        Rows of each split.
-    rows : int
-        Rows of a shard.
-
-    Returns
-    -------
-    list of Shard
-        In the order of the rows.
-    """
+    """Cut splits into shards."""
     return [
         Shard.of(folder, split, start, min(start + rows, size))
         for split, size in sizes.items()
@@ -124,47 +90,18 @@ def cut(folder: Path, sizes: Mapping[str, int], rows: int) -> list[Shard]:
 
 @dataclass(frozen=True)
 class Here:
-    """What a plan must agree with: the machine, the libraries, and what the user insists on.
-
-    Attributes
-    ----------
-    device, torch : str
-        As in `Plan`.
-    openvino : str or None
-        Its version, or None where it is not installed.
-    engine : str
-        ``auto``, or what the user insists on.
-    compile : {'auto', 'on', 'off'}
-        Whether a compiled network may be used.
-    batch_size : int or None
-        What the user insists on.
-    """
+    """What a plan must agree with: the machine, the libraries, and what the user insists on."""
 
     device: str
     torch: str
-    openvino: str | None
-    engine: str
-    compile: str
-    batch_size: int | None
+    openvino: str | None  # its version, or None where it is not installed
+    engine: str  # ``auto``, or what the user insists on
+    compile: str  # whether a compiled network may be used
+    batch_size: int | None  # what the user insists on
 
 
 def resume_plan(folder: Path, here: Here, choose: Callable[[], Plan]) -> Plan:
-    """Go on with the plan of an interrupted run, or start over with a new one.
-
-    Parameters
-    ----------
-    folder : Path
-        The work folder of the key; created, and emptied where its shards cannot be continued.
-    here : Here
-        What a kept plan must agree with.
-    choose : callable
-        Gives the plan of this run, at the cost of measuring; called only for a new one.
-
-    Returns
-    -------
-    Plan
-        The one to follow, as now written in the folder.
-    """
+    """Go on with the plan of an interrupted run, or start over with a new one."""
     kept = read_plan(folder)
     started = any(folder.glob("shard-*.h5"))
     if kept is None:

@@ -13,24 +13,7 @@ SLOW_BATCH_SECONDS = 20.0
 
 
 class Watch:
-    """Measures the rate, and says once, after the first batches, how long the run will take.
-
-    Parameters
-    ----------
-    total, done : int
-        Images of the whole job, and those that an earlier run has done.
-    device : str
-        ``cpu`` or ``cuda``.
-    model : str
-        The backbone, so that a fast one is not advised to who has it.
-
-    Attributes
-    ----------
-    computed : int
-        Images embedded by this run.
-    seconds : float
-        Since its start, when the last batch ended.
-    """
+    """Measures the rate, and says once, after the first batches, how long the run will take."""
 
     def __init__(self, total: int, done: int, device: str, model: str) -> None:
         self.computed = 0
@@ -43,18 +26,7 @@ class Watch:
         self._start = time.perf_counter()
 
     def update(self, rows: int) -> list[str]:
-        """Count a finished batch.
-
-        Parameters
-        ----------
-        rows : int
-            Its images.
-
-        Returns
-        -------
-        list of str
-            Lines to show to the user; once a few batches are done, what is still to come.
-        """
+        """Count a finished batch."""
         self._left -= rows
         self.computed += rows
         now = time.perf_counter()

@@ -37,29 +37,12 @@ class Writer:
             self._thread.shutdown()
 
     def put(self, write: Callable[[], None]) -> None:
-        """Hand over a write, once the one before it is done.
-
-        Parameters
-        ----------
-        write : callable
-            Without arguments; what it uses must not change any more.
-
-        Raises
-        ------
-        Exception
-            What the write before this one raised; this one is not begun then.
-        """
+        """Hand over a write, once the one before it is done."""
         self.drain()
         self._under_way = self._thread.submit(write)
 
     def drain(self) -> None:
-        """Wait until everything handed over is on the disk.
-
-        Raises
-        ------
-        Exception
-            What the last write raised.
-        """
+        """Wait until everything handed over is on the disk."""
         if self._under_way is None:
             return
         under_way, self._under_way = self._under_way, None
