@@ -201,7 +201,7 @@ def _describe(job: Job) -> None:
 
 def _compute(job: Job, crew: Crew | None) -> Path:
     """Compute the missing shards, restarting with smaller batches when memory runs out."""
-    from extract.engines.device import OutOfMemory
+    from extract.engines.device import OutOfMemoryError
 
     started = datetime.now(timezone.utc)
     clock = time.perf_counter()
@@ -210,7 +210,7 @@ def _compute(job: Job, crew: Crew | None) -> Path:
         try:
             computed, seconds, by = _fill(job, plan, crew)
             break
-        except OutOfMemory as error:
+        except OutOfMemoryError as error:
             if job.options.batch_size is not None or plan.batch_size == 1:
                 raise no_memory(plan.batch_size, plan.device) from error
             # Last bits depend on the batch size, so shards of two sizes are not mixed.
@@ -250,13 +250,13 @@ def _fill(job: Job, plan: Plan, crew: Crew | None) -> tuple[int, float, dict[str
 
 
 def _fill_here(job: Job, plan: Plan) -> tuple[int, float]:
-    from extract.engines.device import EngineFailed
+    from extract.engines.device import EngineError
     from extract.engines.embed import Embedder
     from extract.shards import fill
 
     try:
         embedder = Embedder(job.backbone, job.device, job.precision, plan.engine, plan.batch_size)
-    except EngineFailed as error:  # it has run before, here or when it was measured
+    except EngineError as error:  # it has run before, here or when it was measured
         raise UserError(
             f"the engine {plan.engine} does not run any more: {error}; give another, such as "
             "--engine torch, or mend what has changed since and run the same command again"

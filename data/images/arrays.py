@@ -109,7 +109,7 @@ class FileImages:
 
         Raises
         ------
-        BadImage
+        BadImageError
             Naming the file, if it cannot be decoded.
         UserError
             If it cannot be read, or has changed since it was digested.

@@ -51,7 +51,7 @@ _FTYP_AVIF = (b"avif", b"avis")
 _FTYP_HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
-class BadImage(UserError):
+class BadImageError(UserError):
     """A file that exists and can be read, but is no image that can be decoded.
 
     Parameters
@@ -70,9 +70,9 @@ class BadImage(UserError):
         self.path = path
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[BadImageError], tuple[str, str]]:
         # Worker processes send it home; the default would call it with the message alone.
-        return (BadImage, (self.path, self.reason))
+        return (BadImageError, (self.path, self.reason))
 
 
 class DecodedImage(NamedTuple):
@@ -108,7 +108,7 @@ def decode_image(
 
     Raises
     ------
-    BadImage, UserError
+    BadImageError, UserError
         As `decode_file`.
     """
     return decode_file(path, sha256).pixels
@@ -137,7 +137,7 @@ def decode_file(path: str | os.PathLike[str], sha256: bytes | None = None) -> De
 
     Raises
     ------
-    BadImage
+    BadImageError
         If the content is not an image of these formats, is cut off or damaged, has samples
         without a defined white (floating point, 32-bit integers), or has more pixels than
         Pillow's limit for decompression bombs.
@@ -183,7 +183,7 @@ def decode_file(path: str | os.PathLike[str], sha256: bytes | None = None) -> De
             raise UserError(
                 f"cannot read the image {name}: {error.strerror}; repair it, or leave it out"
             ) from error
-        raise BadImage(name, str(error) or type(error).__name__) from error
+        raise BadImageError(name, str(error) or type(error).__name__) from error
 
 
 @functools.cache
@@ -201,7 +201,7 @@ def _check_size(name: str, image: Image.Image) -> None:
     limit = Pillow.MAX_IMAGE_PIXELS
     width, height = image.size
     if limit is not None and width * height > limit:
-        raise BadImage(name, f"{width} x {height} pixels are more than the limit, {limit}")
+        raise BadImageError(name, f"{width} x {height} pixels are more than the limit, {limit}")
 
 
 def _unchanged(name: str, sha256: bytes) -> io.BytesIO:
@@ -261,7 +261,7 @@ def _unidentified(name: str) -> UserError:
         reason = "it is a HEIC image, which is not read; convert it to JPEG or PNG"
     else:
         reason = f"its content is not a {KINDS} image"
-    return BadImage(name, reason)
+    return BadImageError(name, reason)
 
 
 def looks_like_html(head: bytes) -> bool:

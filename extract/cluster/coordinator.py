@@ -24,10 +24,10 @@ from data.common.clusters import check_installed
 from data.common.errors import UserError
 from data.dataset import FileImages
 from data.format.spec import canonical_json
-from extract.cluster.crew import Crew, WorkersDied
-from extract.cluster.messages import Archive, Outcome, Settings, Task
+from extract.cluster.crew import Crew, WorkersDiedError
+from extract.cluster.messages import Archive, Outcome, Settings, ShardTask
 from extract.cluster.worker import choose_here, embed_shard, look
-from extract.engines.device import OutOfMemory
+from extract.engines.device import OutOfMemoryError
 from extract.engines.place import Place, find_place
 from extract.options import Options
 from extract.shards.fill import interrupted, note_skipped, unfinished
@@ -140,7 +140,7 @@ class _Filling:
         self.running: dict[Any, Shard] = {}
         self.lost: dict[Shard, int] = {}
         self.kept = kept
-        self.too_large: OutOfMemory | None = None
+        self.too_large: OutOfMemoryError | None = None
 
     def run(self) -> Done:
         job, crew = self.job, self.crew
@@ -187,7 +187,7 @@ class _Filling:
         """Take a result; False where there is none yet, or a batch was too large."""
         try:
             outcome: Outcome = self.crew.result(handle)
-        except WorkersDied as error:
+        except WorkersDiedError as error:
             raise UserError(
                 f"rows {shard.start} to {shard.stop} of {shard.split}: {error}; if memory is "
                 "short, give a smaller --batch-size or fewer --jobs. What is finished is kept: "
@@ -196,7 +196,7 @@ class _Filling:
         if outcome.out_of_memory:
             # No shard of this plan may be written any more when the next one begins, so the run
             # ends only after what is running has ended.
-            self.too_large = OutOfMemory(outcome.problem)
+            self.too_large = OutOfMemoryError(outcome.problem)
             return False
         if outcome.problem is not None:
             raise UserError(outcome.problem)
@@ -232,9 +232,9 @@ class _Filling:
         return found[1]
 
 
-def _task(job: Job, settings: Settings, plan: Plan, shard: Shard, threads: int | None) -> Task:
+def _task(job: Job, settings: Settings, plan: Plan, shard: Shard, threads: int | None) -> ShardTask:
     images = job.splits[shard.split].images
-    task = Task(settings, plan, shard.split, shard.start, shard.stop, threads)
+    task = ShardTask(settings, plan, shard.split, shard.start, shard.stop, threads)
     if isinstance(images, FileImages):
         return replace(task, images=images.take(np.arange(shard.start, shard.stop)))
     return task

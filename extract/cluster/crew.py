@@ -12,7 +12,7 @@ from data.common.errors import UserError
 RETRIES = 2
 
 
-class WorkersDied(UserError):
+class WorkersDiedError(UserError):
     """Every worker that tried a task died."""
 
 
@@ -55,7 +55,7 @@ class Crew(abc.ABC):
 
     @abc.abstractmethod
     def result(self, handle: Any) -> Any:
-        """Return what the function returned, or raise what it raised (`WorkersDied`)."""
+        """Return what the function returned, or raise what it raised (`WorkersDiedError`)."""
 
     @abc.abstractmethod
     def close(self, handles: Collection[Any] = ()) -> None:

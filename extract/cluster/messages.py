@@ -34,7 +34,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Task:
+class ShardTask:
     """One shard to compute."""
 
     settings: Settings

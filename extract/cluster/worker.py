@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
-from data.dataset import ArrayImages, BadImage, FileImages, load_dataset
+from data.dataset import ArrayImages, BadImageError, FileImages, load_dataset
 from data.shards import write_shard
-from extract.cluster.messages import Outcome, Settings, Task
+from extract.cluster.messages import Outcome, Settings, ShardTask
 from extract.engines.place import Place, find_place
 from extract.shards.plan import PLAN_NAME, Plan, read_plan
 
@@ -66,7 +66,7 @@ def choose_here(
     n_images: int,
 ) -> Choice | str:
     """Choose engine and batch size by measuring on this worker: `extract.engines.tuning.choose`."""
-    from extract.engines.device import OutOfMemory, choose_device
+    from extract.engines.device import OutOfMemoryError, choose_device
     from extract.engines.measured import Subject
     from extract.engines.torch_settings import using_threads
     from extract.engines.tuning import choose
@@ -90,22 +90,22 @@ def choose_here(
             )
             with using_threads(_threads_of_worker()):
                 return choose(subject, n_images)
-        except OutOfMemory:
+        except OutOfMemoryError:
             return str(no_memory(batch_size or 1, f"the worker {worker_name()}"))
         except UserError as error:
             return f"{error} (on the worker {worker_name()})"
 
 
-def embed_shard(task: Task) -> Outcome:
+def embed_shard(task: ShardTask) -> Outcome:
     """Compute one shard and write it, unless it is there already."""
-    from extract.engines.device import OutOfMemory, choose_device, device_name
+    from extract.engines.device import OutOfMemoryError, choose_device, device_name
 
     with _one_at_a_time:
         device = ""
         try:
             device = device_name(choose_device(task.settings.device))
             return _embed_shard(task, device)
-        except OutOfMemory as error:
+        except OutOfMemoryError as error:
             return Outcome(worker_name(), device, problem=str(error), out_of_memory=True)
         except UserError as error:
             return Outcome(worker_name(), device, problem=str(error))
@@ -142,7 +142,7 @@ def _threads_of_worker() -> int:
         return torch.get_num_threads()
 
 
-def _embed_shard(task: Task, device: str) -> Outcome:
+def _embed_shard(task: ShardTask, device: str) -> Outcome:
     from extract.engines.torch_settings import using_threads
 
     shard, settings = task.shard, task.settings
@@ -176,7 +176,7 @@ def _embed_shard(task: Task, device: str) -> Outcome:
 
 
 def _rows(
-    task: Task, embedder: Embedder, unread: set[int]
+    task: ShardTask, embedder: Embedder, unread: set[int]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Sequence[str]]:
     """Embed the rows of a shard, batch by batch."""
     from extract.model.preprocess import prepared_array
@@ -208,7 +208,7 @@ def _rows(
 
 
 def _decoded(
-    task: Task,
+    task: ShardTask,
     images: FileImages,
     spans: Sequence[range],
     settings: Preprocessing,
@@ -229,7 +229,7 @@ def _decoded(
             unread |= decoder.unread_rotations
             bad = [item for item in items if isinstance(item, UserError)]
             for item in bad:
-                if not (isinstance(item, BadImage) and task.settings.skip_bad_images):
+                if not (isinstance(item, BadImageError) and task.settings.skip_bad_images):
                     pool.shutdown(cancel_futures=True)
                     raise item
             good = np.array([not isinstance(item, UserError) for item in items])

@@ -12,11 +12,11 @@ import numpy as np
 from data.common.cli import progress, say
 from data.common.errors import UserError
 from data.common.files import atomic_path, check_writable
-from data.dataset import BadImage
+from data.dataset import BadImageError
 from data.format.spec import PRECISIONS, SPEC_SHAPE, mismatch
 from data.images.decode import decode_file
 from extract.engines.build import default_engine
-from extract.engines.device import OutOfMemory, choose_device, default_batch_size
+from extract.engines.device import OutOfMemoryError, choose_device, default_batch_size
 from extract.engines.embed import Embedder
 from extract.model.from_spec import backbone_of_spec
 from extract.model.preprocess import Prepared, Preprocessing, prepared
@@ -120,7 +120,7 @@ def embed_files(
                     blocks.append(embedder.embed(batch))
                     bar.update(len(batch))
             break
-        except OutOfMemory as error:
+        except OutOfMemoryError as error:
             if batch_size == 1:
                 raise UserError("one image does not fit into memory; give --device cpu") from error
             batch_size //= 2
@@ -138,7 +138,7 @@ def embed_files(
 def _decode(path: Path, settings: Preprocessing, unread: list[Path]) -> Prepared:
     try:
         pixels, unread_rotation = decode_file(path)
-    except BadImage as error:
+    except BadImageError as error:
         # Its own advice is about leaving images out, which makes no sense for one asked for.
         raise UserError(
             f"{path} is not an image that can be decoded: {error.reason}; "

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
-from extract.engines.device import EngineFailed, openvino_version
+from extract.engines.device import EngineError, openvino_version
 from extract.model.backbone import Backbone, vector_function
 from extract.options import ENGINES
 
@@ -148,14 +148,14 @@ def check_rows(
     """
     error, cosine = differences(rows, reference)
     if not np.isfinite(rows).all():
-        raise EngineFailed("it gives NaN or infinite values")
+        raise EngineError("it gives NaN or infinite values")
     if precision == "fp32" and error.max() > FP32_TOLERANCE:
-        raise EngineFailed(
+        raise EngineError(
             f"it differs from torch by {error.max():.1e} of the largest value, more than "
             f"{FP32_TOLERANCE:g}"
         )
     if cosine.min() < LOWEST_COSINE[precision]:
-        raise EngineFailed(
+        raise EngineError(
             f"a vector of it in {precision} has a cosine of {cosine.min():.4f} with torch's in "
             f"fp32, less than {LOWEST_COSINE[precision]:g}"
         )

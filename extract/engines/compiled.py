@@ -37,7 +37,7 @@ def compiled_function(
     """Compile a network for one batch size, or give what was compiled before."""
     import torch
 
-    from extract.engines.device import EngineFailed, is_out_of_memory
+    from extract.engines.device import EngineError, is_out_of_memory
 
     if name in backbone.prepared:
         return backbone.prepared[name]
@@ -54,7 +54,7 @@ def compiled_function(
     except Exception as error:
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise
-        raise EngineFailed(f"the network cannot be compiled ({_reason(error)})") from error
+        raise EngineError(f"the network cannot be compiled ({_reason(error)})") from error
     backbone.prepared[name] = compiled
     return compiled
 

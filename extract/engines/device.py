@@ -21,7 +21,7 @@ CPU_BATCH = 16
 CUDA_BATCH = 256
 
 
-class OutOfMemory(Exception):
+class OutOfMemoryError(Exception):
     """A batch did not fit into the device's memory."""
 
 
@@ -77,7 +77,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     )
 
 
-class EngineFailed(Exception):
+class EngineError(Exception):
     """An engine cannot run this network, or gives other vectors than torch; says why."""
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from data.common.errors import UserError
 from extract.engines.build import build
-from extract.engines.device import OutOfMemory, device_name, is_out_of_memory
+from extract.engines.device import OutOfMemoryError, device_name, is_out_of_memory
 from extract.engines.torch_settings import full_precision
 from extract.model.backbone import Backbone
 from extract.model.preprocess import NetworkInput, Prepared, normalise, resize_batch
@@ -105,15 +105,15 @@ class Embedder:
 
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
-        """Compute without TF32; turn torch's errors into `OutOfMemory` and `UserError`."""
+        """Compute without TF32; turn torch's errors into `OutOfMemoryError` and `UserError`."""
         try:
             with self._exact():
                 yield
         except MemoryError as error:
-            raise OutOfMemory(str(error)) from error
+            raise OutOfMemoryError(str(error)) from error
         except RuntimeError as error:
             if is_out_of_memory(error):
-                raise OutOfMemory(str(error)) from error
+                raise OutOfMemoryError(str(error)) from error
             if self.precision != "fp32" and "not implemented for" in str(error):
                 raise UserError(
                     f"--precision {self.precision}: {device_name(self.device)} cannot run "

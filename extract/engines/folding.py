@@ -38,11 +38,11 @@ def fold_batch_norms(module: nn.Module, example: torch.Tensor) -> nn.Module:
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-    from extract.engines.device import EngineFailed
+    from extract.engines.device import EngineError
 
     pairs = _pairs(module, example)
     if not pairs:
-        raise EngineFailed("no batch norm follows a convolution")
+        raise EngineError("no batch norm follows a convolution")
     with torch.no_grad():
         for conv, norm in pairs:
             conv.weight, bias = fuse_conv_bn_weights(

@@ -66,7 +66,7 @@ def compile_network(backbone: Backbone, precision: str, batch_size: int) -> Netw
     """
     import torch
 
-    from extract.engines.device import EngineFailed
+    from extract.engines.device import EngineError
 
     openvino = without_telemetry()
     size = backbone.preprocessing.size
@@ -87,7 +87,7 @@ def compile_network(backbone: Backbone, precision: str, batch_size: int) -> Netw
         requests = [compiled.create_infer_request() for _ in starts]
     # Exporters raise whatever the network's own code makes them raise.
     except Exception as error:
-        raise EngineFailed(f"the network cannot be converted ({_reason(error)})") from error
+        raise EngineError(f"the network cannot be converted ({_reason(error)})") from error
 
     def run(images: torch.Tensor) -> torch.Tensor:
         whole = images.contiguous().numpy()

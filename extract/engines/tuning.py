@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from data.common.cli import say
 from extract.engines import build as engines
-from extract.engines.device import EngineFailed, OutOfMemory
+from extract.engines.device import EngineError, OutOfMemoryError
 from extract.engines.embed import Embedder, Images
 from extract.engines.measured import Measurement, Measurements, Subject, read, write
 
@@ -60,7 +60,7 @@ def choose(subject: Subject, n_images: int) -> Choice:
     if subject.engine in engines.CHECKED:
         try:
             _admit(subject, subject.engine, size)
-        except EngineFailed as error:
+        except EngineError as error:
             say_failed(subject.engine, error)
             instead_of = subject.engine
             names = torch_paths(subject, without=subject.engine)
@@ -97,7 +97,7 @@ def _readmit(subject: Subject, known: Measurements, n_images: int) -> Measuremen
             return best
         try:
             _admit(subject, best.engine, best.batch_size)
-        except EngineFailed as error:
+        except EngineError as error:
             say_failed(best.engine, error)
             known.trials = [trial for trial in known.trials if trial.engine != best.engine]
             if not known.trials:
@@ -208,7 +208,7 @@ def measure(subject: Subject, names: Sequence[str], batch_size: int) -> Measurem
         for name in names:
             _try(subject, name, batch_size, found)
         if not found.trials and batch_size == 1:
-            raise OutOfMemory("one image does not fit")
+            raise OutOfMemoryError("one image does not fit")
         batch_size //= 2 if not found.trials else 1
     if subject.batch_size is None:
         fastest = max(trial.rate for trial in found.trials)
@@ -243,10 +243,10 @@ def _try(subject: Subject, name: str, size: int, found: Measurements) -> Measure
         built = [trial.build_seconds for trial in found.trials if trial.engine == name]
         first = time.perf_counter()
         seconds = _seconds_of_batch(embedder, subject.batch(size))
-    except EngineFailed as error:
+    except EngineError as error:
         found.failed[name] = str(error)
         return None
-    except OutOfMemory:
+    except OutOfMemoryError:
         return None
     # What is made once, such as a conversion, is kept for the other batch sizes and the run.
     trial = Measurement(name, size, size / seconds, built[0] if built else first - start)
@@ -276,7 +276,7 @@ def _seconds_of_one(subject: Subject, name: str) -> float:
         embedder.embed(images)
         start = time.perf_counter()
         embedder.embed(images)
-    except OutOfMemory:
+    except OutOfMemoryError:
         # So large a network is worth measuring, and that finds out what fits.
         return float("inf")
     return (time.perf_counter() - start) / SLOW_BATCH

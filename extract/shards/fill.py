@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from data.common.cli import progress, say
 from data.common.errors import UserError
-from data.dataset import ArrayImages, BadImage
+from data.dataset import ArrayImages, BadImageError
 from data.format.records import FeatureArray
 from data.shards import write_shard
 from extract.request import bad_images_error
@@ -151,7 +151,7 @@ def _batches(
         for item in decoded:
             # A file that cannot be read for another reason says nothing about the image.
             if isinstance(item, UserError) and not (
-                isinstance(item, BadImage) and job.options.skip_bad_images
+                isinstance(item, BadImageError) and job.options.skip_bad_images
             ):
                 raise item
         arrays = [item for item in decoded if not isinstance(item, UserError)]

@@ -146,7 +146,7 @@ def here(job: Job) -> Here:
 
 def choose_plan(job: Job, *, measured: bool = True) -> Plan:
     """Choose what the settings leave open: engine, batch size, size of the shards."""
-    from extract.engines.device import OutOfMemory
+    from extract.engines.device import OutOfMemoryError
     from extract.engines.measured import Subject
     from extract.engines.tuning import choose, choose_quickly
 
@@ -162,7 +162,7 @@ def choose_plan(job: Job, *, measured: bool = True) -> Plan:
     )
     try:
         choice = (choose if measured else choose_quickly)(subject, sum(job.sizes.values()))
-    except OutOfMemory as error:
+    except OutOfMemoryError as error:
         raise no_memory(job.options.batch_size or 1, here(job).device) from error
     return plan_of(job, choice)
 

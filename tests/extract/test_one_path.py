@@ -443,7 +443,7 @@ def test_a_rectangular_input_from_end_to_end(call, photo_job):
 def test_a_cluster_worker_gives_the_same_rows(call, photo_job, dataset, monkeypatch):
     """As in a worker's process, but in this one; cluster/test_coordinator.py has real ones."""
     from extract.cluster.coordinator import settings_of
-    from extract.cluster.messages import Task
+    from extract.cluster.messages import ShardTask
     from extract.request import Request
 
     with_crop_mode(monkeypatch, "squash")
@@ -458,7 +458,7 @@ def test_a_cluster_worker_gives_the_same_rows(call, photo_job, dataset, monkeypa
     settings = settings_of(made)
     for name, split in made.splits.items():
         images = split.images.take(np.arange(len(split))) if dataset == "files" else None
-        task = Task(settings, plan, name, 0, len(split), 1, images)
+        task = ShardTask(settings, plan, name, 0, len(split), 1, images)
         rows, ok, _ = tasks._rows(task, tasks._embedder(settings, plan), set())
         assert ok.all()
         assert np.array_equal(rows, getattr(open_features(done.path), name).features)

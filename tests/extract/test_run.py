@@ -180,7 +180,7 @@ def test_out_of_memory_halves_the_batch_and_starts_over(small, monkeypatch):
     def tight(self, images):
         sizes.append(self.batch_size)
         if self.batch_size > 16 and len(sizes) > 1:
-            raise embed.OutOfMemory
+            raise embed.OutOfMemoryError
         return original(self, images)
 
     monkeypatch.setattr(embed.Embedder, "embed", tight)
@@ -195,7 +195,7 @@ def test_out_of_memory_halves_the_batch_and_starts_over(small, monkeypatch):
 
 def test_out_of_memory_with_a_batch_size_of_ones_own(small, monkeypatch, refused):
     def full(self, images):
-        raise embed.OutOfMemory
+        raise embed.OutOfMemoryError
 
     monkeypatch.setattr(embed.Embedder, "embed", full)
     refused(small(), "batches of 16", "--batch-size")

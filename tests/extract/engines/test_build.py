@@ -13,19 +13,19 @@ from data.reading import open_features, read_header, verify_store
 from data.reembedded import read_rechecked
 from extract.engines import build as engines
 from extract.engines import compiled, embed, measured, tuning
-from extract.engines import openvino as vino
+from extract.engines import openvino as openvino_engine
 from extract.engines.activations import activation_bytes
-from extract.engines.device import CPU_BATCH, EngineFailed
+from extract.engines.device import CPU_BATCH, EngineError
 from extract.engines.embed import Embedder
 from extract.model.backbone import BackboneRequest, load_backbone
 
 CPU = torch.device("cpu")
-VINO = engines.openvino_version() is not None
-needs_vino = pytest.mark.skipif(not VINO, reason="OpenVINO is not installed")
+OPENVINO = engines.openvino_version() is not None
+needs_openvino = pytest.mark.skipif(not OPENVINO, reason="OpenVINO is not installed")
 COMPILER = compiled.missing_tool(CPU) is None
 needs_compiler = pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
 VIT = "vit_tiny_patch16_224"
-OTHERS = ["channels-last", "folded", pytest.param("openvino", marks=needs_vino)]
+OTHERS = ["channels-last", "folded", pytest.param("openvino", marks=needs_openvino)]
 
 
 def backbone(model="test_efficientnet"):
@@ -55,7 +55,7 @@ def test_engines_agree_at_every_batch_size(model, engine):
     images = pictures(11)
     reference = embedded(network, "torch", images)
     if engine == "folded" and model == VIT:
-        with pytest.raises(EngineFailed, match="no batch norm"):
+        with pytest.raises(EngineError, match="no batch norm"):
             embedded(network, engine, images)
         return
     sizes = (4, 16) if model == VIT else (1, 4, 16)
@@ -89,7 +89,7 @@ def test_a_network_that_cannot_be_compiled_says_so(monkeypatch):
         return fail
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
-    with pytest.raises(EngineFailed, match=r"cannot be compiled \(no such kernel\)"):
+    with pytest.raises(EngineError, match=r"cannot be compiled \(no such kernel\)"):
         embedded(backbone(), "compiled", pictures(2))
 
 
@@ -102,9 +102,9 @@ def test_folding_folds_every_norm_of_a_resnet():
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
 
 
-@needs_vino
+@needs_openvino
 def test_bf16_is_close_but_not_the_same():
-    if not vino.computes_in("bf16"):
+    if not openvino_engine.computes_in("bf16"):
         pytest.skip("this processor has no bf16")
     network = backbone()
     images = pictures(6)
@@ -117,11 +117,11 @@ def test_bf16_is_close_but_not_the_same():
 def test_wrong_rows_are_refused():
     rows = np.random.default_rng(0).normal(size=(5, 9)).astype(np.float32)
     engines.check_rows(rows, rows, "fp32")
-    with pytest.raises(EngineFailed, match="differs from torch by"):
+    with pytest.raises(EngineError, match="differs from torch by"):
         engines.check_rows(rows + 0.01, rows, "fp32")
-    with pytest.raises(EngineFailed, match="cosine"):
+    with pytest.raises(EngineError, match="cosine"):
         engines.check_rows(-rows, rows, "bf16")
-    with pytest.raises(EngineFailed, match="NaN"):
+    with pytest.raises(EngineError, match="NaN"):
         engines.check_rows(rows * np.nan, rows, "bf16")
 
 
@@ -163,7 +163,7 @@ def test_an_engine_that_was_fine_when_measured_is_checked_again(rates, monkeypat
     assert tuning.choose(subject(), 100_000).engine == "folded"
 
     def wrong(rows, reference, precision):
-        raise EngineFailed("its vectors are others today")
+        raise EngineError("its vectors are others today")
 
     monkeypatch.setattr(engines, "check_rows", wrong)
     capsys.readouterr()
@@ -194,7 +194,7 @@ def test_compiling_is_tried_where_the_run_is_long_and_kept_where_it_pays(rates, 
 
 def test_compiling_that_fails_is_said_so_and_not_tried_again(monkeypatch, capsys):
     def fail(*_):
-        raise EngineFailed("the network cannot be compiled (odd)")
+        raise EngineError("the network cannot be compiled (odd)")
 
     monkeypatch.setattr(compiled, "missing_tool", lambda device: None)
     monkeypatch.setattr(compiled, "compiled_function", fail)
@@ -297,7 +297,7 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
 
     def tight(self, images):
         if self.batch_size > 4:
-            raise embed.OutOfMemory
+            raise embed.OutOfMemoryError
         return original(self, images)
 
     monkeypatch.setattr(Embedder, "embed", tight)
@@ -337,7 +337,7 @@ def test_compiled_runs_end_with_the_same_bits_when_they_are_resumed(small, featu
     assert datasets(done.path) == expected
 
 
-@pytest.mark.parametrize("engine", ["folded", pytest.param("openvino", marks=needs_vino)])
+@pytest.mark.parametrize("engine", ["folded", pytest.param("openvino", marks=needs_openvino)])
 def test_a_run_on_an_engine(small, engine):
     plain = small("--engine", "torch")
     done = small("--engine", engine, "--force")
@@ -348,7 +348,7 @@ def test_a_run_on_an_engine(small, engine):
     assert ("openvino" in provenance) == (engine == "openvino")
 
 
-@needs_vino
+@needs_openvino
 def test_an_interrupted_run_goes_on_with_its_engine(small, features, monkeypatch):
     from extract.shards import plan as shards
 
@@ -395,7 +395,7 @@ def test_an_engine_that_ran_before_and_fails_now(small, monkeypatch, refused):
     whole = folding.fold_batch_norms
 
     def fail(*_):
-        raise EngineFailed("odd")
+        raise EngineError("odd")
 
     monkeypatch.setattr(folding, "fold_batch_norms", fail)
     refused(small("--engine", "auto"), "folded", "odd", "--engine torch")
@@ -405,20 +405,20 @@ def test_an_engine_that_ran_before_and_fails_now(small, monkeypatch, refused):
     assert "going on" in done.err, "what was finished is kept"
 
 
-@needs_vino
+@needs_openvino
 @pytest.mark.parametrize("how", ["cannot be converted", "differs from torch"])
 def test_an_engine_that_fails_is_replaced_and_said_so(small, monkeypatch, how):
-    original = vino.compile_network
+    original = openvino_engine.compile_network
 
     def fail(*_):
-        raise EngineFailed("the network cannot be converted (aten::odd)")
+        raise EngineError("the network cannot be converted (aten::odd)")
 
     def differ(*arguments):
         network = original(*arguments)
         return lambda images: network(images) * 1.01
 
     broken = fail if how == "cannot be converted" else differ
-    monkeypatch.setattr(vino, "compile_network", broken)
+    monkeypatch.setattr(openvino_engine, "compile_network", broken)
     done = small("--engine", "openvino")
     assert done.code == 0, done.err
     (line,) = [line for line in done.err.splitlines() if "openvino" in line]
@@ -427,10 +427,10 @@ def test_an_engine_that_fails_is_replaced_and_said_so(small, monkeypatch, how):
     assert store.provenance["engine"] == "channels-last"
 
 
-@needs_vino
+@needs_openvino
 def test_an_operation_that_cannot_be_converted_is_named():
     network = load_backbone(BackboneRequest("test_vit", "random", image_size=32))
-    with pytest.raises(EngineFailed, match=r"No conversion rule .*bicubic"):
+    with pytest.raises(EngineError, match=r"No conversion rule .*bicubic"):
         Embedder(network, CPU, "fp32", "openvino", 2)
 
 
@@ -449,7 +449,7 @@ def test_verify_reports_every_engine_and_precision(call, small):
         words = line.replace("fp32, float16", "float16").split()
         if len(words) == 5 and words[1] in ("fp32", "bf16", "float16"):
             found[words[0], words[1]] = [float(word) for word in words[2:]]
-    expected = {"channels-last", "folded", *(["openvino"] if VINO else [])}
+    expected = {"channels-last", "folded", *(["openvino"] if OPENVINO else [])}
     assert {name for name, precision in found if precision == "fp32"} == expected
     header = read_header(store)
     kept = read_rechecked(store, header.key, header.n_features)
@@ -472,6 +472,6 @@ def test_an_engine_that_is_not_installed(small, monkeypatch, refused):
 
 
 def test_a_precision_that_an_engine_has_not(small, refused):
-    if VINO:
+    if OPENVINO:
         refused(small("--engine", "openvino", "--precision", "fp16"), "--engine openvino", "fp16")
     refused(small("--engine", "onnx"), "onnx", "openvino")
