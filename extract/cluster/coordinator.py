@@ -28,11 +28,12 @@ from extract.cluster.crew import Crew, WorkersDiedError
 from extract.cluster.messages import Archive, Outcome, Settings, ShardTask
 from extract.cluster.worker import choose_here, embed_shard, look
 from extract.engines.device import OutOfMemoryError
-from extract.engines.place import Place, find_place
+from extract.engines.place import Device, find_device
+from extract.engines.plan import Plan
 from extract.options import Options
 from extract.shards.fill import interrupted, note_skipped, unfinished
-from extract.shards.job import N_FIRST, Job, plan_of
-from extract.shards.plan import Plan, Shard
+from extract.shards.job import N_FIRST, Job, cut_for
+from extract.shards.plan import Shard
 from extract.shards.watch import Watch
 
 # Tasks that wait at each worker, so that none is idle between two.
@@ -53,11 +54,11 @@ class Done:
     devices: set[str] = field(default_factory=set)
 
 
-def find_workers_place(options: Options, crew: Crew) -> Place:
+def find_workers_device(options: Options, crew: Crew) -> Device:
     """Find out where the network will run."""
     asked = (options.device, options.precision, options.engine)
     if crew.local:
-        return find_place(*asked)
+        return find_device(*asked)
     try:
         found = crew.call(look, *asked, on_gpu=_wants_gpu(options, crew))
     except ImportError as error:
@@ -86,11 +87,14 @@ def choose_on_worker(job: Job, crew: Crew) -> Plan:
         job.options.compile != "off",
         job.options.batch_size,
         sum(job.sizes.values()),
-        on_gpu=job.device.type == "cuda",
+        on_gpu=job.device.kind == "cuda",
     )
     if isinstance(found, str):
         raise UserError(found)
-    return plan_of(job, found)
+    device = job.device  # the run is on all workers that are like this one
+    return cut_for(
+        job, replace(found, device=device.name, threads=device.threads, torch=device.torch)
+    )
 
 
 def settings_of(job: Job) -> Settings:
@@ -102,7 +106,7 @@ def settings_of(job: Job) -> Settings:
         key=job.key,
         spec=canonical_json(job.spec),
         weights=str(source.path) if source.source == "file" else None,
-        device=job.device.type,
+        device=job.device.kind,
         skip_bad_images=options.skip_bad_images,
         archive=None
         if in_files
@@ -147,10 +151,10 @@ class _Filling:
         threads = None
         if crew.local:
             workers = min(job.options.jobs, len(self.queue))
-            threads = max(1, job.place.threads // max(1, job.place.devices or workers))
-            crew.start(workers, min(job.place.devices, len(self.queue)))
+            threads = max(1, job.device.threads // max(1, job.device.count or workers))
+            crew.start(workers, min(job.device.count, len(self.queue)))
         total = sum(job.sizes.values())
-        watch = Watch(total, self.kept, job.device.type, job.options.model)
+        watch = Watch(total, self.kept, job.device.kind, job.options.model)
         try:
             with progress(total, "embedding", "img", initial=self.kept) as bar:
                 while self.running or (self.queue and self.too_large is None):
@@ -177,7 +181,7 @@ class _Filling:
 
     def _hand_out(self, threads: int | None) -> None:
         window = AHEAD * self.crew.width()
-        on_gpu = self.job.device.type == "cuda"
+        on_gpu = self.job.device.kind == "cuda"
         while self.queue and self.too_large is None and len(self.running) < window:
             shard = self.queue.popleft()
             task = _task(self.job, self.settings, self.plan, shard, threads)

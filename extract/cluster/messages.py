@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.images.arrays import FileImages
-from extract.shards.plan import Plan, Shard
+from extract.engines.plan import Plan
+from extract.shards.plan import Shard
 
 
 @dataclass(frozen=True)

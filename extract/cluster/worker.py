@@ -27,12 +27,12 @@ from data.common.errors import UserError
 from data.dataset import ArrayImages, BadImageError, FileImages, load_dataset
 from data.shards import write_shard
 from extract.cluster.messages import Outcome, Settings, ShardTask
-from extract.engines.place import Place, find_place
-from extract.shards.plan import PLAN_NAME, Plan, read_plan
+from extract.engines.place import Device, find_device
+from extract.engines.plan import Plan
+from extract.shards.plan import PLAN_NAME, read_plan
 
 if TYPE_CHECKING:
     from extract.engines.embed import Embedder, Images
-    from extract.engines.tuning import Choice
     from extract.model.backbone import Backbone
     from extract.model.preprocess import Preprocessing
 
@@ -47,11 +47,11 @@ _PREFETCH = 2  # batches that are decoded ahead
 _one_at_a_time = threading.Lock()
 
 
-def look(device: str, precision: str, engine: str) -> Place | str:
+def look(option: str, precision: str, engine: str) -> Device | str:
     """Say where this worker would run a network; or what is wrong."""
     with _one_at_a_time:
         try:
-            found = find_place(device, precision, engine)
+            found = find_device(option, precision, engine)
         except UserError as error:
             return f"{error} (on the worker {worker_name()})"
         return replace(found, threads=_threads_of_worker())
@@ -64,7 +64,7 @@ def choose_here(
     may_compile: bool,
     batch_size: int | None,
     n_images: int,
-) -> Choice | str:
+) -> Plan | str:
     """Choose engine and batch size by measuring on this worker: `extract.engines.tuning.choose`."""
     from extract.engines.device import OutOfMemoryError, choose_device
     from extract.engines.measured import Subject

@@ -283,7 +283,8 @@ def _refuse(
     sample: _Sample,
 ) -> None:
     """Refuse rows that rounding cannot explain."""
-    from extract.engines.build import LOWEST_COSINE, differences
+    from extract.engines.build import differences
+    from extract.engines.constants import LOWEST_COSINE
 
     if not len(again):
         return

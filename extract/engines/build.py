@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
+from extract.engines.constants import FP32_TOLERANCE, LOWEST_COSINE
 from extract.engines.device import EngineError, openvino_version
 from extract.model.backbone import Backbone, vector_function
 from extract.options import ENGINES
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 # Those that compute otherwise than torch's own layers, and are compared with them first.
 CHECKED = ("folded", "compiled", "openvino")
-# Largest difference from torch in float32, relative to the largest value of the first batch.
-FP32_TOLERANCE = 1e-3
-# Half-precision networks lose digits at every layer: the direction of a row is what remains.
-LOWEST_COSINE = {"fp32": 0.9999, "fp16": 0.99, "bf16": 0.98}
 
 
 def default_engine(backbone: Backbone) -> str:
@@ -100,29 +97,29 @@ def build(
         return compile_network(backbone, precision, batch_size)
     convolutional = backbone.is_convolutional
     last = name == "channels-last" or (name in ("folded", "compiled") and convolutional)
-    layout = torch.channels_last if last else torch.contiguous_format
+    memory_format = torch.channels_last if last else torch.contiguous_format
     size = backbone.preprocessing.size
     if name == "folded":
         from extract.engines.folding import fold_batch_norms
 
         module = fold_batch_norms(copy.deepcopy(module), torch.zeros(1, 3, *size))
-    module.to(memory_format=layout)
+    module.to(memory_format=memory_format)
     if name != "compiled":
-        return _torch_network(vector_function(module), device, precision, layout)
+        return _torch_network(vector_function(module), device, precision, memory_format)
     from extract.engines.compiled import compiled_function
 
     def first_batch(function: Network) -> None:
         images = torch.zeros(batch_size, 3, *size, device=device)
         with torch.inference_mode():
-            _torch_network(function, device, precision, layout)(images)
+            _torch_network(function, device, precision, memory_format)(images)
 
     kept_as = f"compiled-{device}-{precision}-{batch_size}"
-    function = compiled_function(backbone, device, layout, first_batch, kept_as)
-    return _torch_network(function, device, precision, layout)
+    function = compiled_function(backbone, device, memory_format, first_batch, kept_as)
+    return _torch_network(function, device, precision, memory_format)
 
 
 def _torch_network(
-    function: Network, device: torch.device, precision: str, layout: torch.memory_format
+    function: Network, device: torch.device, precision: str, memory_format: torch.memory_format
 ) -> Network:
     """Put a network's function behind the conversions that its format and precision ask for."""
     import torch
@@ -130,7 +127,7 @@ def _torch_network(
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     def run(images: torch.Tensor) -> torch.Tensor:
-        images = images.contiguous(memory_format=layout)
+        images = images.contiguous(memory_format=memory_format)
         if dtype is None:
             return function(images)
         with torch.autocast(device.type, dtype=dtype):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from extract.engines.device import EngineError, is_out_of_memory
 from extract.model.backbone import Backbone, vector_function
 from extract.model.silence import silenced
 
@@ -30,14 +31,12 @@ def missing_tool(device: torch.device) -> str | None:
 def compiled_function(
     backbone: Backbone,
     device: torch.device,
-    layout: torch.memory_format,
+    memory_format: torch.memory_format,
     example: Callable[[Callable[[torch.Tensor], torch.Tensor]], object],
     name: str,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Compile a network for one batch size, or give what was compiled before."""
     import torch
-
-    from extract.engines.device import EngineError, is_out_of_memory
 
     if name in backbone.prepared:
         return backbone.prepared[name]
@@ -45,7 +44,7 @@ def compiled_function(
     options: dict[str, Any] = {}
     if device.type == "cpu":
         # A copy: other engines change the memory format of the module itself.
-        module, options = copy.deepcopy(module).to(memory_format=layout), {"freezing": True}
+        module, options = copy.deepcopy(module).to(memory_format=memory_format), {"freezing": True}
     compiled = torch.compile(vector_function(module), dynamic=False, options=options or None)
     try:
         with silenced("torch"):

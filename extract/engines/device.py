@@ -8,17 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, TypeAlias
 
 from data.common.errors import UserError
+from extract.engines.constants import CPU_BATCH, CUDA_BATCH
 
 if TYPE_CHECKING:
     import torch
 
     # Normalised images of shape (batch_size, 3, height, width) to their vectors.
     Network: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-
-
-# On a CPU the activations of large batches do not fit into its caches.
-CPU_BATCH = 16
-CUDA_BATCH = 256
 
 
 class OutOfMemoryError(Exception):

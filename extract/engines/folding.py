@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from extract.engines.device import EngineError
 from extract.model.backbone import embed_normalised
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ def fold_batch_norms(module: nn.Module, example: torch.Tensor) -> nn.Module:
     import torch
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_weights
-
-    from extract.engines.device import EngineError
 
     pairs = _pairs(module, example)
     if not pairs:

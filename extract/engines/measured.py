@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +18,11 @@ from data.common.files import write_json
 from data.common.free_memory import free_memory
 from data.format.spec import spec_key
 from extract.engines import build as engines
-from extract.engines.activations import activation_bytes
-from extract.engines.device import default_batch_size
+from extract.engines.constants import MEMORY_SHARE
+from extract.engines.device import default_batch_size, device_name, openvino_version
 from extract.engines.embed import Embedder, Images
-from extract.model.backbone import Backbone
+from extract.engines.plan import Plan
+from extract.model.backbone import Backbone, embed_normalised
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +66,10 @@ class Measurements:
         """Tell whether an engine has been tried."""
         return engine in self.failed or any(trial.engine == engine for trial in self.trials)
 
+    def drop(self, engine: str) -> None:
+        """Forget what was measured of an engine."""
+        self.trials = [trial for trial in self.trials if trial.engine != engine]
+
     def best_of_each(self) -> list[Measurement]:
         """Return every engine's fastest trial, the fastest of all first."""
         best: dict[str, Measurement] = {}
@@ -106,8 +111,6 @@ def _path(subject: Subject, names: Sequence[str]) -> Path:
     """Name the file by all that decides speeds, and whether an engine gives torch's vectors."""
     import torch
 
-    from extract.engines.device import device_name, openvino_version
-
     backbone = subject.backbone
     settings = {
         "version": VERSION,
@@ -138,8 +141,34 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-# A host that runs out of memory kills the process: no batch may take more of what is free.
-MEMORY_SHARE = 0.5
+def activation_bytes(backbone: Backbone) -> int:
+    """Estimate the memory that an image takes on its way through the network, in float32.
+
+    Four times the largest output of a layer: a layer holds its input and its output, perhaps
+    another branch's, and a copy in another order.
+    """
+    import torch
+
+    if "activation bytes" in backbone.prepared:
+        return int(backbone.prepared["activation bytes"])
+    largest = 0
+
+    def note(_: Any, inputs: Any, output: Any) -> None:
+        nonlocal largest
+        if isinstance(output, torch.Tensor):
+            largest = max(largest, output.numel() * 4)
+
+    hooks = [part.register_forward_hook(note) for part in backbone.module.modules()]
+    try:
+        size = backbone.preprocessing.size
+        device = next(backbone.module.parameters()).device
+        with torch.inference_mode():
+            embed_normalised(backbone.module, torch.zeros(1, 3, *size, device=device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    backbone.prepared["activation bytes"] = 4 * largest
+    return 4 * largest
 
 
 @dataclass(frozen=True)
@@ -187,3 +216,17 @@ class Subject:
     def embedder(self, engine: str, batch_size: int) -> Embedder:
         """Prepare an engine."""
         return Embedder(self.backbone, self.device, self.precision, engine, batch_size)
+
+    def plan(self, engine: str, batch_size: int, instead_of: str | None = None) -> Plan:
+        """Write down a choice, with what else decides last bits in this process."""
+        import torch
+
+        return Plan(
+            batch_size=batch_size,
+            engine=engine,
+            device=device_name(self.device),
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+            openvino=openvino_version() if engine == "openvino" else None,
+            instead_of=instead_of,
+        )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from extract.engines.constants import OPENVINO_PART
+from extract.engines.device import EngineError
 from extract.model.backbone import Backbone, embed_normalised
 from extract.model.silence import silenced
 
@@ -17,9 +19,6 @@ if TYPE_CHECKING:
     from extract.engines.device import Network
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
-# Images that a stream of its own works on at a time: on two cores all networks that were tried
-# (`make bench PARTS=engines`) were fastest with 4, by 3 to 10 % over all threads on a whole batch.
-PART = 4
 # Of the export, where the number of images must be seen to be a variable: not 0 or 1.
 _EXAMPLE_BATCH = 2
 
@@ -66,11 +65,9 @@ def compile_network(backbone: Backbone, precision: str, batch_size: int) -> Netw
     """
     import torch
 
-    from extract.engines.device import EngineError
-
     openvino = without_telemetry()
     size = backbone.preprocessing.size
-    part, threads = math.gcd(batch_size, PART), torch.get_num_threads()
+    part, threads = math.gcd(batch_size, OPENVINO_PART), torch.get_num_threads()
     starts = range(0, batch_size, part)
     try:
         converted = _converted(backbone, part).clone()

@@ -15,9 +15,10 @@ from data.common.errors import UserError
 from data.dataset import ArrayImages, BadImageError
 from data.format.records import FeatureArray
 from data.shards import write_shard
+from extract.engines.plan import Plan
 from extract.request import bad_images_error
 from extract.shards.job import Job
-from extract.shards.plan import Plan, Shard, cut
+from extract.shards.plan import Shard, cut
 from extract.shards.stream import Batch, embed_batches, resident
 from extract.shards.watch import Watch
 from extract.shards.writing import Writer
@@ -30,7 +31,7 @@ def fill(job: Job, plan: Plan, embedder: Embedder) -> tuple[int, float]:
     """Compute every shard that is not there yet."""
     missing, kept = unfinished(job, plan)
     total = sum(job.sizes.values())
-    watch = Watch(total, kept, job.device.type, job.options.model)
+    watch = Watch(total, kept, job.device.kind, job.options.model)
 
     unread: set[int] = set()  # rows of the split that is being embedded
 
@@ -139,7 +140,11 @@ def _batches(
     images, settings = job.splits[shards[0].split].images, job.backbone.preprocessing
     if isinstance(images, ArrayImages):
         raw = keeps_shape(settings, *images.array.shape[1:3])
-        there = resident(images.array, job.device) if raw and job.device.type == "cuda" else None
+        there = (
+            resident(images.array, job.device.torch_device)
+            if raw and job.device.kind == "cuda"
+            else None
+        )
         for span in spans:
             rows = slice(span.start, span.stop)
             batch = prepared_array(settings, images.array[rows]) if there is None else there[rows]

@@ -12,11 +12,12 @@ import torch
 from data.reading import open_features, read_header, verify_store
 from data.reembedded import read_rechecked
 from extract.engines import build as engines
-from extract.engines import compiled, embed, measured, tuning
+from extract.engines import compiled, constants, embed, measured, tuning
 from extract.engines import openvino as openvino_engine
-from extract.engines.activations import activation_bytes
-from extract.engines.device import CPU_BATCH, EngineError
+from extract.engines.constants import CPU_BATCH
+from extract.engines.device import EngineError
 from extract.engines.embed import Embedder
+from extract.engines.measured import activation_bytes
 from extract.model.backbone import BackboneRequest, load_backbone
 
 CPU = torch.device("cpu")
@@ -125,6 +126,10 @@ def test_wrong_rows_are_refused():
         engines.check_rows(rows * np.nan, rows, "bf16")
 
 
+def picked(plan):
+    return plan.engine, plan.batch_size
+
+
 def subject(**more):
     return tuning.Subject(backbone(), CPU, "fp32", pictures(5), **more)
 
@@ -178,7 +183,7 @@ def test_compiling_is_tried_where_the_run_is_long_and_kept_where_it_pays(rates, 
     short, long = 5_000, 50_000  # 50 s, and 500 s
     assert tuning.choose(subject(), short).engine == "channels-last"
     assert tuning.choose(subject(may_compile=False), long).engine == "channels-last"
-    assert tuning.choose(subject(), long) == tuning.Choice("compiled", 16)
+    assert picked(tuning.choose(subject(), long)) == ("compiled", 16)
     # What was measured is kept, and the time that compiling took counts in the next run.
     monkeypatch.setattr(tuning, "_try", None)
     found = measured.read(subject(), subject().names())
@@ -186,10 +191,10 @@ def test_compiling_is_tried_where_the_run_is_long_and_kept_where_it_pays(rates, 
     (quick,) = [t for t in found.trials if t.engine == "compiled"]
     found.trials = [*slow, dataclasses.replace(quick, build_seconds=60.0)]
     measured.write(subject(), subject().names(), found)
-    assert tuning.choose(subject(), long) == tuning.Choice("compiled", 16)
+    assert picked(tuning.choose(subject(), long)) == ("compiled", 16)
     assert tuning.choose(subject(), 20_000).engine == "channels-last"
     assert tuning.choose(subject(may_compile=False), long).engine == "channels-last"
-    assert tuning.choose_quickly(subject(), long) == tuning.Choice("compiled", 16)
+    assert picked(tuning.choose_quickly(subject(), long)) == ("compiled", 16)
 
 
 def test_compiling_that_fails_is_said_so_and_not_tried_again(monkeypatch, capsys):
@@ -199,7 +204,7 @@ def test_compiling_that_fails_is_said_so_and_not_tried_again(monkeypatch, capsys
     monkeypatch.setattr(compiled, "missing_tool", lambda device: None)
     monkeypatch.setattr(compiled, "compiled_function", fail)
     monkeypatch.setattr(engines, "candidates", lambda *_: ["channels-last"])
-    monkeypatch.setattr(tuning, "TRIAL_SECONDS", 0.0001)
+    monkeypatch.setattr(constants, "TRIAL_SECONDS", 0.0001)
     assert tuning.choose(subject(), 10**9).engine != "compiled"
     monkeypatch.setattr(tuning, "_try", None)
     assert tuning.choose(subject(), 10**9).engine != "compiled"
@@ -213,7 +218,7 @@ def test_a_compiled_network_takes_the_batch_size_that_suits_torch(rates, monkeyp
     rates.update({("channels-last", 16): 100, ("channels-last", 32): 90})
     rates.update({("channels-last", 8): 120, ("channels-last", 4): 110})
     choice = tuning.choose(subject(engine="compiled"), 100_000)
-    assert choice == tuning.Choice("compiled", 8)
+    assert picked(choice) == ("compiled", 8)
     assert admitted == [("compiled", 8)]
 
 
@@ -272,7 +277,7 @@ def test_a_short_run_is_not_measured(rates, monkeypatch):
 def test_what_the_user_insists_on_is_not_measured(monkeypatch):
     monkeypatch.setattr(tuning, "measure", None)
     choice = tuning.choose(subject(engine="folded", batch_size=3), 10**9)
-    assert choice == tuning.Choice("folded", 3)
+    assert picked(choice) == ("folded", 3)
 
 
 def test_no_batch_takes_more_than_the_hosts_memory(rates, monkeypatch):
@@ -301,7 +306,7 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
         return original(self, images)
 
     monkeypatch.setattr(Embedder, "embed", tight)
-    monkeypatch.setattr(tuning, "TRIAL_SECONDS", 0.0001)
+    monkeypatch.setattr(constants, "TRIAL_SECONDS", 0.0001)
     found = tuning.measure(subject(), ["torch"], 16)
     assert {trial.batch_size for trial in found.trials} <= {1, 2, 4}
     assert 4 in {trial.batch_size for trial in found.trials}

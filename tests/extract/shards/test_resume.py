@@ -170,7 +170,7 @@ def test_a_plan_that_cannot_be_read_is_started_over(
 
 
 def test_shards_are_whole_batches():
-    plan = shards.Plan(64, "torch", "cpu", 2, "2.0", shards.whole_batches(1024, 64))
+    plan = plans.Plan(64, "torch", "cpu", 2, "2.0", shard_rows=1024)
     assert plan.shard_rows == 1024
     assert plan.halved().shard_rows == 1024
     assert shards.whole_batches(1024, 50) == 1000
