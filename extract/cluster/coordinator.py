@@ -25,16 +25,15 @@ from data.common.errors import UserError
 from data.dataset import FileImages
 from data.format.spec import canonical_json
 from extract.cluster.crew import Crew, WorkersDiedError
-from extract.cluster.messages import Archive, Outcome, Settings, ShardTask
+from extract.cluster.messages import Archive, Outcome, RunSettings, ShardTask
 from extract.cluster.worker import choose_here, embed_shard, look
 from extract.engines.device import OutOfMemoryError
 from extract.engines.place import Device, find_device
 from extract.engines.plan import Plan
 from extract.options import Options
-from extract.shards.fill import interrupted, note_skipped, unfinished
+from extract.shards.fill import Watch, interrupted, note_skipped, unfinished
 from extract.shards.job import N_FIRST, Job, cut_for
 from extract.shards.plan import Shard
-from extract.shards.watch import Watch
 
 # Tasks that wait at each worker, so that none is idle between two.
 AHEAD = 2
@@ -97,11 +96,11 @@ def choose_on_worker(job: Job, crew: Crew) -> Plan:
     )
 
 
-def settings_of(job: Job) -> Settings:
+def settings_of(job: Job) -> RunSettings:
     """Put together what all tasks share."""
     options, source = job.options, job.backbone.source
     in_files = isinstance(job.dataset.train.images, FileImages)
-    return Settings(
+    return RunSettings(
         folder=str(job.folder.resolve()),
         key=job.key,
         spec=canonical_json(job.spec),
@@ -123,22 +122,21 @@ def settings_of(job: Job) -> Settings:
 def fill(job: Job, plan: Plan, crew: Crew) -> Done:
     """Have every shard computed that is not there yet."""
     missing, kept = unfinished(job, plan)
-    done = Done()
     if not missing:
-        return done
+        return Done()
+    filling = _Filling(job, plan, crew, missing, kept)
     try:
-        return _Filling(job, plan, crew, missing, kept, done).run()
+        return filling.run()
     except KeyboardInterrupt as error:
-        raise interrupted(job, kept + done.computed) from error
+        raise interrupted(job, kept + filling.done.computed) from error
 
 
 class _Filling:
     """The state of `fill`."""
 
-    def __init__(
-        self, job: Job, plan: Plan, crew: Crew, missing: list[Shard], kept: int, done: Done
-    ) -> None:
-        self.job, self.plan, self.crew, self.done = job, plan, crew, done
+    def __init__(self, job: Job, plan: Plan, crew: Crew, missing: list[Shard], kept: int) -> None:
+        self.job, self.plan, self.crew = job, plan, crew
+        self.done = Done()
         self.settings = settings_of(job)
         self.queue = deque(missing)
         self.running: dict[Any, Shard] = {}
@@ -236,7 +234,9 @@ class _Filling:
         return found[1]
 
 
-def _task(job: Job, settings: Settings, plan: Plan, shard: Shard, threads: int | None) -> ShardTask:
+def _task(
+    job: Job, settings: RunSettings, plan: Plan, shard: Shard, threads: int | None
+) -> ShardTask:
     images = job.splits[shard.split].images
     task = ShardTask(settings, plan, shard.split, shard.start, shard.stop, threads)
     if isinstance(images, FileImages):

@@ -22,7 +22,7 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """What all tasks of a run share."""
 
     folder: str  # the work folder, with the plan; absolute, on a disk that every worker sees
@@ -38,7 +38,7 @@ class Settings:
 class ShardTask:
     """One shard to compute."""
 
-    settings: Settings
+    settings: RunSettings
     plan: Plan  # of the run, as it is in the work folder
     split: str  # ``train`` or ``test``
     start: int

@@ -26,9 +26,10 @@ import numpy.typing as npt
 from data.common.errors import UserError
 from data.dataset import ArrayImages, BadImageError, FileImages, load_dataset
 from data.shards import write_shard
-from extract.cluster.messages import Outcome, Settings, ShardTask
+from extract.cluster.messages import Outcome, RunSettings, ShardTask
 from extract.engines.place import Device, find_device
 from extract.engines.plan import Plan
+from extract.shards.fill import as_stored
 from extract.shards.plan import PLAN_NAME, read_plan
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def look(option: str, precision: str, engine: str) -> Device | str:
 
 
 def choose_here(
-    settings: Settings,
+    settings: RunSettings,
     first: FileImages | int,
     engine: str,
     may_compile: bool,
@@ -160,11 +161,9 @@ def _embed_shard(task: ShardTask, device: str) -> Outcome:
     if read_plan(shard.path.parent) != task.plan:  # the run has started over meanwhile
         raise UserError(f"{shard.path} belongs to a plan that is no longer followed")
     dtype = json.loads(settings.spec)["store_dtype"]
-    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused
-        stored = features if dtype == "float32" else features.astype(np.float16)
     receipt = write_shard(
         shard.path,
-        stored,
+        as_stored(features, dtype),
         ok,
         key=settings.key,
         split=task.split,
@@ -237,7 +236,7 @@ def _decoded(
 
 
 def _first_images(
-    settings: Settings, first: FileImages | int, preprocessing: Preprocessing
+    settings: RunSettings, first: FileImages | int, preprocessing: Preprocessing
 ) -> Images:
     from extract.model.preprocess import NetworkInput, prepared_array
     from extract.shards.loading import Decoder
@@ -252,7 +251,7 @@ def _first_images(
 
 # A process keeps what the next task needs, too.
 @functools.lru_cache(maxsize=1)
-def _backbone(settings: Settings) -> Backbone:
+def _backbone(settings: RunSettings) -> Backbone:
     from data.common.allocator import keep_pages
     from extract.model.from_spec import backbone_of_spec
 
@@ -262,7 +261,7 @@ def _backbone(settings: Settings) -> Backbone:
 
 
 @functools.lru_cache(maxsize=1)
-def _embedder(settings: Settings, plan: Plan) -> Embedder:
+def _embedder(settings: RunSettings, plan: Plan) -> Embedder:
     from extract.engines.device import choose_device
     from extract.engines.embed import Embedder
 
@@ -272,7 +271,7 @@ def _embedder(settings: Settings, plan: Plan) -> Embedder:
 
 
 @functools.lru_cache(maxsize=1)
-def _archive(settings: Settings) -> dict[str, tuple[ArrayImages, Sequence[str]]]:
+def _archive(settings: RunSettings) -> dict[str, tuple[ArrayImages, Sequence[str]]]:
     """Read the dataset, and make sure that it is the one that the coordinator has read."""
     archive = settings.archive
     assert archive is not None
