@@ -19,10 +19,9 @@ from data.common.cli import Parser, folder_path
 from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError
 from extract.model.names import DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
+from extract.model.preprocessing import CROP_PCT_RANGE
 
 _TIMM_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-# Below the upper end: an image a fifth as large as the input is a mistake, such as a percentage.
-CROP_PCT_RANGE = (0.001, 5.0)
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # What can run the network: see `extract.engines.build`.
 ENGINES = ("torch", "channels-last", "folded", "compiled", "openvino")

@@ -35,7 +35,7 @@ from extract.shards.plan import PLAN_NAME, read_plan
 if TYPE_CHECKING:
     from extract.engines.embed import Embedder, Images
     from extract.model.backbone import Backbone
-    from extract.model.preprocess import Preprocessing
+    from extract.model.preprocessing import Preprocessing
 
 # Engines whose rows do not depend on torch's threads, but for the rule in `threads_for`.
 _INDIFFERENT = ("torch", "channels-last", "folded", "openvino")

@@ -19,7 +19,8 @@ from extract.engines.build import default_engine
 from extract.engines.device import OutOfMemoryError, choose_device, default_batch_size
 from extract.engines.embed import Embedder
 from extract.model.from_spec import backbone_of_spec
-from extract.model.preprocess import Prepared, Preprocessing, prepared
+from extract.model.preprocess import Prepared, prepared
+from extract.model.preprocessing import Preprocessing
 
 IMAGES_NAMED = 5
 

@@ -13,7 +13,7 @@ from data.common.errors import UserError, nearest
 from data.common.files import write_json
 from extract.model import names
 from extract.model.backbone import embed_normalised
-from extract.model.preprocess import size_text
+from extract.model.preprocessing import size_text
 
 ROW = "{:<48} {:>6} {:>9}  {}"
 

@@ -13,7 +13,7 @@ from extract.model import names, weights
 from extract.model import sources as model_sources
 from extract.model.checkpoints import read_networks
 from extract.model.input_sizes import size_that_fits
-from extract.model.preprocess import Preprocessing, resolve_preprocessing, size_text
+from extract.model.preprocessing import Preprocessing, resolve_preprocessing, size_text
 from extract.model.silence import silenced
 from extract.model.sources import Named
 from extract.model.weights_fit import Filling, HeadKeys, announce, filled_by

@@ -8,7 +8,7 @@ from typing import Any
 
 from data.common.errors import UserError
 from extract.model.backbone import Backbone, BackboneRequest, load_backbone
-from extract.model.preprocess import Preprocessing
+from extract.model.preprocessing import Preprocessing
 
 
 def backbone_of_spec(spec: Mapping[str, Any], weights_file: str | Path | None) -> Backbone:

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 from data.common.errors import UserError
 from data.dataset import FileImages
-from extract.model.preprocess import Prepared, Preprocessing, prepared
+from extract.model.preprocess import Prepared, prepared
+from extract.model.preprocessing import Preprocessing
 
 Decoded: TypeAlias = "Prepared | UserError"
 # Batches that each worker may have ready: enough to hide an uneven one, little enough to hold.

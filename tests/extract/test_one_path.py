@@ -29,15 +29,13 @@ from data.reading import open_features, read_header
 from extract.cluster import worker as tasks
 from extract.model import names
 from extract.model.preprocess import (
-    CROP_MODES,
-    INTERPOLATIONS,
     NetworkInput,
-    Preprocessing,
     prepared,
     prepared_array,
     resize_batch,
     resize_one,
 )
+from extract.model.preprocessing import CROP_MODES, INTERPOLATIONS, Preprocessing
 from extract.options import add_options, to_options
 from extract.shards import job, loading
 
@@ -468,7 +466,7 @@ def test_a_cluster_worker_gives_the_same_rows(call, photo_job, dataset, monkeypa
 
 
 def test_models_that_are_not_square_or_pad_keep_their_own_settings(call):
-    from extract.model.preprocess import resolve_preprocessing
+    from extract.model.preprocessing import resolve_preprocessing
 
     sapiens = resolve_preprocessing(names.pretrained_config("vit_base_patch16_sapiens2"), {})
     assert (sapiens.size, sapiens.crop_mode) == ((1024, 768), "squash")
