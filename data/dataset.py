@@ -24,12 +24,12 @@ from data.images.arrays import (
     digest_rows,
     digested,
 )
-from data.images.decode import BadImage, decode_image
+from data.images.decode import BadImageError, decode_image
 from data.images.sampling import stratified_subset
 
 __all__ = [
     "ArrayImages",
-    "BadImage",
+    "BadImageError",
     "FileImages",
     "ImageDataset",
     "Source",

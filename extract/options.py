@@ -19,10 +19,9 @@ from data.common.cli import Parser, folder_path
 from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError
 from extract.model.names import DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
+from extract.model.preprocessing import CROP_PCT_RANGE
 
 _TIMM_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-# Below the upper end: an image a fifth as large as the input is a mistake, such as a percentage.
-CROP_PCT_RANGE = (0.001, 5.0)
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # What can run the network: see `extract.engines.build`.
 ENGINES = ("torch", "channels-last", "folded", "compiled", "openvino")
@@ -73,15 +72,7 @@ def usable_cpus() -> int:
 
 
 def add_options(parser: Parser, *, run: bool) -> None:
-    """Add the options of a run.
-
-    Parameters
-    ----------
-    parser : Parser
-        To add them to.
-    run : bool
-        Whether to add ``--dry-run`` and ``--force``, which only a run has.
-    """
+    """Add the options of a run."""
     data = parser.add_argument_group("images")
     data.add_argument(
         "--dataset",
@@ -192,23 +183,7 @@ def add_options(parser: Parser, *, run: bool) -> None:
 
 
 def to_options(arguments: Namespace) -> Options:
-    """Turn parsed arguments into `Options`, with the default model's own image size.
-
-    Parameters
-    ----------
-    arguments : argparse.Namespace
-        From a parser with `add_options`.
-
-    Returns
-    -------
-    Options
-        Ready for a run.
-
-    Raises
-    ------
-    UserError
-        For values that argparse alone cannot check.
-    """
+    """Turn parsed arguments into `Options`, with the default model's own image size."""
     values = vars(arguments).copy()
     dtype = values.pop("amp_dtype", None)
     if dtype is not None:
@@ -255,44 +230,12 @@ def _count(text: str, low: int = 1) -> int:
 
 
 def count_or_none(text: str) -> int:
-    """Parse a whole number of at least zero.
-
-    Parameters
-    ----------
-    text : str
-        As typed.
-
-    Returns
-    -------
-    int
-        The number.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        For anything else.
-    """
+    """Parse a whole number of at least zero."""
     return _count(text, 0)
 
 
 def seed(text: str) -> int:
-    """Parse a seed that every random generator in use takes.
-
-    Parameters
-    ----------
-    text : str
-        As typed.
-
-    Returns
-    -------
-    int
-        From 0 to 2**63 - 1.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        For anything else.
-    """
+    """Parse a seed that every random generator in use takes."""
     try:
         value = int(text)
     except ValueError:

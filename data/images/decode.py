@@ -51,7 +51,7 @@ _FTYP_AVIF = (b"avif", b"avis")
 _FTYP_HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
-class BadImage(UserError):
+class BadImageError(UserError):
     """A file that exists and can be read, but is no image that can be decoded."""
 
     def __init__(self, path: str, reason: str) -> None:
@@ -62,9 +62,9 @@ class BadImage(UserError):
         self.path = path
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[BadImageError], tuple[str, str]]:
         # Worker processes send it home; the default would call it with the message alone.
-        return (BadImage, (self.path, self.reason))
+        return (BadImageError, (self.path, self.reason))
 
 
 class DecodedImage(NamedTuple):
@@ -132,7 +132,7 @@ def decode_file(path: str | os.PathLike[str], sha256: bytes | None = None) -> De
             raise UserError(
                 f"cannot read the image {name}: {error.strerror}; repair it, or leave it out"
             ) from error
-        raise BadImage(name, str(error) or type(error).__name__) from error
+        raise BadImageError(name, str(error) or type(error).__name__) from error
 
 
 @functools.cache
@@ -150,7 +150,7 @@ def _check_size(name: str, image: Image.Image) -> None:
     limit = Pillow.MAX_IMAGE_PIXELS
     width, height = image.size
     if limit is not None and width * height > limit:
-        raise BadImage(name, f"{width} x {height} pixels are more than the limit, {limit}")
+        raise BadImageError(name, f"{width} x {height} pixels are more than the limit, {limit}")
 
 
 def _unchanged(name: str, sha256: bytes) -> io.BytesIO:
@@ -210,7 +210,7 @@ def _unidentified(name: str) -> UserError:
         reason = "it is a HEIC image, which is not read; convert it to JPEG or PNG"
     else:
         reason = f"its content is not a {KINDS} image"
-    return BadImage(name, reason)
+    return BadImageError(name, reason)
 
 
 def looks_like_html(head: bytes) -> bool:

@@ -232,7 +232,7 @@ def _compare_engines(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Print how far every engine and precision here is from plain torch in fp32; give the rows."""
     from extract.engines.build import candidates, differences
-    from extract.engines.device import EngineFailed
+    from extract.engines.device import EngineError
     from extract.engines.embed import Embedder
 
     log(TABLE.format("engine", "precision", "largest error", "lowest cosine", "mean cosine"))
@@ -254,7 +254,7 @@ def _compare_engines(
             try:
                 embedder = Embedder(backbone, device, precision, engine, size)
                 row(engine, precision, _embed(embedder, images, f"{engine} {precision}"))
-            except (EngineFailed, UserError) as failure:
+            except (EngineError, UserError) as failure:
                 log(f"  {engine} {precision}: {failure}")
     return found
 
@@ -283,7 +283,8 @@ def _refuse(
     sample: _Sample,
 ) -> None:
     """Refuse rows that rounding cannot explain."""
-    from extract.engines.build import LOWEST_COSINE, differences
+    from extract.engines.build import differences
+    from extract.engines.constants import LOWEST_COSINE
 
     if not len(again):
         return

@@ -56,26 +56,14 @@ _NUMBERS = ("input_size", "test_input_size", "mean", "std")
 
 @dataclass(frozen=True)
 class Named:
-    """A model as it was named, and what timm builds for that name.
+    """A model as it was named, and what timm builds for that name."""
 
-    Attributes
-    ----------
-    name : str
-        For the ``spec``: no folder of this machine is in it.
-    architecture : str
-        timm's name, with the tag where it has one.
-    args : dict
-        Arguments of timm's constructor that the model's own configuration asks for.
-    pretrained_cfg : dict
-        timm's configuration.
-    own : dict or None
-        For the ``spec``: what the model's ``config.json`` says; None for a name that timm knows.
-    """
-
-    name: str
-    architecture: str
+    name: str  # for the ``spec``: no folder of this machine is in it
+    architecture: str  # timm's name, with the tag where it has one
+    # Arguments of timm's constructor that the model's own configuration asks for.
     args: Mapping[str, Any]
     pretrained_cfg: Mapping[str, Any]
+    # For the ``spec``: what the model's ``config.json`` says; None for a name that timm knows.
     own: Mapping[str, Any] | None = None
 
 

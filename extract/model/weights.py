@@ -25,42 +25,17 @@ HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights to load.
+    """Which weights to load."""
 
-    Attributes
-    ----------
-    source : {'hub', 'file', 'random'}
-        Where they come from.
-    path : Path or None
-        The file; None for random ones, and for the few models whose weights timm has in another
-        form only.
-    origin : str or None
-        For a person: the hub's id or the URL.
-    """
-
-    source: str
+    source: str  # hub, file or random
+    # The file; None for random ones, and for the few models whose weights timm has in another form
+    # only.
     path: Path | None
-    origin: str | None
+    origin: str | None  # for people: the hub's id or the URL
 
 
 def check_weights_file(path: Path) -> Path:
-    """Make sure that a file named with ``--weights`` can be read; pickles are not opened yet.
-
-    Parameters
-    ----------
-    path : Path
-        As the user gave it.
-
-    Returns
-    -------
-    Path
-        The same.
-
-    Raises
-    ------
-    UserError
-        If it is missing, or safetensors that are damaged.
-    """
+    """Make sure that a file named with ``--weights`` can be read; pickles are not opened yet."""
     if not path.is_file():
         raise UserError(
             f"--weights {path}: no such file; give hub, random, or the path of a .safetensors file"
@@ -82,23 +57,7 @@ def check_weights_file(path: Path) -> Path:
 
 
 def read_tensor_index(path: Path) -> dict[str, Any]:
-    """Read a safetensors file's header: what tensors it holds.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict
-        ``name -> {"dtype", "shape", "data_offsets"}``.
-
-    Raises
-    ------
-    UserError
-        If it is no safetensors file, or is cut short.
-    """
+    """Read a safetensors file's header: what tensors it holds."""
     size = path.stat().st_size
     with open(path, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -129,13 +88,7 @@ def read_tensor_index(path: Path) -> dict[str, Any]:
 
 
 def _content_bytes(header: Mapping[str, Any]) -> int:
-    """Add up the bytes of the tensors, which must follow one another without gaps.
-
-    Raises
-    ------
-    ValueError, KeyError, TypeError
-        If the header is not as it must be.
-    """
+    """Add up the bytes of the tensors, which must follow one another without gaps."""
     end = 0
     extents = []
     for name, entry in header.items():
@@ -153,19 +106,7 @@ def _content_bytes(header: Mapping[str, Any]) -> int:
 
 
 def digest_tensors(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes]]) -> str:
-    """Digest named tensors, independently of the file that they came in.
-
-    Parameters
-    ----------
-    tensors : iterable of (name, dtype, shape, little-endian C-order bytes)
-        In any order.
-
-    Returns
-    -------
-    str
-        SHA-256, hex, over the entries sorted by name, each with its dtype, shape and the
-        SHA-256 of its bytes.
-    """
+    """Digest named tensors, independently of the file that they came in."""
     digest = hashlib.sha256()
     entries = sorted(
         (name, dtype, list(shape), hashlib.sha256(content).hexdigest())
@@ -204,16 +145,6 @@ def network_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     They are digested rather than those of the built model: a position embedding that timm
     resampled to the image size differs in its last bits from one kind of CPU to the next, and the
     image size is in the store's key anyway.
-
-    Parameters
-    ----------
-    tensors : mapping of str to torch.Tensor
-        Under the model's names, without the classifier, on which embeddings do not depend.
-
-    Returns
-    -------
-    str
-        As `digest_tensors`, with the types named as safetensors name them.
     """
 
     def kind(tensor: torch.Tensor) -> str:
@@ -227,18 +158,7 @@ def network_digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def state_digest(state: Mapping[str, torch.Tensor]) -> str:
-    """Digest a model's state dict (random weights, and the few that timm has no file for).
-
-    Parameters
-    ----------
-    state : mapping of str to torch.Tensor
-        On the CPU.
-
-    Returns
-    -------
-    str
-        As `digest_tensors`.
-    """
+    """Digest a model's state dict (random weights, and the few that timm has no file for)."""
     return digest_tensors(
         (name, str(tensor.dtype), tuple(tensor.shape), _content(tensor))
         for name, tensor in state.items()
@@ -254,25 +174,7 @@ def _content(tensor: torch.Tensor) -> bytes:
 
 
 def hub_weights(name: str, config: Mapping[str, Any]) -> Weights:
-    """Find a model's pretrained weights in the local cache, or fetch them.
-
-    Parameters
-    ----------
-    name : str
-        ``architecture.tag``.
-    config : mapping
-        timm's configuration of it.
-
-    Returns
-    -------
-    Weights
-        With the path of the cached file where timm has it as safetensors.
-
-    Raises
-    ------
-    UserError
-        If it is not in the cache and the hub cannot be reached (found out within seconds).
-    """
+    """Find a model's pretrained weights in the local cache, or fetch them."""
     repository = config.get("hf_hub_id")
     if not repository:
         url = str(config.get("url"))
@@ -290,27 +192,7 @@ def hub_weights(name: str, config: Mapping[str, Any]) -> Weights:
 
 
 def hub_file(name: str, repository: str, filename: str) -> Path | None:
-    """Find a file of a repository in the local cache, or fetch it.
-
-    Parameters
-    ----------
-    name : str
-        The model, for messages.
-    repository : str
-        ``OWNER/NAME``, or ``OWNER/NAME@REVISION``.
-    filename : str
-        Of the file in it.
-
-    Returns
-    -------
-    Path or None
-        In the cache; None where the repository has no such file.
-
-    Raises
-    ------
-    UserError
-        If it is not in the cache and the hub cannot be reached (found out within seconds).
-    """
+    """Find a file of a repository in the local cache, or fetch it."""
     import huggingface_hub
     from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from extract.engines.build import default_engine
-from extract.engines.device import OutOfMemory
+from extract.engines.device import OutOfMemoryError
 from extract.engines.embed import Embedder
 from extract.model.backbone import BackboneRequest, load_backbone
 from extract.model.preprocess import NetworkInput
@@ -108,7 +108,7 @@ def test_memory_that_runs_out_on_the_way(embedder):
         def upload(self, host):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
-    with pytest.raises(OutOfMemory):
+    with pytest.raises(OutOfMemoryError):
         list(stream.overlapped(embedder, batches(), Full()))
 
 
