@@ -14,26 +14,19 @@ import numpy.typing as npt
 
 from classify.solver.rowwise import some_rows
 from classify.solver.threads import Workers
+from classify.solver.tuning import (
+    BLOCK_BYTES,
+    COPY_BYTES,
+    FEWEST_ROWS,
+    LARGEST_FOLD,
+    MOST_ROWS,
+    SMALL_BACK,
+    SMALL_PRODUCT,
+)
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
-
-# Rows in one product: features that stay in the shared cache, so that the second product of a pass
-# finds there what the first one read, and enough of them that the interpreter's part is small
-# (blocks of a core's own cache, a quarter of this, took a third longer on two cores).
-BLOCK_BYTES = 5_300_000
-FEWEST_ROWS, MOST_ROWS = 64, 4096
-# OpenBLAS multiplies without packing below 10^6 multiply-adds, which for thin factors is twice
-# as fast (the packed copy of the features costs more than the arithmetic).
-SMALL_PRODUCT = 1_000_000
-# The product back is fastest with half as many: batches of 32 rows for ten columns of 1,280
-# features took 16 ms where those of 64 took 20.
-SMALL_BACK = 500_000
-# Folding the shift in loses as many digits as |shift| / scale has; beyond this a copy is made.
-LARGEST_FOLD = 50.0
-# Rows in another order are copied up to this size.
-COPY_BYTES = 300_000_000
 
 
 class Blocks(Protocol):

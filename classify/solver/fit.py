@@ -20,36 +20,29 @@ from classify.solver.design import DesignMatrix
 from classify.solver.lbfgs import minimise, rounding_of
 from classify.solver.memory import Layout, lay_out
 from classify.solver.out_of_core import ChunkedDesign, chunk_order
-from classify.solver.preconditioner.principal_start import (
-    CLOSE_TOL,
-    TOL,
-    start_from_directions,
-    worthwhile,
-)
-from classify.solver.preconditioner.sampled import OWN_ROWS, SHARED_ROWS, SampledHessian
+from classify.solver.preconditioner.principal_start import start_from_directions, worthwhile
+from classify.solver.preconditioner.sampled import SampledHessian
 from classify.solver.problems import BinaryProblems, Problems
 from classify.solver.softmax_problems import SoftmaxProblems
 from classify.solver.solution import Solution, Status
 from classify.solver.standardize import mean_and_scale, refuse_not_finite
 from classify.solver.threads import Workers, thread_count
+from classify.solver.tuning import (
+    DOUBLE_NUMBERS,
+    FACTOR_NUMBERS,
+    LARGEST_PRICE,
+    OWN_ROWS,
+    SHARED_PRICE,
+    SHARED_ROWS,
+    SLOW_PRICE,
+    SMALL_WORK,
+    START_CLOSE_TOL,
+    START_TOL,
+)
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
-
-
-# An inverse Hessian for each column may cost this many passes and hold this many numbers.
-LARGEST_PRICE = 12.0
-# Multiply-adds that are done at once whatever a pass costs.
-SMALL_WORK = 2e9
-# What an update of the shared one costs, in passes.
-SHARED_PRICE = 13.0
-# Fewer features in single precision than this, of all rows together, are copied to double where
-# single precision does not reach the tolerance: up to 64 MB.
-DOUBLE_NUMBERS = 8_000_000
-# A column's own inverse beside it, in rounds of that column.
-SLOW_PRICE = 20.0
-FACTOR_NUMBERS = 50_000_000
 
 
 def _own_rows(columns: int, meetings: int, n: int, d: int) -> tuple[int, float]:
@@ -300,7 +293,7 @@ class Fitter:
             self._preconditioner = self._choose(objective)
         if start is None and self._coarse(objective):
             own = self._preconditioner.own_rows > 0
-            near = CLOSE_TOL if own else TOL
+            near = START_CLOSE_TOL if own else START_TOL
             points, self._preconditioner.sketch = start_from_directions(objective, points, near)
             if own:  # these are made from the features themselves
                 self._preconditioner.sketch = None

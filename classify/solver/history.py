@@ -15,13 +15,11 @@ import numpy.typing as npt
 
 from classify.solver.rowwise import each_piece, some_rows
 from classify.solver.threads import Workers
+from classify.solver.tuning import IN_USE
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
-
-# The arrays are made smaller when no more than this share of their rows is in use.
-IN_USE = 0.5
 
 
 class History:

@@ -27,6 +27,7 @@ from classify.solver.history import History
 from classify.solver.rowwise import row_dots
 from classify.solver.solution import Certificate, Solution, Status
 from classify.solver.threads import Workers
+from classify.solver.tuning import FAILURES, PATIENCE, SLOWEST, SPAN
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -35,14 +36,6 @@ Integers = npt.NDArray[np.intp]
 
 # Objectives that are rounded by more than this, relatively, come from single precision.
 SINGLE = 1e-12
-# How many iterations without progress before rounding is blamed.
-PATIENCE = 30
-# And how many rounds in a row may go nowhere: from L-BFGS's direction, from the preconditioned
-# gradient, from the gradient.
-FAILURES = 3
-# Rounds that a problem's speed is judged by, and the least speed, in powers of e a round.
-SPAN = 6
-SLOWEST = 0.02
 
 
 def rounding_of(dtype: npt.DTypeLike) -> float:

@@ -18,20 +18,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from classify.solver.tuning import CURVATURE, LARGEST_TRIALS, MARGIN, STRETCH
+
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-LARGEST_TRIALS = 40
-# A step is at most this many times the one before, until one has been too long.
-STRETCH = 10.0
 # And never longer than this, which single precision still holds.
 LARGEST = 1e30
-# Newton's steps stay this far inside the bracket, as a share of its width.
-MARGIN = 0.05
 
 
-# The share of the slope at zero that may be left after a step that does not lower the value.
-CURVATURE = 0.9
 # Values of functions are known to so many of their rounding errors.
 ROUNDINGS = 10.0
 # A bracket that two trials have not halved is halved, whatever Newton's steps say.

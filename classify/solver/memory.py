@@ -26,23 +26,25 @@ from dataclasses import dataclass
 
 from classify.coding import n_heads
 from classify.solver.certificate import block_rows
-from classify.solver.design import BLOCK_BYTES, product_rows
-from classify.solver.preconditioner.sampled import OWN_ROWS
-from classify.solver.preconditioner.sampled import SHARED_ROWS as SHARED
-from classify.solver.preconditioner.shared import DENSE_NUMBERS, LEADING, PARTS, ROWS
-
-# One-vs-one cuts a chunk into the runs of its classes, which should not be too short.
-CHUNK_BYTES, RUN_BYTES, LARGEST_CHUNK = 32_000_000, 1_000_000, 256_000_000
-SMALLEST_CHUNK = 1_000_000
-GOOD_CHUNK = 8_000_000
-# A chunk leaves room for so many threads.
-THREADS = 4
-# Objects of the interpreter for each column: status, counters, its own inverse.
-OBJECT_BYTES = 3000
-# Sizes of curvature that columns' factorisations are made for: more are rare.
-BUCKETS = 6
-# Samples of the shared basis, from the best to the smallest that is of any use.
-SHARED_ROWS = (12_000, 6_000, 3_000, 1_500)
+from classify.solver.design import product_rows
+from classify.solver.tuning import (
+    BLOCK_BYTES,
+    BUCKETS,
+    CHUNK_BYTES,
+    CHUNK_THREADS,
+    DENSE_NUMBERS,
+    GOOD_CHUNK,
+    LARGEST_CHUNK,
+    LEADING,
+    OBJECT_BYTES,
+    OWN_ROWS,
+    PARTS,
+    RUN_BYTES,
+    SAMPLE_ROWS,
+    SHARED_ROWS,
+    SHARED_SAMPLES,
+    SMALLEST_CHUNK,
+)
 
 
 class TooLittleMemoryError(ValueError):
@@ -81,7 +83,7 @@ class Layout:
     chunk_rows: int
     threads: int = 1
     sampled: bool = True
-    shared_rows: int = SHARED_ROWS[0]
+    shared_rows: int = SHARED_SAMPLES[0]
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def _shared(shape: _Shape, rows: int) -> tuple[int, int]:
     in the leading directions, every column's own part there, the curvature of all rows with its
     temporaries. A thread: a piece of the sample, and what an inversion takes.
     """
-    rows = min(rows, SHARED * shape.d, shape.n)
+    rows = min(rows, SHARED_ROWS * shape.d, shape.n)
     # What `light` inverses have room for comes from a start in few directions, in memory alone.
     leading = int(min(LEADING, (DENSE_NUMBERS / shape.K) ** 0.5)) if shape.m < shape.K else 0
     kept = (
@@ -126,7 +128,7 @@ def _shared(shape: _Shape, rows: int) -> tuple[int, int]:
     )
     kept += shape.n * shape.m
     return (kept + 8 * shape.K * shape.d) * shape.f + 8 * 8 * shape.K * shape.d, (
-        PARTS * ROWS * shape.d + 5 * shape.d**2
+        PARTS * SAMPLE_ROWS * shape.d + 5 * shape.d**2
     ) * shape.f
 
 
@@ -138,7 +140,7 @@ def _sampled(shape: _Shape) -> tuple[int, int]:
     """
     rows = min(OWN_ROWS * shape.d, shape.n)
     side = min(rows, shape.d)
-    kept, _ = _shared(shape, SHARED_ROWS[0])
+    kept, _ = _shared(shape, SHARED_SAMPLES[0])
     return kept + 2 * shape.K * side * max(side, shape.d) * shape.f, (
         80 * shape.n + (3 * rows * shape.d + 4 * side**2) * shape.f
     )
@@ -192,15 +194,15 @@ def lay_out(
     good = min(max(GOOD_CHUNK, smallest), max(1, n) * row)
     most = CHUNK_BYTES if meets == columns else RUN_BYTES * n_classes
     most = max(smallest, min(max(CHUNK_BYTES, most), LARGEST_CHUNK))
-    choices = [(True, SHARED_ROWS[0], _sampled(shape))] if sampled else []
-    choices += [(False, rows, _shared(shape, rows)) for rows in SHARED_ROWS]
+    choices = [(True, SHARED_SAMPLES[0], _sampled(shape))] if sampled else []
+    choices += [(False, rows, _shared(shape, rows)) for rows in SHARED_SAMPLES]
     for room in (good, smallest):
         for each, rows, (kept, own) in choices:
             rest = memory - shape.fixed() - kept
             a_thread = shape.thread() + own
             if rest < a_thread + room:
                 continue
-            chunk = min(max(rest // THREADS - a_thread, room), most)
+            chunk = min(max(rest // CHUNK_THREADS - a_thread, room), most)
             chunk_rows = max(1, chunk // row)
             if chunk_rows > 64:
                 chunk_rows = chunk_rows // 64 * 64

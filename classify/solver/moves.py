@@ -23,6 +23,7 @@ from classify.solver.design import column_sums
 from classify.solver.line_search import ROUNDINGS, Look, Steps, fell, search
 from classify.solver.passes import Group, Piece
 from classify.solver.rowwise import each_piece, row_dots, some_rows
+from classify.solver.tuning import EXACT, FLAT, LARGEST_SHIFT, LARGEST_STRETCH
 
 if TYPE_CHECKING:
     from classify.solver.problems import Problems
@@ -32,13 +33,6 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
-# The line search ends where the slope has fallen to this share; Newton's step does the rest.
-FLAT = 0.7
-# Where that step led astray, the search is done again, this exactly and without it.
-EXACT = 0.01
-# Newton's step may change the step's length and an intercept by this much.
-LARGEST_STRETCH = 0.5
-LARGEST_SHIFT = 1.0
 # The shortest first step of that search.
 SHORTEST = 1e-12
 

@@ -20,18 +20,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.solver.design import BLOCK_BYTES, LARGEST_FOLD, DesignMatrix
+from classify.solver.design import DesignMatrix
 from classify.solver.threads import Workers
+from classify.solver.tuning import BLOCK_BYTES, LARGEST_FOLD, STEP_NUMBERS, STEP_ROWS, WHOLE_NUMBERS
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
-
-# Scores that are made at once where rows are answered for; and rows, however many columns there
-# are, since what a step does with the weights of all columns is the same for one row.
-STEP_NUMBERS, STEP_ROWS = 500_000, 16
-# Scores that may be made at once of features in memory, where larger products are faster.
-WHOLE_NUMBERS = 20_000_000
 
 
 def is_source(X: Any) -> bool:

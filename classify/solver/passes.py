@@ -23,17 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.solver.design import Blocks, DesignMatrix, column_sums, thin_back, thin_product
-from classify.solver.rowwise import PIECE_NUMBERS
 from classify.solver.threads import Workers
+from classify.solver.tuning import PIECE_BYTES, PIECE_NUMBERS, SHARE_NUMBERS
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
-
-# What one thread does at a time: enough for its start to cost nothing, little enough to share out.
-PIECE_BYTES = 16_000_000
-# Sums larger than this are added up by several threads.
-SHARE_NUMBERS = 250_000
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.solver.out_of_core import is_source
+from classify.solver.tuning import NORM_NUMBERS
 
 NORMS = ("none", "l2")
-# Numbers that are normalised at a time.
-NUMBERS = 1_000_000
 
 
 def normalized(X: Any, norm: str | None) -> Any:
@@ -38,7 +37,7 @@ def normalized(X: Any, norm: str | None) -> Any:
     if is_source(X):
         return NormalizedRows(X)
     result = np.empty_like(X) if isinstance(X, np.ndarray) else X.new_empty(X.shape)
-    step = max(1, NUMBERS // max(1, X.shape[1]))
+    step = max(1, NORM_NUMBERS // max(1, X.shape[1]))
     for low in range(0, len(X), step):
         block = X[low : low + step]
         result[low : low + step] = (

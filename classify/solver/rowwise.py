@@ -13,12 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.solver.threads import Workers
+from classify.solver.tuning import PIECE_NUMBERS
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
-
-# Numbers in a piece: two or three of them stay in a core's own cache.
-PIECE_NUMBERS = 65_536
 
 
 def each_piece(workers: Workers, table: Floats, work: Callable[[slice], None]) -> None:

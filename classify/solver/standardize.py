@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from classify.solver.design import DesignMatrix
 from classify.solver.threads import Workers
+from classify.solver.tuning import MOMENT_ROWS
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 
-ROWS = 4096
 NOT_FINITE = "X contains NaN or infinity"
 
 
@@ -73,7 +73,7 @@ def mean_and_scale(
         return count, mean, square
 
     total, mean, square = 0.0, np.zeros(design.n_features), np.zeros(design.n_features)
-    for part in workers.stream(work, design.spans(ROWS)):
+    for part in workers.stream(work, design.spans(MOMENT_ROWS)):
         if part[0] > 0:
             total, mean, square = _merge(total, mean, square, *part)
     if not np.isfinite(mean).all():
@@ -107,7 +107,7 @@ def refuse_not_finite(design: DesignMatrix, workers: Workers) -> None:
             for low in range(start, stop, design.block_rows)
         )
 
-    if not all(workers.stream(work, design.spans(ROWS))):
+    if not all(workers.stream(work, design.spans(MOMENT_ROWS))):
         raise ValueError(NOT_FINITE)
 
 
@@ -136,7 +136,7 @@ def all_finite(X: npt.NDArray[np.floating[Any]], workers: Workers) -> bool:
     bool
         False also where finite numbers add up to more than their dtype holds.
     """
-    steps = range(0, len(X), ROWS)
+    steps = range(0, len(X), MOMENT_ROWS)
     with np.errstate(over="ignore", invalid="ignore"):
-        sums = workers.map(lambda low: np.sum(X[low : low + ROWS]), steps)
+        sums = workers.map(lambda low: np.sum(X[low : low + MOMENT_ROWS]), steps)
     return bool(np.isfinite(sums).all())

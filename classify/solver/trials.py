@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from classify.solver.line_search import CURVATURE, ROUNDINGS, Look, fell, search
+from classify.solver.line_search import ROUNDINGS, Look, fell, search
+from classify.solver.tuning import CURVATURE
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
