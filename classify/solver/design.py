@@ -39,14 +39,7 @@ class Blocks(Protocol):
 class DesignMatrix:
     """Features with a shift and a scale per column, and an order of rows.
 
-    Parameters
-    ----------
-    X : ndarray of float32 or float64, shape (n_rows, n_features)
-        Features, as they lie in memory.
-    shift, scale : ndarray of float64, shape (n_features,), optional
-        Column ``j`` stands for ``(X[:, j] - shift[j]) / scale[j]``.
-    order : ndarray of int, shape (n_used,), optional
-        The rows to use, in this order; all of them as they come by default.
+    Shapes: `X` (n_rows, n_features), `shift, scale` (n_features,), `order` (n_used,).
     """
 
     def __init__(
@@ -66,21 +59,7 @@ class DesignMatrix:
         self.block_rows = product_rows(self.n_features, self.dtype.itemsize)
 
     def take(self, rows: Integers, workers: Workers) -> DesignMatrix:
-        """Return the same features with other rows, in another order.
-
-        Parameters
-        ----------
-        rows : ndarray of int
-            Rows of `X`.
-        workers : Workers
-            Threads.
-
-        Returns
-        -------
-        DesignMatrix
-            A copy of the rows where that is small; otherwise it shares the features, and every
-            pass gathers its blocks of rows, which takes half as long again.
-        """
+        """Return the same features with other rows of `X`, in another order: a copy where it is small."""
         if np.array_equal(rows, np.arange(len(self.X))):
             return DesignMatrix(self.X, self.shift, self.scale)
         if len(rows) * self.n_features * self.X.itemsize <= COPY_BYTES:
@@ -88,18 +67,9 @@ class DesignMatrix:
         return DesignMatrix(self.X, self.shift, self.scale, rows)
 
     def standardized(self, shift: Array, scale: Array) -> DesignMatrix:
-        """Return the same rows, shifted and scaled on the fly.
+        """Return the same rows, shifted and scaled on the fly, or copied where that loses digits.
 
-        Parameters
-        ----------
-        shift, scale : ndarray of float64, shape (n_features,)
-            What is subtracted from each column, and what it is then divided by.
-
-        Returns
-        -------
-        DesignMatrix
-            Shares the features, unless a column is so far from zero for its scale that folding
-            the shift into the weights would lose digits: then it is a copy.
+        Shapes: `shift, scale` (n_features,).
         """
         if np.any(np.abs(shift) > LARGEST_FOLD * scale):
             X = self.X if self.order is None else self.X[self.order]
@@ -114,19 +84,8 @@ class DesignMatrix:
     def fold(self, weights: Array, intercepts: Array) -> tuple[Floats, Floats]:
         """Turn weights for the columns as they stand into weights for the raw features.
 
-        Parameters
-        ----------
-        weights : ndarray of float64, shape (n_columns, n_features)
-            Weights of the shifted and scaled features.
-        intercepts : ndarray of float64, shape (n_columns,)
-            Intercepts.
-
-        Returns
-        -------
-        weights : ndarray, shape (n_features, n_columns)
-            In the features' dtype, C-contiguous: the layout that the product is fastest with.
-        intercepts : ndarray, shape (n_columns,)
-            In the features' dtype.
+        Shapes: `weights` (n_columns, n_features), `intercepts` (n_columns,), `weights` (n_features,
+        n_columns), `intercepts` (n_columns,).
         """
         if self.scale is not None:
             weights = weights / self.scale
@@ -140,19 +99,8 @@ class DesignMatrix:
     def unfold(self, products: Array, totals: Array, features: slice = slice(None)) -> Array:
         """Turn ``R.T @ X`` into ``R.T @ ((X - shift) / scale)``, in its place.
 
-        Parameters
-        ----------
-        products : ndarray of float64, shape (n_columns, n_features)
-            ``R.T @ X``; overwritten.
-        totals : ndarray of float64, shape (n_columns,)
-            Column sums of ``R``.
-        features : slice
-            Of which features; the others are left alone.
-
-        Returns
-        -------
-        ndarray of float64, shape (n_columns, n_features)
-            The same for the shifted and scaled features.
+        Shapes: `products` (n_columns, n_features), `totals` (n_columns,), returns (n_columns,
+        n_features).
         """
         part = products[:, features]
         if self.shift is not None:
@@ -162,47 +110,17 @@ class DesignMatrix:
         return products
 
     def spans(self, rows: int) -> list[tuple[int, int]]:
-        """Cut the rows into what one thread takes at a time.
-
-        Parameters
-        ----------
-        rows : int
-            How many rows that shall be.
-
-        Returns
-        -------
-        list of (int, int)
-            First row, last row + 1.
-        """
+        """Cut the rows into what one thread takes at a time."""
         return [(low, min(low + rows, self.n_rows)) for low in range(0, self.n_rows, rows)]
 
     def load(self, start: int, stop: int) -> Blocks:
-        """Bring rows into memory, for a thread that will ask for blocks of them.
-
-        Parameters
-        ----------
-        start, stop : int
-            Rows, in this design's order; not across an edge.
-
-        Returns
-        -------
-        Blocks
-            Good until the same thread loads others.
-        """
+        """Bring rows into memory, for a thread that will ask for blocks of them."""
         return self
 
     def block(self, start: int, stop: int) -> Floats:
         """Return raw rows ``start`` to ``stop``: a view where the order allows.
 
-        Parameters
-        ----------
-        start, stop : int
-            Rows, in this design's order.
-
-        Returns
-        -------
-        ndarray, shape (stop - start, n_features)
-            Not to be written to.
+        Shapes: returns (stop - start, n_features).
         """
         if self.order is None:
             return self.X[start:stop]
@@ -211,15 +129,7 @@ class DesignMatrix:
     def dense(self, rows: Integers) -> Floats:
         """Copy some rows, shifted and scaled.
 
-        Parameters
-        ----------
-        rows : ndarray of int, shape (k,)
-            Rows, in this design's order.
-
-        Returns
-        -------
-        ndarray, shape (k, n_features)
-            In the features' dtype.
+        Shapes: `rows` (k,), returns (k, n_features).
         """
         rows = rows if self.order is None else self.order[rows]
         # Without a mode that needs no check, numpy's gather takes several times as long.
@@ -238,19 +148,9 @@ def product_rows(n_features: int, itemsize: int) -> int:
 
 
 def thin_product(block: Floats, weights: Floats) -> Floats:
-    """Multiply a block of rows by a few columns.
+    """Multiply a block of rows by a few columns, by batches that BLAS does not pack.
 
-    Parameters
-    ----------
-    block : ndarray, shape (k, n_features)
-        C-contiguous rows.
-    weights : ndarray, shape (n_features, n_columns)
-        C-contiguous.
-
-    Returns
-    -------
-    ndarray, shape (k, n_columns)
-        The product, by batches of rows small enough for BLAS's unpacked kernels.
+    Shapes: `block` (k, n_features), `weights` (n_features, n_columns), returns (k, n_columns).
     """
     n_rows, n_features = block.shape
     n_columns = weights.shape[1]
@@ -270,19 +170,9 @@ def thin_product(block: Floats, weights: Floats) -> Floats:
 
 
 def thin_back(block: Floats, residual: Floats) -> Floats:
-    """Multiply a few columns, transposed, by a block of rows.
+    """Multiply a few columns, transposed, by a block of rows: ``residual.T @ block``.
 
-    Parameters
-    ----------
-    block : ndarray, shape (k, n_features)
-        C-contiguous rows.
-    residual : ndarray, shape (k, n_columns)
-        C-contiguous.
-
-    Returns
-    -------
-    ndarray, shape (n_columns, n_features)
-        ``residual.T @ block``, by batches of rows as in `thin_product`.
+    Shapes: `block` (k, n_features), `residual` (k, n_columns), returns (n_columns, n_features).
     """
     n_rows, n_features = block.shape
     n_columns = residual.shape[1]
@@ -312,14 +202,6 @@ def _batch(n_rows: int, n_features: int, n_columns: int, limit: int) -> int:
 def column_sums(table: Floats) -> Array:
     """Sum the columns of a tall table in float64.
 
-    Parameters
-    ----------
-    table : ndarray, shape (n_rows, n_columns)
-        C-contiguous.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_columns,)
-        BLAS's sums: for few columns many times as fast as numpy's, which take one row at a time.
+    Shapes: `table` (n_rows, n_columns), returns (n_columns,).
     """
     return np.ones(len(table)) @ table.astype(np.float64, copy=False)

@@ -70,33 +70,7 @@ def plan(
     memory: int,
     n_jobs: int | None,
 ) -> Layout:
-    """Lay out a fit of a source of rows.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Rows and features of the source.
-    dtype : numpy.dtype
-        What it hands over.
-    strategy : {'multinomial', 'ovr', 'ovo'}
-        How classes become problems.
-    n_classes : int
-        Number of classes.
-    memory : int
-        Bytes that the fit may take.
-    n_jobs : int or None
-        Threads at most; see `classify.solver.threads.thread_count`.
-
-    Returns
-    -------
-    Layout
-        For `Fitter`, which then takes no more than so many threads.
-
-    Raises
-    ------
-    TooLittleMemoryError
-        If there is no way.
-    """
+    """Lay out a fit of a source of rows."""
     columns = n_heads(strategy, n_classes)
     meets = n_classes - 1 if strategy == "ovo" else columns
     own, _ = _own_rows(columns, shape[0] * meets, *shape)
@@ -113,17 +87,11 @@ def plan(
 
 @dataclass(frozen=True)
 class Head:
-    """Linear heads for raw features.
+    """Linear heads for raw features."""
 
-    Attributes
-    ----------
-    coef : ndarray of float64, shape (n_heads, n_features)
-        Weights.
-    intercept : ndarray of float64, shape (n_heads,)
-        Intercepts.
-    """
-
+    # (n_heads, n_features): Weights.
     coef: Array
+    # (n_heads,): Intercepts.
     intercept: Array
 
     def scores(self, X: Floats) -> Floats:
@@ -134,35 +102,7 @@ class Head:
 class Fitter:
     """One strategy on one set of rows, for any value of C.
 
-    Parameters
-    ----------
-    strategy : {'multinomial', 'ovr', 'ovo'}
-        How classes become problems.
-    X : ndarray of float32 or float64, shape (n_rows, n_features)
-        Features, C-contiguous; or a source of rows, for which there must be a `layout`.
-    labels : ndarray of int, shape (n_rows,)
-        Class indices.
-    n_classes : int
-        Number of classes, at least 2.
-    workers : Workers
-        Threads.
-    sample_weight : ndarray of float64, shape (n_rows,), optional
-        Weight of each row's loss, and of the row in the standardisation.
-    standardize : bool
-        Whether the penalty applies to weights of standardised features.
-    rows : ndarray of int, optional
-        Which rows of `X` to use; `labels` and `sample_weight` are those rows' own. Ascending,
-        where `X` is a source.
-    layout : Layout, optional
-        How a source of rows is read.
-    fit_intercept : bool
-        Without intercepts, standardised features are scaled and not centred: a head for raw
-        features has then none either.
-
-    Raises
-    ------
-    ValueError
-        If a source holds NaN or infinities. (Arrays have been looked at before.)
+    Shapes: `X` (n_rows, n_features), `labels` (n_rows,), `sample_weight` (n_rows,).
     """
 
     device = "cpu"
@@ -260,23 +200,7 @@ class Fitter:
     ) -> tuple[Head, Solution]:
         """Fit the heads for one value of C.
 
-        Parameters
-        ----------
-        C : float or ndarray of float64, shape (n_heads,)
-            Weight of the losses against the penalty; binary problems may each have their own.
-        tol : float
-            Largest duality gap relative to the objective, for every problem.
-        max_iter : int
-            Largest number of iterations.
-        start : Head, optional
-            Heads to start from; zero by default.
-
-        Returns
-        -------
-        head : Head
-            For raw features.
-        solution : Solution
-            In the standardised features, if they are.
+        Shapes: `C` (n_heads,).
         """
         objective = self.problems(C)
         points = np.zeros((objective.n_problems, objective.n_parameters))

@@ -23,19 +23,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 class History:
-    """The unfinished problems' corrections.
-
-    Parameters
-    ----------
-    memory : int
-        Corrections kept.
-    n_problems, n_parameters : int
-        How many problems, and of what size.
-    dtype : numpy.dtype
-        Of what is kept.
-    workers : Workers
-        Threads.
-    """
+    """The unfinished problems' corrections."""
 
     def __init__(
         self, memory: int, n_problems: int, n_parameters: int, dtype: Any, workers: Workers
@@ -67,12 +55,7 @@ class History:
     def add(self, points: Array, before: Array, gradients: Array, gradients_before: Array) -> None:
         """Fill a place; it stays empty for problems whose curvature rounding has hidden.
 
-        Parameters
-        ----------
-        points, before : ndarray of float64, shape (k, n_parameters)
-            Where the problems are, and where they were.
-        gradients, gradients_before : ndarray of float64, shape (k, n_parameters)
-            Their gradients.
+        Shapes: `points, before` (k, n_parameters), `gradients, gradients_before` (k, n_parameters).
         """
         self._newest = place = (self._newest + 1) % self._memory
         if place == len(self._steps):
@@ -94,17 +77,7 @@ class History:
     def direction(self, gradients: Array, precondition: Callable[[Floats], Floats]) -> Array:
         """Compute approximate Newton steps.
 
-        Parameters
-        ----------
-        gradients : ndarray of float64, shape (k, n_parameters)
-            Where the problems are.
-        precondition : callable
-            Applies the initial inverse Hessians.
-
-        Returns
-        -------
-        ndarray of float64, shape (k, n_parameters)
-            Directions.
+        Shapes: `gradients` (k, n_parameters), returns (k, n_parameters).
         """
         places = [(self._newest - i) % self._memory for i in range(self._memory)]
         used = [place for place in places if self._rho[place].any()]

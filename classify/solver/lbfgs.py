@@ -98,33 +98,7 @@ def minimise(
 ) -> Solution:
     """Minimise every problem of an objective.
 
-    Parameters
-    ----------
-    objective : Problems
-        Starts any of its problems from any points.
-    start : ndarray of float64, shape (k, n_parameters)
-        Where to start.
-    preconditioner : Preconditions
-        Approximate inverse Hessians.
-    certify : callable
-        From problems and points to points with bounds.
-    tol : float
-        Largest duality gap relative to the objective.
-    max_iter : int
-        Largest number of iterations of any problem.
-    memory : int
-        Corrections kept.
-    rounding : float
-        Relative rounding error of an objective's value.
-    problems : ndarray of int, shape (k,), optional
-        Which problems; all by default.
-    workers : Workers, optional
-        Threads; none by default.
-
-    Returns
-    -------
-    Solution
-        Points, and how each problem ended.
+    Shapes: `start` (k, n_parameters), `problems` (k,).
     """
     threads = Workers(1) if workers is None else workers
     run = _Run(objective, preconditioner, certify, tol, max_iter, memory, rounding, threads)

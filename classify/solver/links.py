@@ -23,12 +23,7 @@ Integers = npt.NDArray[np.intp]
 class RowLink(ABC):
     """A loss for the problems of a pass, with sample weights.
 
-    Parameters
-    ----------
-    labels : ndarray of int, shape (n_rows,)
-        Class of every row.
-    weight : ndarray of float64, shape (n_rows,), or None
-        Weight of every row's loss.
+    Shapes: `labels` (n_rows,), `weight` (n_rows,).
     """
 
     def __init__(self, labels: Integers, weight: Array | None) -> None:
@@ -39,21 +34,8 @@ class RowLink(ABC):
     ) -> tuple[Floats, Floats]:
         """Turn a block's signed scores into losses and residuals.
 
-        Parameters
-        ----------
-        scores : ndarray, shape (stop - start, k)
-            Signed scores in the group's columns; overwritten.
-        start, stop : int
-            Rows.
-        group : Group
-            What the rows meet.
-
-        Returns
-        -------
-        loss : ndarray, shape (stop - start, k / columns of a problem)
-            One column a problem.
-        residual : ndarray, shape (stop - start, k)
-            Derivative of the loss with respect to the signed scores.
+        Shapes: `scores` (stop - start, k), `loss` (stop - start, k / columns of a problem),
+        `residual` (stop - start, k).
         """
         loss, residual = self._link(scores, start, stop, group)
         if self.weight is not None:
@@ -66,23 +48,7 @@ class RowLink(ABC):
     ) -> Array:
         """Sum a block's first and second derivatives, as a line search needs them.
 
-        Parameters
-        ----------
-        scores : ndarray, shape (k, stop - start)
-            Signed scores in the group's columns, one column after the other; overwritten.
-        start, stop : int
-            Rows.
-        group : Group
-            What the rows meet.
-        along : ndarray, shape (k, stop - start)
-            Signed scores of a direction.
-
-        Returns
-        -------
-        ndarray of float64, shape (5, k)
-            Sums over the rows: of the loss's derivative in the signed scores times `along`; of
-            the second derivative applied to `along`, times `along`; of the derivative; of the
-            second derivative applied to `along`; of the second derivative's diagonal.
+        Shapes: `scores` (k, stop - start), `along` (k, stop - start), returns (5, k).
         """
         residual, curved, second = self._bend(scores, start, stop, group, along)
         if self.weight is not None:
@@ -106,14 +72,7 @@ class RowLink(ABC):
 class BinaryLink(RowLink):
     """The logistic loss, a column a problem.
 
-    Parameters
-    ----------
-    labels : ndarray of int, shape (n_rows,)
-        Class of every row.
-    weight : ndarray of float64, shape (n_rows,), or None
-        Weight of every row's loss.
-    positive : ndarray of int, shape (k,)
-        The class whose rows are positive in each column; read where a group brings no signs.
+    Shapes: `labels` (n_rows,), `weight` (n_rows,), `positive` (k,).
     """
 
     def __init__(self, labels: Integers, weight: Array | None, positive: Integers) -> None:
@@ -161,14 +120,7 @@ class BinaryLink(RowLink):
 class SoftmaxLink(RowLink):
     """The multinomial loss, a column for each class of each problem.
 
-    Parameters
-    ----------
-    labels : ndarray of int, shape (n_rows,)
-        Class of every row.
-    weight : ndarray of float64, shape (n_rows,), or None
-        Weight of every row's loss.
-    columns : int
-        Classes.
+    Shapes: `labels` (n_rows,), `weight` (n_rows,).
     """
 
     def __init__(self, labels: Integers, weight: Array | None, columns: int) -> None:

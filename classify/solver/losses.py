@@ -19,18 +19,6 @@ def logistic(u: Floats) -> tuple[Floats, Floats]:
     ``u`` is minus the margin: the score itself for a row of the negative class, minus the score
     for a row of the positive class. Written this way the residual of a well-classified row keeps
     its relative precision (``sigmoid(z) - 1`` would cancel).
-
-    Parameters
-    ----------
-    u : ndarray of float
-        Minus the margins.
-
-    Returns
-    -------
-    loss : ndarray of float
-        ``log(1 + exp(u))``, same shape.
-    residual : ndarray of float
-        ``1 / (1 + exp(-u))``, same shape.
     """
     loss = np.abs(u)
     np.negative(loss, out=loss)
@@ -41,18 +29,7 @@ def logistic(u: Floats) -> tuple[Floats, Floats]:
 
 
 def sigmoid(minus: Floats) -> Floats:
-    """Return ``1 / (1 + exp(minus))`` in its argument's place: no branch, no cancellation.
-
-    Parameters
-    ----------
-    minus : ndarray of float
-        Minus the scores; overwritten.
-
-    Returns
-    -------
-    ndarray of float
-        Probabilities, same shape.
-    """
+    """Return ``1 / (1 + exp(minus))`` in its argument's place: no branch, no cancellation."""
     with np.errstate(over="ignore"):  # an infinite exponential is a residual of zero
         np.exp(minus, out=minus)
     minus += 1
@@ -60,20 +37,7 @@ def sigmoid(minus: Floats) -> Floats:
 
 
 def logistic_curvature(u: Floats) -> tuple[Floats, Floats]:
-    """Evaluate the first two derivatives of the logistic loss ``log(1 + exp(u))``.
-
-    Parameters
-    ----------
-    u : ndarray of float
-        Minus the margins; overwritten.
-
-    Returns
-    -------
-    residual : ndarray of float
-        ``p = 1 / (1 + exp(-u))``, same shape.
-    second : ndarray of float
-        ``p (1 - p)``, same shape; to rounding of `p` where that is next to one.
-    """
+    """Evaluate the first two derivatives of the logistic loss ``log(1 + exp(u))``."""
     p = sigmoid(np.negative(u, out=u))
     second = 1 - p
     second *= p
@@ -83,19 +47,8 @@ def logistic_curvature(u: Floats) -> tuple[Floats, Floats]:
 def softmax(z: Floats, labels: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
     """Evaluate the multinomial loss ``log(sum_k exp(z_k)) - z_label``.
 
-    Parameters
-    ----------
-    z : ndarray of float, shape (n_rows, n_classes)
-        Scores; overwritten.
-    labels : ndarray of int, shape (n_rows,)
-        The class of each row.
-
-    Returns
-    -------
-    loss : ndarray of float, shape (n_rows,)
-        The loss of each row.
-    residual : ndarray of float, shape (n_rows, n_classes)
-        Softmax minus the indicator of the label.
+    Shapes: `z` (n_rows, n_classes), `labels` (n_rows,), `loss` (n_rows,), `residual` (n_rows,
+    n_classes).
     """
     # One class after the other: along rows of a few classes numpy's reductions crawl.
     t = np.ascontiguousarray(z.T)
@@ -114,19 +67,8 @@ def softmax(z: Floats, labels: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
 def softmax_shares(t: Floats, top: Floats, own: Any) -> tuple[Floats, Floats, Floats]:
     """Turn scores into the softmax, with the label's share apart.
 
-    Parameters
-    ----------
-    t : ndarray of float, shape (n_classes, n_problems, n_rows)
-        Scores; overwritten with the softmax, but for zeros in the label's places.
-    top : ndarray of float, shape (n_problems, n_rows)
-        Largest scores.
-    own : tuple of ndarray of int
-        Of each row, its label and its number.
-
-    Returns
-    -------
-    own, others, total : ndarray of float, shape (n_problems, n_rows)
-        Exponentials of the scores less the largest: the label's, the others' sum, and both.
+    Shapes: `t` (n_classes, n_problems, n_rows), `top` (n_problems, n_rows), `own, others, total`
+    (n_problems, n_rows).
     """
     t -= top
     np.exp(t, out=t)

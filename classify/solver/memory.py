@@ -48,13 +48,7 @@ from classify.solver.tuning import (
 
 
 class TooLittleMemoryError(ValueError):
-    """A fit needs more memory than it was given.
-
-    Attributes
-    ----------
-    needed, given : int
-        Bytes.
-    """
+    """A fit needs more memory than it was given."""
 
     def __init__(self, what: str, needed: int, given: int) -> None:
         super().__init__(
@@ -66,23 +60,15 @@ class TooLittleMemoryError(ValueError):
 
 @dataclass(frozen=True)
 class Layout:
-    """What `lay_out` decides.
+    """What `lay_out` decides."""
 
-    Attributes
-    ----------
-    chunk_rows : int
-        Rows in a chunk.
-    threads : int
-        Threads that there is memory for, of those that were asked for.
-    sampled : bool
-        Whether each column may have an inverse Hessian of its own.
-    shared_rows : int
-        Rows in the sample of the preconditioner that all columns share.
-    """
-
+    # Rows in a chunk.
     chunk_rows: int
+    # Threads that there is memory for, of those that were asked for.
     threads: int = 1
+    # Whether each column may have an inverse Hessian of its own.
     sampled: bool = True
+    # Rows in the sample of the preconditioner that all columns share.
     shared_rows: int = SHARED_SAMPLES[0]
 
 
@@ -156,35 +142,7 @@ def lay_out(
     threads: int,
     sampled: bool,
 ) -> Layout:
-    """Divide the memory of a fit out of core.
-
-    Parameters
-    ----------
-    table : tuple of int
-        Rows and features.
-    itemsize : int
-        Bytes of a feature, as it is computed with.
-    strategy : {'multinomial', 'ovr', 'ovo'}
-        How classes become problems.
-    n_classes : int
-        Number of classes.
-    memory : int
-        Bytes.
-    threads : int
-        How many threads are wanted.
-    sampled : bool
-        Whether an inverse Hessian for each column is worth its time.
-
-    Returns
-    -------
-    Layout
-        Chunks and threads.
-
-    Raises
-    ------
-    TooLittleMemoryError
-        If it does not even fit with one thread and the smallest of everything.
-    """
+    """Divide the memory of a fit out of core."""
     n, d = table
     columns = n_heads(strategy, n_classes)
     meets = n_classes - 1 if strategy == "ovo" else columns
@@ -217,42 +175,13 @@ def lay_out(
 
 
 def column_bytes(n_features: int, itemsize: int, strategy: str, n_classes: int) -> int:
-    """Count what a fit takes for its columns, wherever the features are.
-
-    Parameters
-    ----------
-    n_features : int
-        Width of the features.
-    itemsize : int
-        Bytes of a feature, as it is computed with.
-    strategy : {'multinomial', 'ovr', 'ovo'}
-        How classes become problems.
-    n_classes : int
-        Number of classes.
-
-    Returns
-    -------
-    int
-        Bytes: the lines of the table above that the number of rows is not in, without the
-        preconditioner, and what the interpreter keeps for each column.
-    """
+    """Count what a fit takes for its columns, wherever the features are."""
     columns = n_heads(strategy, n_classes)
     return _Shape(0, n_features, itemsize, columns, 0).fixed() + OBJECT_BYTES * columns
 
 
 def show_bytes(count: float) -> str:
-    """Write a number of bytes for a person.
-
-    Parameters
-    ----------
-    count : float
-        Bytes.
-
-    Returns
-    -------
-    str
-        Such as ``1.5 GB``; powers of ten.
-    """
+    """Write a number of bytes for a person."""
     for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
         if count >= size:
             return f"{count / size:.3g} {unit}"

@@ -40,27 +40,7 @@ SHORTEST = 1e-12
 class Iterates:
     """Points of a set of problems, their objectives and gradients.
 
-    Parameters
-    ----------
-    objective : Problems
-        The problems.
-    problems : ndarray of int, shape (k,)
-        Which of them.
-    points : ndarray of float64, shape (k, n_parameters)
-        Where they start; copied.
-    rounding : float
-        Relative rounding error of an objective's value.
-
-    Attributes
-    ----------
-    points : ndarray of float64, shape (k, n_parameters)
-        Where they are.
-    value : ndarray of float64, shape (k,)
-        Objectives.
-    gradient : ndarray of float64, shape (k, n_parameters)
-        Gradients.
-    scores : list of ndarray, shape (rows of the group, columns of the group)
-        Signed scores of every group of `groups`, one column after the other in memory.
+    Shapes: `problems` (k,), `points` (k, n_parameters).
     """
 
     def __init__(
@@ -90,15 +70,7 @@ class Iterates:
     def advance(self, directions: Array) -> Bools:
         """Go along descent directions, each problem as far as it is worth.
 
-        Parameters
-        ----------
-        directions : ndarray of float64, shape (k, n_parameters)
-            Descent directions.
-
-        Returns
-        -------
-        ndarray of bool, shape (k,)
-            Which problems have moved. For the others rounding hides any descent; they stay.
+        Shapes: `directions` (k, n_parameters), returns (k,).
         """
         objective = self.objective
         workers = objective.workers

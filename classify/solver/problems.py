@@ -38,22 +38,7 @@ Integers = npt.NDArray[np.intp]
 class Problems(ABC):
     """Problems over the same rows.
 
-    Parameters
-    ----------
-    design : DesignMatrix
-        The features.
-    labels : ndarray of int, shape (n_rows,)
-        Class index of each row of `design`.
-    sample_weight : ndarray of float64, shape (n_rows,), or None
-        Weight of each row's loss; 1 by default.
-    C : ndarray of float64, shape (n_problems,)
-        Weight of the losses against the penalty, per problem.
-    columns : int
-        Columns per problem.
-    workers : Workers
-        Threads.
-    intercept : bool
-        Whether there are intercepts. Where there are none, their places stay zero.
+    Shapes: `labels` (n_rows,), `sample_weight` (n_rows,), `C` (n_problems,).
     """
 
     def __init__(
@@ -93,19 +78,7 @@ class Problems(ABC):
 
     @abstractmethod
     def weighted_link(self, problems: Integers) -> Any:
-        """Bind the loss to the problems of a pass, with the sample weights.
-
-        Parameters
-        ----------
-        problems : ndarray of int
-            The problems in the pass.
-
-        Returns
-        -------
-        RowLink
-            What `classify.solver.passes.Passes.fused` asks for, and
-            `classify.solver.moves.Iterates`.
-        """
+        """Bind the loss to the problems of a pass, with the sample weights."""
 
     @abstractmethod
     def curvature(
@@ -113,22 +86,8 @@ class Problems(ABC):
     ) -> Floats:
         """Return the loss's second derivative in the scores, or its product with directions.
 
-        Parameters
-        ----------
-        scores : ndarray, shape (stop - start, k)
-            Signed scores in the group's columns.
-        start, stop : int
-            Rows.
-        group : Group
-            What the rows meet.
-        directions : ndarray, shape (stop - start, k), or None
-            Signed scores of a direction.
-
-        Returns
-        -------
-        ndarray, shape (stop - start, k)
-            Without directions, the diagonal (each column's own second derivative); with them,
-            the second derivative applied to them. No sample weights.
+        Shapes: `scores` (stop - start, k), `directions` (stop - start, k), returns (stop - start,
+        k).
         """
 
     @abstractmethod
@@ -137,21 +96,7 @@ class Problems(ABC):
     ) -> Problems:
         """Set up the same problems over other features of some of the rows.
 
-        Parameters
-        ----------
-        design : DesignMatrix
-            The other features of those rows.
-        rows : ndarray of int, shape (design.n_rows,)
-            Which rows, ascending.
-        stride : ndarray of float64, shape (design.n_rows,)
-            How many rows each of them stands for.
-        workers : Workers
-            Threads.
-
-        Returns
-        -------
-        Problems
-            Of the same kind, in the same order.
+        Shapes: `rows` (design.n_rows,), `stride` (design.n_rows,).
         """
 
     def _scaled(self, rows: Integers, stride: Array) -> tuple[Array | None, Array]:
@@ -166,10 +111,7 @@ class Problems(ABC):
     def base_rates(self) -> Array:
         """Return the intercepts that are best where all weights are zero.
 
-        Returns
-        -------
-        ndarray of float64, shape (n_problems * columns,)
-            Finite, whatever the labels and the sample weights are.
+        Shapes: returns (n_problems * columns,).
         """
 
     def centred(self, points: Array) -> Array:
@@ -179,17 +121,8 @@ class Problems(ABC):
     def split(self, points: Array) -> tuple[Array, Array]:
         """Split parameters into weights and intercepts.
 
-        Parameters
-        ----------
-        points : ndarray of float64, shape (k, n_parameters)
-            Parameters of some problems.
-
-        Returns
-        -------
-        weights : ndarray of float64, shape (k * columns, n_features)
-            A view.
-        intercepts : ndarray of float64, shape (k * columns,)
-            A view.
+        Shapes: `points` (k, n_parameters), `weights` (k * columns, n_features), `intercepts` (k *
+        columns,).
         """
         table = points.reshape(-1, self.design.n_features + 1)
         return table[:, :-1], table[:, -1]
@@ -197,19 +130,8 @@ class Problems(ABC):
     def evaluate(self, problems: Integers, points: Array) -> tuple[Array, Array]:
         """Evaluate objectives and gradients in one pass over the rows.
 
-        Parameters
-        ----------
-        problems : ndarray of int, shape (k,)
-            Which problems.
-        points : ndarray of float64, shape (k, n_parameters)
-            Their parameters.
-
-        Returns
-        -------
-        values : ndarray of float64, shape (k,)
-            Objectives.
-        gradients : ndarray of float64, shape (k, n_parameters)
-            Gradients.
+        Shapes: `problems` (k,), `points` (k, n_parameters), `values` (k,), `gradients` (k,
+        n_parameters).
         """
         weights, intercepts = self.split(points)
         losses, totals, products = self.passes.fused(
@@ -233,19 +155,7 @@ class Problems(ABC):
     def value(self, problems: Integers, weights: Array, losses: Array) -> Array:
         """Weigh summed losses by C and add the penalty.
 
-        Parameters
-        ----------
-        problems : ndarray of int, shape (k,)
-            Which problems.
-        weights : ndarray of float64, shape (k * columns, n_features)
-            Their weights.
-        losses : ndarray of float64
-            Their summed losses come first.
-
-        Returns
-        -------
-        ndarray of float64, shape (k,)
-            Objectives.
+        Shapes: `problems` (k,), `weights` (k * columns, n_features), returns (k,).
         """
         squares = row_dots(self.workers, weights, weights).reshape(len(problems), -1).sum(axis=1)
         return self.C[problems] * losses[: len(problems)] + 0.5 * squares
@@ -253,21 +163,8 @@ class Problems(ABC):
     def assemble(self, problems: Integers, weights: Array, totals: Array, products: Array) -> Array:
         """Weigh a pass's sums by C and add the penalty's part.
 
-        Parameters
-        ----------
-        problems : ndarray of int, shape (k,)
-            Which problems.
-        weights : ndarray of float64, shape (k * columns, n_features)
-            What the penalty's derivative is: the weights themselves.
-        totals : ndarray of float64, shape (k * columns,)
-            Summed residuals.
-        products : ndarray of float64, shape (k * columns, n_features)
-            Residuals times features.
-
-        Returns
-        -------
-        ndarray of float64, shape (k, n_parameters)
-            The gradients.
+        Shapes: `problems` (k,), `weights` (k * columns, n_features), `totals` (k * columns,),
+        `products` (k * columns, n_features), returns (k, n_parameters).
         """
         C = np.repeat(self.C[problems], self.columns)
         gradients = np.empty((len(weights), self.design.n_features + 1))
@@ -283,17 +180,7 @@ class Problems(ABC):
     def hessian_product(self, problems: Integers, points: Array, directions: Array) -> Array:
         """Multiply the Hessians at `points` by `directions`.
 
-        Parameters
-        ----------
-        problems : ndarray of int, shape (k,)
-            Which problems.
-        points, directions : ndarray of float64, shape (k, n_parameters)
-            Where, and what is multiplied.
-
-        Returns
-        -------
-        ndarray of float64, shape (k, n_parameters)
-            The products.
+        Shapes: `problems` (k,), `points, directions` (k, n_parameters), returns (k, n_parameters).
         """
         groups = self.groups(problems)
         along, along_intercepts = self.split(directions)
@@ -312,24 +199,8 @@ class Problems(ABC):
 class BinaryProblems(Problems):
     """Binary logistic problems: one-vs-rest, one-vs-one, or two classes.
 
-    Parameters
-    ----------
-    design : DesignMatrix
-        The features; for one-vs-one with its rows sorted by class, within each chunk at least.
-    labels : ndarray of int, shape (n_rows,)
-        Class index of each row of `design`.
-    sample_weight : ndarray of float64, shape (n_rows,), or None
-        Weight of each row's loss.
-    C : ndarray of float64, shape (n_problems,)
-        Per problem.
-    positive : ndarray of int, shape (n_problems,)
-        The class whose rows are positive.
-    negative : ndarray of int, shape (n_problems,), or None
-        The class whose rows are negative; ``None`` for all the rest.
-    workers : Workers
-        Threads.
-    intercept : bool
-        Whether there are intercepts.
+    Shapes: `labels` (n_rows,), `sample_weight` (n_rows,), `C` (n_problems,), `positive`
+    (n_problems,), `negative` (n_problems,).
     """
 
     def __init__(

@@ -18,20 +18,7 @@ NORMS = ("none", "l2")
 
 
 def normalized(X: Any, norm: str | None) -> Any:
-    """Return features whose rows have a norm of one.
-
-    Parameters
-    ----------
-    X : ndarray of float32 or float64, torch.Tensor, or a source of rows
-        Features, ``(n_rows, n_features)``.
-    norm : {'l2', None}
-        None returns `X` itself.
-
-    Returns
-    -------
-    ndarray, torch.Tensor, or `NormalizedRows`
-        A copy in the same dtype, where it was; of a source, one that normalises what it reads.
-    """
+    """Return features whose rows have a norm of one."""
     if norm is None:
         return X
     if is_source(X):
@@ -47,13 +34,7 @@ def normalized(X: Any, norm: str | None) -> Any:
 
 
 class NormalizedRows:
-    """A source of rows that are normalised when they are read, like `data.format.stored_rows`.
-
-    Parameters
-    ----------
-    source : StoredRows or the like
-        Where they come from.
-    """
+    """A source of rows that are normalised when they are read, like `data.format.stored_rows`."""
 
     def __init__(self, source: Any) -> None:
         self.source = source

@@ -22,14 +22,7 @@ Floats = npt.NDArray[np.floating[Any]]
 def each_piece(workers: Workers, table: Floats, work: Callable[[slice], None]) -> None:
     """Do something for all rows of a table, some at a time.
 
-    Parameters
-    ----------
-    workers : Workers
-        Threads.
-    table : ndarray, shape (n_rows, n_columns)
-        How many rows there are, and how long.
-    work : callable
-        Takes a slice of rows; must not touch what belongs to others.
+    Shapes: `table` (n_rows, n_columns).
     """
     step = max(1, PIECE_NUMBERS // max(1, table.shape[1]))
     workers.share(work, [slice(low, low + step) for low in range(0, len(table), step)])
@@ -38,17 +31,7 @@ def each_piece(workers: Workers, table: Floats, work: Callable[[slice], None]) -
 def row_dots(workers: Workers, a: Floats, b: Floats) -> Array:
     """Multiply two tables row by row.
 
-    Parameters
-    ----------
-    workers : Workers
-        Threads.
-    a, b : ndarray, shape (n_rows, n_columns)
-        The tables.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_rows,)
-        The sum of the products of each row.
+    Shapes: `a, b` (n_rows, n_columns), returns (n_rows,).
     """
     result = np.empty(len(a))
 
@@ -62,19 +45,7 @@ def row_dots(workers: Workers, a: Floats, b: Floats) -> Array:
 def some_rows(workers: Workers, table: Floats, rows: npt.NDArray[np.intp]) -> Any:
     """Copy some rows of a table; most of the time goes into fresh pages, which threads share.
 
-    Parameters
-    ----------
-    workers : Workers
-        Threads.
-    table : ndarray, shape (n_rows, n_columns)
-        The table.
-    rows : ndarray of int, shape (k,)
-        Which.
-
-    Returns
-    -------
-    ndarray, shape (k, n_columns)
-        The copy.
+    Shapes: `table` (n_rows, n_columns), `rows` (k,), returns (k, n_columns).
     """
     result = np.empty((len(rows), table.shape[1]), table.dtype)
 

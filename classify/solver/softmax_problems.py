@@ -21,22 +21,7 @@ Integers = npt.NDArray[np.intp]
 class SoftmaxProblems(Problems):
     """Multinomial logistic problems: one for each value of C, a column for each class.
 
-    Parameters
-    ----------
-    design : DesignMatrix
-        The features.
-    labels : ndarray of int, shape (n_rows,)
-        Class index of each row.
-    sample_weight : ndarray of float64, shape (n_rows,), or None
-        Weight of each row's loss.
-    C : ndarray of float64, shape (n_problems,)
-        Per problem.
-    n_classes : int
-        Number of classes.
-    workers : Workers
-        Threads.
-    intercept : bool
-        Whether there are intercepts.
+    Shapes: `labels` (n_rows,), `sample_weight` (n_rows,), `C` (n_problems,).
     """
 
     def __init__(

@@ -26,27 +26,7 @@ def mean_and_scale(
     Statistician* 37 (1983) 242-247: blocks are centred on their own means and then merged, so that
     a feature far from zero keeps its digits.
 
-    Parameters
-    ----------
-    design : DesignMatrix
-        Features as they are, without shift or scale.
-    workers : Workers
-        Threads.
-    weight : ndarray of float64, shape (n_rows,), optional
-        Weight of each row.
-
-    Returns
-    -------
-    mean : ndarray of float64, shape (n_features,)
-        Weighted means.
-    scale : ndarray of float64, shape (n_features,)
-        Weighted standard deviations (divided by n, as scikit-learn's ``StandardScaler``); 1 for a
-        feature that is constant.
-
-    Raises
-    ------
-    ValueError
-        If the features hold NaN or infinities.
+    Shapes: `weight` (n_rows,), `mean` (n_features,), `scale` (n_features,).
     """
 
     def work(span: tuple[int, int]) -> tuple[float, Array, Array]:
@@ -84,20 +64,7 @@ def mean_and_scale(
 
 
 def refuse_not_finite(design: DesignMatrix, workers: Workers) -> None:
-    """Look for NaN and infinities in one pass.
-
-    Parameters
-    ----------
-    design : DesignMatrix
-        Features as they are, without shift or scale.
-    workers : Workers
-        Threads.
-
-    Raises
-    ------
-    ValueError
-        If there is one.
-    """
+    """Look for NaN and infinities in one pass."""
 
     def work(span: tuple[int, int]) -> bool:
         start, stop = span
@@ -124,17 +91,7 @@ def _merge(
 def all_finite(X: npt.NDArray[np.floating[Any]], workers: Workers) -> bool:
     """Say whether sums of rows are finite, which they are not where a number is not.
 
-    Parameters
-    ----------
-    X : ndarray of float32 or float64, shape (n_rows, n_features)
-        Features.
-    workers : Workers
-        Threads.
-
-    Returns
-    -------
-    bool
-        False also where finite numbers add up to more than their dtype holds.
+    Shapes: `X` (n_rows, n_features).
     """
     steps = range(0, len(X), MOMENT_ROWS)
     with np.errstate(over="ignore", invalid="ignore"):

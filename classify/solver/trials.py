@@ -30,16 +30,7 @@ class Evaluates(Protocol):
 class Trials:
     """Points of a set of problems, their objectives and gradients.
 
-    Parameters
-    ----------
-    objective : Evaluates
-        The problems.
-    problems : ndarray of int, shape (k,)
-        Which of them.
-    points : ndarray of float64, shape (k, n_parameters)
-        Where they start; copied.
-    rounding : float
-        Relative rounding error of an objective's value.
+    Shapes: `problems` (k,), `points` (k, n_parameters).
     """
 
     def __init__(
