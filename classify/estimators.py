@@ -45,11 +45,11 @@ from classify.free_memory import default_memory
 from classify.parameters import check_parameters, row_weights
 from classify.scoring import scored
 from classify.solver.backend import as_labels, choose_device, lies_on, open_fitter
+from classify.solver.design import all_finite
 from classify.solver.fit import Head, plan
 from classify.solver.out_of_core import is_source
 from classify.solver.row_norms import normalized
 from classify.solver.solution import Solution
-from classify.solver.standardize import all_finite
 from classify.solver.threads import workers
 
 Floats = npt.NDArray[np.floating[Any]]

@@ -14,7 +14,7 @@ intercepts' own second derivatives, ``diag(sum p) - p'p``, are replaced by twice
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,16 +22,17 @@ import numpy.typing as npt
 from classify.solver.design import column_sums
 from classify.solver.line_search import ROUNDINGS, Look, Steps, fell, search
 from classify.solver.passes import Group, Piece
-from classify.solver.rowwise import each_piece, row_dots, some_rows
-from classify.solver.tuning import EXACT, FLAT, LARGEST_SHIFT, LARGEST_STRETCH
+from classify.solver.threads import each_piece, row_dots, some_rows
+from classify.solver.tuning import CURVATURE, EXACT, FLAT, LARGEST_SHIFT, LARGEST_STRETCH
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+Bools = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.intp]
 
 if TYPE_CHECKING:
     from classify.solver.problems import Problems
 
-Array = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.floating[Any]]
-Integers = npt.NDArray[np.intp]
 
 # The shortest first step of that search.
 SHORTEST = 1e-12
@@ -311,3 +312,65 @@ class _Ray:
             shift = -(push + mixed * np.repeat(change, columns)) / stiff
         shift = np.where(np.isfinite(shift), np.clip(shift, -LARGEST_SHIFT, LARGEST_SHIFT), 0.0)
         return step + change, np.where(np.repeat(found, columns), shift, 0.0)
+
+
+class Evaluates(Protocol):
+    """What is needed of an objective."""
+
+    def evaluate(self, problems: Integers, points: Array) -> tuple[Array, Array]:
+        """Return values ``(k,)`` and gradients ``(k, n_parameters)``."""
+
+
+class Trials:
+    """Points of a set of problems, their objectives and gradients.
+
+    Shapes: `problems` (k,), `points` (k, n_parameters).
+    """
+
+    def __init__(
+        self, objective: Evaluates, problems: Integers, points: Array, rounding: float
+    ) -> None:
+        self.objective, self.problems, self.points = objective, problems, points.copy()
+        self.rounding = rounding
+        self.value, self.gradient = objective.evaluate(problems, self.points)
+
+    def keep(self, mask: Bools) -> None:
+        """Drop the problems that are not in `mask`."""
+        for name in ("problems", "points", "value", "gradient"):
+            setattr(self, name, getattr(self, name)[mask])
+
+    def advance(self, directions: Array) -> Bools:
+        """Go along descent directions; return which problems have moved."""
+        slope = np.einsum("ij,ij->i", self.gradient, directions)
+        value, gradient = self.value.copy(), self.gradient.copy()
+        noise = ROUNDINGS * self.rounding * np.abs(self.value)
+        taken = np.full(len(slope), np.nan)
+        last, past = np.zeros_like(slope), slope.copy()
+        at, bend = slope.copy(), np.full_like(slope, np.nan)
+        above = np.zeros(len(slope), dtype=bool)
+
+        def look(step: Array) -> Look:
+            new = np.flatnonzero(step != taken)  # the others have ended at their last step
+            if len(new):
+                f, g = self.objective.evaluate(
+                    self.problems[new], self.points[new] + step[new, None] * directions[new]
+                )
+                value[new], gradient[new], taken[new] = f, g, step[new]
+                at[new] = np.einsum("ij,ij->i", g, directions[new])
+                above[new] = ~(f <= self.value[new] + noise[new])
+                with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+                    bend[new] = (at[new] - past[new]) / (step[new] - last[new])
+                finite = new[np.isfinite(at[new])]
+                last[finite], past[finite] = step[finite], at[finite]
+                # A slope that has not changed says nothing about where it vanishes.
+                bend[new] = np.where(bend[new] > 0, bend[new], np.finfo(float).tiny)
+            return Look(at, bend, above)
+
+        search(look, slope, CURVATURE)
+        moved = fell(self.value, value, slope, at, noise)
+        self.points = np.where(
+            moved[:, None], self.points + taken[:, None] * directions, self.points
+        )
+        self.gradient = np.where(moved[:, None], gradient, self.gradient)
+        self.value = np.where(moved, value, self.value)
+        return moved

@@ -4,8 +4,7 @@ import numpy as np
 
 from classify.coding import class_pairs
 from classify.solver.design import DesignMatrix
-from classify.solver.problems import BinaryProblems
-from classify.solver.softmax_problems import SoftmaxProblems
+from classify.solver.problems import BinaryProblems, SoftmaxProblems
 from classify.solver.threads import Workers
 
 

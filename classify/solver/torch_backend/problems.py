@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from classify.solver.moves import Trials
 from classify.solver.passes import Group
-from classify.solver.problems import BinaryProblems, Problems
-from classify.solver.softmax_problems import SoftmaxProblems
+from classify.solver.problems import BinaryProblems, Problems, SoftmaxProblems
 from classify.solver.torch_backend.design import TorchDesign
 from classify.solver.torch_backend.losses import (
     logistic,
@@ -25,7 +25,6 @@ from classify.solver.torch_backend.losses import (
     softmax_curvature,
 )
 from classify.solver.torch_backend.passes import TorchPasses
-from classify.solver.trials import Trials
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
@@ -112,7 +111,7 @@ class TorchBinaryProblems(_OnDevice, BinaryProblems):
 
 
 class TorchSoftmaxProblems(_OnDevice, SoftmaxProblems):
-    """Multinomial logistic problems on a device; see `classify.solver.softmax_problems`."""
+    """Multinomial logistic problems on a device; see `Problems`."""
 
     def bind(self, problems: Integers) -> Callable[..., tuple[Tensor, Tensor]]:
         """Apply the softmax loss, problem by problem."""

@@ -6,9 +6,9 @@ from problems_for_tests import blobs, make
 
 from classify.solver.certificate import certify
 from classify.solver.lbfgs import SPAN, _Watch, minimise
+from classify.solver.moves import Trials
 from classify.solver.preconditioner.sampled import SampledHessian
 from classify.solver.solution import Certificate, Status
-from classify.solver.trials import Trials
 
 
 class Quadratics:

@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 from problems_for_tests import blobs, make, naive
 
-from classify.solver.design import DesignMatrix, column_sums, thin_back, thin_product
+from classify.solver.design import (
+    DesignMatrix,
+    column_sums,
+    mean_and_scale,
+    thin_back,
+    thin_product,
+)
 from classify.solver.losses import logistic, softmax
-from classify.solver.standardize import mean_and_scale
 from classify.solver.threads import Workers
 
 KINDS = ["ovr", "ovo", "softmax"]
@@ -134,7 +139,7 @@ def test_sums_that_threads_share_are_the_same(kind, monkeypatch):
     found = []
     for numbers, threads in ((10**9, 1), (5, 3)):
         monkeypatch.setattr("classify.solver.passes.SHARE_NUMBERS", numbers)
-        monkeypatch.setattr("classify.solver.rowwise.PIECE_NUMBERS", numbers)
+        monkeypatch.setattr("classify.solver.threads.PIECE_NUMBERS", numbers)
         objective = make(kind, X, labels, design=design, workers=Workers(threads))
         points, _ = some_points(objective)
         found.append(objective.evaluate(np.arange(objective.n_problems), points))

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from problems_for_tests import blobs, make
 
+from classify.solver.moves import Trials
 from classify.solver.preconditioner.factors import inverse_factor_plus_identity, orthonormal
 from classify.solver.preconditioner.sampled import SampledHessian, _Triangle
 from classify.solver.preconditioner.sampling import systematic_sample
 from classify.solver.preconditioner.shared import Sketch
-from classify.solver.trials import Trials
 
 
 @pytest.mark.parametrize("kind", ["ovr", "ovo"])
