@@ -8,6 +8,8 @@ back into heads for the raw features.
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,8 @@ from classify.solver.certificate import certify
 from classify.solver.design import DesignMatrix, mean_and_scale, refuse_not_finite
 from classify.solver.lbfgs import minimise, rounding_of
 from classify.solver.memory import Layout, lay_out
+from classify.solver.moves import Moves
+from classify.solver.moves import start as start_moves
 from classify.solver.out_of_core import ChunkedDesign, chunk_order
 from classify.solver.preconditioner.principal_start import start_from_directions, worthwhile
 from classify.solver.preconditioner.sampled import SampledHessian
@@ -108,6 +112,7 @@ class Fitter:
     _binary: type[BinaryProblems] = BinaryProblems
     _softmax: type[SoftmaxProblems] = SoftmaxProblems
     _certify = staticmethod(certify)
+    _start: Callable[..., Moves] = staticmethod(start_moves)
 
     def __init__(
         self,
@@ -232,7 +237,7 @@ class Fitter:
             self._preconditioner = self._choose(objective)
         self._preconditioner.attach(objective)
         return minimise(
-            objective,
+            functools.partial(self._start, objective),
             points,
             self._preconditioner,
             lambda problems, at: self._certify(objective, problems, at),

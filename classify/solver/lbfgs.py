@@ -1,8 +1,8 @@
 """A batched, preconditioned limited-memory BFGS: many problems at once, each on its own.
 
-The minimiser knows nothing about classes, features or rows. It is given an objective that can start
-from any points, and go from there along a direction for each problem, as far as is worth while
-(`classify.solver.moves`); and a preconditioner. A problem that has converged leaves the work (its
+The minimiser knows nothing about classes, features or rows. It is given a function that starts
+problems from any points, which then go along a direction each, as far as is worth while
+(`classify.solver.moves`), and a preconditioner. A problem that has converged leaves the work (its
 columns are dropped).
 
 - Direction: Nocedal and Wright, *Numerical Optimization* (2nd ed., 2006), algorithm 7.4, with the
@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from classify.solver.moves import Moves
 from classify.solver.solution import Certificate, Solution, Status
 from classify.solver.threads import Workers, each_piece, row_dots, some_rows
 from classify.solver.tuning import FAILURES, IN_USE, PATIENCE, SLOWEST, SPAN
@@ -135,28 +136,8 @@ def rounding_of(dtype: npt.DTypeLike) -> float:
     return float(np.finfo(np.dtype(dtype)).eps) / 10
 
 
-class Moves(Protocol):
-    """Points of unfinished problems, and what is known there."""
-
-    points: Array
-    value: Array
-    gradient: Array
-
-    def advance(self, directions: Array) -> Bools:
-        """Go along descent directions; return which problems have moved."""
-
-    def keep(self, mask: Bools) -> None:
-        """Drop the problems that are not in `mask`."""
-
-
-class Starts(Protocol):
-    """What the minimiser needs of an objective."""
-
-    n_problems: int
-    n_parameters: int
-
-    def iterate(self, problems: Integers, points: Array, rounding: float) -> Moves:
-        """Start some problems from some points."""
+# From problems, points and the relative rounding error of an objective to where they start.
+Start = Callable[[Integers, Array, float], Moves]
 
 
 class Preconditions(Protocol):
@@ -176,8 +157,8 @@ class Preconditions(Protocol):
 
 
 def minimise(
-    objective: Starts,
-    start: Array,
+    start: Start,
+    points: Array,
     preconditioner: Preconditions,
     certify: Callable[[Integers, Array], Certificate],
     *,
@@ -188,19 +169,19 @@ def minimise(
     problems: Integers | None = None,
     workers: Workers | None = None,
 ) -> Solution:
-    """Minimise every problem of an objective.
+    """Minimise problems that `start` takes up at `points`, all of them by default.
 
-    Shapes: `start` (k, n_parameters), `problems` (k,).
+    Shapes: `points` (k, n_parameters), `problems` (k,).
     """
     threads = Workers(1) if workers is None else workers
-    run = _Run(objective, preconditioner, certify, tol, max_iter, memory, rounding, threads)
-    return run.solve(np.arange(objective.n_problems) if problems is None else problems, start)
+    run = _Run(start, preconditioner, certify, tol, max_iter, memory, rounding, threads)
+    return run.solve(np.arange(len(points)) if problems is None else problems, points)
 
 
 class _Run:
     def __init__(
         self,
-        objective: Starts,
+        start: Start,
         preconditioner: Preconditions,
         certify: Callable[[Integers, Array], Certificate],
         tol: float,
@@ -209,7 +190,7 @@ class _Run:
         rounding: float,
         workers: Workers,
     ) -> None:
-        self.objective, self.preconditioner, self.certify = objective, preconditioner, certify
+        self.start, self.preconditioner, self.certify = start, preconditioner, certify
         self.tol, self.max_iter, self.memory, self.rounding = tol, max_iter, memory, rounding
         self.workers = workers
         self.n_passes = self.column_products = 0
@@ -257,7 +238,7 @@ class _Run:
         self, problems: Integers, todo: Integers, points: Array, n_iter: Integers, goal: Array
     ) -> list[Status]:
         """Iterate on the problems ``todo`` until each has stopped; writes points and n_iter."""
-        at = self.objective.iterate(problems[todo], points[todo], self.rounding)
+        at = self.start(problems[todo], points[todo], self.rounding)
         self._count(len(todo))
         k, p = at.points.shape
         # Where the features are in single precision, so are the corrections, which may be many.

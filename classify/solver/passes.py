@@ -17,7 +17,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +51,16 @@ Result = TypeVar("Result")
 Link = Callable[[Floats, int, int, Group], tuple[Floats, Floats]]
 # (index of the group, first row, last row + 1, those rows) -> (losses per row, residuals)
 Residuals = Callable[[int, int, int, Floats], tuple[Floats, Floats]]
+
+
+class SignedScores(NamedTuple):
+    """The signed scores of all rows in some problems' columns, group by group."""
+
+    groups: list[Group]
+    # (rows of the group, columns of the group): one column after the other in memory.
+    values: list[Floats]
+    # Whether the caller may overwrite them.
+    fresh: bool
 
 
 class Passes:

@@ -5,9 +5,8 @@ Every problem has scikit-learn's objective,
     ``f(w, b) = C * sum_i s_i loss_i(w, b) + 0.5 * ||w||^2``,
 
 with sample weights ``s`` and an intercept ``b`` that is not penalised. A problem's parameters are
-one flat vector: for each of its columns the weights, then the intercept. `BinaryProblems` are one
-column each (one-vs-rest, one-vs-one, two classes); `classify.solver.problems` has those of
-one column a class.
+one flat vector: for each of its columns the weights, then the intercept. `BinaryProblems` have
+one column each (one-vs-rest, one-vs-one, two classes), `SoftmaxProblems` one for each class.
 
 All problems, or those that are still being solved, are evaluated in one pass over the rows; see
 `classify.solver.passes`. ``C`` belongs to the problem, so several values of C can ride in one pass.
@@ -23,8 +22,7 @@ import numpy.typing as npt
 
 from classify.solver.design import DesignMatrix
 from classify.solver.losses import BinaryLink, SoftmaxLink, logistic_curvature
-from classify.solver.moves import Iterates, Trials
-from classify.solver.passes import Group, Passes
+from classify.solver.passes import Group, Passes, SignedScores
 from classify.solver.threads import Workers, each_piece, row_dots
 
 Array = npt.NDArray[np.float64]
@@ -137,17 +135,10 @@ class Problems(ABC):
         values = self.value(problems, weights, losses)
         return values, self.assemble(problems, weights, totals, products)
 
-    def iterate(self, problems: Integers, points: Array, rounding: float) -> Iterates | Trials:
-        """Start from some points, with their scores kept where the features are in memory."""
-        kind = Iterates if len(self.design.edges) == 2 else Trials
-        return kind(self, problems, points, rounding)
-
-    def scored(self, problems: Integers, moves: Any) -> tuple[list[Group], list[Floats], bool]:
-        """Return groups and signed scores at iterates, and whether the caller may keep them."""
-        if isinstance(moves, Iterates):
-            return moves.groups, moves.scores, False
+    def scores(self, problems: Integers, points: Array) -> SignedScores:
+        """Compute the signed scores of all rows at some points: half a pass."""
         groups = self.groups(problems)
-        return groups, self.passes.scores(groups, *self.split(moves.points)), True
+        return SignedScores(groups, self.passes.scores(groups, *self.split(points)), fresh=True)
 
     def value(self, problems: Integers, weights: Array, losses: Array) -> Array:
         """Weigh summed losses by C and add the penalty.
@@ -173,24 +164,6 @@ class Problems(ABC):
         each_piece(self.workers, products, weigh)
         gradients[:, -1] = totals * C if self.intercept else 0.0
         return gradients.reshape(len(problems), -1)
-
-    def hessian_product(self, problems: Integers, points: Array, directions: Array) -> Array:
-        """Multiply the Hessians at `points` by `directions`.
-
-        Shapes: `problems` (k,), `points, directions` (k, n_parameters), returns (k, n_parameters).
-        """
-        groups = self.groups(problems)
-        along, along_intercepts = self.split(directions)
-        at = self.passes.scores(groups, *self.split(points))
-        of = self.passes.scores(groups, along, along_intercepts)
-        bent = []
-        for group, scores, direction in zip(groups, at, of, strict=True):
-            product = self.curvature(scores, group.start, group.stop, group, direction)
-            if self.weight is not None:
-                product = product * self.weight[group.start : group.stop, None]
-            bent.append(product.astype(scores.dtype, copy=False))
-        totals, products = self.passes.back(groups, bent, len(along))
-        return self.assemble(problems, along, totals, products)
 
 
 class BinaryProblems(Problems):

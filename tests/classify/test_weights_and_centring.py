@@ -105,12 +105,9 @@ def test_nothing_is_certified_of_what_is_not_finite():
     from classify.solver.solution import Certificate, Status
 
     class Endless:
-        n_problems = n_parameters = 1
-
-        def iterate(self, problems, points, rounding):
+        def __init__(self, problems, points, rounding):
             self.points, self.value = points.copy(), np.array([np.inf])
             self.gradient = np.zeros((1, 1))
-            return self
 
         def keep(self, mask):
             self.value = self.value[mask]
@@ -118,7 +115,7 @@ def test_nothing_is_certified_of_what_is_not_finite():
     def certify(problems, points):
         return Certificate(points, np.array([np.inf]), np.zeros(1), np.array([np.inf]))
 
-    found = minimise(Endless(), np.zeros((1, 1)), None, certify, tol=1e-6, max_iter=3)
+    found = minimise(Endless, np.zeros((1, 1)), None, certify, tol=1e-6, max_iter=3)
     assert found.status[0] is not Status.CONVERGED
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from classify.solver.fit import Fitter, Head
+from classify.solver.moves import Trials
 from classify.solver.problems import Problems
 from classify.solver.solution import Solution
 from classify.solver.torch_backend.certificate import certify
@@ -54,6 +55,8 @@ class TorchFitter(Fitter):
 
     _binary, _softmax = TorchBinaryProblems, TorchSoftmaxProblems
     _certify = staticmethod(certify)
+    # Every look along a direction is a whole pass, which is cheap on a device.
+    _start = Trials
 
     def __init__(
         self,

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from classify.solver.moves import Trials
 from classify.solver.passes import Group
 from classify.solver.problems import BinaryProblems, Problems, SoftmaxProblems
 from classify.solver.torch_backend.design import TorchDesign
@@ -58,25 +57,6 @@ class _OnDevice(Problems):
             return loss * weights[start:stop], residual * weights[start:stop]
 
         return link
-
-    def iterate(self, problems: Integers, points: Array, rounding: float) -> Trials:
-        """Start from some points; every look along a direction is a whole pass, which is cheap."""
-        return Trials(self, problems, points, rounding)
-
-    def hessian_product(self, problems: Integers, points: Array, directions: Array) -> Array:
-        """Multiply the Hessians at `points` by `directions`, on the device."""
-        groups = self.groups(problems)
-        along, along_intercepts = self.split(directions)
-        at = self.passes.scores(groups, *self.split(points))
-        of = self.passes.scores(groups, along, along_intercepts)
-        bent = []
-        for group, scores, direction in zip(groups, at, of, strict=True):
-            product: Any = self.curvature(scores, group.start, group.stop, group, direction)
-            if self.row_weights is not None:
-                product = product * self.row_weights[group.start : group.stop, None]
-            bent.append(product.to(scores.dtype))
-        totals, products = self.passes.back(groups, bent, len(along))
-        return self.assemble(problems, along, totals, products)
 
 
 class TorchBinaryProblems(_OnDevice, BinaryProblems):
