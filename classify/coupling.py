@@ -33,8 +33,8 @@ def couple(first: Array, n_classes: int) -> Array:
     Parameters
     ----------
     first : ndarray of float64, shape (n_samples, n_classes * (n_classes - 1) / 2)
-        For each pair ``(i, j)`` with ``i < j``, in the order of `classify.coding.class_pairs`,
-        the probability of class ``i`` among the two.
+        For each pair ``(i, j)`` with ``i < j``, in the order of `class_pairs`, the probability
+        of class ``i`` among the two.
     n_classes : int
         Number of classes.
 

@@ -34,13 +34,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from classify.coding import (
-    class_pairs,
-    decide,
-    decision_values,
-    log_probabilities,
-    probabilities,
-)
+from classify.coding import decide, decision_values, log_probabilities, probabilities
 from classify.free_memory import default_memory
 from classify.parameters import check_parameters, row_weights
 from classify.scoring import scored
@@ -48,6 +42,7 @@ from classify.solver.backend import as_labels, choose_device, lies_on, open_fitt
 from classify.solver.design import all_finite
 from classify.solver.fit import Head, plan
 from classify.solver.out_of_core import is_source
+from classify.solver.problems import class_pairs
 from classify.solver.row_norms import normalized
 from classify.solver.solution import Solution
 from classify.solver.threads import workers

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import class_pairs, problem_sums
+from classify.coding import problem_sums
 from classify.scoring import scored
 from classify.solver.fit import Head
+from classify.solver.problems import class_pairs
 
 HARDEST = 10
 EXAMPLES = 6

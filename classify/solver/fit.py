@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import class_pairs, n_heads
 from classify.solver.certificate import certify
 from classify.solver.design import DesignMatrix, mean_and_scale, refuse_not_finite
 from classify.solver.lbfgs import minimise, rounding_of
@@ -26,7 +25,7 @@ from classify.solver.moves import start as start_moves
 from classify.solver.out_of_core import ChunkedDesign, chunk_order
 from classify.solver.preconditioner.principal_start import start_from_directions, worthwhile
 from classify.solver.preconditioner.sampled import SampledHessian
-from classify.solver.problems import BinaryProblems, Problems, SoftmaxProblems
+from classify.solver.problems import BinaryProblems, Problems, SoftmaxProblems, class_pairs, n_heads
 from classify.solver.solution import Solution, Status
 from classify.solver.threads import Workers, thread_count
 from classify.solver.tuning import (

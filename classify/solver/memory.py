@@ -24,9 +24,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from classify.coding import n_heads
 from classify.solver.certificate import block_rows
 from classify.solver.design import product_rows
+from classify.solver.problems import n_heads
 from classify.solver.tuning import (
     BLOCK_BYTES,
     BUCKETS,

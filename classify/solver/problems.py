@@ -29,6 +29,8 @@ Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
+STRATEGIES = ("multinomial", "ovr", "ovo")
+
 
 class Problems(ABC):
     """Problems over the same rows.
@@ -301,3 +303,20 @@ def without_mean(table: Array) -> Array:
     """Subtract means over the second axis; twice, since the first leaves rounding."""
     table = table - table.mean(axis=1, keepdims=True)
     return np.asarray(table - table.mean(axis=1, keepdims=True))
+
+
+def class_pairs(n_classes: int) -> Integers:
+    """List one-vs-one's pairs in scikit-learn's order; the second of a pair is its positive class.
+
+    Shapes: returns (n_classes * (n_classes - 1) / 2, 2).
+    """
+    return np.stack(np.triu_indices(n_classes, k=1), axis=1)
+
+
+def n_heads(strategy: str, n_classes: int) -> int:
+    """Count a strategy's linear heads (rows of ``coef_``): 1 for two classes, whatever it is."""
+    if strategy not in STRATEGIES:
+        raise ValueError(f"unknown strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}")
+    if n_classes == 2:
+        return 1
+    return n_classes * (n_classes - 1) // 2 if strategy == "ovo" else n_classes

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from classify.coding import class_pairs
 from classify.solver.design import DesignMatrix
-from classify.solver.problems import BinaryProblems, SoftmaxProblems
+from classify.solver.problems import BinaryProblems, SoftmaxProblems, class_pairs
 from classify.solver.threads import Workers
 
 

@@ -5,8 +5,8 @@ import pytest
 from sklearn.datasets import load_digits, load_iris
 
 from classify import OneVsRestLogistic
-from classify.coding import class_pairs
 from classify.selection import C_GRID, PATIENCE, own_values, select_C
+from classify.solver.problems import class_pairs
 from classify.validation import validation_split
 
 

@@ -13,9 +13,9 @@ from classify.analysis.decoding import WAYS, class_values, compare_ways
 from classify.analysis.own_c import judge, refit
 from classify.analysis.pairwise import EXAMPLES, HARDEST, judge_classes, judge_pairs
 from classify.analysis.views import class_order, two_views
-from classify.coding import class_pairs
 from classify.scoring import HeldOut
 from classify.solver.fit import Head
+from classify.solver.problems import class_pairs
 
 
 def blobs(n_classes=5, n=400, d=6, seed=0, spread=0.8):

@@ -10,8 +10,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
-from classify.coding import class_pairs
 from classify.solver.line_search import Look, search
+from classify.solver.problems import class_pairs
 
 ALL = [MultinomialLogistic, OneVsRestLogistic, OneVsOneLogistic]
 DEVICES = ["cpu", "torch-cpu"]

@@ -5,10 +5,10 @@ import pytest
 import torch
 from problems_for_tests import blobs, make
 
-from classify.coding import class_pairs
 from classify.solver.certificate import certify
 from classify.solver.design import DesignMatrix, mean_and_scale
 from classify.solver.losses import logistic, softmax
+from classify.solver.problems import class_pairs
 from classify.solver.threads import Workers
 from classify.solver.torch_backend import design as torch_design
 from classify.solver.torch_backend import losses as torch_losses
