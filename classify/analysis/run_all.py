@@ -13,9 +13,9 @@ from classify.analysis.decoding import compare_ways
 from classify.analysis.own_c import judge, refit
 from classify.analysis.pairwise import judge_classes, judge_pairs
 from classify.analysis.views import class_order, two_views
+from classify.linear_head import LinearHead
 from classify.results import json_ready
 from classify.scoring import HeldOut, scored
-from classify.solver.fit import Head
 from classify.solver.problems import class_pairs
 from classify.solver.row_norms import normalized
 from data.common.cli import progress
@@ -69,7 +69,7 @@ def analyse(
     with progress(len(fitted), "analyses", "strategy") as bar:
         for strategy, fit in fitted.items():
             known = np.asarray(fit.estimator.classes_)
-            head = Head(fit.estimator.coef_, fit.estimator.intercept_)
+            head = LinearHead(fit.estimator.coef_, fit.estimator.intercept_)
             held_out = _held_out(fit, features, X_train)
             more = {
                 "calibration": _calibration(strategy, fit, labels, held_out),

@@ -10,12 +10,12 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from classify.linear_head import LinearHead
 from classify.solver.certificate import certify
 from classify.solver.design import DesignMatrix, mean_and_scale, refuse_not_finite
 from classify.solver.lbfgs import minimise, rounding_of
@@ -84,20 +84,6 @@ def plan(
         threads=thread_count(n_jobs),
         sampled=own > 0,
     )
-
-
-@dataclass(frozen=True)
-class Head:
-    """Linear heads for raw features."""
-
-    # (n_heads, n_features): Weights.
-    coef: Array
-    # (n_heads,): Intercepts.
-    intercept: Array
-
-    def scores(self, X: Floats) -> Floats:
-        """Return ``X @ coef.T + intercept`` in the features' dtype, ``(n_rows, n_heads)``."""
-        return X @ self.coef.astype(X.dtype).T + self.intercept.astype(X.dtype)
 
 
 class Fitter:
@@ -198,8 +184,8 @@ class Fitter:
     # looked for by value.
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def solve(
-        self, C: float | Array, *, tol: float, max_iter: int, start: Head | None = None
-    ) -> tuple[Head, Solution]:
+        self, C: float | Array, *, tol: float, max_iter: int, start: LinearHead | None = None
+    ) -> tuple[LinearHead, Solution]:
         """Fit the heads for one value of C.
 
         Shapes: `C` (n_heads,).
@@ -265,7 +251,7 @@ class Fitter:
         more = double._minimise(double.problems(C), late, solution.points[late], tol, left)
         return solution.improved(late, more)
 
-    def head(self, objective: Problems, points: Array) -> Head:
+    def head(self, objective: Problems, points: Array) -> LinearHead:
         """Fold the standardisation into heads for raw features."""
         weights, intercepts = objective.split(points)
         if self.scale is not None:
@@ -274,4 +260,4 @@ class Fitter:
             intercepts = intercepts - weights @ self.shift
         folded = objective.centred(np.column_stack([weights, intercepts]).reshape(points.shape))
         weights, intercepts = objective.split(folded)
-        return Head(weights.copy(), intercepts.copy())
+        return LinearHead(weights.copy(), intercepts.copy())

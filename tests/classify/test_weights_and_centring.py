@@ -9,9 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
+from classify.linear_head import LinearHead
 from classify.saved_heads import Head as SavedHead
 from classify.saved_heads import load_head, save_head
-from classify.solver.fit import Head
 
 ALL = [MultinomialLogistic, OneVsRestLogistic, OneVsOneLogistic]
 DEVICES = ["cpu", "torch-cpu"]
@@ -134,7 +134,7 @@ def test_multinomial_heads_sum_to_zero_and_are_scikit_learns(load, standardize, 
     rng = np.random.default_rng(0)
     k = len(theirs.classes_)
     # What is common to all classes, in a start, must not be there at the end.
-    start = Head(rng.normal(size=theirs.coef_.shape) * 0.1 + 3, rng.normal(size=k) + 100)
+    start = LinearHead(rng.normal(size=theirs.coef_.shape) * 0.1 + 3, rng.normal(size=k) + 100)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # single precision may not reach so small a tolerance
         models = [MultinomialLogistic(**options).fit(X, y, start=s) for s in (None, start)]
