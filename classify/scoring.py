@@ -12,7 +12,7 @@ import numpy.typing as npt
 from classify.solver.out_of_core import answer_steps, is_source, row_steps
 
 if TYPE_CHECKING:
-    from classify.solver.fit import Head
+    from classify.linear_head import LinearHead
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class HeldOut:
         Which of them.
     labels : ndarray of int, shape (n_held,)
         Their classes, as indices among those that there are heads for.
-    head : Head
+    head : LinearHead
         Heads that were fitted to other rows.
     """
 
     X: Any
     rows: npt.NDArray[np.intp]
     labels: npt.NDArray[np.intp]
-    head: Head
+    head: LinearHead
 
 
 def rows_of(X: Any, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
@@ -55,12 +55,14 @@ def rows_of(X: Any, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
     return X.gather(rows) if is_source(X) else X[rows]
 
 
-def scorer(head: Head, dtype: npt.DTypeLike) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
+def scorer(
+    head: LinearHead, dtype: npt.DTypeLike
+) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
     """Prepare heads for many blocks of rows.
 
     Parameters
     ----------
-    head : Head
+    head : LinearHead
         Linear heads.
     dtype : dtype
         Of the features.
@@ -68,14 +70,14 @@ def scorer(head: Head, dtype: npt.DTypeLike) -> Callable[[npt.NDArray[Any]], npt
     Returns
     -------
     callable
-        What `Head.scores` is, but for the heads' conversion, which is done once.
+        What `LinearHead.scores` is, but for the heads' conversion, which is done once.
     """
     coef, intercept = head.coef.astype(dtype).T, head.intercept.astype(dtype)
     return lambda block: block @ coef + intercept
 
 
 def scored(
-    X: Any, head: Head, rows: npt.NDArray[np.intp] | None = None
+    X: Any, head: LinearHead, rows: npt.NDArray[np.intp] | None = None
 ) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
     """Score rows in blocks.
 
@@ -83,7 +85,7 @@ def scored(
     ----------
     X : ndarray, shape (n_rows, n_features), or StoredRows
         Features.
-    head : Head
+    head : LinearHead
         Linear heads.
     rows : ndarray of int, optional
         Which rows; all by default.

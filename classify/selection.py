@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from classify.coding import decide, probabilities, problem_sums
 from classify.estimators import as_features
+from classify.linear_head import LinearHead
 from classify.scoring import scorer
 from classify.solver.backend import as_labels, choose_device, open_fitter
-from classify.solver.fit import Head, plan
+from classify.solver.fit import plan
 from classify.solver.out_of_core import answer_steps, is_source
 from classify.solver.row_norms import normalized
 from classify.solver.threads import Workers, workers
@@ -46,7 +47,7 @@ class Selection:
         Values of the grid that were left out because the log-loss had kept rising.
     n_train, n_validation : int
         Rows fitted to and rows judged on.
-    start : Head
+    start : LinearHead
         The heads fitted at the chosen value: where a refit on all rows may start.
     device : str
         Where the path was fitted.
@@ -62,7 +63,7 @@ class Selection:
     not_visited: list[float]
     n_train: int
     n_validation: int
-    start: Head = field(repr=False)
+    start: LinearHead = field(repr=False)
     device: str
     held: npt.NDArray[np.intp] = field(repr=False)
     per_problem_c: npt.NDArray[np.float64] | None = field(repr=False)
@@ -84,7 +85,7 @@ class _HeldOut:
         self.labels, self.rows = labels[rows], rows
         self.X = X if is_source(X) else X[rows]
 
-    def judge(self, head: Head) -> _Judged:
+    def judge(self, head: LinearHead) -> _Judged:
         """Say of each row whether the answer is right, and how probable the truth was held.
 
         The third array judges the binary problems by themselves: see `problem_sums`.
@@ -219,7 +220,7 @@ def select_C(
         layout = plan(X.shape, X.dtype, strategy, len(classes), memory, n_jobs)
         n_jobs = layout.threads
     path: list[dict[str, Any]] = []
-    best: tuple[tuple[float, float, float], Head] | None = None
+    best: tuple[tuple[float, float, float], LinearHead] | None = None
     recent = RecentHeads()
     rising = 0
     sums = []

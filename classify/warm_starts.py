@@ -15,7 +15,7 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 
-from classify.solver.fit import Head
+from classify.linear_head import LinearHead
 
 Array = npt.NDArray[np.float64]
 
@@ -58,23 +58,23 @@ class RecentHeads:
     """
 
     def __init__(self) -> None:
-        self._fitted: deque[tuple[float, Head]] = deque(maxlen=POINTS)
+        self._fitted: deque[tuple[float, LinearHead]] = deque(maxlen=POINTS)
 
-    def add(self, C: float, head: Head) -> None:
+    def add(self, C: float, head: LinearHead) -> None:
         """Add the heads that were fitted at a value of C.
 
         Parameters
         ----------
         C : float
             Larger than those before it.
-        head : Head
+        head : LinearHead
             What was found there.
         """
         if head.coef.size > MOST_NUMBERS:
             self._fitted.clear()
         self._fitted.append((C, head))
 
-    def predict(self, C: float) -> Head | None:
+    def predict(self, C: float) -> LinearHead | None:
         """Predict the heads at the next value of C.
 
         Parameters
@@ -84,7 +84,7 @@ class RecentHeads:
 
         Returns
         -------
-        Head or None
+        LinearHead or None
             Where to start; None where nothing was added.
         """
         values, heads = [value for value, _ in self._fitted], [head for _, head in self._fitted]
@@ -98,11 +98,11 @@ class RecentHeads:
         return heads[-1] if heads else None
 
 
-def _blend(heads: list[Head], weights: Array) -> Head:
+def _blend(heads: list[LinearHead], weights: Array) -> LinearHead:
     """Add up heads, each times its weight."""
     coef, intercept = np.zeros_like(heads[0].coef), np.zeros_like(heads[0].intercept)
     with np.errstate(over="ignore", invalid="ignore"):
         for head, weight in zip(heads, weights.tolist(), strict=True):
             coef += weight * head.coef
             intercept += weight * head.intercept
-    return Head(coef, intercept)
+    return LinearHead(coef, intercept)

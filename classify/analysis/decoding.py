@@ -29,7 +29,7 @@ from classify.coding import decision_values, logarithms, probabilities, votes_an
 from classify.scoring import HeldOut, scored
 
 if TYPE_CHECKING:
-    from classify.solver.fit import Head
+    from classify.linear_head import LinearHead
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
@@ -65,7 +65,7 @@ def class_values(way: str, scores: npt.NDArray[Any], n_classes: int) -> Array:
 def compare_ways(
     X_test: Any,
     labels: Integers,
-    head: Head,
+    head: LinearHead,
     known: Integers,
     held_out: HeldOut | None,
     n_classes: int,
@@ -78,7 +78,7 @@ def compare_ways(
         Test features.
     labels : ndarray of int, shape (n_test,)
         Their classes.
-    head : Head
+    head : LinearHead
         The pairs' heads.
     known : ndarray of int, shape (n_known,)
         The classes that there are heads for, three or more.
@@ -113,7 +113,7 @@ def compare_ways(
     return found
 
 
-def _values(way: str, X: Any, head: Head, rows: Integers, n_classes: int) -> Array:
+def _values(way: str, X: Any, head: LinearHead, rows: Integers, n_classes: int) -> Array:
     values = np.empty((len(rows), n_classes))
     for block, scores in scored(X, head, rows):
         values[block] = class_values(way, scores, n_classes)

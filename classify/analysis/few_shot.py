@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.linear_head import LinearHead
 from classify.parallel import run_tasks
-from classify.solver.fit import Head
 from classify.solver.out_of_core import is_source
 from classify.solver.threads import thread_count, workers
 from classify.wording import display_name
@@ -265,7 +265,7 @@ def _curve(
 
 
 def _all(features: Features, strategy: str, estimator: Any, n_train: int) -> dict[str, Any]:
-    head = Head(estimator.coef_, estimator.intercept_)
+    head = LinearHead(estimator.coef_, estimator.intercept_)
     accuracy = _accuracy(strategy, head, estimator.classes_, features, estimator.normalize)
     return {
         "per_class": None,
@@ -375,7 +375,7 @@ def run_task(task: Task) -> Drawn:
 
 def _accuracy(
     strategy: str,
-    head: Head,
+    head: LinearHead,
     known: npt.NDArray[np.int64],
     features: Features,
     normalize: str | None,

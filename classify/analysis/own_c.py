@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from classify.analysis.decoding import share_right
 from classify.coding import decide
+from classify.linear_head import LinearHead
 from classify.scoring import scored
 from classify.selection import PATH_MAX_ITER, PATH_TOL
 from classify.solver.backend import open_fitter
-from classify.solver.fit import Head, plan
+from classify.solver.fit import plan
 from classify.solver.out_of_core import is_source
 from classify.solver.solution import Solution
 from classify.solver.threads import workers
@@ -30,13 +31,13 @@ def refit(
     X: Any,
     labels: npt.NDArray[np.intp],
     per_problem_c: npt.NDArray[np.float64],
-    start: Head,
+    start: LinearHead,
     *,
     n_jobs: int | None,
     memory: int | None,
     device: str,
     fit_intercept: bool = True,
-) -> tuple[Head, Solution]:
+) -> tuple[LinearHead, Solution]:
     """Fit every problem at its own C, to the tolerance of a path.
 
     Parameters
@@ -49,14 +50,14 @@ def refit(
         Class indices, every one of them present.
     per_problem_c : ndarray of float64, shape (n_heads,)
         A value of C for each problem.
-    start : Head
+    start : LinearHead
         Heads to start from.
     n_jobs, memory, device, fit_intercept
         As `classify.selection.select_C` takes them.
 
     Returns
     -------
-    head : Head
+    head : LinearHead
         For raw features.
     solution : Solution
         How its problems ended.
@@ -75,7 +76,11 @@ def refit(
 
 
 def judge(
-    strategy: str, X_test: Any, labels: npt.NDArray[np.intp], head: Head, known: npt.NDArray[Any]
+    strategy: str,
+    X_test: Any,
+    labels: npt.NDArray[np.intp],
+    head: LinearHead,
+    known: npt.NDArray[Any],
 ) -> dict[str, Any]:
     """Answer the test rows with some heads.
 
@@ -87,7 +92,7 @@ def judge(
         Test features.
     labels : ndarray of int, shape (n_test,)
         Their classes.
-    head : Head
+    head : LinearHead
         The heads.
     known : ndarray of int, shape (n_known,)
         The classes that there are heads for.

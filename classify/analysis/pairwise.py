@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import class_pairs, problem_sums
+from classify.coding import problem_sums
+from classify.linear_head import LinearHead
 from classify.scoring import scored
-from classify.solver.fit import Head
+from classify.solver.problems import class_pairs
 
 HARDEST = 10
 EXAMPLES = 6
@@ -23,7 +24,7 @@ def judge_pairs(
     X_test: Any,
     labels: npt.NDArray[np.intp],
     ids: Sequence[str],
-    head: Head,
+    head: LinearHead,
     known: npt.NDArray[np.intp],
 ) -> dict[str, Any]:
     """Judge every pair's head on the test rows of its two classes.
@@ -36,7 +37,7 @@ def judge_pairs(
         Their classes.
     ids : sequence of str
         Which images they are.
-    head : Head
+    head : LinearHead
         The pairs' heads.
     known : ndarray of int, shape (n_known,)
         The classes that there are heads for.
@@ -72,7 +73,7 @@ def _pair(
     rows: npt.NDArray[np.intp],
     own: npt.NDArray[np.intp],
     ids: Sequence[str],
-    head: Head,
+    head: LinearHead,
     known: npt.NDArray[np.intp],
     i: int,
     a: int,
@@ -80,7 +81,7 @@ def _pair(
 ) -> dict[str, Any]:
     mine = (own == a) | (own == b)
     rows, second = rows[mine], own[mine] == b
-    one = Head(head.coef[i : i + 1], head.intercept[i : i + 1])
+    one = LinearHead(head.coef[i : i + 1], head.intercept[i : i + 1])
     scores = np.concatenate([part[:, 0] for _, part in scored(X_test, one, rows)])
     wrong = np.flatnonzero((scores > 0) != second)
     worst = wrong[np.argsort(-np.abs(scores[wrong]), kind="stable")][:EXAMPLES]

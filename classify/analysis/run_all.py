@@ -13,9 +13,10 @@ from classify.analysis.decoding import compare_ways
 from classify.analysis.own_c import judge, refit
 from classify.analysis.pairwise import judge_classes, judge_pairs
 from classify.analysis.views import class_order, two_views
+from classify.linear_head import LinearHead
 from classify.results import json_ready
 from classify.scoring import HeldOut, scored
-from classify.solver.fit import Head
+from classify.solver.problems import class_pairs
 from classify.solver.row_norms import normalized
 from data.common.cli import progress
 
@@ -68,7 +69,7 @@ def analyse(
     with progress(len(fitted), "analyses", "strategy") as bar:
         for strategy, fit in fitted.items():
             known = np.asarray(fit.estimator.classes_)
-            head = Head(fit.estimator.coef_, fit.estimator.intercept_)
+            head = LinearHead(fit.estimator.coef_, fit.estimator.intercept_)
             held_out = _held_out(fit, features, X_train)
             more = {
                 "calibration": _calibration(strategy, fit, labels, held_out),
@@ -110,7 +111,7 @@ def _ends(fit: Fitted) -> list[bool]:
 
 def _mark_pairs(pairs: dict[str, Any], known: Any, fit: Fitted) -> None:
     place = {int(c): i for i, c in enumerate(known)}
-    ends = dict(zip(map(tuple, coding.class_pairs(len(known)).tolist()), _ends(fit), strict=True))
+    ends = dict(zip(map(tuple, class_pairs(len(known)).tolist()), _ends(fit), strict=True))
     for pair in pairs["hardest"]:
         a, b = sorted((place[pair["a"]], place[pair["b"]]))
         pair["converged"] = ends[a, b]
@@ -164,7 +165,7 @@ def _course(strategy: str, fit: Fitted) -> dict[str, Any]:
     known, problem = np.asarray(fit.estimator.classes_), hardest["problem"]
     classes: Any = []
     if strategy == "ovo" or len(known) == 2:
-        classes = known[coding.class_pairs(len(known))[problem]]
+        classes = known[class_pairs(len(known))[problem]]
     elif strategy == "ovr":
         classes = known[[problem]]
     scale = abs(hardest["objective"]) or 1.0

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.solver.fit import Fitter, Head
+from classify.linear_head import LinearHead
+from classify.solver.fit import Fitter
 from classify.solver.solution import Solution
 from data.common.memory import keep_small_blocks
 
@@ -44,18 +45,7 @@ _tell: ContextVar[Callable[[str], None]] = ContextVar("tell", default=_warn)
 
 @contextmanager
 def telling(tell: Callable[[str], None]) -> Iterator[None]:
-    """Send what a fit has to say about its device elsewhere than to a `DeviceMemoryWarning`.
-
-    Parameters
-    ----------
-    tell : callable
-        Takes one line of text.
-
-    Yields
-    ------
-    None
-        While it is in force.
-    """
+    """Send what a fit has to say about its device elsewhere than to a `DeviceMemoryWarning`."""
     token = _tell.set(tell)
     try:
         yield
@@ -64,13 +54,7 @@ def telling(tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def may_have_nvidia() -> bool:
-    """Tell, without torch, whether this machine could have an NVIDIA device.
-
-    Returns
-    -------
-    bool
-        False where there is neither a device file nor the driver's tool.
-    """
+    """Tell, without torch, whether this machine could have an NVIDIA device."""
     return bool(glob.glob("/dev/nvidia*")) or shutil.which("nvidia-smi") is not None
 
 
@@ -82,28 +66,7 @@ def check_device(option: Any) -> None:
 
 
 def choose_device(option: str, X: Any = None) -> str:
-    """Turn a ``device`` parameter into a device that is there.
-
-    Parameters
-    ----------
-    option : {'auto', 'cpu', 'cuda', 'cuda:N'}
-        ``auto`` is the device that `X` lies on if it is a CUDA tensor, else CUDA where there is
-        one, else the CPU.
-    X : array-like, optional
-        Features.
-
-    Returns
-    -------
-    str
-        ``cpu``, or a CUDA device with its number.
-
-    Raises
-    ------
-    DeviceMissing
-        If CUDA is asked for and absent.
-    ValueError
-        If the option is none of these.
-    """
+    """Turn a ``device`` parameter into a device that is there."""
     check_device(option)
     if option in ("cpu", REHEARSAL):
         return option
@@ -124,18 +87,7 @@ def choose_device(option: str, X: Any = None) -> str:
 
 
 def describe(device: str) -> str:
-    """Name a device for the record of a run: a GPU's own name, or ``cpu``.
-
-    Parameters
-    ----------
-    device : str
-        What `choose_device` returned.
-
-    Returns
-    -------
-    str
-        For a person.
-    """
+    """Name a device for the record of a run: a GPU's own name, or ``cpu``."""
     if device in ("cpu", REHEARSAL):
         return device
     from classify.solver.torch_backend.fit import device_name
@@ -169,20 +121,7 @@ def open_fitter(
     workers: Any,
     **options: Any,
 ) -> Fitter | DeviceFitter:
-    """Set up a fit on a device.
-
-    Parameters
-    ----------
-    device : str
-        What `choose_device` returned.
-    strategy, X, labels, n_classes, workers, **options
-        As `classify.solver.fit.Fitter` takes them; `X` may be a tensor on the device.
-
-    Returns
-    -------
-    Fitter or DeviceFitter
-        Both have ``solve``, and ``device``: where they run.
-    """
+    """Set up a fit on a device."""
     if device == "cpu":
         keep_small_blocks()
         return Fitter(strategy, X, labels, n_classes, workers, **options)
@@ -190,20 +129,7 @@ def open_fitter(
 
 
 class DeviceFitter:
-    """A fit on a device that goes on with the CPU when the device's memory is too small.
-
-    Parameters
-    ----------
-    device : str
-        What `choose_device` returned.
-    strategy, X, labels, n_classes, workers, **options
-        As `classify.solver.fit.Fitter` takes them.
-
-    Attributes
-    ----------
-    device : str
-        Where it runs now.
-    """
+    """A fit on a device that goes on with the CPU when the device's memory is too small."""
 
     def __init__(
         self,
@@ -251,11 +177,11 @@ class DeviceFitter:
         return None
 
     def solve(
-        self, C: float | Any, *, tol: float, max_iter: int, start: Head | None = None
-    ) -> tuple[Head, Solution]:
+        self, C: float | Any, *, tol: float, max_iter: int, start: LinearHead | None = None
+    ) -> tuple[LinearHead, Solution]:
         """Fit the heads for one value of C; see `classify.solver.fit.Fitter.solve`."""
 
-        def work() -> tuple[Head, Solution]:
+        def work() -> tuple[LinearHead, Solution]:
             assert self._fitter is not None
             return self._fitter.solve(C, tol=tol, max_iter=max_iter, start=start)
 

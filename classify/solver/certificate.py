@@ -40,8 +40,7 @@ import numpy.typing as npt
 
 from classify.solver.losses import logistic, sigmoid
 from classify.solver.passes import Group
-from classify.solver.problems import BinaryProblems, Problems
-from classify.solver.softmax_problems import SoftmaxProblems
+from classify.solver.problems import BinaryProblems, Problems, SoftmaxProblems
 from classify.solver.solution import Certificate
 
 Array = npt.NDArray[np.float64]

@@ -8,48 +8,42 @@ back into heads for the raw features.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import class_pairs, n_heads
+from classify.linear_head import LinearHead
 from classify.solver.certificate import certify
-from classify.solver.design import DesignMatrix
+from classify.solver.design import DesignMatrix, mean_and_scale, refuse_not_finite
 from classify.solver.lbfgs import minimise, rounding_of
 from classify.solver.memory import Layout, lay_out
+from classify.solver.moves import Moves
+from classify.solver.moves import start as start_moves
 from classify.solver.out_of_core import ChunkedDesign, chunk_order
-from classify.solver.preconditioner.principal_start import (
-    CLOSE_TOL,
-    TOL,
-    start_from_directions,
-    worthwhile,
-)
-from classify.solver.preconditioner.sampled import OWN_ROWS, SHARED_ROWS, SampledHessian
-from classify.solver.problems import BinaryProblems, Problems
-from classify.solver.softmax_problems import SoftmaxProblems
+from classify.solver.preconditioner.principal_start import start_from_directions, worthwhile
+from classify.solver.preconditioner.sampled import SampledHessian
+from classify.solver.problems import BinaryProblems, Problems, SoftmaxProblems, class_pairs, n_heads
 from classify.solver.solution import Solution, Status
-from classify.solver.standardize import mean_and_scale, refuse_not_finite
 from classify.solver.threads import Workers, thread_count
+from classify.solver.tuning import (
+    DOUBLE_NUMBERS,
+    FACTOR_NUMBERS,
+    LARGEST_PRICE,
+    OWN_ROWS,
+    SHARED_PRICE,
+    SHARED_ROWS,
+    SLOW_PRICE,
+    SMALL_WORK,
+    START_CLOSE_TOL,
+    START_TOL,
+)
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
-
-
-# An inverse Hessian for each column may cost this many passes and hold this many numbers.
-LARGEST_PRICE = 12.0
-# Multiply-adds that are done at once whatever a pass costs.
-SMALL_WORK = 2e9
-# What an update of the shared one costs, in passes.
-SHARED_PRICE = 13.0
-# Fewer features in single precision than this, of all rows together, are copied to double where
-# single precision does not reach the tolerance: up to 64 MB.
-DOUBLE_NUMBERS = 8_000_000
-# A column's own inverse beside it, in rounds of that column.
-SLOW_PRICE = 20.0
-FACTOR_NUMBERS = 50_000_000
 
 
 def _own_rows(columns: int, meetings: int, n: int, d: int) -> tuple[int, float]:
@@ -77,33 +71,7 @@ def plan(
     memory: int,
     n_jobs: int | None,
 ) -> Layout:
-    """Lay out a fit of a source of rows.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Rows and features of the source.
-    dtype : numpy.dtype
-        What it hands over.
-    strategy : {'multinomial', 'ovr', 'ovo'}
-        How classes become problems.
-    n_classes : int
-        Number of classes.
-    memory : int
-        Bytes that the fit may take.
-    n_jobs : int or None
-        Threads at most; see `classify.solver.threads.thread_count`.
-
-    Returns
-    -------
-    Layout
-        For `Fitter`, which then takes no more than so many threads.
-
-    Raises
-    ------
-    TooLittleMemoryError
-        If there is no way.
-    """
+    """Lay out a fit of a source of rows."""
     columns = n_heads(strategy, n_classes)
     meets = n_classes - 1 if strategy == "ovo" else columns
     own, _ = _own_rows(columns, shape[0] * meets, *shape)
@@ -118,58 +86,10 @@ def plan(
     )
 
 
-@dataclass(frozen=True)
-class Head:
-    """Linear heads for raw features.
-
-    Attributes
-    ----------
-    coef : ndarray of float64, shape (n_heads, n_features)
-        Weights.
-    intercept : ndarray of float64, shape (n_heads,)
-        Intercepts.
-    """
-
-    coef: Array
-    intercept: Array
-
-    def scores(self, X: Floats) -> Floats:
-        """Return ``X @ coef.T + intercept`` in the features' dtype, ``(n_rows, n_heads)``."""
-        return X @ self.coef.astype(X.dtype).T + self.intercept.astype(X.dtype)
-
-
 class Fitter:
     """One strategy on one set of rows, for any value of C.
 
-    Parameters
-    ----------
-    strategy : {'multinomial', 'ovr', 'ovo'}
-        How classes become problems.
-    X : ndarray of float32 or float64, shape (n_rows, n_features)
-        Features, C-contiguous; or a source of rows, for which there must be a `layout`.
-    labels : ndarray of int, shape (n_rows,)
-        Class indices.
-    n_classes : int
-        Number of classes, at least 2.
-    workers : Workers
-        Threads.
-    sample_weight : ndarray of float64, shape (n_rows,), optional
-        Weight of each row's loss, and of the row in the standardisation.
-    standardize : bool
-        Whether the penalty applies to weights of standardised features.
-    rows : ndarray of int, optional
-        Which rows of `X` to use; `labels` and `sample_weight` are those rows' own. Ascending,
-        where `X` is a source.
-    layout : Layout, optional
-        How a source of rows is read.
-    fit_intercept : bool
-        Without intercepts, standardised features are scaled and not centred: a head for raw
-        features has then none either.
-
-    Raises
-    ------
-    ValueError
-        If a source holds NaN or infinities. (Arrays have been looked at before.)
+    Shapes: `X` (n_rows, n_features), `labels` (n_rows,), `sample_weight` (n_rows,).
     """
 
     device = "cpu"
@@ -177,6 +97,7 @@ class Fitter:
     _binary: type[BinaryProblems] = BinaryProblems
     _softmax: type[SoftmaxProblems] = SoftmaxProblems
     _certify = staticmethod(certify)
+    _start: Callable[..., Moves] = staticmethod(start_moves)
 
     def __init__(
         self,
@@ -263,27 +184,11 @@ class Fitter:
     # looked for by value.
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def solve(
-        self, C: float | Array, *, tol: float, max_iter: int, start: Head | None = None
-    ) -> tuple[Head, Solution]:
+        self, C: float | Array, *, tol: float, max_iter: int, start: LinearHead | None = None
+    ) -> tuple[LinearHead, Solution]:
         """Fit the heads for one value of C.
 
-        Parameters
-        ----------
-        C : float or ndarray of float64, shape (n_heads,)
-            Weight of the losses against the penalty; binary problems may each have their own.
-        tol : float
-            Largest duality gap relative to the objective, for every problem.
-        max_iter : int
-            Largest number of iterations.
-        start : Head, optional
-            Heads to start from; zero by default.
-
-        Returns
-        -------
-        head : Head
-            For raw features.
-        solution : Solution
-            In the standardised features, if they are.
+        Shapes: `C` (n_heads,).
         """
         objective = self.problems(C)
         points = np.zeros((objective.n_problems, objective.n_parameters))
@@ -300,7 +205,7 @@ class Fitter:
             self._preconditioner = self._choose(objective)
         if start is None and self._coarse(objective):
             own = self._preconditioner.own_rows > 0
-            near = CLOSE_TOL if own else TOL
+            near = START_CLOSE_TOL if own else START_TOL
             points, self._preconditioner.sketch = start_from_directions(objective, points, near)
             if own:  # these are made from the features themselves
                 self._preconditioner.sketch = None
@@ -317,7 +222,7 @@ class Fitter:
             self._preconditioner = self._choose(objective)
         self._preconditioner.attach(objective)
         return minimise(
-            objective,
+            functools.partial(self._start, objective),
             points,
             self._preconditioner,
             lambda problems, at: self._certify(objective, problems, at),
@@ -346,7 +251,7 @@ class Fitter:
         more = double._minimise(double.problems(C), late, solution.points[late], tol, left)
         return solution.improved(late, more)
 
-    def head(self, objective: Problems, points: Array) -> Head:
+    def head(self, objective: Problems, points: Array) -> LinearHead:
         """Fold the standardisation into heads for raw features."""
         weights, intercepts = objective.split(points)
         if self.scale is not None:
@@ -355,4 +260,4 @@ class Fitter:
             intercepts = intercepts - weights @ self.shift
         folded = objective.centred(np.column_stack([weights, intercepts]).reshape(points.shape))
         weights, intercepts = objective.split(folded)
-        return Head(weights.copy(), intercepts.copy())
+        return LinearHead(weights.copy(), intercepts.copy())

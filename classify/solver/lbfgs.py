@@ -1,8 +1,8 @@
 """A batched, preconditioned limited-memory BFGS: many problems at once, each on its own.
 
-The minimiser knows nothing about classes, features or rows. It is given an objective that can start
-from any points, and go from there along a direction for each problem, as far as is worth while
-(`classify.solver.moves`); and a preconditioner. A problem that has converged leaves the work (its
+The minimiser knows nothing about classes, features or rows. It is given a function that starts
+problems from any points, which then go along a direction each, as far as is worth while
+(`classify.solver.moves`), and a preconditioner. A problem that has converged leaves the work (its
 columns are dropped).
 
 - Direction: Nocedal and Wright, *Numerical Optimization* (2nd ed., 2006), algorithm 7.4, with the
@@ -23,26 +23,112 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from classify.solver.history import History
-from classify.solver.rowwise import row_dots
+from classify.solver.moves import Moves
 from classify.solver.solution import Certificate, Solution, Status
-from classify.solver.threads import Workers
+from classify.solver.threads import Workers, each_piece, row_dots, some_rows
+from classify.solver.tuning import FAILURES, IN_USE, PATIENCE, SLOWEST, SPAN
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.intp]
 
+
+class History:
+    """The unfinished problems' corrections."""
+
+    def __init__(
+        self, memory: int, n_problems: int, n_parameters: int, dtype: Any, workers: Workers
+    ) -> None:
+        self.workers, self._memory, self._dtype = workers, memory, np.dtype(dtype)
+        self._stored = n_problems
+        # Which of the stored rows the unfinished problems have; None for all.
+        self._rows: npt.NDArray[np.intp] | None = None
+        self._steps: list[Floats] = []  # differences of points, each (n_stored, n_parameters)
+        self._bends: list[Floats] = []  # differences of gradients
+        self._rho = np.zeros((memory, n_problems))  # 1 / (step . bend), 0 for an empty place
+        self._newest = -1  # the place that was filled last
+
+    def keep(self, mask: Bools) -> None:
+        """Drop the problems that are not in `mask`."""
+        rows = np.flatnonzero(mask) if self._rows is None else self._rows[mask]
+        self._rho = self._rho[:, mask]
+        self._rows = rows
+        if len(rows) <= IN_USE * self._stored:
+            for kept in (self._steps, self._bends):
+                for place, table in enumerate(kept):
+                    kept[place] = some_rows(self.workers, table, rows)
+            self._stored, self._rows = len(rows), None
+
+    def forget(self, mask: Bools) -> None:
+        """Empty all places of the problems in `mask`."""
+        self._rho[:, mask] = 0.0
+
+    def add(self, points: Array, before: Array, gradients: Array, gradients_before: Array) -> None:
+        """Fill a place; it stays empty for problems whose curvature rounding has hidden.
+
+        Shapes: `points, before` (k, n_parameters), `gradients, gradients_before` (k, n_parameters).
+        """
+        self._newest = place = (self._newest + 1) % self._memory
+        if place == len(self._steps):
+            shape = self._stored, points.shape[1]
+            self._steps.append(np.empty(shape, self._dtype))
+            self._bends.append(np.empty(shape, self._dtype))
+
+        def fill(part: slice) -> None:
+            s, y = points[part] - before[part], gradients[part] - gradients_before[part]
+            sy = np.einsum("ij,ij->i", s, y)
+            size = np.sqrt(np.einsum("ij,ij->i", s, s) * np.einsum("ij,ij->i", y, y))
+            use = (sy > 0) & (sy > 1e-14 * size)
+            rows = part if self._rows is None else self._rows[part]
+            self._steps[place][rows], self._bends[place][rows] = s, y
+            self._rho[place, part] = np.where(use, 1 / np.where(use, sy, 1.0), 0.0)
+
+        each_piece(self.workers, points, fill)
+
+    def direction(self, gradients: Array, precondition: Callable[[Floats], Floats]) -> Array:
+        """Compute approximate Newton steps.
+
+        Shapes: `gradients` (k, n_parameters), returns (k, n_parameters).
+        """
+        places = [(self._newest - i) % self._memory for i in range(self._memory)]
+        used = [place for place in places if self._rho[place].any()]
+        alpha = np.zeros_like(self._rho)
+        q: Floats = np.empty(gradients.shape, self._dtype)
+
+        def down(part: slice) -> None:
+            block = q[part]
+            block[...] = gradients[part]
+            for place in used:
+                a = self._rho[place, part] * np.einsum(
+                    "ij,ij->i", self._of(self._steps, place, part), block
+                )
+                block -= a.astype(block.dtype)[:, None] * self._of(self._bends, place, part)
+                alpha[place, part] = a
+
+        def up(part: slice) -> None:
+            block = q[part]
+            for place in reversed(used):
+                b = self._rho[place, part] * np.einsum(
+                    "ij,ij->i", self._of(self._bends, place, part), block
+                )
+                left = (alpha[place, part] - b).astype(block.dtype)
+                block += left[:, None] * self._of(self._steps, place, part)
+            np.negative(block, out=result[part])
+
+        each_piece(self.workers, q, down)
+        q = precondition(q).astype(self._dtype, copy=False)
+        result = np.empty(q.shape)
+        each_piece(self.workers, q, up)
+        return result
+
+    def _of(self, kept: list[Floats], place: int, part: slice) -> Floats:
+        """Return some problems' rows of a place."""
+        return kept[place][part if self._rows is None else self._rows[part]]
+
+
 # Objectives that are rounded by more than this, relatively, come from single precision.
 SINGLE = 1e-12
-# How many iterations without progress before rounding is blamed.
-PATIENCE = 30
-# And how many rounds in a row may go nowhere: from L-BFGS's direction, from the preconditioned
-# gradient, from the gradient.
-FAILURES = 3
-# Rounds that a problem's speed is judged by, and the least speed, in powers of e a round.
-SPAN = 6
-SLOWEST = 0.02
 
 
 def rounding_of(dtype: npt.DTypeLike) -> float:
@@ -50,28 +136,8 @@ def rounding_of(dtype: npt.DTypeLike) -> float:
     return float(np.finfo(np.dtype(dtype)).eps) / 10
 
 
-class Moves(Protocol):
-    """Points of unfinished problems, and what is known there."""
-
-    points: Array
-    value: Array
-    gradient: Array
-
-    def advance(self, directions: Array) -> Bools:
-        """Go along descent directions; return which problems have moved."""
-
-    def keep(self, mask: Bools) -> None:
-        """Drop the problems that are not in `mask`."""
-
-
-class Starts(Protocol):
-    """What the minimiser needs of an objective."""
-
-    n_problems: int
-    n_parameters: int
-
-    def iterate(self, problems: Integers, points: Array, rounding: float) -> Moves:
-        """Start some problems from some points."""
+# From problems, points and the relative rounding error of an objective to where they start.
+Start = Callable[[Integers, Array, float], Moves]
 
 
 class Preconditions(Protocol):
@@ -91,8 +157,8 @@ class Preconditions(Protocol):
 
 
 def minimise(
-    objective: Starts,
-    start: Array,
+    start: Start,
+    points: Array,
     preconditioner: Preconditions,
     certify: Callable[[Integers, Array], Certificate],
     *,
@@ -103,45 +169,19 @@ def minimise(
     problems: Integers | None = None,
     workers: Workers | None = None,
 ) -> Solution:
-    """Minimise every problem of an objective.
+    """Minimise problems that `start` takes up at `points`, all of them by default.
 
-    Parameters
-    ----------
-    objective : Problems
-        Starts any of its problems from any points.
-    start : ndarray of float64, shape (k, n_parameters)
-        Where to start.
-    preconditioner : Preconditions
-        Approximate inverse Hessians.
-    certify : callable
-        From problems and points to points with bounds.
-    tol : float
-        Largest duality gap relative to the objective.
-    max_iter : int
-        Largest number of iterations of any problem.
-    memory : int
-        Corrections kept.
-    rounding : float
-        Relative rounding error of an objective's value.
-    problems : ndarray of int, shape (k,), optional
-        Which problems; all by default.
-    workers : Workers, optional
-        Threads; none by default.
-
-    Returns
-    -------
-    Solution
-        Points, and how each problem ended.
+    Shapes: `points` (k, n_parameters), `problems` (k,).
     """
     threads = Workers(1) if workers is None else workers
-    run = _Run(objective, preconditioner, certify, tol, max_iter, memory, rounding, threads)
-    return run.solve(np.arange(objective.n_problems) if problems is None else problems, start)
+    run = _Run(start, preconditioner, certify, tol, max_iter, memory, rounding, threads)
+    return run.solve(np.arange(len(points)) if problems is None else problems, points)
 
 
 class _Run:
     def __init__(
         self,
-        objective: Starts,
+        start: Start,
         preconditioner: Preconditions,
         certify: Callable[[Integers, Array], Certificate],
         tol: float,
@@ -150,7 +190,7 @@ class _Run:
         rounding: float,
         workers: Workers,
     ) -> None:
-        self.objective, self.preconditioner, self.certify = objective, preconditioner, certify
+        self.start, self.preconditioner, self.certify = start, preconditioner, certify
         self.tol, self.max_iter, self.memory, self.rounding = tol, max_iter, memory, rounding
         self.workers = workers
         self.n_passes = self.column_products = 0
@@ -198,7 +238,7 @@ class _Run:
         self, problems: Integers, todo: Integers, points: Array, n_iter: Integers, goal: Array
     ) -> list[Status]:
         """Iterate on the problems ``todo`` until each has stopped; writes points and n_iter."""
-        at = self.objective.iterate(problems[todo], points[todo], self.rounding)
+        at = self.start(problems[todo], points[todo], self.rounding)
         self._count(len(todo))
         k, p = at.points.shape
         # Where the features are in single precision, so are the corrections, which may be many.

@@ -14,59 +14,49 @@ intercepts' own second derivatives, ``diag(sum p) - p'p``, are replaced by twice
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from classify.solver.design import column_sums
 from classify.solver.line_search import ROUNDINGS, Look, Steps, fell, search
-from classify.solver.passes import Group, Piece
-from classify.solver.rowwise import each_piece, row_dots, some_rows
-
-if TYPE_CHECKING:
-    from classify.solver.problems import Problems
+from classify.solver.passes import Group, Piece, SignedScores
+from classify.solver.problems import Problems
+from classify.solver.threads import each_piece, row_dots, some_rows
+from classify.solver.tuning import CURVATURE, EXACT, FLAT, LARGEST_SHIFT, LARGEST_STRETCH
 
 Array = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating[Any]]
+Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.intp]
 
-# The line search ends where the slope has fallen to this share; Newton's step does the rest.
-FLAT = 0.7
-# Where that step led astray, the search is done again, this exactly and without it.
-EXACT = 0.01
-# Newton's step may change the step's length and an intercept by this much.
-LARGEST_STRETCH = 0.5
-LARGEST_SHIFT = 1.0
+
 # The shortest first step of that search.
 SHORTEST = 1e-12
+
+
+class Moves(Protocol):
+    """Points of unfinished problems, and what is known there."""
+
+    points: Array
+    value: Array
+    gradient: Array
+
+    def advance(self, directions: Array) -> Bools:
+        """Go along descent directions; return which problems have moved."""
+
+    def scores(self) -> SignedScores:
+        """Return the signed scores of all rows where the problems are."""
+
+    def keep(self, mask: Bools) -> None:
+        """Drop the problems that are not in `mask`."""
 
 
 class Iterates:
     """Points of a set of problems, their objectives and gradients.
 
-    Parameters
-    ----------
-    objective : Problems
-        The problems.
-    problems : ndarray of int, shape (k,)
-        Which of them.
-    points : ndarray of float64, shape (k, n_parameters)
-        Where they start; copied.
-    rounding : float
-        Relative rounding error of an objective's value.
-
-    Attributes
-    ----------
-    points : ndarray of float64, shape (k, n_parameters)
-        Where they are.
-    value : ndarray of float64, shape (k,)
-        Objectives.
-    gradient : ndarray of float64, shape (k, n_parameters)
-        Gradients.
-    scores : list of ndarray, shape (rows of the group, columns of the group)
-        Signed scores of every group of `groups`, one column after the other in memory.
+    Shapes: `problems` (k,), `points` (k, n_parameters).
     """
 
     def __init__(
@@ -76,7 +66,7 @@ class Iterates:
         self.rounding = rounding
         self.groups, self.link = objective.groups(problems), objective.weighted_link(problems)
         weights, intercepts = objective.split(self.points)
-        self.scores = objective.passes.scores(self.groups, weights, intercepts)
+        self.row_scores = objective.passes.scores(self.groups, weights, intercepts)
         self.value, self.gradient = self._pull()
 
     def keep(self, mask: Bools) -> None:
@@ -89,22 +79,18 @@ class Iterates:
         self.gradient = some_rows(workers, self.gradient, rows)
         groups = self.objective.groups(self.problems) if len(self.problems) else []
         places = [(old[group.start], group) for group in groups]
-        scores, kept = self.scores, [columns[group.columns] for group in self.groups]
-        self.scores = workers.share(lambda place: scores[place[0]].T[kept[place[0]]].T, places)
+        scores, kept = self.row_scores, [columns[group.columns] for group in self.groups]
+        self.row_scores = workers.share(lambda place: scores[place[0]].T[kept[place[0]]].T, places)
         self.groups, self.link = groups, self.objective.weighted_link(self.problems)
+
+    def scores(self) -> SignedScores:
+        """Return the scores of all rows where the problems are; they stay in use here."""
+        return SignedScores(self.groups, self.row_scores, fresh=False)
 
     def advance(self, directions: Array) -> Bools:
         """Go along descent directions, each problem as far as it is worth.
 
-        Parameters
-        ----------
-        directions : ndarray of float64, shape (k, n_parameters)
-            Descent directions.
-
-        Returns
-        -------
-        ndarray of bool, shape (k,)
-            Which problems have moved. For the others rounding hides any descent; they stay.
+        Shapes: `directions` (k, n_parameters), returns (k,).
         """
         objective = self.objective
         workers = objective.workers
@@ -148,7 +134,7 @@ class Iterates:
         places = {group.start: i for i, group in enumerate(self.groups)}
         for group, scores in zip(groups, fresh, strict=True):
             i = places[group.start]
-            self.scores[i].T[columns[self.groups[i].columns]] = scores.T
+            self.row_scores[i].T[columns[self.groups[i].columns]] = scores.T
 
     def _beside(self, points: Array, directions: Array, alpha: Array, beta: Array) -> Array:
         """Return other points: a step along, and beside it for the intercepts."""
@@ -170,7 +156,7 @@ class Iterates:
     ) -> tuple[Array, Array]:
         """Compute objectives and gradients, half a pass, where a step along leads the scores."""
         objective, groups, problems = self.objective, self.groups, self.problems
-        residuals = [np.empty(scores.shape, scores.dtype) for scores in self.scores]
+        residuals = [np.empty(scores.shape, scores.dtype) for scores in self.row_scores]
 
         def work(piece: Piece) -> tuple[Group, Array]:
             index, low, high = piece
@@ -179,7 +165,7 @@ class Iterates:
             if along is not None and alpha is not None and beta is not None:
                 self._step(along, alpha, beta, piece)
             # The product back wants one row after the other; the link writes into its scores.
-            scores = np.array(self.scores[index][rows], order="C")
+            scores = np.array(self.row_scores[index][rows], order="C")
             with np.errstate(invalid="ignore", over="ignore"):  # of a step that will not be taken
                 loss, residual = self.link(scores, low, high, group)
                 residuals[index][rows] = residual
@@ -208,7 +194,7 @@ class Iterates:
         with np.errstate(invalid="ignore", over="ignore"):
             step = lengths[:, None].astype(on.dtype) * on
             step += shift[:, None].astype(on.dtype)
-            self.scores[index][rows].T[...] += step
+            self.row_scores[index][rows].T[...] += step
 
 
 class _Ray:
@@ -273,7 +259,7 @@ class _Ray:
             rows = slice(low - group.start, high - group.start)
             mine = columns[iterates.groups[place].columns]
             on = self.along[place][rows].T[mine]
-            scores = iterates.scores[place][rows].T[mine]
+            scores = iterates.row_scores[place][rows].T[mine]
             with np.errstate(invalid="ignore", over="ignore"):  # far too long a step
                 scores = scores + alpha[columns][group.columns, None].astype(on.dtype) * on
                 loss, _ = link(np.array(scores.T, order="C"), low, high, group)
@@ -302,7 +288,7 @@ class _Ray:
             index, low, high = piece
             group = groups[index]
             rows = slice(low - group.start, high - group.start)
-            on, at = along[index][rows].T, iterates.scores[index][rows].T
+            on, at = along[index][rows].T, iterates.row_scores[index][rows].T
             which, sign = group.columns, group.sign
             if not all_new:
                 some = chosen[id(group.columns)]
@@ -345,3 +331,78 @@ class _Ray:
             shift = -(push + mixed * np.repeat(change, columns)) / stiff
         shift = np.where(np.isfinite(shift), np.clip(shift, -LARGEST_SHIFT, LARGEST_SHIFT), 0.0)
         return step + change, np.where(np.repeat(found, columns), shift, 0.0)
+
+
+class Evaluates(Protocol):
+    """What is needed of an objective."""
+
+    def evaluate(self, problems: Integers, points: Array) -> tuple[Array, Array]:
+        """Return values ``(k,)`` and gradients ``(k, n_parameters)``."""
+
+    def scores(self, problems: Integers, points: Array) -> SignedScores:
+        """Return the signed scores of all rows."""
+
+
+class Trials:
+    """Points of a set of problems, their objectives and gradients.
+
+    Shapes: `problems` (k,), `points` (k, n_parameters).
+    """
+
+    def __init__(
+        self, objective: Evaluates, problems: Integers, points: Array, rounding: float
+    ) -> None:
+        self.objective, self.problems, self.points = objective, problems, points.copy()
+        self.rounding = rounding
+        self.value, self.gradient = objective.evaluate(problems, self.points)
+
+    def keep(self, mask: Bools) -> None:
+        """Drop the problems that are not in `mask`."""
+        self.problems, self.points = self.problems[mask], self.points[mask]
+        self.value, self.gradient = self.value[mask], self.gradient[mask]
+
+    def scores(self) -> SignedScores:
+        """Compute the scores of all rows where the problems are: half a pass."""
+        return self.objective.scores(self.problems, self.points)
+
+    def advance(self, directions: Array) -> Bools:
+        """Go along descent directions; return which problems have moved."""
+        slope = np.einsum("ij,ij->i", self.gradient, directions)
+        value, gradient = self.value.copy(), self.gradient.copy()
+        noise = ROUNDINGS * self.rounding * np.abs(self.value)
+        taken = np.full(len(slope), np.nan)
+        last, past = np.zeros_like(slope), slope.copy()
+        at, bend = slope.copy(), np.full_like(slope, np.nan)
+        above = np.zeros(len(slope), dtype=bool)
+
+        def look(step: Array) -> Look:
+            new = np.flatnonzero(step != taken)  # the others have ended at their last step
+            if len(new):
+                f, g = self.objective.evaluate(
+                    self.problems[new], self.points[new] + step[new, None] * directions[new]
+                )
+                value[new], gradient[new], taken[new] = f, g, step[new]
+                at[new] = np.einsum("ij,ij->i", g, directions[new])
+                above[new] = ~(f <= self.value[new] + noise[new])
+                with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+                    bend[new] = (at[new] - past[new]) / (step[new] - last[new])
+                finite = new[np.isfinite(at[new])]
+                last[finite], past[finite] = step[finite], at[finite]
+                # A slope that has not changed says nothing about where it vanishes.
+                bend[new] = np.where(bend[new] > 0, bend[new], np.finfo(float).tiny)
+            return Look(at, bend, above)
+
+        search(look, slope, CURVATURE)
+        moved = fell(self.value, value, slope, at, noise)
+        self.points = np.where(
+            moved[:, None], self.points + taken[:, None] * directions, self.points
+        )
+        self.gradient = np.where(moved[:, None], gradient, self.gradient)
+        self.value = np.where(moved, value, self.value)
+        return moved
+
+
+def start(objective: Problems, problems: Integers, points: Array, rounding: float) -> Moves:
+    """Start some problems from some points, with their scores kept where features are in memory."""
+    kind = Iterates if len(objective.design.edges) == 2 else Trials
+    return kind(objective, problems, points, rounding)

@@ -17,43 +17,30 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from classify.solver.design import Blocks, DesignMatrix, column_sums, thin_back, thin_product
-from classify.solver.rowwise import PIECE_NUMBERS
 from classify.solver.threads import Workers
+from classify.solver.tuning import PIECE_BYTES, PIECE_NUMBERS, SHARE_NUMBERS
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
-# What one thread does at a time: enough for its start to cost nothing, little enough to share out.
-PIECE_BYTES = 16_000_000
-# Sums larger than this are added up by several threads.
-SHARE_NUMBERS = 250_000
-
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Consecutive rows and the columns they meet.
-
-    Attributes
-    ----------
-    start, stop : int
-        Rows.
-    columns : ndarray of int, shape (k,)
-        Columns of the pass.
-    sign : ndarray of float64, shape (k,), or None
-        What these rows' scores are multiplied by: -1 where all of them are positive in the
-        column, +1 where all are negative. ``None`` leaves the scores as they are.
-    """
+    """Consecutive rows and the columns they meet."""
 
     start: int
     stop: int
+    # (k,): Columns of the pass.
     columns: Integers
+    # (k,): What these rows' scores are multiplied by: -1 where all of them are positive in the
+    # column, +1 where all are negative. ``None`` leaves the scores as they are.
     sign: Array | None = None
 
 
@@ -66,33 +53,24 @@ Link = Callable[[Floats, int, int, Group], tuple[Floats, Floats]]
 Residuals = Callable[[int, int, int, Floats], tuple[Floats, Floats]]
 
 
-class Passes:
-    """The passes over one design matrix.
+class SignedScores(NamedTuple):
+    """The signed scores of all rows in some problems' columns, group by group."""
 
-    Parameters
-    ----------
-    design : DesignMatrix
-        The features.
-    workers : Workers
-        Threads.
-    """
+    groups: list[Group]
+    # (rows of the group, columns of the group): one column after the other in memory.
+    values: list[Floats]
+    # Whether the caller may overwrite them.
+    fresh: bool
+
+
+class Passes:
+    """The passes over one design matrix."""
 
     def __init__(self, design: DesignMatrix, workers: Workers) -> None:
         self.design, self.workers = design, workers
 
     def pieces(self, groups: Sequence[Group]) -> list[Piece]:
-        """Cut groups into what one thread does at a time.
-
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-
-        Returns
-        -------
-        list of tuple
-            Index of the group, first row, last row + 1.
-        """
+        """Cut groups into what one thread does at a time."""
         rows = self.design.block_rows
         bytes_a_row = max(1, self.design.n_features * self.design.dtype.itemsize)
         step = max(rows, PIECE_BYTES // bytes_a_row // rows * rows)
@@ -103,18 +81,7 @@ class Passes:
         ]
 
     def score_pieces(self, groups: Sequence[Group]) -> list[Piece]:
-        """Cut groups into what one thread does at a time where no features are touched.
-
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-
-        Returns
-        -------
-        list of tuple
-            Index of the group, first row, last row + 1.
-        """
+        """Cut groups into what one thread does at a time where no features are touched."""
         return [
             (index, start, min(start + step, group.stop))
             for index, group in enumerate(groups)
@@ -179,26 +146,8 @@ class Passes:
     ) -> tuple[Array, Array, Array]:
         """Compute scores, losses, residuals and their products with the features.
 
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-        weights : ndarray of float64, shape (n_columns, n_features)
-            Weights of the design's features.
-        intercepts : ndarray of float64, shape (n_columns,)
-            Intercepts.
-        link : callable
-            From signed scores to losses, shape ``(rows, k)`` or ``(rows, 1)``, and residuals.
-
-        Returns
-        -------
-        losses : ndarray of float64, shape (n_columns,)
-            Summed losses. Where `link` returns fewer losses than there are columns, as many
-            leading entries are filled.
-        totals : ndarray of float64, shape (n_columns,)
-            Column sums of the residuals.
-        products : ndarray of float64, shape (n_columns, n_features)
-            ``residuals.T @ features``.
+        Shapes: `weights` (n_columns, n_features), `intercepts` (n_columns,), `losses` (n_columns,),
+        `totals` (n_columns,), `products` (n_columns, n_features).
         """
         factors = self._folded(groups, weights, intercepts)
 
@@ -213,19 +162,8 @@ class Passes:
     def scores(self, groups: Sequence[Group], weights: Array, intercepts: Array) -> list[Floats]:
         """Compute every group's signed scores: the first half of a pass.
 
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-        weights : ndarray of float64, shape (n_columns, n_features)
-            Weights of the design's features.
-        intercepts : ndarray of float64, shape (n_columns,)
-            Intercepts.
-
-        Returns
-        -------
-        list of ndarray, shape (rows of the group, columns of the group)
-            In the features' dtype, one column after the other in memory.
+        Shapes: `weights` (n_columns, n_features), `intercepts` (n_columns,), returns (rows of the
+        group, columns of the group).
         """
         factors = self._folded(groups, weights, intercepts)
         result = [
@@ -250,25 +188,7 @@ class Passes:
     ) -> tuple[Array, Array, Array]:
         """Sum losses, and multiply signed residuals by the features: the second half of a pass.
 
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-        residuals : callable
-            From a group's index, the edges of a block of its rows and the block itself to their
-            losses, ``(rows, k)`` or ``(rows, 1)``, and the derivatives with respect to the signed
-            scores, in the features' dtype.
-        n_columns : int
-            Columns of the pass.
-
-        Returns
-        -------
-        losses : ndarray of float64, shape (n_columns,)
-            Summed losses; leading entries are filled where there are fewer than columns.
-        totals : ndarray of float64, shape (n_columns,)
-            Column sums of the residuals.
-        products : ndarray of float64, shape (n_columns, n_features)
-            ``residuals.T @ features``.
+        Shapes: `losses` (n_columns,), `totals` (n_columns,), `products` (n_columns, n_features).
         """
 
         def visit(piece: Piece, rows: Blocks) -> tuple[Group, Array, Array, Array]:
@@ -309,21 +229,8 @@ class Passes:
     ) -> tuple[Array, Array]:
         """Multiply signed residuals by the features: `pull` without the losses.
 
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-        residuals : sequence of ndarray, shape (rows of the group, columns of the group)
-            Derivatives with respect to the signed scores, in the features' dtype.
-        n_columns : int
-            Columns of the pass.
-
-        Returns
-        -------
-        totals : ndarray of float64, shape (n_columns,)
-            Column sums of the residuals.
-        products : ndarray of float64, shape (n_columns, n_features)
-            ``residuals.T @ features``.
+        Shapes: `residuals` (rows of the group, columns of the group), `totals` (n_columns,),
+        `products` (n_columns, n_features).
         """
 
         def each(index: int, low: int, high: int, _: Floats) -> tuple[Floats, Floats]:

@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from classify.coding import class_pairs
 from classify.solver.design import DesignMatrix
-from classify.solver.problems import BinaryProblems
-from classify.solver.softmax_problems import SoftmaxProblems
+from classify.solver.problems import BinaryProblems, SoftmaxProblems, class_pairs
 from classify.solver.threads import Workers
 
 
@@ -51,3 +49,17 @@ def naive(kind, X, labels, point, problem, C=0.7, weight=None):
             t, use = (labels == j).astype(float), (labels == i) | (labels == j)
         loss = np.where(use, np.log1p(np.exp(z[:, 0])) - t * z[:, 0], 0.0)
     return C * (s * loss).sum() + 0.5 * (w**2).sum()
+
+
+def hessian_product(objective, problems, points, directions):
+    """Multiply the Hessians at points by directions: curvatures times the directions' scores."""
+    groups, at, _ = objective.scores(problems, points)
+    of = objective.scores(problems, directions).values
+    along, _ = objective.split(directions)
+    products = []
+    for group, scores, direction in zip(groups, at, of, strict=True):
+        product = objective.curvature(scores, group.start, group.stop, group, direction)
+        if objective.weight is not None:
+            product = product * objective.weight[group.start : group.stop, None]
+        products.append(product.astype(scores.dtype, copy=False))
+    return objective.assemble(problems, along, *objective.passes.back(groups, products, len(along)))

@@ -13,11 +13,13 @@ randomness", *SIAM Review* 53, 2011, algorithm 4.4).
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from classify.solver import moves
 from classify.solver.design import DesignMatrix
 from classify.solver.lbfgs import minimise, rounding_of
 from classify.solver.preconditioner.factors import orthonormal, square
@@ -130,7 +132,7 @@ def start_from_directions(
     preconditioner = SampledHessian(own, SPREAD_SHARED * DIRECTIONS, OWN_PRICE)
     preconditioner.attach(restricted)
     found = minimise(
-        restricted,
+        functools.partial(moves.start, restricted),
         begin,
         preconditioner,
         _as_they_are,

@@ -212,7 +212,7 @@ class SampledHessian:
         C = np.repeat(objective.C[problems], objective.columns)
         curvatures: list[Floats] = []
         mass = np.zeros(len(columns))
-        groups, scores, fresh = objective.scored(problems, moves)
+        groups, scores, fresh = moves.scores()
 
         def curve(job: tuple[int, int]) -> None:
             index, low = job

@@ -111,7 +111,7 @@ class TorchDesign:
         Returns
         -------
         mean, scale : ndarray of float64, shape (n_features,)
-            As `classify.solver.standardize.mean_and_scale` gives them.
+            As `classify.solver.design.mean_and_scale` gives them.
         """
         w = None if weight is None else self.send(weight)[:, None]
         count = float(self.n_rows) if w is None else float(w.sum())

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from classify.solver.fit import Fitter, Head
+from classify.linear_head import LinearHead
+from classify.solver.fit import Fitter
+from classify.solver.moves import Trials
 from classify.solver.problems import Problems
 from classify.solver.solution import Solution
 from classify.solver.torch_backend.certificate import certify
@@ -54,6 +56,8 @@ class TorchFitter(Fitter):
 
     _binary, _softmax = TorchBinaryProblems, TorchSoftmaxProblems
     _certify = staticmethod(certify)
+    # Every look along a direction is a whole pass, which is cheap on a device.
+    _start = Trials
 
     def __init__(
         self,
@@ -106,8 +110,8 @@ class TorchFitter(Fitter):
         raise OutOfDeviceMemory(f"{columns:,} problems, each with an inverse Hessian of its own")
 
     def solve(
-        self, C: float | Any, *, tol: float, max_iter: int, start: Head | None = None
-    ) -> tuple[Head, Solution]:
+        self, C: float | Any, *, tol: float, max_iter: int, start: LinearHead | None = None
+    ) -> tuple[LinearHead, Solution]:
         """Fit the heads for one value of C; see `Fitter.solve`."""
         with _memory_errors(), arithmetic(self._at):
             return super().solve(C, tol=tol, max_iter=max_iter, start=start)

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from classify.solver.passes import Group
-from classify.solver.problems import BinaryProblems, Problems
-from classify.solver.softmax_problems import SoftmaxProblems
+from classify.solver.problems import BinaryProblems, Problems, SoftmaxProblems
 from classify.solver.torch_backend.design import TorchDesign
 from classify.solver.torch_backend.losses import (
     logistic,
@@ -25,7 +24,6 @@ from classify.solver.torch_backend.losses import (
     softmax_curvature,
 )
 from classify.solver.torch_backend.passes import TorchPasses
-from classify.solver.trials import Trials
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
@@ -60,25 +58,6 @@ class _OnDevice(Problems):
 
         return link
 
-    def iterate(self, problems: Integers, points: Array, rounding: float) -> Trials:
-        """Start from some points; every look along a direction is a whole pass, which is cheap."""
-        return Trials(self, problems, points, rounding)
-
-    def hessian_product(self, problems: Integers, points: Array, directions: Array) -> Array:
-        """Multiply the Hessians at `points` by `directions`, on the device."""
-        groups = self.groups(problems)
-        along, along_intercepts = self.split(directions)
-        at = self.passes.scores(groups, *self.split(points))
-        of = self.passes.scores(groups, along, along_intercepts)
-        bent = []
-        for group, scores, direction in zip(groups, at, of, strict=True):
-            product: Any = self.curvature(scores, group.start, group.stop, group, direction)
-            if self.row_weights is not None:
-                product = product * self.row_weights[group.start : group.stop, None]
-            bent.append(product.to(scores.dtype))
-        totals, products = self.passes.back(groups, bent, len(along))
-        return self.assemble(problems, along, totals, products)
-
 
 class TorchBinaryProblems(_OnDevice, BinaryProblems):
     """Binary logistic problems on a device; see `classify.solver.problems.BinaryProblems`."""
@@ -112,7 +91,7 @@ class TorchBinaryProblems(_OnDevice, BinaryProblems):
 
 
 class TorchSoftmaxProblems(_OnDevice, SoftmaxProblems):
-    """Multinomial logistic problems on a device; see `classify.solver.softmax_problems`."""
+    """Multinomial logistic problems on a device; see `Problems`."""
 
     def bind(self, problems: Integers) -> Callable[..., tuple[Tensor, Tensor]]:
         """Apply the softmax loss, problem by problem."""

@@ -12,9 +12,10 @@ from rows_for_tests import Rows
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.selection import select_C
 from classify.solver.fit import Fitter, plan
-from classify.solver.memory import SHARED_ROWS, Layout, TooLittleMemoryError
+from classify.solver.memory import Layout, TooLittleMemoryError
 from classify.solver.out_of_core import ChunkedDesign, is_source
 from classify.solver.threads import workers
+from classify.solver.tuning import SHARED_SAMPLES
 from data.common.cli import run
 from data.common.errors import UserError
 from data.reading import open_features
@@ -215,7 +216,7 @@ def test_chunks_follow_the_memory_and_not_the_threads():
         layout(10**8)
     assert "memory is 100 MB, but ovo on 1,000,000 rows x 768" in str(error.value)
     least = layout(error.value.needed)
-    assert least.threads == 1 and least.shared_rows == SHARED_ROWS[-1]
+    assert least.threads == 1 and least.shared_rows == SHARED_SAMPLES[-1]
     with pytest.raises(TooLittleMemoryError):
         layout(error.value.needed - 1)
     sizes = [layout(memory, 64) for memory in (3 * 10**9, 8 * 10**9, 32 * 10**9)]

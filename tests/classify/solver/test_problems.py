@@ -2,11 +2,16 @@
 
 import numpy as np
 import pytest
-from problems_for_tests import blobs, make, naive
+from problems_for_tests import blobs, hessian_product, make, naive
 
-from classify.solver.design import DesignMatrix, column_sums, thin_back, thin_product
+from classify.solver.design import (
+    DesignMatrix,
+    column_sums,
+    mean_and_scale,
+    thin_back,
+    thin_product,
+)
 from classify.solver.losses import logistic, softmax
-from classify.solver.standardize import mean_and_scale
 from classify.solver.threads import Workers
 
 KINDS = ["ovr", "ovo", "softmax"]
@@ -48,7 +53,7 @@ def test_gradients_and_hessian_products_are_finite_differences(kind, weighted):
     np.testing.assert_allclose(
         (gradient * direction).sum(axis=1), (above - below) / (2 * h), rtol=1e-6
     )
-    product = objective.hessian_product(everything, points, direction)
+    product = hessian_product(objective, everything, points, direction)
     expected = (gradient_above - gradient_below) / (2 * h)
     np.testing.assert_allclose(product, expected, rtol=1e-5, atol=1e-5 * np.abs(product).max())
 
@@ -90,11 +95,11 @@ def test_standardising_on_the_fly_equals_standardising_first(kind):
     for a, b in zip(
         (
             *folded.evaluate(everything, points),
-            folded.hessian_product(everything, points, direction),
+            hessian_product(folded, everything, points, direction),
         ),
         (
             *explicit.evaluate(everything, points),
-            explicit.hessian_product(everything, points, direction),
+            hessian_product(explicit, everything, points, direction),
         ),
         strict=True,
     ):
@@ -134,7 +139,7 @@ def test_sums_that_threads_share_are_the_same(kind, monkeypatch):
     found = []
     for numbers, threads in ((10**9, 1), (5, 3)):
         monkeypatch.setattr("classify.solver.passes.SHARE_NUMBERS", numbers)
-        monkeypatch.setattr("classify.solver.rowwise.PIECE_NUMBERS", numbers)
+        monkeypatch.setattr("classify.solver.threads.PIECE_NUMBERS", numbers)
         objective = make(kind, X, labels, design=design, workers=Workers(threads))
         points, _ = some_points(objective)
         found.append(objective.evaluate(np.arange(objective.n_problems), points))
