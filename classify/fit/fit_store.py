@@ -171,7 +171,7 @@ def _fit_all(
     features: Features, X_train: Any, X_test: Any, options: FitOptions, room: Room
 ) -> dict[str, Fitted]:
     from classify.selection import C_GRID
-    from classify.solver.backend import telling
+    from classify.solver.backend import redirect_notes
 
     grid = np.array(sorted(options.c_grid)) if options.c_grid else np.asarray(C_GRID)
     if options.c is not None:
@@ -179,7 +179,10 @@ def _fit_all(
     steps = 1 + len(grid)
     fitted = {}
     notes: list[str] = []
-    with telling(notes.append), progress(len(options.strategies) * steps, "fit", "step") as bar:
+    with (
+        redirect_notes(notes.append),
+        progress(len(options.strategies) * steps, "fit", "step") as bar,
+    ):
 
         def step(_: dict[str, Any]) -> None:
             bar.update(1)

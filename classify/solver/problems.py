@@ -63,7 +63,7 @@ class Problems(ABC):
         groups = self.groups(np.arange(self.n_problems))
         return sum((group.stop - group.start) * len(group.columns) for group in groups)
 
-    def mass(self, group: Group) -> float:
+    def weight_sum(self, group: Group) -> float:
         """Return the summed weights of a group's rows."""
         if self.weight is None:
             return float(group.stop - group.start)
@@ -208,7 +208,7 @@ class BinaryProblems(Problems):
             columns = np.flatnonzero((positive == label) | (negative == label))
             meets[label] = columns, np.where(positive[columns] == label, -1.0, 1.0)
         return [
-            Group(start, stop, *meets[label])
+            Group(start, stop, *meets[label], kind=label)
             for start, stop, label in self._runs
             if len(meets[label][0])
         ]
@@ -237,8 +237,8 @@ class BinaryProblems(Problems):
         self, scores: Floats, start: int, stop: int, group: Group, directions: Floats | None
     ) -> Floats:
         """Return ``p (1 - p)``, which knows no sign, times the directions."""
-        second = logistic_curvature(scores.copy())[1]
-        return second if directions is None else second * directions
+        diagonal = logistic_curvature(scores.copy())[1]
+        return diagonal if directions is None else diagonal * directions
 
 
 class SoftmaxProblems(Problems):
@@ -276,8 +276,8 @@ class SoftmaxProblems(Problems):
         p /= p.sum(axis=1, keepdims=True)
         if directions is None:
             return (p * (1 - p)).reshape(scores.shape)
-        bent = p * directions.reshape(z.shape)
-        return (bent - p * bent.sum(axis=1, keepdims=True)).reshape(scores.shape)
+        product = p * directions.reshape(z.shape)
+        return (product - p * product.sum(axis=1, keepdims=True)).reshape(scores.shape)
 
     def restricted(
         self, design: DesignMatrix, rows: Integers, stride: Array, workers: Workers

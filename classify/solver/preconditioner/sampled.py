@@ -230,7 +230,7 @@ class SampledHessian:
         weight = np.zeros(len(columns))
         for group, bend in zip(groups, curvatures, strict=True):
             mass[group.columns] += bend.sum(axis=0, dtype=np.float64)
-            weight[group.columns] += objective.mass(group)
+            weight[group.columns] += objective.weight_sum(group)
         # Where the classes are apart hardly any curvature is left, and rounding in an intercept's
         # gradient over next to nothing would be all there is of a step.
         stiffness = np.maximum(mass, SOFTEST * C * weight)

@@ -71,7 +71,7 @@ class TorchFitter(Fitter):
         sample_weight: Array | None = None,
         standardize: bool = False,
         rows: Integers | None = None,
-        layout: None = None,
+        memory_plan: None = None,
         fit_intercept: bool = True,
     ) -> None:
         self.device, self._at = at, torch.device(at)

@@ -125,8 +125,8 @@ class TorchPasses(Passes):
         """
         design = self.design
         table = self._zeros(n_columns, design.n_features + 2)
-        layout = zip(groups, residuals, self.columns(groups), self.signs(groups), strict=True)
-        for group, residual, cols, sign in layout:
+        memory_plan = zip(groups, residuals, self.columns(groups), self.signs(groups), strict=True)
+        for group, residual, cols, sign in memory_plan:
             part = self._zeros(len(group.columns), design.n_features + 2)
             for start, stop in self.row_pieces(group):
                 rows = residual[start - group.start : stop - group.start]

@@ -110,7 +110,7 @@ class TorchSampledHessian:
         bend = torch.zeros(shape, dtype=torch.float64, device=self.design.device)
         mass = np.zeros(len(weights))
         for group, z, cols in zip(groups, scores, columns, strict=True):
-            mass[group.columns] += objective.mass(group)
+            mass[group.columns] += objective.weight_sum(group)
             part = objective.curvature(z, group.start, group.stop, group, None)
             bend[cols, group.start : group.stop] = part.T.double()
         C = np.repeat(objective.C[problems], objective.columns)

@@ -198,12 +198,13 @@ def test_a_look_along_a_direction_is_a_derivative(kind, weighted):
     along = problems.passes.scores(groups, *problems.split(directions))
 
     def sums(step):
-        total = np.zeros((5, problems.n_problems * problems.columns))
+        total = np.zeros((2, problems.n_problems * problems.columns))
         for group, z, on in zip(groups, at, along, strict=True):
             on = np.ascontiguousarray(on.T)
             scores = np.ascontiguousarray(z.T) + step * on
-            total[:, group.columns] += link.bend_sums(scores, group.start, group.stop, group, on)
-        return total[:2].reshape(2, problems.n_problems, -1).sum(axis=2)
+            found = link.direction_sums(scores, group.start, group.stop, group, on)
+            total[:, group.columns] += found.slope, found.curvature
+        return total.reshape(2, problems.n_problems, -1).sum(axis=2)
 
     def losses(step):
         value, _ = problems.evaluate(everything, points + step * directions)
