@@ -96,7 +96,6 @@ class Fitter:
     # What another engine puts in place of numpy's: see `classify.solver.torch_backend.fit`.
     _binary: type[BinaryProblems] = BinaryProblems
     _softmax: type[SoftmaxProblems] = SoftmaxProblems
-    _certify = staticmethod(certify)
     _start: Callable[..., Moves] = staticmethod(start_moves)
 
     def __init__(
@@ -234,7 +233,7 @@ class Fitter:
             functools.partial(self._start, objective),
             points,
             self._preconditioner,
-            lambda problems, at: self._certify(objective, problems, at),
+            lambda problems, at: certify(objective, problems, at),
             tol=tol,
             max_iter=max_iter,
             rounding=rounding_of(self.design.dtype),

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from classify.solver.certificate import block_rows
+from classify.solver.arrays import block_rows
 from classify.solver.design import product_rows
 from classify.solver.problems import n_heads
 from classify.solver.tuning import (

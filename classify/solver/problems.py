@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.solver.arrays import Arrays, HostArrays
 from classify.solver.design import DesignMatrix
 from classify.solver.losses import BinaryLink, SoftmaxLink, logistic_curvature
 from classify.solver.passes import Group, Passes, SignedScores
@@ -56,6 +57,7 @@ class Problems(ABC):
         self.columns = columns
         self.n_parameters = columns * (design.n_features + 1)
         self.passes = Passes(design, workers)
+        self.arrays: Arrays = HostArrays(labels, sample_weight, workers)
 
     @property
     def meetings(self) -> int:

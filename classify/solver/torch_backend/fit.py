@@ -17,7 +17,6 @@ from classify.solver.fit import Fitter
 from classify.solver.moves import Trials
 from classify.solver.problems import Problems
 from classify.solver.solution import Solution
-from classify.solver.torch_backend.certificate import certify
 from classify.solver.torch_backend.design import TorchDesign, arithmetic, tensor_of
 from classify.solver.torch_backend.precondition import TorchSampledHessian
 from classify.solver.torch_backend.problems import TorchBinaryProblems, TorchSoftmaxProblems
@@ -55,7 +54,6 @@ class TorchFitter(Fitter):
     """
 
     _binary, _softmax = TorchBinaryProblems, TorchSoftmaxProblems
-    _certify = staticmethod(certify)
     # Every look along a direction is a whole pass, which is cheap on a device.
     _start = Trials
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from classify.solver.passes import Group
 from classify.solver.problems import BinaryProblems, Problems, SoftmaxProblems
+from classify.solver.torch_backend.arrays import DeviceArrays
 from classify.solver.torch_backend.design import TorchDesign
 from classify.solver.torch_backend.losses import (
     logistic,
@@ -40,6 +41,7 @@ class _OnDevice(Problems):
         self.passes = TorchPasses(self.design, self.workers)
         self.row_labels = self.design.send(np.asarray(self.labels, dtype=np.int64))
         self.row_weights = None if self.weight is None else self.design.send(self.weight)
+        self.arrays = DeviceArrays(self.passes, self.row_labels, self.row_weights)
 
     def bind(self, problems: Integers) -> Callable[..., tuple[Tensor, Tensor]]:
         """Make the link of a pass: what depends on the problems is sent to the device once."""

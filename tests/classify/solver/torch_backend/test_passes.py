@@ -14,7 +14,6 @@ from classify.solver.torch_backend import design as torch_design
 from classify.solver.torch_backend import losses as torch_losses
 from classify.solver.torch_backend import passes as torch_passes
 from classify.solver.torch_backend import precondition as torch_precondition
-from classify.solver.torch_backend.certificate import certify as certify_on_device
 from classify.solver.torch_backend.design import TorchDesign
 from classify.solver.torch_backend.problems import TorchBinaryProblems, TorchSoftmaxProblems
 
@@ -147,7 +146,7 @@ def test_certificates(kind, dtype, weighted):
     everything, points = np.arange(ours.n_problems), points_of(ours)
     expected = certify(ours, everything, points)
     before = [z.clone() for z in its.passes.scores(its.groups(everything), *its.split(points))]
-    found = certify_on_device(its, everything, points)
+    found = certify(its, everything, points)
     for name in ("points", "objective", "grad_norm", "gap_bound"):
         close(getattr(found, name), getattr(expected, name), dtype)
     after = its.passes.scores(its.groups(everything), *its.split(points))
@@ -156,11 +155,11 @@ def test_certificates(kind, dtype, weighted):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_certificates_in_pieces(kind, monkeypatch):
-    monkeypatch.setattr("classify.solver.torch_backend.certificate.CHUNK_NUMBERS", 16 * 500)
+    monkeypatch.setattr("classify.solver.torch_backend.arrays.CHUNK_NUMBERS", 16 * 500)
     ours, its = both(kind, np.float64, weighted=True, n=900)
     everything, points = np.arange(ours.n_problems), points_of(ours)
     expected = certify(ours, everything, points)
-    close(certify_on_device(its, everything, points).gap_bound, expected.gap_bound, np.float64)
+    close(certify(its, everything, points).gap_bound, expected.gap_bound, np.float64)
 
 
 def test_losses_neither_overflow_nor_cancel():
