@@ -1,8 +1,9 @@
-"""The array operations that the certificate needs, and numpy's; torch's are in `torch_backend`.
+"""What a backend provides: rows, passes over them, a preconditioner, arrays; and numpy's arrays.
 
-The formulas are written once, over a module `xp` (numpy or torch: their arithmetic, ``exp``,
-``where``, ``stack`` and ``sum(axis=...)`` are spelled alike) and over these methods, for what is
-spelled differently or has another price: numpy overwrites temporaries and works in threads, a
+The CPU's are `classify.solver.design`, `passes` and `preconditioner`, a device's `torch_backend`.
+The certificate's formulas are written once, over a module `xp` (numpy or torch: arithmetic,
+``exp``, ``where``, ``stack`` and ``sum(axis=...)`` are spelled alike) and over `Arrays`, for what
+is spelled differently or has another price: numpy overwrites temporaries and works in threads, a
 device should not be waited for.
 """
 
@@ -19,6 +20,7 @@ from classify.solver.passes import Group
 from classify.solver.threads import Workers
 
 Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
 # Rows, and float64 scores, in one block of them: a block has some ten temporaries of its size.
@@ -29,6 +31,38 @@ BLOCK_NUMBERS = 500_000
 def block_rows(columns: int) -> int:
     """Say how many rows of so many columns of scores are in one block on the host."""
     return min(ROWS, max(64, BLOCK_NUMBERS // max(1, columns)))
+
+
+class Design(Protocol):
+    """The rows of a fit: features with a shift and a scale per column."""
+
+    n_rows: int
+    n_features: int
+    dtype: np.dtype[Any]  # of the features
+    edges: Integers  # between rows that are loaded together; two where all are
+
+    def dense(self, rows: Integers) -> Floats:
+        """Copy some rows to the host, shifted and scaled, ``(k, n_features)``."""
+
+    def in_double(self) -> Any:
+        """Return a copy of these rows in double precision."""
+
+
+class RowPasses(Protocol):
+    """Passes over the rows of a design; scores and residuals are arrays of the backend's kind."""
+
+    def fused(
+        self, groups: Sequence[Group], weights: Array, intercepts: Array, link: Callable[..., Any]
+    ) -> tuple[Array, Array, Array]:
+        """Return summed losses, summed residuals, and ``residuals.T @ features``, per column."""
+
+    def scores(self, groups: Sequence[Group], weights: Array, intercepts: Array) -> list[Any]:
+        """Return every group's signed scores: the first half of a pass."""
+
+    def back(
+        self, groups: Sequence[Group], residuals: Sequence[Any], n_columns: int
+    ) -> tuple[Array, Array]:
+        """Return summed residuals and their products with the features: the second half."""
 
 
 class ScoreBlock(NamedTuple):

@@ -70,8 +70,8 @@ def certify(objective: Problems, problems: Integers, points: Array) -> Certifica
     """
     weights, intercepts = objective.split(points)
     groups = objective.groups(problems)
-    # In the features' precision: an error of a score changes the bound by C times the residual times
-    # that error, as it changes the objective. All sums over rows are float64.
+    # In the features' precision: an error of a score changes the bound by C times that error times
+    # the residual, as it changes the objective. All sums over rows are float64.
     scores: list[Any] = objective.passes.scores(groups, weights, intercepts)
     if isinstance(objective, BinaryProblems):
         dual: _BinaryDual | _SoftmaxDual = _BinaryDual(objective, problems, groups, scores)

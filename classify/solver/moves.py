@@ -22,7 +22,7 @@ import numpy.typing as npt
 from classify.solver.design import column_sums
 from classify.solver.line_search import ROUNDINGS, Look, Steps, fell, search
 from classify.solver.losses import DirectionSums
-from classify.solver.passes import Group, RowSpan, SignedScores
+from classify.solver.passes import Group, RowSpan, SignedScores, score_spans
 from classify.solver.problems import Problems
 from classify.solver.threads import each_piece, row_dots, some_rows
 from classify.solver.tuning import CURVATURE, EXACT, FLAT, LARGEST_SHIFT, LARGEST_STRETCH
@@ -174,7 +174,7 @@ class Iterates:
 
         weights, _ = objective.split(self.points)
         losses = np.zeros(len(weights))
-        for group, loss in objective.workers.share(work, objective.passes.score_spans(groups)):
+        for group, loss in objective.workers.share(work, score_spans(groups)):
             losses[group.columns[: len(loss)]] += loss
         totals, products = objective.passes.back(groups, residuals, len(weights))
         return (
@@ -266,7 +266,7 @@ class _Ray:
                 loss, _ = link(np.array(scores.T, order="C"), low, high, group)
                 return group.columns, column_sums(loss)
 
-        for which, loss in objective.workers.share(work, objective.passes.score_spans(groups)):
+        for which, loss in objective.workers.share(work, score_spans(groups)):
             losses[which[: len(loss)]] += loss
         weights, _ = objective.split(iterates.points[some])
         result = np.full(len(step), np.nan)
@@ -307,7 +307,7 @@ class _Ray:
             return which, sums
 
         total = DirectionSums(*np.zeros((5, len(alpha))))
-        for found in objective.workers.share(work, objective.passes.score_spans(groups)):
+        for found in objective.workers.share(work, score_spans(groups)):
             if found is not None:
                 which, sums = found
                 for summed, part in zip(total, sums, strict=True):

@@ -88,15 +88,6 @@ class Passes:
             for start in range(group.start, group.stop, step)
         ]
 
-    def score_spans(self, groups: Sequence[Group]) -> list[RowSpan]:
-        """Cut groups into what one thread does at a time where no features are touched."""
-        return [
-            RowSpan(index, start, min(start + step, group.stop))
-            for index, group in enumerate(groups)
-            for step in [max(64, PIECE_NUMBERS // max(1, len(group.columns)))]
-            for start in range(group.start, group.stop, step)
-        ]
-
     def _by_chunk(self, groups: Sequence[Group]) -> list[list[RowSpan]]:
         """Cut groups where the design's chunks end, and put the pieces of a chunk together."""
         edges = self.design.edges
@@ -247,6 +238,16 @@ class Passes:
 
         _, totals, products = self.pull(groups, each, n_columns)
         return totals, products
+
+
+def score_spans(groups: Sequence[Group]) -> list[RowSpan]:
+    """Cut groups into what one thread does at a time where no features are touched."""
+    return [
+        RowSpan(index, start, min(start + step, group.stop))
+        for index, group in enumerate(groups)
+        for step in [max(64, PIECE_NUMBERS // max(1, len(group.columns)))]
+        for start in range(group.start, group.stop, step)
+    ]
 
 
 def _gather(

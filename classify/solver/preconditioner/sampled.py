@@ -219,7 +219,7 @@ class SampledHessian:
             group, z = groups[index], scores[index]
             high = min(low + ROWS, len(z))
             start, stop = group.start + low, group.start + high
-            bend = objective.curvature(z[low:high], start, stop, group, None)
+            bend = objective.curvature(z[low:high])
             if objective.weight is not None:
                 bend = bend * objective.weight[start:stop, None]
             curvatures[index][low:high] = bend * C[group.columns].astype(z.dtype)

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.solver.design import DesignMatrix
+from classify.solver.arrays import Design
 from classify.solver.passes import Group
 from classify.solver.preconditioner.factors import inverse_factor_plus_identity, orthonormal, square
 from classify.solver.preconditioner.sampling import (
@@ -100,7 +100,7 @@ class SharedHessian:
 
     Parameters
     ----------
-    design : DesignMatrix
+    design : Design
         The features.
     workers : Workers
         Threads.
@@ -114,7 +114,7 @@ class SharedHessian:
 
     def __init__(
         self,
-        design: DesignMatrix,
+        design: Design,
         workers: Workers,
         n_rows: int,
         sketch: Sketch | None = None,

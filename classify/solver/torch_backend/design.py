@@ -25,7 +25,10 @@ Integers = npt.NDArray[np.intp]
 
 # Numbers in one temporary of a pass: a quarter of a gigabyte in float32.
 CHUNK_NUMBERS = 1 << 26
-NUMPY_DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+}
 
 
 class TorchDesign:
@@ -47,7 +50,7 @@ class TorchDesign:
         self.device = X.device
         self.n_rows, self.n_features = X.shape
         self.edges = np.array([0, self.n_rows])
-        self.dtype = NUMPY_DTYPES[X.dtype]
+        self.dtype: np.dtype[Any] = NUMPY_DTYPES[X.dtype]
         self._shift = None if shift is None else self.send(shift)
         self._scale = None if scale is None else self.send(scale)
 

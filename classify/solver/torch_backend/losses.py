@@ -70,23 +70,7 @@ def logistic_curvature(scores: Tensor) -> Tensor:
     return torch.sigmoid(scores) * torch.sigmoid(-scores)
 
 
-def softmax_curvature(z: Tensor, directions: Tensor | None) -> Tensor:
-    """Return ``p_k (1 - p_k)``, or ``(diag(p) - p p') directions``.
-
-    Parameters
-    ----------
-    z : torch.Tensor, shape (n_rows, n_classes)
-        Scores.
-    directions : torch.Tensor, shape (n_rows, n_classes), or None
-        What the second derivative is applied to.
-
-    Returns
-    -------
-    torch.Tensor, shape (n_rows, n_classes)
-        The diagonal, or the product.
-    """
+def softmax_curvature(z: Tensor) -> Tensor:
+    """Return ``p_k (1 - p_k)`` of scores, ``(n_rows, n_classes)``."""
     p = torch.softmax(z, dim=1)
-    if directions is None:
-        return p * (1 - p)
-    bent = p * directions
-    return bent - p * bent.sum(dim=1, keepdim=True)
+    return p * (1 - p)

@@ -16,8 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from classify.solver.passes import Group, Passes
-from classify.solver.threads import Workers
+from classify.solver.passes import Group
 from classify.solver.torch_backend.design import CHUNK_NUMBERS, TorchDesign
 
 Array = npt.NDArray[np.float64]
@@ -26,21 +25,17 @@ Array = npt.NDArray[np.float64]
 BLOCK_ROWS = 2048
 
 
-class TorchPasses(Passes):
+class TorchPasses:
     """The passes over one design on a device.
 
     Parameters
     ----------
     design : TorchDesign
         The features.
-    workers : Workers
-        Not used: the device does the work.
     """
 
-    design: TorchDesign  # type: ignore[assignment]
-
-    def __init__(self, design: TorchDesign, workers: Workers) -> None:
-        self.design, self.workers = design, workers
+    def __init__(self, design: TorchDesign) -> None:
+        self.design = design
 
     def fused(
         self, groups: Sequence[Group], weights: Array, intercepts: Array, link: Callable[..., Any]

@@ -111,7 +111,7 @@ class TorchSampledHessian:
         mass = np.zeros(len(weights))
         for group, z, cols in zip(groups, scores, columns, strict=True):
             mass[group.columns] += objective.weight_sum(group)
-            part = objective.curvature(z, group.start, group.stop, group, None)
+            part = objective.curvature(z)
             bend[cols, group.start : group.stop] = part.T.double()
         C = np.repeat(objective.C[problems], objective.columns)
         bend *= self.design.send(C)[:, None]
