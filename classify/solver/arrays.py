@@ -18,19 +18,16 @@ import numpy.typing as npt
 from classify.solver.losses import logistic, sigmoid
 from classify.solver.passes import Group
 from classify.solver.threads import Workers
+from classify.solver.tuning import CERTIFICATE_NUMBERS, CERTIFICATE_ROWS
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
-# Rows, and float64 scores, in one block of them: a block has some ten temporaries of its size.
-ROWS = 4096
-BLOCK_NUMBERS = 500_000
-
 
 def block_rows(columns: int) -> int:
     """Say how many rows of so many columns of scores are in one block on the host."""
-    return min(ROWS, max(64, BLOCK_NUMBERS // max(1, columns)))
+    return min(CERTIFICATE_ROWS, max(64, CERTIFICATE_NUMBERS // max(1, columns)))
 
 
 class Design(Protocol):

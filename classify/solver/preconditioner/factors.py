@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating[Any]]
+from classify.solver.tuning import LEAF
 
-# Matrices up to this size are inverted directly.
-LEAF = 32
+Floats = npt.NDArray[np.floating[Any]]
 
 
 def square(block: Floats) -> Floats:

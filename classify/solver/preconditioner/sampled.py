@@ -33,6 +33,16 @@ from classify.solver.preconditioner.sampling import (
 )
 from classify.solver.preconditioner.shared import SharedHessian, Sketch
 from classify.solver.problems import Problems
+from classify.solver.tuning import (
+    CURVATURE_ROWS,
+    LONGEST,
+    PANELS,
+    SETTLED,
+    SLOW_NUMBERS,
+    SLOW_ROWS,
+    SLOW_TOGETHER,
+    SOFTEST,
+)
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -42,21 +52,6 @@ Integers = npt.NDArray[np.intp]
 # Rows in the sample that all columns share, and in each column's own, as multiples of the width.
 SHARED_ROWS = 6
 OWN_ROWS = 2
-# The same for columns that share one and are slow, and the numbers that all those inverses hold.
-SLOW_ROWS = 1.5
-SETTLED = 10
-SLOW_NUMBERS = 18_000_000
-# Where these do not suffice, the next are made once there is room for so many.
-SLOW_TOGETHER = 4
-# Inverses are renewed after so many rounds at the latest, in units of their price, if rounds are
-# cheap: where classes are apart and C is large, the curvature goes on falling from round to round.
-LONGEST = 5.0
-# Rows whose curvature is computed at a time.
-ROWS = 4096
-# Rows of panels that a triangle is kept in.
-PANELS = 4
-# The least curvature of an intercept, per row of weight 1 and in units of C.
-SOFTEST = 1e-6
 
 
 class _Triangle:
@@ -217,7 +212,7 @@ class SampledHessian:
         def curve(job: tuple[int, int]) -> None:
             index, low = job
             group, z = groups[index], scores[index]
-            high = min(low + ROWS, len(z))
+            high = min(low + CURVATURE_ROWS, len(z))
             start, stop = group.start + low, group.start + high
             bend = objective.curvature(z[low:high])
             if objective.weight is not None:
@@ -225,7 +220,7 @@ class SampledHessian:
             curvatures[index][low:high] = bend * C[group.columns].astype(z.dtype)
 
         curvatures.extend(scores if fresh else [np.empty_like(z) for z in scores])
-        jobs = [(i, low) for i, z in enumerate(scores) for low in range(0, len(z), ROWS)]
+        jobs = [(i, low) for i, z in enumerate(scores) for low in range(0, len(z), CURVATURE_ROWS)]
         objective.workers.map(curve, jobs)
         weight = np.zeros(len(columns))
         for group, bend in zip(groups, curvatures, strict=True):

@@ -32,27 +32,24 @@ from classify.solver.preconditioner.sampling import (
     systematic_sample,
 )
 from classify.solver.threads import Workers
+from classify.solver.tuning import (
+    BUCKET,
+    DENSE_NUMBERS,
+    FEATURE_PARTS,
+    LEADING,
+    LEADING_ITERATIONS,
+    LIGHT,
+    LIGHT_NUMBERS,
+    MOST,
+    NARROW,
+    PARTS,
+    SAMPLE_ROWS,
+    TOGETHER,
+)
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
-
-# Columns whose curvatures are within this factor of each other share a factorisation.
-BUCKET = 9.0
-# Directions in which a column has its own part, and numbers in all those parts; see `LIGHT`.
-LEADING = 128
-NARROW = 256
-DENSE_NUMBERS = 16_000_000
-LIGHT_NUMBERS = 100_000_000
-ITERATIONS = 3
-ROWS = 1024
-PARTS = 4
-FEATURE_PARTS = 4
-# Columns that one thread works on at a time.
-TOGETHER = 16
-# Where most columns have no more curvature than this in all, an average of what lies outside the
-# leading directions will do; it needs no matrix of features by features, and has room for more.
-LIGHT, MOST = 3.0, 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +190,7 @@ class SharedHessian:
         weight = np.maximum(size[chosen], np.finfo(float).tiny) / chance
         weight /= weight.sum()
         kind, n_kinds = kinds[chosen], int(kinds.max()) + 1
-        pieces = np.array_split(np.arange(len(chosen)), max(1, len(chosen) // ROWS))
+        pieces = np.array_split(np.arange(len(chosen)), max(1, len(chosen) // SAMPLE_ROWS))
 
         def centre(i: Integers) -> Array:
             block = design.dense(chosen[i])
@@ -304,7 +301,10 @@ class SharedHessian:
         pieces = np.array_split(np.arange(len(gram)), 8)
         basis, iterations = None if self._sketch is None else self._sketch.axes, 1
         if basis is None or basis.shape[1] < r:
-            basis, iterations = np.random.default_rng(0).standard_normal((len(gram), r)), ITERATIONS
+            basis, iterations = (
+                np.random.default_rng(0).standard_normal((len(gram), r)),
+                LEADING_ITERATIONS,
+            )
             basis = basis.astype(gram.dtype)
         for _ in range(iterations):
             multiply = functools.partial(_rows_times, gram, basis)

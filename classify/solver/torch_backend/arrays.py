@@ -16,9 +16,9 @@ from torch import Tensor
 
 from classify.solver.arrays import ScoreBlock
 from classify.solver.passes import Group
-from classify.solver.torch_backend.design import CHUNK_NUMBERS
 from classify.solver.torch_backend.losses import logistic
 from classify.solver.torch_backend.passes import TorchPasses
+from classify.solver.tuning import DEVICE_CHUNK_NUMBERS
 
 Array = npt.NDArray[np.float64]
 
@@ -103,7 +103,7 @@ class DeviceArrays:
 
     def block_rows(self, columns: int) -> int:
         """Say how many rows of so many columns keep a dozen float64 temporaries small."""
-        return max(1, CHUNK_NUMBERS // 16 // max(1, columns))
+        return max(1, DEVICE_CHUNK_NUMBERS // 16 // max(1, columns))
 
     def map(
         self, visit: Callable[[ScoreBlock], Any], blocks: list[ScoreBlock]

@@ -18,13 +18,12 @@ import torch
 
 from classify.solver.design import LARGEST_FOLD
 from classify.solver.threads import Workers
+from classify.solver.tuning import DEVICE_CHUNK_NUMBERS
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
-# Numbers in one temporary of a pass: a quarter of a gigabyte in float32.
-CHUNK_NUMBERS = 1 << 26
 NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype(np.float32),
     torch.float64: np.dtype(np.float64),
@@ -227,7 +226,7 @@ class TorchDesign:
         list of (int, int)
             First rows, and last rows + 1.
         """
-        step = max(1, CHUNK_NUMBERS // 2 // max(1, width))
+        step = max(1, DEVICE_CHUNK_NUMBERS // 2 // max(1, width))
         return [(low, min(low + step, self.n_rows)) for low in range(0, self.n_rows, step)]
 
 

@@ -20,14 +20,10 @@ from classify.solver.solution import Solution
 from classify.solver.torch_backend.design import TorchDesign, arithmetic, tensor_of
 from classify.solver.torch_backend.precondition import TorchSampledHessian
 from classify.solver.torch_backend.problems import TorchBinaryProblems, TorchSoftmaxProblems
+from classify.solver.tuning import DEVICE_FACTOR_NUMBERS, DEVICE_FACTOR_WORK
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
-
-# What one inverse Hessian per column may cost on a device: a second or two of multiply-adds at
-# twenty teraflops, and two gigabytes of float32.
-FACTOR_WORK = 2e13
-FACTOR_NUMBERS = 500_000_000
 
 
 class OutOfDeviceMemory(Exception):
@@ -101,8 +97,8 @@ class TorchFitter(Fitter):
         rows = min(sample, self.design.n_rows)
         side = min(rows, d)
         if (
-            columns * side**2 * (rows + d) <= FACTOR_WORK
-            and columns * side * max(side, d) <= FACTOR_NUMBERS
+            columns * side**2 * (rows + d) <= DEVICE_FACTOR_WORK
+            and columns * side * max(side, d) <= DEVICE_FACTOR_NUMBERS
         ):
             return TorchSampledHessian(sample)
         raise OutOfDeviceMemory(f"{columns:,} problems, each with an inverse Hessian of its own")

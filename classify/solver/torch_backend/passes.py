@@ -17,12 +17,10 @@ import torch
 from torch import Tensor
 
 from classify.solver.passes import Group
-from classify.solver.torch_backend.design import CHUNK_NUMBERS, TorchDesign
+from classify.solver.torch_backend.design import TorchDesign
+from classify.solver.tuning import DEVICE_BLOCK_ROWS, DEVICE_CHUNK_NUMBERS
 
 Array = npt.NDArray[np.float64]
-
-# Rows whose products are summed in the features' own precision.
-BLOCK_ROWS = 2048
 
 
 class TorchPasses:
@@ -179,7 +177,10 @@ class TorchPasses:
         list of (int, int)
             First rows, and last rows + 1, whole blocks but for the last.
         """
-        step = max(1, CHUNK_NUMBERS // max(1, len(group.columns)) // BLOCK_ROWS) * BLOCK_ROWS
+        step = (
+            max(1, DEVICE_CHUNK_NUMBERS // max(1, len(group.columns)) // DEVICE_BLOCK_ROWS)
+            * DEVICE_BLOCK_ROWS
+        )
         return [(low, min(low + step, group.stop)) for low in range(group.start, group.stop, step)]
 
     def _factors(
@@ -206,14 +207,17 @@ class TorchPasses:
     def _add_products(self, part: Tensor, residual: Tensor, block: Tensor) -> None:
         """Add the residuals' sums and their products with the rows to a table, in float64."""
         part[:, -2] += residual.sum(dim=0, dtype=torch.float64)
-        whole = len(block) // BLOCK_ROWS * BLOCK_ROWS
+        whole = len(block) // DEVICE_BLOCK_ROWS * DEVICE_BLOCK_ROWS
         if whole:
             # Of many columns a few blocks at a time: their products lie side by side.
-            few = max(1, CHUNK_NUMBERS // (residual.shape[1] * block.shape[1])) * BLOCK_ROWS
+            few = (
+                max(1, DEVICE_CHUNK_NUMBERS // (residual.shape[1] * block.shape[1]))
+                * DEVICE_BLOCK_ROWS
+            )
             for low in range(0, whole, few):
                 high = min(low + few, whole)
-                left = residual[low:high].reshape(-1, BLOCK_ROWS, residual.shape[1])
-                right = block[low:high].reshape(-1, BLOCK_ROWS, block.shape[1])
+                left = residual[low:high].reshape(-1, DEVICE_BLOCK_ROWS, residual.shape[1])
+                right = block[low:high].reshape(-1, DEVICE_BLOCK_ROWS, block.shape[1])
                 part[:, :-2] += torch.bmm(left.transpose(1, 2), right).sum(
                     dim=0, dtype=torch.float64
                 )

@@ -15,20 +15,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from classify.solver.preconditioner.sampled import SOFTEST
 from classify.solver.problems import Problems
-from classify.solver.torch_backend.design import CHUNK_NUMBERS, TorchDesign
+from classify.solver.torch_backend.design import TorchDesign
 from classify.solver.torch_backend.problems import TorchBinaryProblems, TorchSoftmaxProblems
+from classify.solver.tuning import DEVICE_CHUNK_NUMBERS, DEVICE_LEAF, DEVICE_RENEWALS, SOFTEST
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
 
 # Steps of a curvature's whole-number scale; the largest is one row's.
 LEVELS = 2.0**31
-# Triangles up to this size are inverted directly, larger ones by halves.
-LEAF = 128
-# The rounds at which the inverses are renewed: soon, and then ever more rarely.
-RENEWALS = (5, 14, *range(60, 1000, 60))
 
 
 class TorchSampledHessian:
@@ -69,7 +65,7 @@ class TorchSampledHessian:
         """Say whether some of these problems have no inverse, or it is time to renew them."""
         covered = self._covered is not None and bool(self._covered[problems].all())
         self._rounds += 1
-        return not covered or self._rounds - 1 in RENEWALS
+        return not covered or self._rounds - 1 in DEVICE_RENEWALS
 
     def update(self, problems: Integers, moves: Any) -> None:
         """Draw the samples anew at these points."""
@@ -86,13 +82,13 @@ class TorchSampledHessian:
             bend, least = self._bend(problems[:1], points[:1])
             self._build(bend[:1], self._places(problems), least[:1])
             return
-        step = max(1, CHUNK_NUMBERS // 4 // (self.design.n_rows * objective.columns))
+        step = max(1, DEVICE_CHUNK_NUMBERS // 4 // (self.design.n_rows * objective.columns))
         for low in range(0, len(problems), step):
             some = problems[low : low + step]
             places = self._places(some)
             bend, least = self._bend(some, points[low : low + step])
             n = min(self.sample_rows, self.design.n_rows)
-            few = max(1, CHUNK_NUMBERS // (n * self.design.n_features))
+            few = max(1, DEVICE_CHUNK_NUMBERS // (n * self.design.n_features))
             for part in [slice(first, first + few) for first in range(0, len(bend), few)]:
                 self._build(bend[part], places[part], least[part])
 
@@ -245,7 +241,7 @@ def _inverse_factor(matrix: Tensor, failures: list[Tensor]) -> Tensor:
     Appends LAPACK's status of every leaf to `failures`: zero where the factor exists.
     """
     n = matrix.shape[-1]
-    if n <= LEAF:
+    if n <= DEVICE_LEAF:
         factor, status = torch.linalg.cholesky_ex(matrix)
         failures.append(status)
         identity = torch.eye(n, dtype=matrix.dtype, device=matrix.device).expand_as(factor)

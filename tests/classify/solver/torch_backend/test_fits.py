@@ -74,7 +74,7 @@ def test_a_tight_tolerance_gives_the_same_weights(strategy):
 
 @pytest.mark.parametrize("strategy", OURS)
 def test_too_many_problems_for_the_device_are_fitted_on_the_cpu(strategy, monkeypatch):
-    monkeypatch.setattr("classify.solver.torch_backend.fit.FACTOR_WORK", 0)
+    monkeypatch.setattr("classify.solver.torch_backend.fit.DEVICE_FACTOR_WORK", 0)
     X, y = data()
     with pytest.warns(DeviceMemoryWarning, match="the CPU does it instead"):
         there = OURS[strategy](device=TORCH_ON_CPU).fit(X, y)

@@ -63,8 +63,8 @@ def close(found, expected, dtype):
 def small_chunks(monkeypatch):
     """Cut everything into pieces that end in the middle of blocks."""
     for module in (torch_design, torch_passes, torch_precondition):
-        monkeypatch.setattr(module, "CHUNK_NUMBERS", 10_000)
-    monkeypatch.setattr(torch_passes, "BLOCK_ROWS", 300)
+        monkeypatch.setattr(module, "DEVICE_CHUNK_NUMBERS", 10_000)
+    monkeypatch.setattr(torch_passes, "DEVICE_BLOCK_ROWS", 300)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -150,7 +150,7 @@ def test_certificates(kind, dtype, weighted):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_certificates_in_pieces(kind, monkeypatch):
-    monkeypatch.setattr("classify.solver.torch_backend.arrays.CHUNK_NUMBERS", 16 * 500)
+    monkeypatch.setattr("classify.solver.torch_backend.arrays.DEVICE_CHUNK_NUMBERS", 16 * 500)
     ours, its = both(kind, np.float64, weighted=True, n=900)
     everything, points = np.arange(ours.n_problems), points_of(ours)
     expected = certify(ours, everything, points)
