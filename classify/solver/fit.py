@@ -212,7 +212,7 @@ class Fitter:
         if self._preconditioner is None:
             self._preconditioner = self._choose(objective)
         if start is None and self._coarse(objective):
-            per_column = self._preconditioner.own_rows > 0
+            per_column = self._preconditioner.rows_per_column > 0
             near = START_CLOSE_TOL if per_column else START_TOL
             points, self._preconditioner.sketch = start_from_directions(objective, points, near)
             if per_column:  # these are made from the features themselves

@@ -3,9 +3,9 @@
 A problem restricted to the leading principal directions of the features is a problem of the same
 kind with a tenth of the features: with orthonormal directions ``U`` and ``w = U a`` its penalty is
 ``||a||^2 / 2`` and its scores are those of the rows ``x U``. It is solved roughly, on some of the
-rows, for the price of a few passes, and its solution replaces the first rounds from zero. As much
-is won by what it says of the curvature: the weights of the rows near the boundaries between the
-classes are known before the first inverse Hessian is made, which then serves for the whole fit.
+rows, for the price of a few passes, and its solution replaces the first iterations from zero. As
+much is won by what it says of the curvature: the weights of the rows near the boundaries between
+the classes are known before the first inverse Hessian is made, which then serves for the whole fit.
 
 The directions come from subspace iteration (Halko, Martinsson and Tropp, "Finding structure with
 randomness", *SIAM Review* 53, 2011, algorithm 4.4).
@@ -55,18 +55,9 @@ Integers = npt.NDArray[np.intp]
 
 
 def worthwhile(objective: Problems) -> bool:
-    """Say whether a start from the restricted problems saves more than it costs.
-
-    Parameters
-    ----------
-    objective : Problems
-        The problems.
-
-    Returns
-    -------
-    bool
-        Not for few features, few rows of a class, or a penalty that keeps the weights near zero.
-    """
+    """Say whether a start from the restricted problems saves more than it costs."""
+    # Not for few features, few rows of a class, rows on the disk, or a penalty that keeps the
+    # weights near zero.
     design, labels = objective.design, objective.labels
     if design.n_features < START_WIDTHS * START_DIRECTIONS or len(design.edges) > 2:
         return False
@@ -90,23 +81,9 @@ def _curvature(objective: Problems) -> float:
 def start_from_directions(
     objective: Problems, points: Array, tol: float = START_TOL
 ) -> tuple[Array, Sketch]:
-    """Solve the problems in a few directions, roughly.
+    """Solve the problems in a few directions, to `tol`, from `points`, and return where to start.
 
-    Parameters
-    ----------
-    objective : Problems
-        The problems.
-    points : ndarray of float64, shape (n_problems, n_parameters)
-        Where they would start otherwise: weights of zero.
-    tol : float
-        Largest duality gap of a restricted problem relative to its objective, about.
-
-    Returns
-    -------
-    points : ndarray of float64, shape (n_problems, n_parameters)
-        Where to start.
-    sketch : Sketch
-        The rows in the directions.
+    `points` are ``(n_problems, n_parameters)``, weights of zero; the sketch holds the rows used.
     """
     design, workers = objective.design, objective.workers
     wanted = START_ROWS * max(1.0, _curvature(objective) / START_CURVATURE) ** START_GROWTH
@@ -119,16 +96,15 @@ def start_from_directions(
     sketch = Sketch(axes, rows, 1 / stride, np.concatenate(parts), spread, rest)
     # What little there is to do takes threads longer to share than to do.
     few = len(rows) * objective.meetings < START_FEW_SCORES * design.n_rows
-    hands = Workers(1) if few else workers
-    restricted = objective.restricted(DesignMatrix(sketch.turned), rows, stride, hands)
+    pool = Workers(1) if few else workers
+    restricted = objective.restricted(DesignMatrix(sketch.turned), rows, stride, pool)
     begin = np.zeros((restricted.n_problems, restricted.n_parameters))
     restricted.split(begin)[1][:] = objective.split(points)[1]
-    own = (
-        START_OWN_ROWS * START_DIRECTIONS
-        if objective.n_problems * objective.columns <= START_COLUMNS
-        else 0
+    few_columns = objective.n_problems * objective.columns <= START_COLUMNS
+    per_column = START_OWN_ROWS * START_DIRECTIONS if few_columns else 0
+    preconditioner = SampledHessian(
+        per_column, START_SHARED_ROWS * START_DIRECTIONS, START_OWN_PRICE
     )
-    preconditioner = SampledHessian(own, START_SHARED_ROWS * START_DIRECTIONS, START_OWN_PRICE)
     preconditioner.attach(restricted)
     found = minimise(
         functools.partial(moves.start, restricted),
@@ -138,7 +114,7 @@ def start_from_directions(
         tol=tol,
         max_iter=START_MAX_ITER,
         rounding=rounding_of(design.dtype),
-        workers=hands,
+        workers=pool,
     ).points
     found = np.where(np.isfinite(found).all(axis=1, keepdims=True), found, begin)
     result = points.copy()

@@ -31,23 +31,7 @@ class OutOfDeviceMemory(Exception):
 
 
 class TorchFitter(Fitter):
-    """One strategy on one set of rows on a device, for any value of C.
-
-    Parameters
-    ----------
-    strategy, X, labels, n_classes, workers
-        As `Fitter` takes them; `X` may be a tensor, which is used where it lies if it is on the
-        device.
-    at : str
-        A torch device, such as ``cuda:0``.
-    sample_weight, standardize, rows, fit_intercept
-        As `Fitter` takes them.
-
-    Raises
-    ------
-    OutOfDeviceMemory
-        Here or in `solve`.
-    """
+    """One strategy on one set of rows on a device, for any value of C."""
 
     _binary, _softmax = TorchBinaryProblems, TorchSoftmaxProblems
     # Every look along a direction is a whole pass, which is cheap on a device.

@@ -24,13 +24,7 @@ Array = npt.NDArray[np.float64]
 
 
 class TorchPasses:
-    """The passes over one design on a device.
-
-    Parameters
-    ----------
-    design : TorchDesign
-        The features.
-    """
+    """The passes over one design on a device."""
 
     def __init__(self, design: TorchDesign) -> None:
         self.design = design
@@ -38,24 +32,7 @@ class TorchPasses:
     def fused(
         self, groups: Sequence[Group], weights: Array, intercepts: Array, link: Callable[..., Any]
     ) -> tuple[Array, Array, Array]:
-        """Compute scores, losses, residuals and their products with the features.
-
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-        weights : ndarray of float64, shape (n_columns, n_features)
-            Weights of the design's features.
-        intercepts : ndarray of float64, shape (n_columns,)
-            Intercepts.
-        link : callable
-            From signed scores on the device to losses and residuals there.
-
-        Returns
-        -------
-        losses, totals, products : ndarray of float64
-            As in `classify.solver.passes.Passes.fused`.
-        """
+        """Compute scores, losses, residuals and their products with the features."""
         design, n_columns = self.design, len(weights)
         columns, signs = self.columns(groups), self.signs(groups)
         factors = self._factors(groups, columns, signs, weights, intercepts)
@@ -74,22 +51,7 @@ class TorchPasses:
         return found[:, -1], found[:, -2], found[:, :-2]
 
     def scores(self, groups: Sequence[Group], weights: Array, intercepts: Array) -> list[Any]:
-        """Compute every group's signed scores: the first half of a pass.
-
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-        weights : ndarray of float64, shape (n_columns, n_features)
-            Weights of the design's features.
-        intercepts : ndarray of float64, shape (n_columns,)
-            Intercepts.
-
-        Returns
-        -------
-        list of torch.Tensor, shape (rows of the group, columns of the group)
-            On the device, in the features' dtype.
-        """
+        """Compute every group's signed scores: the first half of a pass."""
         columns, signs = self.columns(groups), self.signs(groups)
         factors = self._factors(groups, columns, signs, weights, intercepts)
         return [
@@ -100,26 +62,11 @@ class TorchPasses:
     def back(
         self, groups: Sequence[Group], residuals: Sequence[Any], n_columns: int
     ) -> tuple[Array, Array]:
-        """Multiply signed residuals by the features: the second half of a pass.
-
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-        residuals : sequence of torch.Tensor, shape (rows of the group, columns of the group)
-            Derivatives with respect to the signed scores, on the device, in the features' dtype.
-        n_columns : int
-            Columns of the pass.
-
-        Returns
-        -------
-        totals, products : ndarray of float64
-            As in `classify.solver.passes.Passes.back`.
-        """
+        """Multiply signed residuals by the features: the second half of a pass."""
         design = self.design
         table = self._zeros(n_columns, design.n_features + 2)
-        memory_plan = zip(groups, residuals, self.columns(groups), self.signs(groups), strict=True)
-        for group, residual, cols, sign in memory_plan:
+        parts = zip(groups, residuals, self.columns(groups), self.signs(groups), strict=True)
+        for group, residual, cols, sign in parts:
             part = self._zeros(len(group.columns), design.n_features + 2)
             for start, stop in self.row_pieces(group):
                 rows = residual[start - group.start : stop - group.start]
@@ -130,53 +77,20 @@ class TorchPasses:
         return found[:, -2], found[:, :-2]
 
     def columns(self, groups: Sequence[Group]) -> list[Tensor]:
-        """Send all groups' columns to the device at once.
-
-        Parameters
-        ----------
-        groups : sequence of Group
-            The groups.
-
-        Returns
-        -------
-        list of torch.Tensor of int64
-            Each group's columns.
-        """
+        """Send all groups' columns to the device at once."""
         sizes = [len(group.columns) for group in groups]
         together = np.concatenate([group.columns for group in groups]).astype(np.int64)
         return list(self.design.send(together).split(sizes))
 
     def signs(self, groups: Sequence[Group]) -> list[Tensor]:
-        """Send all groups' signs to the device at once; 1 where a group has none.
-
-        Parameters
-        ----------
-        groups : sequence of Group
-            The groups.
-
-        Returns
-        -------
-        list of torch.Tensor of float64
-            Each group's signs.
-        """
+        """Send all groups' signs to the device at once; 1 where a group has none."""
         signs = [
             np.ones(len(group.columns)) if group.sign is None else group.sign for group in groups
         ]
         return list(self.design.send(np.concatenate(signs)).split([len(sign) for sign in signs]))
 
     def row_pieces(self, group: Group) -> list[tuple[int, int]]:
-        """Cut a group's rows so that temporaries stay small.
-
-        Parameters
-        ----------
-        group : Group
-            The group.
-
-        Returns
-        -------
-        list of (int, int)
-            First rows, and last rows + 1, whole blocks but for the last.
-        """
+        """Cut a group's rows so that temporaries stay small."""
         step = (
             max(1, DEVICE_CHUNK_NUMBERS // max(1, len(group.columns)) // DEVICE_BLOCK_ROWS)
             * DEVICE_BLOCK_ROWS
