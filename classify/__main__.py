@@ -215,7 +215,7 @@ def fit_command(options: Namespace, command: str) -> None:
     from classify.fit.cluster import on_cluster
     from classify.fit.fit_store import fit_store
     from classify.fit.fit_stores import fit_stores, side_by_side
-    from classify.solver.backend import DeviceMissing, choose_device
+    from classify.solver.backend import DeviceMissingError, choose_device
     from data.common.memory import keep_pages
     from data.reading import read_header
 
@@ -225,7 +225,7 @@ def fit_command(options: Namespace, command: str) -> None:
 
     try:
         device = choose_device(options.device)
-    except DeviceMissing as error:
+    except DeviceMissingError as error:
         raise UserError(f"--{error}") from error
 
     settings = _fit_options(options, device, command)

@@ -206,7 +206,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
                 sample_weight=weight,
                 standardize=bool(self.standardize),
                 rows=rows,
-                layout=layout,
+                memory_plan=layout,
                 fit_intercept=bool(self.fit_intercept),
             )
             head, solution = fitter.solve(

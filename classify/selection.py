@@ -227,7 +227,7 @@ def select_C(
     with workers(n_jobs) as pool:
         fitter = open_fitter(
             device, strategy, X, labels[train], len(classes), pool,
-            standardize=standardize, rows=train, layout=layout, fit_intercept=fit_intercept,
+            standardize=standardize, rows=train, memory_plan=layout, fit_intercept=fit_intercept,
         )  # fmt: skip
         held_out = _HeldOut(strategy, X, labels, held, len(classes), pool)
         for C in values:

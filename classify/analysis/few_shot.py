@@ -351,7 +351,7 @@ def run_task(task: Task) -> Drawn:
         Test accuracies, one for each count, and how their fits ended.
     """
     from classify.estimators import as_features
-    from classify.solver.backend import open_fitter, telling
+    from classify.solver.backend import open_fitter, redirect_notes
     from classify.solver.row_norms import normalized
 
     features = _open(task)
@@ -362,7 +362,7 @@ def run_task(task: Task) -> Drawn:
         # Not through the estimators: scikit-learn's checks change the filters of warnings, which
         # are the whole process's, and other draws may be fitted in other threads.
         part = normalized(as_features(X.gather(rows) if is_source(X) else X[rows]), task.normalize)
-        with telling(drawn.notes.append), workers(1) as pool:
+        with redirect_notes(drawn.notes.append), workers(1) as pool:
             fitter = open_fitter(
                 task.device, task.strategy, part, labels[rows], len(known), pool,
                 standardize=True, fit_intercept=task.fit_intercept,

@@ -69,7 +69,7 @@ def refit(
         n_jobs = layout.threads
     with workers(n_jobs) as pool:
         fitter = open_fitter(
-            device, strategy, X, labels, n_classes, pool, standardize=True, layout=layout,
+            device, strategy, X, labels, n_classes, pool, standardize=True, memory_plan=layout,
             fit_intercept=fit_intercept,
         )  # fmt: skip
         return fitter.solve(per_problem_c, tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=start)

@@ -157,7 +157,7 @@ def _check_classes(features: Features) -> None:
 def _fit_all(inputs: FitInputs) -> dict[str, Fitted]:
     """Fit every strategy behind one progress bar; notes on the device become its warnings."""
     from classify.selection import C_GRID
-    from classify.solver.backend import telling
+    from classify.solver.backend import redirect_notes
 
     options = inputs.options
     grid = np.array(sorted(options.c_grid)) if options.c_grid else np.asarray(C_GRID)
@@ -166,7 +166,10 @@ def _fit_all(inputs: FitInputs) -> dict[str, Fitted]:
     n_fits = 1 + len(grid)
     fitted = {}
     notes: list[str] = []
-    with telling(notes.append), progress(len(options.strategies) * n_fits, "fit", "step") as bar:
+    with (
+        redirect_notes(notes.append),
+        progress(len(options.strategies) * n_fits, "fit", "step") as bar,
+    ):
 
         def on_fit(_: dict[str, Any]) -> None:
             bar.update(1)

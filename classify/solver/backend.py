@@ -25,10 +25,10 @@ from classify.solver.solution import Solution
 from data.common.memory import keep_small_blocks
 
 # The device's code on torch's CPU tensors: for tests, being slower than numpy's.
-REHEARSAL = "torch-cpu"
+TORCH_ON_CPU = "torch-cpu"
 
 
-class DeviceMissing(ValueError):
+class DeviceMissingError(ValueError):
     """A CUDA device was asked for, and is not there."""
 
 
@@ -44,7 +44,7 @@ _tell: ContextVar[Callable[[str], None]] = ContextVar("tell", default=_warn)
 
 
 @contextmanager
-def telling(tell: Callable[[str], None]) -> Iterator[None]:
+def redirect_notes(tell: Callable[[str], None]) -> Iterator[None]:
     """Send what a fit has to say about its device elsewhere than to a `DeviceMemoryWarning`."""
     token = _tell.set(tell)
     try:
@@ -61,14 +61,14 @@ def may_have_nvidia() -> bool:
 def check_device(option: Any) -> None:
     """Raise `ValueError` for a ``device`` parameter that names no kind of device."""
     known = isinstance(option, str) and re.fullmatch(r"auto|cpu|cuda(:\d+)?", option)
-    if not known and option != REHEARSAL:
+    if not known and option != TORCH_ON_CPU:
         raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {option!r}")
 
 
 def choose_device(option: str, X: Any = None) -> str:
     """Turn a ``device`` parameter into a device that is there."""
     check_device(option)
-    if option in ("cpu", REHEARSAL):
+    if option in ("cpu", TORCH_ON_CPU):
         return option
     if option in ("auto", "cuda") and is_tensor(X) and X.device.type == "cuda":
         return str(X.device)
@@ -82,13 +82,13 @@ def choose_device(option: str, X: Any = None) -> str:
 
         why = f"torch {torch.__version__} finds none" if torch.version.cuda else "torch has no CUDA"
         which = "CUDA device" if option == "cuda" else f"CUDA device with the number {option[5:]}"
-        raise DeviceMissing(f"device {option}: there is no {which} ({why}); use cpu, or auto")
+        raise DeviceMissingError(f"device {option}: there is no {which} ({why}); use cpu, or auto")
     return found or "cpu"
 
 
 def describe(device: str) -> str:
     """Name a device for the record of a run: a GPU's own name, or ``cpu``."""
-    if device in ("cpu", REHEARSAL):
+    if device in ("cpu", TORCH_ON_CPU):
         return device
     from classify.solver.torch_backend.fit import device_name
 
@@ -103,7 +103,7 @@ def is_tensor(X: Any) -> bool:
 
 def lies_on(X: Any, device: str) -> bool:
     """Tell whether features are a tensor that a fit on this device can use where it lies."""
-    at = "cpu" if device == REHEARSAL else device
+    at = "cpu" if device == TORCH_ON_CPU else device
     return device != "cpu" and is_tensor(X) and str(X.device) == at
 
 
@@ -150,7 +150,7 @@ class DeviceFitter:
     def _open(self) -> Fitter:
         from classify.solver.torch_backend.fit import TorchFitter
 
-        at = "cpu" if self.device == REHEARSAL else self.device
+        at = "cpu" if self.device == TORCH_ON_CPU else self.device
         self._fitter = TorchFitter(*self._arguments, at=at, **self._options)
         return self._fitter
 
@@ -164,7 +164,7 @@ class DeviceFitter:
             reason = str(error)
         # Outside the handler: its traceback holds on to the tensors.
         self._fitter = None
-        if self.device != REHEARSAL:
+        if self.device != TORCH_ON_CPU:
             release(self.device)
         _tell.get()(
             f"{describe(self.device)} has too little memory for the {self._arguments[0]} fit "

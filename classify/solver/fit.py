@@ -19,7 +19,7 @@ from classify.linear_head import LinearHead
 from classify.solver.certificate import certify
 from classify.solver.design import DesignMatrix, mean_and_scale, refuse_not_finite
 from classify.solver.lbfgs import minimise, rounding_of
-from classify.solver.memory import Layout, lay_out
+from classify.solver.memory import MemoryPlan, plan_memory
 from classify.solver.moves import Moves
 from classify.solver.moves import start as start_moves
 from classify.solver.out_of_core import ChunkedDesign, chunk_order
@@ -46,21 +46,21 @@ Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
 
-def _own_rows(columns: int, meetings: int, n: int, d: int) -> tuple[int, float]:
+def _per_column_rows(columns: int, meetings: int, n: int, d: int) -> tuple[int, float]:
     """Say how many rows an inverse for each column may have, and what renewing it costs in passes.
 
     None, where that costs more than some passes; `meetings` is how many scores a pass computes.
     """
-    own = OWN_ROWS * d
-    side = min(own, d, n)
+    per_column = OWN_ROWS * d
+    side = min(per_column, d, n)
     # Multiply-adds; those of thin products take half as long again.
-    work = columns * side**2 * (min(own, n) / 2 + 0.8 * side)
+    work = columns * side**2 * (min(per_column, n) / 2 + 0.8 * side)
     price = work / (6 * meetings * d)
     if work <= SMALL_WORK:
         price = min(price, 1.0)
     if price > LARGEST_PRICE or columns * side * d > FACTOR_NUMBERS:
         return 0, SHARED_PRICE
-    return own, price
+    return per_column, price
 
 
 def plan(
@@ -70,19 +70,19 @@ def plan(
     n_classes: int,
     memory: int,
     n_jobs: int | None,
-) -> Layout:
+) -> MemoryPlan:
     """Lay out a fit of a source of rows."""
     columns = n_heads(strategy, n_classes)
     meets = n_classes - 1 if strategy == "ovo" else columns
-    own, _ = _own_rows(columns, shape[0] * meets, *shape)
-    return lay_out(
+    per_column, _ = _per_column_rows(columns, shape[0] * meets, *shape)
+    return plan_memory(
         shape,
         dtype.itemsize,
         strategy,
         n_classes,
         memory,
         threads=thread_count(n_jobs),
-        sampled=own > 0,
+        sampled=per_column > 0,
     )
 
 
@@ -96,7 +96,6 @@ class Fitter:
     # What another engine puts in place of numpy's: see `classify.solver.torch_backend.fit`.
     _binary: type[BinaryProblems] = BinaryProblems
     _softmax: type[SoftmaxProblems] = SoftmaxProblems
-    _certify = staticmethod(certify)
     _start: Callable[..., Moves] = staticmethod(start_moves)
 
     def __init__(
@@ -110,17 +109,17 @@ class Fitter:
         sample_weight: Array | None = None,
         standardize: bool = False,
         rows: Integers | None = None,
-        layout: Layout | None = None,
+        memory_plan: MemoryPlan | None = None,
         fit_intercept: bool = True,
     ) -> None:
         self.fit_intercept = fit_intercept
         self.strategy, self.n_classes, self.workers = strategy, n_classes, workers
         if strategy == "ovo" and n_classes > 2:
-            order = self._by_class(labels, rows, layout)
+            order = self._by_class(labels, rows, memory_plan)
             labels = labels[order]
             sample_weight = None if sample_weight is None else sample_weight[order]
             rows = order if rows is None else rows[order]
-        design = self._open(X) if layout is None else ChunkedDesign(X, layout.chunk_rows)
+        design = self._open(X) if memory_plan is None else ChunkedDesign(X, memory_plan.chunk_rows)
         if rows is not None:
             design = design.take(rows, workers)
         self.shift = self.scale = None
@@ -128,11 +127,11 @@ class Fitter:
             mean, self.scale = self._moments(design, sample_weight)
             design = design.standardized(mean if fit_intercept else 0 * mean, self.scale)
             self.shift = mean if fit_intercept else None
-        elif layout is not None:
+        elif memory_plan is not None:
             refuse_not_finite(design, workers)
         self.design, self.labels, self.sample_weight = design, labels, sample_weight
 
-        self._layout = layout
+        self._memory_plan = memory_plan
         self._preconditioner: SampledHessian | None = None
         self._double: Fitter | None = None
 
@@ -143,23 +142,32 @@ class Fitter:
         return mean_and_scale(design, self.workers, sample_weight)
 
     @staticmethod
-    def _by_class(labels: Integers, rows: Integers | None, layout: Layout | None) -> Integers:
+    def _by_class(
+        labels: Integers, rows: Integers | None, memory_plan: MemoryPlan | None
+    ) -> Integers:
         """Sort rows by class, for one-vs-one: those of a chunk, where they come in chunks."""
-        if layout is None:
+        if memory_plan is None:
             return np.argsort(labels, kind="stable")
         rows = np.arange(len(labels)) if rows is None else rows
-        return chunk_order(rows, labels, layout.chunk_rows)
+        return chunk_order(rows, labels, memory_plan.chunk_rows)
 
     def _choose(self, objective: Problems) -> SampledHessian:
         """Give each column an inverse of its own where that costs no more than some passes."""
-        n, d, layout = self.design.n_rows, self.design.n_features, self._layout
-        own, price = _own_rows(objective.n_problems * objective.columns, objective.meetings, n, d)
+        n, d, memory_plan = self.design.n_rows, self.design.n_features, self._memory_plan
+        per_column, price = _per_column_rows(
+            objective.n_problems * objective.columns, objective.meetings, n, d
+        )
         shared = SHARED_ROWS * d
         slow = SLOW_PRICE
-        if layout is not None:
-            own, shared = own if layout.sampled else 0, min(shared, layout.shared_rows)
+        if memory_plan is not None:
+            per_column, shared = (
+                per_column if memory_plan.sampled else 0,
+                min(shared, memory_plan.shared_rows),
+            )
             slow = 0.0  # no room is set aside for more inverses
-        return SampledHessian(own, shared, price if own else SHARED_PRICE, 0.0 if own else slow)
+        return SampledHessian(
+            per_column, shared, price if per_column else SHARED_PRICE, 0.0 if per_column else slow
+        )
 
     def _coarse(self, objective: Problems) -> bool:
         """Start in a few directions, where inverses are dear: those made there serve longer."""
@@ -204,10 +212,10 @@ class Fitter:
         if self._preconditioner is None:
             self._preconditioner = self._choose(objective)
         if start is None and self._coarse(objective):
-            own = self._preconditioner.own_rows > 0
-            near = START_CLOSE_TOL if own else START_TOL
+            per_column = self._preconditioner.rows_per_column > 0
+            near = START_CLOSE_TOL if per_column else START_TOL
             points, self._preconditioner.sketch = start_from_directions(objective, points, near)
-            if own:  # these are made from the features themselves
+            if per_column:  # these are made from the features themselves
                 self._preconditioner.sketch = None
         everything = np.arange(objective.n_problems)
         solution = self._minimise(objective, everything, points, tol, max_iter)
@@ -225,7 +233,7 @@ class Fitter:
             functools.partial(self._start, objective),
             points,
             self._preconditioner,
-            lambda problems, at: self._certify(objective, problems, at),
+            lambda problems, at: certify(objective, problems, at),
             tol=tol,
             max_iter=max_iter,
             rounding=rounding_of(self.design.dtype),
@@ -240,7 +248,7 @@ class Fitter:
         late = np.flatnonzero([status is Status.PRECISION for status in solution.status])
         left = max_iter - int(solution.n_iter[late].max(initial=0))
         small = self.design.n_rows * self.design.n_features <= DOUBLE_NUMBERS
-        single = self.design.dtype == np.float32 and self._layout is None
+        single = self.design.dtype == np.float32 and self._memory_plan is None
         if not (len(late) and left > 0 and small and single):
             return solution
         if self._double is None:

@@ -45,8 +45,10 @@ class History:
         # Which of the stored rows the unfinished problems have; None for all.
         self._rows: npt.NDArray[np.intp] | None = None
         self._steps: list[Floats] = []  # differences of points, each (n_stored, n_parameters)
-        self._bends: list[Floats] = []  # differences of gradients
-        self._rho = np.zeros((memory, n_problems))  # 1 / (step . bend), 0 for an empty place
+        self._gradient_steps: list[Floats] = []  # differences of gradients
+        self._rho = np.zeros(
+            (memory, n_problems)
+        )  # 1 / (step . gradient step), 0 for an empty place
         self._newest = -1  # the place that was filled last
 
     def keep(self, mask: Bools) -> None:
@@ -55,7 +57,7 @@ class History:
         self._rho = self._rho[:, mask]
         self._rows = rows
         if len(rows) <= IN_USE * self._stored:
-            for kept in (self._steps, self._bends):
+            for kept in (self._steps, self._gradient_steps):
                 for place, table in enumerate(kept):
                     kept[place] = some_rows(self.workers, table, rows)
             self._stored, self._rows = len(rows), None
@@ -73,7 +75,7 @@ class History:
         if place == len(self._steps):
             shape = self._stored, points.shape[1]
             self._steps.append(np.empty(shape, self._dtype))
-            self._bends.append(np.empty(shape, self._dtype))
+            self._gradient_steps.append(np.empty(shape, self._dtype))
 
         def fill(part: slice) -> None:
             s, y = points[part] - before[part], gradients[part] - gradients_before[part]
@@ -81,7 +83,7 @@ class History:
             size = np.sqrt(np.einsum("ij,ij->i", s, s) * np.einsum("ij,ij->i", y, y))
             use = (sy > 0) & (sy > 1e-14 * size)
             rows = part if self._rows is None else self._rows[part]
-            self._steps[place][rows], self._bends[place][rows] = s, y
+            self._steps[place][rows], self._gradient_steps[place][rows] = s, y
             self._rho[place, part] = np.where(use, 1 / np.where(use, sy, 1.0), 0.0)
 
         each_piece(self.workers, points, fill)
@@ -103,14 +105,16 @@ class History:
                 a = self._rho[place, part] * np.einsum(
                     "ij,ij->i", self._of(self._steps, place, part), block
                 )
-                block -= a.astype(block.dtype)[:, None] * self._of(self._bends, place, part)
+                block -= a.astype(block.dtype)[:, None] * self._of(
+                    self._gradient_steps, place, part
+                )
                 alpha[place, part] = a
 
         def up(part: slice) -> None:
             block = q[part]
             for place in reversed(used):
                 b = self._rho[place, part] * np.einsum(
-                    "ij,ij->i", self._of(self._bends, place, part), block
+                    "ij,ij->i", self._of(self._gradient_steps, place, part), block
                 )
                 left = (alpha[place, part] - b).astype(block.dtype)
                 block += left[:, None] * self._of(self._steps, place, part)
@@ -146,7 +150,7 @@ class Preconditions(Protocol):
     def due(self, problems: Integers, ahead: Array) -> bool:
         """Say whether an update is worth its cost now, or needed.
 
-        `ahead` says how many more rounds each problem is expected to take.
+        `ahead` says how many more iterations each problem is expected to take.
         """
 
     def apply(self, problems: Integers, gradients: Array) -> Array:
@@ -194,7 +198,7 @@ class _Run:
         self.tol, self.max_iter, self.memory, self.rounding = tol, max_iter, memory, rounding
         self.workers = workers
         self.n_passes = self.column_products = 0
-        self.course: list[tuple[Integers, Array]] = []
+        self.trace: list[tuple[Integers, Array]] = []
 
     def solve(self, problems: Integers, start: Array) -> Solution:
         """Run, certify, and run on with what is not good enough yet."""
@@ -227,7 +231,7 @@ class _Run:
                 break
         return Solution(
             points, tuple(status), value, norm, bound, n_iter, self.n_passes, self.column_products,
-            tuple(self.course),
+            tuple(self.trace),
         )  # fmt: skip
 
     def _count(self, columns: int) -> None:
@@ -247,7 +251,7 @@ class _Run:
         watch = _Watch(todo.copy(), goal[todo], self.rounding, at.value.copy())
         ended: dict[int, Status] = {}
         while True:
-            self.course.append((watch.index, at.value.copy()))
+            self.trace.append((watch.index, at.value.copy()))
             half = 0.5 * row_dots(self.workers, at.gradient, at.gradient)
             stop = watch.stopped(at.value, half, n_iter, self.max_iter)
             alive = np.array([status is None for status in stop])
@@ -290,29 +294,33 @@ class _Watch:
     def __init__(self, index: Integers, goal: Array, rounding: float, value: Array) -> None:
         k = len(index)
         self.index, self.goal, self.rounding = index, goal, rounding
-        self.failures = np.zeros(k, dtype=np.intp)  # rounds in a row that went nowhere
+        self.failures = np.zeros(k, dtype=np.intp)  # iterations in a row that went nowhere
         self._best = np.full(k, np.inf)  # the smallest half squared gradient
-        self._since = np.zeros(k, dtype=np.intp)  # rounds since it last fell by a tenth
+        self._since = np.zeros(k, dtype=np.intp)  # iterations since it last fell by a tenth
         self._past = value  # objective when it last did
-        self._course: list[Array] = []  # logarithms of what is left, over the goal, of late
+        self.recent_gaps: list[Array] = []  # logarithms of what is left, over the goal, of late
 
     @property
     def stuck(self) -> Bools:
-        """Which problems did not move in the last round."""
+        """Which problems did not move in the last iteration."""
         return self.failures > 0
 
     def keep(self, mask: Bools) -> None:
         """Drop the problems that are not in `mask`."""
-        for name in ("index", "goal", "failures", "_best", "_since", "_past"):
-            setattr(self, name, getattr(self, name)[mask])
-        self._course = [left[mask] for left in self._course]
+        self.index, self.goal, self.failures = (
+            self.index[mask],
+            self.goal[mask],
+            self.failures[mask],
+        )
+        self._best, self._since, self._past = self._best[mask], self._since[mask], self._past[mask]
+        self.recent_gaps = [left[mask] for left in self.recent_gaps]
 
     def ahead(self) -> Array:
-        """Guess how many more rounds each problem takes, from its last few; 0 where unknown."""
-        if len(self._course) <= SPAN:
+        """Guess how many more iterations each problem takes, from its last few; 0 where unknown."""
+        if len(self.recent_gaps) <= SPAN:
             return np.zeros(len(self.index))
-        left = self._course[-1]
-        return left / np.maximum((self._course[0] - left) / SPAN, SLOWEST)
+        left = self.recent_gaps[-1]
+        return left / np.maximum((self.recent_gaps[0] - left) / SPAN, SLOWEST)
 
     def stopped(
         self, value: Array, half: Array, n_iter: Integers, max_iter: int
@@ -333,7 +341,7 @@ class _Watch:
         near = (half <= goal) & begun
         with np.errstate(divide="ignore", invalid="ignore"):
             left = np.nan_to_num(np.log(half) - np.log(goal), nan=0.0, posinf=0.0, neginf=0.0)
-        self._course = [*self._course[-SPAN:], left]
+        self.recent_gaps = [*self.recent_gaps[-SPAN:], left]
         tired = (self.failures >= FAILURES) | (self._since >= PATIENCE)
         late = n_iter[self.index] >= max_iter
         result: list[Status | None] = []

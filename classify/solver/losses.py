@@ -6,7 +6,7 @@ Each returns the loss, and the residual: the loss's derivative with respect to t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,9 +44,9 @@ def sigmoid(minus: Floats) -> Floats:
 def logistic_curvature(u: Floats) -> tuple[Floats, Floats]:
     """Evaluate the first two derivatives of the logistic loss ``log(1 + exp(u))``."""
     p = sigmoid(np.negative(u, out=u))
-    second = 1 - p
-    second *= p
-    return p, second
+    curvature = 1 - p
+    curvature *= p
+    return p, curvature
 
 
 def softmax(z: Floats, labels: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
@@ -57,33 +57,43 @@ def softmax(z: Floats, labels: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
     """
     # One class after the other: along rows of a few classes numpy's reductions crawl.
     t = np.ascontiguousarray(z.T)
-    own = labels, np.arange(len(z))
+    of_row = labels, np.arange(len(z))
     # Relative to the label's score, so that the small loss of a well-classified row is a
     # log1p of small numbers and not a difference of large ones.
-    t -= t[own]
+    t -= t[of_row]
     top = t.max(axis=0)
-    others, total = softmax_shares(t[:, None], top[None], own)[1:]
+    others, total = softmax_terms(t[:, None], top[None], of_row)[1:]
     loss = top + np.where(top > 0, np.log(total[0]), np.log1p(others[0]))
-    t[own] = -others[0] / total[0]
+    t[of_row] = -others[0] / total[0]
     z[...] = t.T
     return loss, z
 
 
-def softmax_shares(t: Floats, top: Floats, own: Any) -> tuple[Floats, Floats, Floats]:
+def softmax_terms(t: Floats, top: Floats, of_row: Any) -> tuple[Floats, Floats, Floats]:
     """Turn scores into the softmax, with the label's share apart.
 
-    Shapes: `t` (n_classes, n_problems, n_rows), `top` (n_problems, n_rows), `own, others, total`
-    (n_problems, n_rows).
+    Shapes: `t` (n_classes, n_problems, n_rows), `top` and what is returned (n_problems,
+    n_rows): exponentials of the scores less the largest, the label's, the others' sum, and both.
     """
     t -= top
     np.exp(t, out=t)
-    label, row = own
-    mine = np.ascontiguousarray(t[label, :, row].T)
+    label, row = of_row
+    of_label = np.ascontiguousarray(t[label, :, row].T)
     t[label, :, row] = 0
     others = t.sum(axis=0)
-    total = mine + others
+    total = of_label + others
     t /= total
-    return mine, others, total
+    return of_label, others, total
+
+
+class DirectionSums(NamedTuple):
+    """A loss's derivatives along a direction, summed over rows, for each of k columns."""
+
+    slope: Array  # first derivative in the signed scores, times the direction's scores
+    curvature: Array  # second derivative applied to the direction's scores, times these
+    residual: Array  # first derivative
+    mixed: Array  # second derivative applied to the direction's scores
+    diagonal: Array  # the second derivative's diagonal
 
 
 class RowLink(ABC):
@@ -109,20 +119,20 @@ class RowLink(ABC):
             loss, residual = loss * weight, residual * weight
         return loss, residual
 
-    def bend_sums(
+    def direction_sums(
         self, scores: Floats, start: int, stop: int, group: Group, along: Floats
-    ) -> Array:
+    ) -> DirectionSums:
         """Sum a block's first and second derivatives, as a line search needs them.
 
         Shapes: `scores` (k, stop - start), `along` (k, stop - start), returns (5, k).
         """
-        residual, curved, second = self._bend(scores, start, stop, group, along)
+        residual, product, diagonal = self._curvature(scores, start, stop, group, along)
         if self.weight is not None:
             weight = self.weight[start:stop].astype(along.dtype)
-            residual, curved, second = residual * weight, curved * weight, second * weight
-        parts = residual * along, curved * along, residual, curved, second
+            residual, product, diagonal = residual * weight, product * weight, diagonal * weight
+        parts = residual * along, product * along, residual, product, diagonal
         # numpy adds up neighbours pairwise, which keeps the digits that the sums cancel.
-        return np.stack([part.sum(axis=1) for part in parts]).astype(np.float64)
+        return DirectionSums(*(part.sum(axis=1).astype(np.float64) for part in parts))
 
     @abstractmethod
     def _link(
@@ -130,7 +140,7 @@ class RowLink(ABC):
     ) -> tuple[Floats, Floats]: ...
 
     @abstractmethod
-    def _bend(
+    def _curvature(
         self, scores: Floats, start: int, stop: int, group: Group, along: Floats
     ) -> tuple[Floats, Floats, Floats]: ...
 
@@ -154,8 +164,8 @@ class BinaryLink(RowLink):
         """Negate, in place, the entries of rows in their own class's columns, along `axis`."""
         labels = self.labels[start:stop]
         if not self._single:
-            own = labels[:, None] == self.positive
-            np.negative(block, out=block, where=own if axis == 1 else own.T)
+            of_row = labels[:, None] == self.positive
+            np.negative(block, out=block, where=of_row if axis == 1 else of_row.T)
             return
         column = self._place[labels]
         rows = np.flatnonzero(column >= 0)
@@ -172,15 +182,15 @@ class BinaryLink(RowLink):
         self._flip(residual, start, stop, 1)
         return loss, residual
 
-    def _bend(
+    def _curvature(
         self, scores: Floats, start: int, stop: int, group: Group, along: Floats
     ) -> tuple[Floats, Floats, Floats]:
         if group.sign is None:
             self._flip(scores, start, stop, 0)
-        residual, second = logistic_curvature(scores)
+        residual, diagonal = logistic_curvature(scores)
         if group.sign is None:
             self._flip(residual, start, stop, 0)
-        return residual, second * along, second
+        return residual, diagonal * along, diagonal
 
 
 class SoftmaxLink(RowLink):
@@ -200,19 +210,19 @@ class SoftmaxLink(RowLink):
         loss, residual = softmax(z, labels)
         return loss.reshape(stop - start, -1), residual.reshape(stop - start, -1)
 
-    def _bend(
+    def _curvature(
         self, scores: Floats, start: int, stop: int, group: Group, along: Floats
     ) -> tuple[Floats, Floats, Floats]:
         shape = scores.shape
         p = scores.reshape(-1, self.columns, stop - start).transpose(1, 0, 2)
         on = along.reshape(-1, self.columns, stop - start).transpose(1, 0, 2)
-        own = self.labels[start:stop], np.arange(stop - start)
-        mine, others, total = softmax_shares(p, p.max(axis=0), own)
+        of_row = self.labels[start:stop], np.arange(stop - start)
+        of_label, others, total = softmax_terms(p, p.max(axis=0), of_row)
         residual = p.copy()
-        residual[own[0], :, own[1]] = -(others / total).T
-        p[own[0], :, own[1]] = (mine / total).T
-        curved = p * on
-        curved -= p * curved.sum(axis=0)
-        second = p - p * p
-        parts = (part.transpose(1, 0, 2).reshape(shape) for part in (residual, curved, second))
+        residual[of_row[0], :, of_row[1]] = -(others / total).T
+        p[of_row[0], :, of_row[1]] = (of_label / total).T
+        product = p * on
+        product -= p * product.sum(axis=0)
+        diagonal = p - p * p
+        parts = (part.transpose(1, 0, 2).reshape(shape) for part in (residual, product, diagonal))
         return next(parts), next(parts), next(parts)

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from classify.solver.certificate import block_rows
+from classify.solver.arrays import block_rows
 from classify.solver.design import product_rows
 from classify.solver.problems import n_heads
 from classify.solver.tuning import (
@@ -59,8 +59,8 @@ class TooLittleMemoryError(ValueError):
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What `lay_out` decides."""
+class MemoryPlan:
+    """What `plan_memory` decides."""
 
     # Rows in a chunk.
     chunk_rows: int
@@ -132,7 +132,7 @@ def _sampled(shape: _Shape) -> tuple[int, int]:
     )
 
 
-def lay_out(
+def plan_memory(
     table: tuple[int, int],
     itemsize: int,
     strategy: str,
@@ -141,7 +141,7 @@ def lay_out(
     *,
     threads: int,
     sampled: bool,
-) -> Layout:
+) -> MemoryPlan:
     """Divide the memory of a fit out of core."""
     n, d = table
     columns = n_heads(strategy, n_classes)
@@ -155,9 +155,9 @@ def lay_out(
     choices = [(True, SHARED_SAMPLES[0], _sampled(shape))] if sampled else []
     choices += [(False, rows, _shared(shape, rows)) for rows in SHARED_SAMPLES]
     for room in (good, smallest):
-        for each, rows, (kept, own) in choices:
+        for each, rows, (kept, a_thread_more) in choices:
             rest = memory - shape.fixed() - kept
-            a_thread = shape.thread() + own
+            a_thread = shape.thread() + a_thread_more
             if rest < a_thread + room:
                 continue
             chunk = min(max(rest // CHUNK_THREADS - a_thread, room), most)
@@ -165,8 +165,8 @@ def lay_out(
             if chunk_rows > 64:
                 chunk_rows = chunk_rows // 64 * 64
             fit = max(1, min(threads, rest // (a_thread + chunk)))
-            return Layout(min(chunk_rows, max(1, n)), fit, each, rows)
-    least = min(kept + own for _, _, (kept, own) in choices)
+            return MemoryPlan(min(chunk_rows, max(1, n)), fit, each, rows)
+    least = min(kept + a_thread_more for _, _, (kept, a_thread_more) in choices)
     raise TooLittleMemoryError(
         f"{strategy} on {n:,} rows x {d:,} features with {n_classes:,} classes ({columns:,} heads)",
         shape.fixed() + shape.thread() + least + smallest,

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.solver.arrays import Arrays, Design, HostArrays, RowPasses
 from classify.solver.design import DesignMatrix
 from classify.solver.losses import BinaryLink, SoftmaxLink, logistic_curvature
 from classify.solver.passes import Group, Passes, SignedScores
@@ -40,7 +41,7 @@ class Problems(ABC):
 
     def __init__(
         self,
-        design: DesignMatrix,
+        design: Design,
         labels: Integers,
         sample_weight: Array | None,
         C: Array,
@@ -55,7 +56,12 @@ class Problems(ABC):
         self.n_problems = len(self.C)
         self.columns = columns
         self.n_parameters = columns * (design.n_features + 1)
-        self.passes = Passes(design, workers)
+        self.passes: RowPasses = self._passes()
+        self.arrays: Arrays = HostArrays(labels, sample_weight, workers)
+
+    def _passes(self) -> RowPasses:
+        assert isinstance(self.design, DesignMatrix)
+        return Passes(self.design, self.workers)
 
     @property
     def meetings(self) -> int:
@@ -63,7 +69,7 @@ class Problems(ABC):
         groups = self.groups(np.arange(self.n_problems))
         return sum((group.stop - group.start) * len(group.columns) for group in groups)
 
-    def mass(self, group: Group) -> float:
+    def weight_sum(self, group: Group) -> float:
         """Return the summed weights of a group's rows."""
         if self.weight is None:
             return float(group.stop - group.start)
@@ -78,18 +84,15 @@ class Problems(ABC):
         """Bind the loss to the problems of a pass, with the sample weights."""
 
     @abstractmethod
-    def curvature(
-        self, scores: Floats, start: int, stop: int, group: Group, directions: Floats | None
-    ) -> Floats:
-        """Return the loss's second derivative in the scores, or its product with directions.
+    def curvature(self, scores: Any) -> Any:
+        """Return each column's second derivative of every row's loss, without sample weights.
 
-        Shapes: `scores` (stop - start, k), `directions` (stop - start, k), returns (stop - start,
-        k).
+        `scores` are ``(rows, k)``, signed or not, in the columns of a group; left as they are.
         """
 
     @abstractmethod
     def restricted(
-        self, design: DesignMatrix, rows: Integers, stride: Array, workers: Workers
+        self, design: Design, rows: Integers, stride: Array, workers: Workers
     ) -> Problems:
         """Set up the same problems over other features of some of the rows.
 
@@ -177,7 +180,7 @@ class BinaryProblems(Problems):
 
     def __init__(
         self,
-        design: DesignMatrix,
+        design: Design,
         labels: Integers,
         sample_weight: Array | None,
         C: Array,
@@ -208,7 +211,7 @@ class BinaryProblems(Problems):
             columns = np.flatnonzero((positive == label) | (negative == label))
             meets[label] = columns, np.where(positive[columns] == label, -1.0, 1.0)
         return [
-            Group(start, stop, *meets[label])
+            Group(start, stop, *meets[label], kind=label)
             for start, stop, label in self._runs
             if len(meets[label][0])
         ]
@@ -218,7 +221,7 @@ class BinaryProblems(Problems):
         return BinaryLink(self.labels, self.weight, self.positive[problems])
 
     def restricted(
-        self, design: DesignMatrix, rows: Integers, stride: Array, workers: Workers
+        self, design: Design, rows: Integers, stride: Array, workers: Workers
     ) -> BinaryProblems:
         """Set up the same problems over other features of some of the rows."""
         weight, C = self._scaled(rows, stride)
@@ -233,12 +236,9 @@ class BinaryProblems(Problems):
         low = np.finfo(float).eps * max(float(mass.sum()), np.finfo(float).tiny)
         return np.log(np.maximum(positive, low) / np.maximum(negative, low))
 
-    def curvature(
-        self, scores: Floats, start: int, stop: int, group: Group, directions: Floats | None
-    ) -> Floats:
-        """Return ``p (1 - p)``, which knows no sign, times the directions."""
-        second = logistic_curvature(scores.copy())[1]
-        return second if directions is None else second * directions
+    def curvature(self, scores: Any) -> Any:
+        """Return ``p (1 - p)``, which knows no sign."""
+        return logistic_curvature(scores.copy())[1]
 
 
 class SoftmaxProblems(Problems):
@@ -249,7 +249,7 @@ class SoftmaxProblems(Problems):
 
     def __init__(
         self,
-        design: DesignMatrix,
+        design: Design,
         labels: Integers,
         sample_weight: Array | None,
         C: Array,
@@ -267,20 +267,15 @@ class SoftmaxProblems(Problems):
         """Bind the softmax loss, problem by problem."""
         return SoftmaxLink(self.labels, self.weight, self.columns)
 
-    def curvature(
-        self, scores: Floats, start: int, stop: int, group: Group, directions: Floats | None
-    ) -> Floats:
-        """Return ``p_k (1 - p_k)``, or ``(diag(p) - p p') directions``."""
+    def curvature(self, scores: Any) -> Any:
+        """Return ``p_k (1 - p_k)``."""
         z = scores.reshape(-1, self.columns)
         p = np.exp(z - z.max(axis=1, keepdims=True))
         p /= p.sum(axis=1, keepdims=True)
-        if directions is None:
-            return (p * (1 - p)).reshape(scores.shape)
-        bent = p * directions.reshape(z.shape)
-        return (bent - p * bent.sum(axis=1, keepdims=True)).reshape(scores.shape)
+        return (p * (1 - p)).reshape(scores.shape)
 
     def restricted(
-        self, design: DesignMatrix, rows: Integers, stride: Array, workers: Workers
+        self, design: Design, rows: Integers, stride: Array, workers: Workers
     ) -> SoftmaxProblems:
         """Set up the same problems over other features of some of the rows."""
         weight, C = self._scaled(rows, stride)

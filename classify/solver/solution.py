@@ -63,29 +63,31 @@ class Solution:
     column_products: int
     # Iteration by iteration, the problems that were at work (by their place in `points`) and their
     # objectives.
-    course: tuple[tuple[npt.NDArray[np.intp], Array], ...] = field(default=(), repr=False)
+    trace: tuple[tuple[npt.NDArray[np.intp], Array], ...] = field(default=(), repr=False)
 
     def improved(self, places: npt.NDArray[np.intp], other: Solution) -> Solution:
         """Put another solve of some problems, which went on from here, in their places."""
 
-        def put(name: str) -> Any:
-            mine = getattr(self, name).copy()
-            mine[places] = getattr(other, name)
-            return mine
+        def put(before: Array, after: Array) -> Array:
+            result = before.copy()
+            result[places] = after
+            return result
 
         status = list(self.status)
         for place, end in zip(places.tolist(), other.status, strict=True):
             status[place] = end
         n_iter = self.n_iter.copy()
         n_iter[places] += other.n_iter
-        names = ("points", "objective", "grad_norm", "gap_bound")
         return Solution(
-            **{name: put(name) for name in names},
+            points=put(self.points, other.points),
+            objective=put(self.objective, other.objective),
+            grad_norm=put(self.grad_norm, other.grad_norm),
+            gap_bound=put(self.gap_bound, other.gap_bound),
             status=tuple(status),
             n_iter=n_iter,
             n_passes=self.n_passes + other.n_passes,
             column_products=self.column_products + other.column_products,
-            course=(*self.course, *((places[rows], value) for rows, value in other.course)),
+            trace=(*self.trace, *((places[rows], value) for rows, value in other.trace)),
         )
 
     @property
@@ -133,7 +135,7 @@ class Solution:
     def _hardest(self, relative: Array) -> dict[str, Any]:
         """Follow the problem with the most iterations; among equals, the one with the worst gap."""
         problem = int(np.lexsort((-relative, -self.n_iter))[0])
-        heights = np.concatenate([values[rows == problem] for rows, values in self.course])
+        heights = np.concatenate([values[rows == problem] for rows, values in self.trace])
         end, bound = self.objective[problem], self.gap_bound[problem]
         return {
             "problem": problem,

@@ -52,14 +52,25 @@ def naive(kind, X, labels, point, problem, C=0.7, weight=None):
 
 
 def hessian_product(objective, problems, points, directions):
-    """Multiply the Hessians at points by directions: curvatures times the directions' scores."""
-    groups, at, _ = objective.scores(problems, points)
-    of = objective.scores(problems, directions).values
-    along, _ = objective.split(directions)
+    """Multiply Hessians at points by directions, as the formula reads: in double, row by row."""
+    X = objective.design.dense(np.arange(objective.design.n_rows)).astype(np.float64)
+    X = np.column_stack([X, np.full(len(X), float(objective.intercept))])
+    s = np.ones(len(X)) if objective.weight is None else objective.weight
     products = []
-    for group, scores, direction in zip(groups, at, of, strict=True):
-        product = objective.curvature(scores, group.start, group.stop, group, direction)
-        if objective.weight is not None:
-            product = product * objective.weight[group.start : group.stop, None]
-        products.append(product.astype(scores.dtype, copy=False))
-    return objective.assemble(problems, along, *objective.passes.back(groups, products, len(along)))
+    for problem, point, direction in zip(problems, points, directions, strict=True):
+        w, v = (flat.reshape(objective.columns, -1) for flat in (point, direction))
+        z, along = X @ w.T, X @ v.T
+        if objective.columns == 1:
+            p = 1 / (1 + np.exp(-z))
+            curved = p * (1 - p) * along
+            if objective.negative is not None:
+                meets = objective.positive[problem], objective.negative[problem]
+                curved[~np.isin(objective.labels, meets)] = 0.0
+        else:
+            p = np.exp(z - z.max(axis=1, keepdims=True))
+            p /= p.sum(axis=1, keepdims=True)
+            curved = p * along - p * (p * along).sum(axis=1, keepdims=True)
+        penalty = v.copy()
+        penalty[:, -1] = 0.0
+        products.append((objective.C[problem] * (s[:, None] * curved).T @ X + penalty).ravel())
+    return np.array(products)

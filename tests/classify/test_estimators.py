@@ -306,7 +306,7 @@ def test_the_preconditioner_for_many_columns_reaches_the_same_optimum(estimator,
     own = estimator(**options).fit(X, y)
     monkeypatch.setattr("classify.solver.fit.LARGEST_PRICE", 0)
     monkeypatch.setattr("classify.solver.preconditioner.shared.LEADING", 9)
-    monkeypatch.setattr("classify.solver.preconditioner.shared.ROWS", 37)
+    monkeypatch.setattr("classify.solver.preconditioner.shared.SAMPLE_ROWS", 37)
     shared = estimator(**options).fit(X, y)
     assert shared.certificate_["converged"] and shared.certificate_["n_passes"] < 150
     np.testing.assert_allclose(shared.coef_, own.coef_, atol=1e-5)

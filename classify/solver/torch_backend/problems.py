@@ -16,6 +16,7 @@ from torch import Tensor
 
 from classify.solver.passes import Group
 from classify.solver.problems import BinaryProblems, Problems, SoftmaxProblems
+from classify.solver.torch_backend.arrays import DeviceArrays
 from classify.solver.torch_backend.design import TorchDesign
 from classify.solver.torch_backend.losses import (
     logistic,
@@ -32,14 +33,17 @@ Integers = npt.NDArray[np.intp]
 class _OnDevice(Problems):
     """What both kinds share: labels and weights on the device, and links that know them."""
 
-    design: TorchDesign  # type: ignore[assignment]
+    design: TorchDesign
     passes: TorchPasses
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.passes = TorchPasses(self.design, self.workers)
         self.row_labels = self.design.send(np.asarray(self.labels, dtype=np.int64))
         self.row_weights = None if self.weight is None else self.design.send(self.weight)
+        self.arrays = DeviceArrays(self.passes, self.row_labels, self.row_weights)
+
+    def _passes(self) -> TorchPasses:
+        return TorchPasses(self.design)
 
     def bind(self, problems: Integers) -> Callable[..., tuple[Tensor, Tensor]]:
         """Make the link of a pass: what depends on the problems is sent to the device once."""
@@ -80,14 +84,9 @@ class TorchBinaryProblems(_OnDevice, BinaryProblems):
 
         return link
 
-    def curvature(
-        self, scores: Any, start: int, stop: int, group: Group, directions: Any | None
-    ) -> Any:
-        """Return ``p (1 - p)`` times the directions; a sample on the host stays there."""
-        if isinstance(scores, np.ndarray):
-            return super().curvature(scores, start, stop, group, directions)
-        second = logistic_curvature(scores)
-        return second if directions is None else second * directions
+    def curvature(self, scores: Any) -> Any:
+        """Return ``p (1 - p)``, which knows no sign."""
+        return logistic_curvature(scores)
 
 
 class TorchSoftmaxProblems(_OnDevice, SoftmaxProblems):
@@ -106,12 +105,6 @@ class TorchSoftmaxProblems(_OnDevice, SoftmaxProblems):
 
         return link
 
-    def curvature(
-        self, scores: Any, start: int, stop: int, group: Group, directions: Any | None
-    ) -> Any:
-        """Return the softmax's curvature; a sample on the host stays there."""
-        if isinstance(scores, np.ndarray):
-            return super().curvature(scores, start, stop, group, directions)
-        along = None if directions is None else directions.reshape(-1, self.columns)
-        bent = softmax_curvature(scores.reshape(-1, self.columns), along)
-        return bent.reshape(scores.shape)
+    def curvature(self, scores: Any) -> Any:
+        """Return ``p_k (1 - p_k)``."""
+        return softmax_curvature(scores.reshape(-1, self.columns)).reshape(scores.shape)

@@ -77,4 +77,4 @@ def test_arrays_of_problems_that_left_are_given_back():
     kept.keep(np.arange(8) < 5)
     assert len(kept._steps[0]) == 8
     kept.keep(np.arange(5) < 8 * lbfgs.IN_USE)
-    assert len(kept._steps[0]) == len(kept._bends[0]) == 4
+    assert len(kept._steps[0]) == len(kept._gradient_steps[0]) == 4
