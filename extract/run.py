@@ -98,7 +98,7 @@ def _extract(options: Options, before: requests.Request, crew: Crew | None) -> P
     if job.path.exists() and not options.force:
         return _found(job, options)
     if options.dry_run:
-        _describe(job)
+        _log_dry_run(job)
         return None
     with lock(job.folder.with_suffix(".lock"), on_wait=lambda: _say_waiting(job)):
         # Somebody else may have finished it while this process waited.
@@ -181,7 +181,7 @@ def _say_waiting(job: Job) -> None:
     log(f"another process is computing {job.path}; waiting for it")
 
 
-def _describe(job: Job) -> None:
+def _log_dry_run(job: Job) -> None:
     """Say what a run would do: ``--dry-run``."""
     plan = read_plan(job.folder) or choose_plan(job, measured=False)
     shards = cut(job.folder, job.sizes, plan.shard_rows)

@@ -49,10 +49,10 @@ def fold_batch_norms(module: nn.Module, example: torch.Tensor) -> nn.Module:
                 norm.eps, norm.weight, norm.bias,
             )  # fmt: skip
             conv.bias = bias
-    replaced = {id(norm) for _, norm in pairs}
+    replaced = {norm for _, norm in pairs}
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if id(child) in replaced:
+            if child in replaced:
                 # timm's norms apply an activation, too.
                 rest = [getattr(child, part, None) for part in ("drop", "act")]
                 kept = [part for part in rest if isinstance(part, nn.Module)]

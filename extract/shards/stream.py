@@ -87,27 +87,6 @@ class CudaLanes:
         ticket.synchronize()
 
 
-class HostLanes:
-    """The lanes of a device that is the host itself: copies, made at once."""
-
-    def buffer(self, size: int, dtype: torch.dtype) -> torch.Tensor:
-        """Give ordinary memory."""
-        import torch
-
-        return torch.empty(size, dtype=dtype)
-
-    def upload(self, host: torch.Tensor) -> torch.Tensor:
-        """Copy."""
-        return host.clone()
-
-    def download(self, rows: torch.Tensor, host: torch.Tensor) -> None:
-        """Copy."""
-        host.copy_(rows)
-
-    def wait(self, ticket: None) -> None:
-        """Nothing is ever under way."""
-
-
 class _Slot:
     """The host's buffers of one batch under way; used again when its rows have come back."""
 
