@@ -9,9 +9,7 @@ object                         what
                                splits are ``train`` and ``test``
 ``/{split}/labels``            little-endian int64, (n_samples,): indices into ``class_names``
 ``/{split}/ids``               text of variable length, UTF-8, no NUL: which image a row is
-``/train/moments/count``       int64, (n_classes,); the group is optional
-``/train/moments/mean``        float32, (n_classes, n_features)
-``/train/moments/scatter``     float32, (n_classes, n_features, n_features): `data.format.moments`
+``/train/moments``             a group in older stores; no longer written, and not read
 root ``schema_version``        integer, 1
 root ``key``                   SHA-256, hex, of the canonical JSON of ``spec`` (`data.format.spec`)
 root ``spec``                  JSON object: everything that decides the numbers
@@ -24,7 +22,7 @@ after HDF5's end of file       the seal: a checksum of all other bytes (`data.fo
 =============================  ================================================================
 
 Where the store was joined with ``--join virtual``, the features lie in files beside it
-(`data.virtual`), and there are no moments.
+(`data.virtual`).
 
 Of the keys of ``provenance``, ``skipped_images`` lists the ids of images that could not be
 decoded; ``unread_rotations`` (``count``, ``first``: the first ids, with their splits) tells of
@@ -71,7 +69,7 @@ from data.format.seal import (
 from data.format.shard_list import Listed, parse_listed
 from data.format.sparse import SparseFile
 from data.format.spec import canonical_json
-from data.format.text_heaps import DamagedTextError, check_heaps
+from data.format.text_heaps import DamagedTextError, check_heaps, check_references
 
 TEXT_LIMIT = 16 << 20
 _ALIGN_FROM, _ALIGN = 4096, 64
@@ -117,11 +115,6 @@ class StoreFile:
     def version(self) -> object:
         """Return the root attribute ``schema_version``, or None."""
         return self._file.attrs.get("schema_version")
-
-    @_guarded
-    def has(self, name: str) -> bool:
-        """Say whether an object of this name is in the file itself."""
-        return self._find(name) is not None
 
     @_guarded
     def says(self, name: str) -> bool:
@@ -177,6 +170,20 @@ class StoreFile:
                 f"bytes, and the file of {self.size:,} bytes has {held:,} for it. {AGAIN}"
             )
         return replace(found, sha256=self.text("sha256", node))
+
+    def texts(self, stored: Stored) -> list[str]:
+        """Read a dataset of texts."""
+        try:
+            if not self.sealed:  # then nothing has proved where its references lead
+                check_references(self.descriptor, stored.offset, stored.shape[0], self.size)
+            return [text.decode("utf-8") for text in self._text_bytes(stored.name)]
+        except (DamagedTextError, UnicodeDecodeError) as error:
+            raise StoreError(f"{self.path} is damaged: {stored.name}: {error}. {AGAIN}") from error
+
+    @_guarded
+    def _text_bytes(self, name: str) -> list[bytes]:
+        found: list[bytes] = self._find(name)[()].tolist()
+        return found
 
     def _in_shards(self, name: str, node: Any) -> Stored:
         wanted = Stored(name, node.shape, node.dtype, 0, self.text("sha256", node))
