@@ -268,7 +268,7 @@ def _against(
             done.append(row)
             if row["reference_gap"] > SAME / 10:
                 record.remark(
-                    f"mind: the reference of {strategy} at C={C:g} is only proven to be within a "
+                    f"warning: the reference of {strategy} at C={C:g} is only proven to be within a "
                     f"relative {row['reference_gap']:.0e} of the minimum"
                 )
     if any(not row["peer_reached"] and row["peer_tol"] is not None for row in done):

@@ -328,7 +328,7 @@ def show_run(folder: Path, results: dict[str, Any]) -> None:
     if line := numerics_line(results):
         say(line)
     for text in results["warnings"]:
-        say(printable(f"mind: {text}"))
+        say(printable(f"warning: {text}"))
     say(emphasise(printable(results["verdict"])))
     result(folder / "report.html")
 

@@ -256,9 +256,9 @@ def note(head: Head) -> None:
         printable(f"{display_name(head.strategy)} head on {model}, {len(head.class_names)} classes")
     )
     if has_random_weights(head.spec):
-        say("mind: this backbone's weights are random; the answers show the mechanism only")
+        say("warning: this backbone's weights are random; the answers show the mechanism only")
     if cropped_twice(head.spec):
         say(
-            f"mind: this head was trained on a store {TWICE}, and these images are cropped once: "
+            f"warning: this head was trained on a store {TWICE}, and these images are cropped once: "
             "run make features again, then fit again"
         )

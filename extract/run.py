@@ -326,7 +326,7 @@ def _join(job: Job, plan: Plan, provenance: dict[str, Any]) -> None:
         },
     )
     for text in report.odd:
-        say(f"mind: {text}")
+        say(f"warning: {text}")
 
 
 def _unread_rotations(job: Job, shards: list[Shard]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def verify(
         say(f"  {entry.name:<18} {entry.dtype:<8} {shape:<22} {entry.sha256[:16]}")
     say(f"{path}: {len(report.datasets)} checksums are right, {report.size / 1e6:,.1f} MB")
     for text in report.odd:
-        say(f"mind: {text}")
+        say(f"warning: {text}")
     every_engine = rows is not None
     rows = ROWS if rows is None else rows
     if rows < 1:
