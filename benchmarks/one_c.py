@@ -268,8 +268,8 @@ def _against(
             done.append(row)
             if row["reference_gap"] > SAME / 10:
                 record.remark(
-                    f"warning: the reference of {strategy} at C={C:g} is only proven to be within a "
-                    f"relative {row['reference_gap']:.0e} of the minimum"
+                    f"warning: the reference of {strategy} at C={C:g} is only proven to be within "
+                    f"a relative {row['reference_gap']:.0e} of the minimum"
                 )
     if any(not row["peer_reached"] and row["peer_tol"] is not None for row in done):
         record.remark(f"* as near as it gets: no tol of its ladder reaches {SAME:g}")

@@ -259,6 +259,6 @@ def note(head: Head) -> None:
         say("warning: this backbone's weights are random; the answers show the mechanism only")
     if cropped_twice(head.spec):
         say(
-            f"warning: this head was trained on a store {TWICE}, and these images are cropped once: "
-            "run make features again, then fit again"
+            f"warning: this head was trained on a store {TWICE}, and these images are cropped "
+            "once: run make features again, then fit again"
         )
