@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from classify.analysis.significance import COUNTS, with_current_method
+from classify.wording import COUNTS
 from data.common.errors import UserError
 from data.format.spec import PROVENANCE_SHAPE, SPEC_SHAPE, mismatch
 
@@ -355,7 +355,7 @@ def load_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_results(path: Path) -> dict[str, Any]:
+def read_run(path: Path) -> dict[str, Any]:
     """Read a run's results.json and check everything that the report and comparison rely on.
 
     Parameters
@@ -366,7 +366,7 @@ def read_results(path: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        Its content; paired comparisons of an earlier procedure are judged again from their counts.
+        Its content, as it was written.
 
     Raises
     ------
@@ -380,7 +380,7 @@ def read_results(path: Path) -> dict[str, Any]:
             f"{path} is not the results of a run: {problem.removeprefix('it.')}; "
             "it is damaged or not ours: fit again, or remove it"
         )
-    return with_current_method(results)
+    return results
 
 
 def backbone_name(spec: dict[str, Any]) -> str:

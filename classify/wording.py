@@ -7,6 +7,8 @@ from math import ceil, floor, log10
 from typing import Any
 
 NAMES = {"multinomial": "multinomial", "ovr": "OvR", "ovo": "OvO"}
+# What a comparison calls the four counts that all its numbers follow from.
+COUNTS = ("both_right", "only_a_right", "only_b_right", "both_wrong")
 # The one line of a page that says how its paired tests were done.
 PROCEDURE = (
     "Exact McNemar tests and PropImp intervals (Newcombe 2011), all of a page adjusted together in "
@@ -161,8 +163,7 @@ def _detectable(comparison: Mapping[str, Any]) -> str:
     """Say which difference the test set would have shown, or that it can show none."""
     smallest, n_tests = comparison["detectable_difference"], comparison["n_tests"]
     if smallest is None:
-        counts = ("both_right", "only_a_right", "only_b_right", "both_wrong")
-        n = sum(comparison[name] for name in counts)
+        n = sum(comparison[name] for name in COUNTS)
         images = "1 test image" if n == 1 else f"{n:,} test images"
         tests = "one test needs" if n_tests == 1 else f"{n_tests:,} tests need"
         needed = comparison["test_rows_needed"]

@@ -40,14 +40,12 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.analysis.paired_interval import difference_intervals
-from classify.wording import display_name, headline, verdict
+from classify.wording import COUNTS, display_name, headline, verdict
 
 _Floats = npt.NDArray[np.float64]
 
 ALPHA = 0.05
 POWER = 0.8
-# What a comparison calls the fields of `PairedCounts`, in their order.
-COUNTS = ("both_right", "only_a_right", "only_b_right", "both_wrong")
 # What comparisons of earlier versions lack.
 ADDED = ("mcnemar_p_adjusted", "n_tests", "test_rows_needed")
 # What `results.json` calls the procedure; files with another name, or none, are judged again.
@@ -301,7 +299,6 @@ def compare_answers(
     predictions_a: npt.NDArray[np.int64],
     predictions_b: npt.NDArray[np.int64],
     *,
-    seed: int | None = None,
     n_tests: int = 1,
 ) -> dict[str, Any]:
     """Every number of one paired comparison.
@@ -310,8 +307,6 @@ def compare_answers(
     ----------
     labels, predictions_a, predictions_b : ndarray of int64, shape (n_samples,)
         Truth and answers, on the same rows in the same order.
-    seed : int, optional
-        Not used: nothing is drawn. Callers of the earlier bootstrap gave one.
     n_tests : int
         How many paired tests stand on the page that this one is for; 1 for no correction.
 
@@ -353,7 +348,6 @@ def compare_strategies(
     predictions: Mapping[str, npt.NDArray[np.int64]],
     converged: Mapping[str, bool],
     *,
-    seed: int | None = None,
     n_tests: int | None = None,
 ) -> list[dict[str, Any]]:
     """Compare every pair of strategies on one test set, corrected for the number of tests.
@@ -366,8 +360,6 @@ def compare_strategies(
         Answers of each strategy.
     converged : mapping of str to bool
         Whether each strategy's fit reached its optimum.
-    seed : int, optional
-        Not used, as in `compare_answers`.
     n_tests : int, optional
         How many paired tests stand on the page; by default the pairs of these strategies.
 

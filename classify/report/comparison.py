@@ -126,7 +126,7 @@ def summarise(runs: Sequence[Run], notes: list[str], target: Path) -> dict[str, 
         "schema_version": SCHEMA_VERSION,
         "kind": "comparison",
         "verdict": headline(rows, question, pairs, test_sets, alike),
-        "runs": [_describe(run, target) for run in runs],
+        "runs": [_run_row(run, target) for run in runs],
         "leaderboard": rows,
         "comparison_method": METHOD,
         "n_tests": n_tests,
@@ -138,7 +138,7 @@ def summarise(runs: Sequence[Run], notes: list[str], target: Path) -> dict[str, 
     }
 
 
-def _describe(run: Run, target: Path) -> dict[str, Any]:
+def _run_row(run: Run, target: Path) -> dict[str, Any]:
     provenance = run.results["store"]["provenance"]
     speed = provenance.get("images_per_second")
     return {

@@ -24,7 +24,8 @@ from classify.report.figures import validation as figures_validation
 from classify.report.figures import views as figures_views
 from classify.report.figures.style import PALETTE
 from classify.report.pages import TEMPLATES, render_html, render_markdown, write_pages
-from classify.results import FILE_NAME, backbone_name, has_random_weights, read_results
+from classify.report.runs import read_results
+from classify.results import FILE_NAME, backbone_name, has_random_weights
 from classify.wording import decoding_sentence, display_name, labels_sentence
 from data.common.cli import progress
 from data.common.files import write_text

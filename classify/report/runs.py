@@ -14,7 +14,8 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from classify.results import FILE_NAME, backbone_name, load_json, read_results
+from classify.analysis.significance import with_current_method
+from classify.results import FILE_NAME, backbone_name, load_json, read_run
 from data.common.errors import UserError
 
 HOW_TO_FIT = "make one with `make classify`, or `python -m classify fit FILE.h5`"
@@ -56,6 +57,11 @@ class Answers:
     labels: npt.NDArray[np.int64]
     predictions: dict[str, npt.NDArray[np.int64]]
     test_set: str
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read a run; comparisons that an earlier procedure made are judged again from their counts."""
+    return with_current_method(read_run(path))
 
 
 def find_runs(

@@ -12,7 +12,7 @@ import pytest
 from classify.__main__ import STRATEGIES, main
 from classify.coding import STRATEGIES as CODED
 from classify.fit import fit_store as run_module
-from classify.results import read_results
+from classify.report.runs import read_results
 from classify.saved_heads import load_head
 from data.common.cli import run
 
