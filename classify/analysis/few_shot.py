@@ -53,7 +53,7 @@ _opened: dict[tuple[str, str], Features] = {}
 
 
 @dataclass(frozen=True)
-class Task:
+class DrawTask:
     """One strategy on one draw, from one image per class upwards.
 
     Attributes
@@ -212,7 +212,7 @@ def few_shot(
         row_bytes = 4 * features.train.features.shape[1] * COPIES
         counts = [count for count in counts if n_train[count] * row_bytes <= memory]
     tasks = [
-        Task(
+        DrawTask(
             str(Path(features.path).absolute()), features.key, name,
             float(estimator.C), tuple(counts), draw, seed, estimator.device, memory is None,
             estimator.fit_intercept, estimator.normalize,
@@ -325,7 +325,7 @@ def unconverged_warnings(found: Mapping[str, Any]) -> list[str]:
     return told
 
 
-def _run(tasks: Sequence[Task], jobs: int | None) -> list[Drawn]:
+def _run(tasks: Sequence[DrawTask], jobs: int | None) -> list[Drawn]:
     import joblib
 
     # Somebody's parallel_config goes before our own threads.
@@ -337,12 +337,12 @@ def _run(tasks: Sequence[Task], jobs: int | None) -> list[Drawn]:
         )
 
 
-def run_task(task: Task) -> Drawn:
+def run_task(task: DrawTask) -> Drawn:
     """Fit a strategy to the sets of a draw, each fit starting from the one before.
 
     Parameters
     ----------
-    task : Task
+    task : DrawTask
         What to do.
 
     Returns
@@ -391,7 +391,7 @@ def _accuracy(
     return float(np.mean(known[np.concatenate(answers)] == features.test.labels))
 
 
-def _open(task: Task) -> Features:
+def _open(task: DrawTask) -> Features:
     from data.common.errors import UserError
     from data.reading import open_features
 

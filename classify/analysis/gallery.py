@@ -45,7 +45,7 @@ def gallery(
     Returns
     -------
     dict
-        ``disagreements`` and ``confident_errors``, see `describe`; ``n_disagreements``, of which
+        ``disagreements`` and ``confident_errors``, see `answers_to`; ``n_disagreements``, of which
         the first are listed; ``thumbnails``, data URIs by id, of these and of the examples of the
         hardest pairs of one-vs-one; and ``missing``, why there are none (empty where there are).
     """
@@ -56,7 +56,7 @@ def gallery(
     wrong = confident_errors(labels, predictions, probabilities)
     parts = {
         name: [
-            describe(row, features.test.ids, labels, features.class_names, fitted) for row in rows
+            answers_to(row, features.test.ids, labels, features.class_names, fitted) for row in rows
         ]
         for name, rows in (("disagreements", apart[:SHOWN]), ("confident_errors", wrong[:SHOWN]))
     }
@@ -128,7 +128,7 @@ def confident_errors(
     return rows[np.argsort(-sure[rows], kind="stable")]
 
 
-def describe(
+def answers_to(
     row: int,
     ids: Sequence[str],
     labels: npt.NDArray[np.int64],
