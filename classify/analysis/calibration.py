@@ -56,18 +56,7 @@ def judge_calibration(
 ) -> dict[str, Any]:
     """Say how far probabilities can be believed.
 
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (n_samples,)
-        True class indices.
-    probabilities : ndarray, shape (n_samples, n_classes)
-        Rows sum to one.
-
-    Returns
-    -------
-    dict
-        ``log_loss`` (nats), ``ece``, and ``bins``: of each confidence bin with rows in it, ``n``,
-        the mean ``confidence`` and the ``accuracy``.
+    Shapes: labels (n_samples,); probabilities (n_samples, n_classes).
     """
     from sklearn.metrics import log_loss
 
@@ -93,22 +82,7 @@ def calibration(
 ) -> dict[str, Any]:
     """Compare probabilities with what they become at a temperature.
 
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (n_samples,)
-        True class indices of the test rows.
-    probabilities : ndarray, shape (n_samples, n_classes)
-        Rows sum to one.
-    temperature : float or None
-        What `fit_temperature` found.
-    n_validation : int
-        How many rows it looked at; zero where none could be held out.
-
-    Returns
-    -------
-    dict
-        ``temperature``, ``n_validation``, and ``before`` and ``after`` as `judge_calibration` says
-        them; ``after`` is None where there is no temperature.
+    Shapes: labels (n_samples,); probabilities (n_samples, n_classes).
     """
     return {
         "temperature": temperature,

@@ -148,26 +148,7 @@ def headline(
     test_sets: Sequence[Mapping[str, Any]],
     alike: Sequence[str] = (),
 ) -> str:
-    """Sum up: OvR or OvO over all runs, then the best backbone on each test set.
-
-    Parameters
-    ----------
-    rows : sequence of mapping
-        The leaderboard.
-    question : sequence of mapping
-        OvR against OvO, one for each run that has both.
-    pairs : sequence of mapping
-        Backbone against backbone.
-    test_sets : sequence of mapping
-        Which runs share test images.
-    alike : sequence of str
-        Runs whose strategies are one problem.
-
-    Returns
-    -------
-    str
-        A few sentences.
-    """
+    """Sum up: OvR or OvO over all runs, then the best backbone on each test set."""
     sentences = [_question_sentence(rows, question)]
     if alike:
         sentences.append(
