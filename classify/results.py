@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from classify.analysis.significance import COUNTS, with_current_method
+from classify.wording import COUNTS
 from data.common.errors import UserError
 from data.common.shapes import mismatch
 from data.format.spec import PROVENANCE_SHAPE, SPEC_SHAPE
@@ -172,18 +172,7 @@ _RUN = {
 
 
 def json_ready(value: Any) -> Any:
-    """Turn numpy values into plain ones and what JSON has no word for into null.
-
-    Parameters
-    ----------
-    value : object
-        Nested dicts, lists, tuples, numpy arrays and scalars, strings, numbers, None.
-
-    Returns
-    -------
-    object
-        The same with plain Python types; NaN and infinities become None.
-    """
+    """Turn numpy values into plain ones and what JSON has no word for into null."""
     if isinstance(value, dict):
         return {str(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -282,23 +271,7 @@ def _contradiction(results: dict[str, Any], n_classes: int) -> str:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """Read a results.json of any kind, a run's or a comparison's, checking only its version.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Its content.
-
-    Raises
-    ------
-    UserError
-        If it cannot be read, is not JSON, has no version or a newer one than this program's.
-    """
+    """Read a results.json of any kind, a run's or a comparison's, checking only its version."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -323,24 +296,8 @@ def load_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """Read a run's results.json and check everything that the report and comparison rely on.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Its content; paired comparisons of an earlier procedure are judged again from their counts.
-
-    Raises
-    ------
-    UserError
-        Naming the file, and the place in it that is wrong.
-    """
+def read_run(path: Path) -> dict[str, Any]:
+    """Read a run's results.json and check everything that the report and comparison rely on."""
     results = load_json(path)
     problem = mismatch(results, _RUN, "it") or _inconsistency(results)
     if problem:
@@ -348,22 +305,11 @@ def read_results(path: Path) -> dict[str, Any]:
             f"{path} is not the results of a run: {problem.removeprefix('it.')}; "
             "it is damaged or not ours: fit again, or remove it"
         )
-    return with_current_method(results)
+    return results
 
 
 def backbone_name(spec: dict[str, Any]) -> str:
-    """Name the backbone of a store as people do: model, then image size.
-
-    Parameters
-    ----------
-    spec : dict
-        The ``spec`` of a store.
-
-    Returns
-    -------
-    str
-        For example ``mobilenetv2_100 128 px``, with a mark where the weights are random.
-    """
+    """Name the backbone of a store as people do: model, then image size."""
     model = spec.get("model") or {}
     size = (spec.get("preprocessing") or {}).get("image_size")
     name = str(model.get("name", "unknown backbone"))
@@ -377,17 +323,6 @@ def backbone_name(spec: dict[str, Any]) -> str:
 
 
 def has_random_weights(spec: dict[str, Any]) -> bool:
-    """Tell whether a store was made by a backbone that was never trained.
-
-    Parameters
-    ----------
-    spec : dict
-        The ``spec`` of a store.
-
-    Returns
-    -------
-    bool
-        True for ``--weights random``.
-    """
+    """Tell whether a store was made by a backbone that was never trained."""
     weights = (spec.get("model") or {}).get("weights")
     return isinstance(weights, dict) and weights.get("source") == "random"

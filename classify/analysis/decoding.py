@@ -40,20 +40,9 @@ WAYS = ("votes", "votes and confidence", "summed margins", "coupling")
 def class_values(way: str, scores: npt.NDArray[Any], n_classes: int) -> Array:
     """Value each class for each row, in one of the ways.
 
-    Parameters
-    ----------
-    way : str
-        One of `WAYS`.
-    scores : ndarray of float, shape (n_samples, n_pairs)
-        Linear scores of one-vs-one.
-    n_classes : int
-        Number of classes, at least 3.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_samples, n_classes)
-        The answer is the class with the highest value; the first, where several have it.
+    Shapes: scores (n_samples, n_pairs); returns (n_samples, n_classes).
     """
+    # The answer is the class with the highest value; the first, where several have it.
     if way == "coupling":
         return logarithms(probabilities("ovo", scores, n_classes))
     if way == "votes and confidence":
@@ -72,26 +61,7 @@ def compare_ways(
 ) -> list[dict[str, Any]]:
     """Decode the test rows in every way.
 
-    Parameters
-    ----------
-    X_test : ndarray, shape (n_test, n_features), or StoredRows
-        Test features.
-    labels : ndarray of int, shape (n_test,)
-        Their classes.
-    head : LinearHead
-        The pairs' heads.
-    known : ndarray of int, shape (n_known,)
-        The classes that there are heads for, three or more.
-    held_out : HeldOut or None
-        Rows to find temperatures with.
-    n_classes : int
-        The number of all classes.
-
-    Returns
-    -------
-    list of dict
-        For each way: ``way``, ``accuracy``, ``accuracy_ci95``, ``temperature`` (None where it could
-        not be found, and is taken as 1) and ``log_loss``.
+    Shapes: X_test (n_test, n_features) or StoredRows; labels (n_test,); known (n_known,).
     """
     found = []
     for way in WAYS:
@@ -123,15 +93,7 @@ def _values(way: str, X: Any, head: LinearHead, rows: Integers, n_classes: int) 
 def share_right(answers: Integers, labels: Integers) -> dict[str, Any]:
     """Count right answers.
 
-    Parameters
-    ----------
-    answers, labels : ndarray of int, shape (n_samples,)
-        Class indices.
-
-    Returns
-    -------
-    dict
-        ``accuracy`` and its Wilson interval, ``accuracy_ci95``.
+    Shapes: answers, labels (n_samples,).
     """
     right = int(np.count_nonzero(answers == labels))
     return {

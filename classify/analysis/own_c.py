@@ -40,27 +40,7 @@ def refit(
 ) -> tuple[LinearHead, Solution]:
     """Fit every problem at its own C, to the tolerance of a path.
 
-    Parameters
-    ----------
-    strategy : {'ovr', 'ovo'}
-        How classes become problems.
-    X : ndarray, shape (n_train, n_features), or StoredRows
-        Training features.
-    labels : ndarray of int, shape (n_train,)
-        Class indices, every one of them present.
-    per_problem_c : ndarray of float64, shape (n_heads,)
-        A value of C for each problem.
-    start : LinearHead
-        Heads to start from.
-    n_jobs, memory, device, fit_intercept
-        As `classify.selection.select_C` takes them.
-
-    Returns
-    -------
-    head : LinearHead
-        For raw features.
-    solution : Solution
-        How its problems ended.
+    Shapes: X (n_train, n_features) or StoredRows; labels (n_train,); per_problem_c (n_heads,).
     """
     n_classes, layout = int(labels.max()) + 1, None
     if is_source(X):
@@ -84,23 +64,7 @@ def judge(
 ) -> dict[str, Any]:
     """Answer the test rows with some heads.
 
-    Parameters
-    ----------
-    strategy : {'ovr', 'ovo'}
-        How classes became heads.
-    X_test : ndarray, shape (n_test, n_features), or StoredRows
-        Test features.
-    labels : ndarray of int, shape (n_test,)
-        Their classes.
-    head : LinearHead
-        The heads.
-    known : ndarray of int, shape (n_known,)
-        The classes that there are heads for.
-
-    Returns
-    -------
-    dict
-        ``accuracy`` and its Wilson interval, ``accuracy_ci95``.
+    Shapes: X_test (n_test, n_features) or StoredRows; labels (n_test,); known (n_known,).
     """
     answers = [decide(strategy, scores, len(known)) for _, scores in scored(X_test, head)]
     return share_right(known[np.concatenate(answers)], labels)

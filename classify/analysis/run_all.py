@@ -35,24 +35,7 @@ def analyse(
 ) -> dict[str, Any]:
     """Work out what the parts of a report show; each of them may be absent.
 
-    Parameters
-    ----------
-    features : Features
-        The open store.
-    X_train, X_test : ndarray, shape (n_rows, n_features), or StoredRows
-        Its features.
-    fitted : mapping of str to Fitted
-        The fitted strategies; their ``entry`` grows by ``calibration``, ``course``, and ``pairs``
-        (one-vs-one) or ``detection`` (one-vs-rest).
-    options : FitOptions
-        What the run was told.
-    room : Room
-        The memory there is.
-
-    Returns
-    -------
-    dict
-        ``class_order``, and where they make sense ``decoding``, ``own_c`` and ``views``.
+    Shapes: X_train, X_test (n_rows, n_features) or StoredRows.
     """
     labels, ids = features.test.labels, features.test.ids
     # The heads' own coefficients, which are used here, take rows as they were fitted.

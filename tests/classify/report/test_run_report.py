@@ -22,8 +22,9 @@ from classify.report.pages import (
     span,
 )
 from classify.report.run_report import draw_figures, extract_command, most_confused, write_report
+from classify.report.runs import read_results
 from classify.report.terminal import printable, results_table, table, width
-from classify.results import json_ready, read_results
+from classify.results import json_ready
 from classify.wording import decoding_sentence
 from data.common.errors import UserError
 

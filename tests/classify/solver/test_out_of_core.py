@@ -245,7 +245,7 @@ def test_a_store_that_is_cut_while_it_is_fitted(tmp_path, make_store):
 
 def fit(capsys, store, reports, *options):
     from classify.__main__ import main
-    from classify.results import read_results
+    from classify.report.runs import read_results
 
     code = run(main, ["fit", str(store), "--reports-dir", str(reports), "--jobs", "1", *options])
     out, err = capsys.readouterr()

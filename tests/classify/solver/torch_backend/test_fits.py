@@ -12,7 +12,7 @@ from torch_fits_for_tests import OURS, data
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.__main__ import main
-from classify.results import read_results
+from classify.report.runs import read_results
 from classify.selection import select_C
 from classify.solver import backend as engines
 from classify.solver.backend import (
