@@ -13,23 +13,7 @@ _BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
 def parse_memory(text: str) -> int:
-    """Parse the size of a memory.
-
-    Parameters
-    ----------
-    text : str
-        A number of bytes, or a number with a unit: ``2GB``, ``1.5 GB``, ``500MB``, ``2GiB``.
-
-    Returns
-    -------
-    int
-        Bytes.
-
-    Raises
-    ------
-    UserError
-        For anything else.
-    """
+    """Parse a size into bytes: a number, or one with a unit (``2GB``, ``1.5 GB``, ``2GiB``)."""
     number = r"\s*(\d+(?:\.\d*)?(?:e\d+)?)\s*([kmgt]?)(i?)b?\s*"
     found = re.fullmatch(number, text.lower(), re.ASCII)
     count = math.nan
@@ -43,11 +27,5 @@ def parse_memory(text: str) -> int:
 
 
 def default_memory() -> int:
-    """Return what a fit may take when nothing was said: half of what is free.
-
-    Returns
-    -------
-    int
-        Bytes.
-    """
+    """Return the bytes that a fit may take where none were given: half of what is free."""
     return free_memory() // 2
