@@ -29,6 +29,7 @@ step is made for a whole chunk of rows at once, and rows that have met the stopp
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,22 +50,10 @@ Floats = npt.NDArray[np.floating[Any]]
 
 
 def decision_values(strategy: str, scores: Floats, n_classes: int) -> Floats:
-    """Return what ``decision_function`` of the estimator returns.
+    """Return what ``decision_function`` returns: (n_samples, n_classes), or (n_samples,) for two.
 
-    Parameters
-    ----------
-    strategy : {'multinomial', 'ovr', 'ovo'}
-        How classes became heads.
-    scores : ndarray of float, shape (n_samples, n_heads) or (n_samples,)
-        Linear scores ``X @ coef_.T + intercept_``.
-    n_classes : int
-        Number of classes, at least 2.
-
-    Returns
-    -------
-    ndarray of float, shape (n_samples, n_classes), or (n_samples,) for two classes
-        One-vs-one: votes plus confidences squeezed into (-1/3, 1/3), as scikit-learn's
-        ``OneVsOneClassifier`` does. Otherwise the scores themselves.
+    One-vs-one: votes plus confidences squeezed into (-1/3, 1/3), as scikit-learn's
+    ``OneVsOneClassifier`` does. Otherwise the scores (n_samples, n_heads) themselves.
     """
     scores = _check_scores(strategy, scores, n_classes)
     if strategy == "ovo":
@@ -74,22 +63,9 @@ def decision_values(strategy: str, scores: Floats, n_classes: int) -> Floats:
 
 
 def decide(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.intp]:
-    """Return the index of the predicted class of each row.
+    """Return each row's predicted class index, of the first of equal `decision_values`.
 
-    Parameters
-    ----------
-    strategy : {'multinomial', 'ovr', 'ovo'}
-        How classes became heads.
-    scores : ndarray of float, shape (n_samples, n_heads) or (n_samples,)
-        Linear scores ``X @ coef_.T + intercept_``.
-    n_classes : int
-        Number of classes, at least 2.
-
-    Returns
-    -------
-    ndarray of int, shape (n_samples,)
-        The arg max of `decision_values`: a tie goes to the class that comes first (for two
-        classes, a score of exactly zero is class 0).
+    Of two classes, a score of exactly zero is class 0.
     """
     values = decision_values(strategy, scores, n_classes)
     if n_classes == 2:
@@ -98,50 +74,23 @@ def decide(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.intp
 
 
 def probabilities(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
-    """Return the probability of each class for each row.
+    """Return the probabilities of the classes (n_samples, n_classes); rows sum to 1.
 
-    Parameters
-    ----------
-    strategy : {'multinomial', 'ovr', 'ovo'}
-        How classes became heads.
-    scores : ndarray of float, shape (n_samples, n_heads) or (n_samples,)
-        Linear scores ``X @ coef_.T + intercept_``.
-    n_classes : int
-        Number of classes, at least 2.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_samples, n_classes)
-        Rows sum to 1. Multinomial: the softmax. One-vs-rest: each head's sigmoid, normalised; the
-        quotient is taken in logarithms, so that a row whose sigmoids all underflow still has
-        probabilities. One-vs-one: the pairwise probabilities coupled by the second method of Wu,
-        Lin and Weng (2004), see the module.
+    Multinomial: the softmax. One-vs-rest: each head's sigmoid, normalised. One-vs-one: pairwise
+    probabilities coupled by the second method of Wu, Lin and Weng (2004), see the module.
     """
     exact = _check_scores(strategy, scores, n_classes).astype(np.float64)
     if n_classes == 2:
         return np.exp(np.concatenate([_log_sigmoid(-exact), _log_sigmoid(exact)], axis=1))
     if strategy == "ovo":
         return couple(np.exp(_log_sigmoid(-exact)), n_classes)
+    # One-vs-rest's quotient is taken in logarithms, so that a row whose sigmoids all underflow has
+    # probabilities too.
     return _softmax(_log_sigmoid(exact) if strategy == "ovr" else exact)
 
 
 def log_probabilities(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
-    """Return the logarithms of `probabilities`, finite where these have underflowed.
-
-    Parameters
-    ----------
-    strategy : {'multinomial', 'ovr', 'ovo'}
-        How classes became heads.
-    scores : ndarray of float, shape (n_samples, n_heads) or (n_samples,)
-        Linear scores ``X @ coef_.T + intercept_``.
-    n_classes : int
-        Number of classes, at least 2.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_samples, n_classes)
-        Of one-vs-one's coupled probabilities, those of zero as that of the smallest normal number.
-    """
+    """Return the logarithms of `probabilities`, finite where these have underflowed."""
     exact = _check_scores(strategy, scores, n_classes).astype(np.float64)
     if n_classes == 2:
         return np.concatenate([_log_sigmoid(-exact), _log_sigmoid(exact)], axis=1)
@@ -155,40 +104,17 @@ def log_probabilities(strategy: str, scores: Floats, n_classes: int) -> npt.NDAr
 def temper(
     probabilities: npt.NDArray[np.floating[Any]], temperature: float
 ) -> npt.NDArray[np.float64]:
-    """Divide the logarithms of probabilities by a temperature, and normalise.
+    """Divide the logarithms of probabilities (n_samples, n_classes) by a temperature; normalise.
 
     Of a softmax that is the softmax of the scores divided by the temperature: temperature scaling
     (Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017). The
     order of the classes stays as it is.
-
-    Parameters
-    ----------
-    probabilities : ndarray of float, shape (n_samples, n_classes)
-        Rows sum to 1.
-    temperature : float
-        Above 0; 1 changes nothing, more makes the probabilities more even.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_samples, n_classes)
-        Rows sum to 1.
     """
     return _softmax(logarithms(probabilities) / temperature)
 
 
 def logarithms(probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-    """Return logarithms that are finite where a probability is zero.
-
-    Parameters
-    ----------
-    probabilities : ndarray of float
-        Of any shape.
-
-    Returns
-    -------
-    ndarray of float64
-        Of the same shape.
-    """
+    """Return logarithms that are finite where a probability is zero."""
     return np.log(np.maximum(np.asarray(probabilities, dtype=np.float64), _SMALLEST))
 
 
@@ -197,44 +123,45 @@ def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return mass / mass.sum(axis=1, keepdims=True)
 
 
+@dataclass(frozen=True)
+class ProblemSums:
+    """How binary problems do on rows of their own classes, (n_heads,) each; adds over blocks."""
+
+    n_rows: npt.NDArray[np.float64]
+    n_right: npt.NDArray[np.float64]  # on the right side of zero
+    loss: npt.NDArray[np.float64]  # the sum of the logistic losses
+
+    @classmethod
+    def zeros(cls, n_heads: int) -> ProblemSums:
+        """Make the sums over no rows."""
+        return cls(*np.zeros((3, n_heads)))
+
+    def __add__(self, other: ProblemSums) -> ProblemSums:
+        return ProblemSums(
+            self.n_rows + other.n_rows, self.n_right + other.n_right, self.loss + other.loss
+        )
+
+
 def problem_sums(
     strategy: str, scores: Floats, labels: npt.NDArray[np.intp], n_classes: int
-) -> npt.NDArray[np.float64]:
-    """Judge each binary problem by itself, on the rows of its own classes.
-
-    Parameters
-    ----------
-    strategy : {'ovr', 'ovo'}
-        How classes became heads.
-    scores : ndarray of float, shape (n_samples, n_heads)
-        Linear scores.
-    labels : ndarray of int, shape (n_samples,)
-        Class indices.
-    n_classes : int
-        Number of classes, at least 2.
-
-    Returns
-    -------
-    ndarray of float64, shape (3, n_heads)
-        Of each problem the number of its rows, the number of those on the right side of zero, and
-        the sum of their logistic losses. They add up over blocks of rows.
-    """
+) -> ProblemSums:
+    """Judge each binary problem of one-vs-rest or one-vs-one on the rows of its own classes."""
     scores = _check_scores(strategy, scores, n_classes)
-    sums = np.zeros((3, scores.shape[1]))
+    sums = ProblemSums.zeros(scores.shape[1])
     for label in np.unique(labels):
         rows = scores[labels == label].astype(np.float64)
         heads, positive = _part_in(strategy, int(label), n_classes)
         rows = rows[:, heads]
-        sums[0, heads] += len(rows)
-        sums[1, heads] += ((rows > 0) == positive).sum(axis=0)
-        sums[2, heads] -= _log_sigmoid(np.where(positive, rows, -rows)).sum(axis=0)
+        sums.n_rows[heads] += len(rows)
+        sums.n_right[heads] += ((rows > 0) == positive).sum(axis=0)
+        sums.loss[heads] -= _log_sigmoid(np.where(positive, rows, -rows)).sum(axis=0)
     return sums
 
 
 def _part_in(
     strategy: str, label: int, n_classes: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-    """Name the heads whose problem has rows of a class, and whether it is the positive one."""
+    """Return the heads whose problem has rows of a class, and whether it is the positive one."""
     if n_classes == 2:
         return np.array([0]), np.array([label == 1])
     if strategy == "ovr":
@@ -254,22 +181,10 @@ def _log_sigmoid(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def votes_and_margins(
     scores: Floats, n_classes: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Count each class's votes among the pairs, and add up its scores.
+    """Count each class's votes among the pairs, and add up its scores: both (n_samples, n_classes).
 
-    Parameters
-    ----------
-    scores : ndarray of float, shape (n_samples, n_pairs)
-        Linear scores of one-vs-one.
-    n_classes : int
-        Number of classes.
-
-    Returns
-    -------
-    votes : ndarray of float64, shape (n_samples, n_classes)
-        How many of its pairs are for a class; a score of exactly zero votes for the first of its
-        pair.
-    margins : ndarray of float64, shape (n_samples, n_classes)
-        The sum of the scores of a class's pairs, each with the sign that speaks for it.
+    A score of exactly zero votes for the first of its pair. A margin is the sum of the scores of a
+    class's pairs, each with the sign that speaks for it.
     """
     votes = np.zeros((len(scores), n_classes))
     margins = np.zeros((len(scores), n_classes))
@@ -289,7 +204,7 @@ def votes_and_margins(
 
 
 def _votes_and_confidences(scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
-    """Votes decide; the summed confidences, kept below a third of a vote, break ties."""
+    """Add to the votes, which decide, the summed confidences, below a third of a vote."""
     votes, confidence = votes_and_margins(scores, n_classes)
     return votes + confidence / (3 * (np.abs(confidence) + 1))
 
@@ -308,21 +223,7 @@ def _check_scores(strategy: str, scores: Floats, n_classes: int) -> Floats:
 
 
 def couple(first: npt.NDArray[np.float64], n_classes: int) -> npt.NDArray[np.float64]:
-    """Couple the pairwise probabilities of each row into class probabilities.
-
-    Parameters
-    ----------
-    first : ndarray of float64, shape (n_samples, n_classes * (n_classes - 1) / 2)
-        For each pair ``(i, j)`` with ``i < j``, in the order of `class_pairs`,
-        the probability of class ``i`` among the two.
-    n_classes : int
-        Number of classes.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_samples, n_classes)
-        Rows sum to 1.
-    """
+    """Couple probabilities (n_samples, n_pairs) of pairs' first classes into those of classes."""
     n_samples = first.shape[0]
     result = np.empty((n_samples, n_classes))
     step = max(1, min(2048, _COUPLED_NUMBERS // n_classes**2))

@@ -14,10 +14,11 @@ returns the first of them, as ``argmax`` does (scikit-learn's one-vs-rest return
 
 from __future__ import annotations
 
+import inspect
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -55,25 +56,16 @@ from data.common.memory import default_memory
 
 Floats = npt.NDArray[np.floating[Any]]
 
+_Estimator = TypeVar("_Estimator", bound="type[_LogisticHeads]")
+
 _DTYPES = [np.float64, np.float32]
 # C times all weights: the objective, and the sums and squares that bound it, stay finite.
 LARGEST_MASS = 1e100
 
 
 def as_features(X: Any) -> Any:
-    """Turn what a caller has into an array in a dtype that is computed in.
-
-    Parameters
-    ----------
-    X : array-like or torch.Tensor
-        Features. torch is not imported: a tensor can only exist if the caller has.
-
-    Returns
-    -------
-    array-like
-        float32 and float64 as they are; float16 as float32.
-    """
-    torch = sys.modules.get("torch")
+    """Turn an array or tensor into an array in a dtype that is computed in: float16 as float32."""
+    torch = sys.modules.get("torch")  # a tensor can only exist if the caller has imported torch
     if torch is not None and isinstance(X, torch.Tensor):
         X = X.detach().cpu()
         X = (X.float() if X.dtype in (torch.float16, torch.bfloat16) else X).numpy()
@@ -82,8 +74,75 @@ def as_features(X: Any) -> Any:
     return X
 
 
+# The sections of numpydoc that the three estimators share: see `_with_shared_sections`.
+_SECTIONS = """\
+Parameters
+----------
+C : float
+    Weight of the losses against the penalty. The losses are summed, not averaged.
+tol : float
+    Largest duality gap, relative to the objective, of any problem.
+max_iter : int
+    Largest number of iterations; reaching it raises a ``ConvergenceWarning`` with the bound
+    that was reached.
+standardize : bool
+    Penalise the weights of standardised features (training mean 0, standard deviation 1;
+    constant features are only centred). The scaling is folded into `coef_` and `intercept_`,
+    which take raw features either way.
+class_weight : dict, 'balanced' or None
+    Weights of the classes in `y`, as in scikit-learn's ``LogisticRegression``; they multiply
+    `sample_weight` in every problem. Balanced are the classes that have any weight.
+n_jobs : int or None
+    Threads; ``None`` means as many as BLAS may use.
+memory : int or None
+    Bytes that a fit may take whose features stay on the disk, apart from `y` and
+    `sample_weight`; ``None`` means half of what is free. Fits of arrays take no notice.
+device : {'cpu', 'auto', 'cuda', 'cuda:N'}
+    Where to fit. ``auto`` is the device of a CUDA tensor `X`, which is then not copied, else
+    CUDA where there is one. A fit that does not fit into the device's memory is done on the
+    CPU, with a warning. Predictions are computed on the CPU.
+fit_intercept : bool
+    Whether the heads have intercepts. Without them `intercept_` is zero, and `standardize`
+    scales features but does not centre them.
+normalize : {'l2', None}
+    ``l2`` divides every row by its Euclidean norm before anything else, in a fit and in
+    predictions; rows of zeros stay so. CLIP and DINO are probed on such features.
+
+Attributes
+----------
+classes_ : ndarray of shape (n_classes,)
+    Labels, sorted; of rows of a weight above 0.
+n_classes_ : int
+    How many.
+coef_ : ndarray of float64, shape (n_heads, n_features)
+    Weights for raw features; one head for two classes.
+intercept_ : ndarray of float64, shape (n_heads,)
+    Intercepts.
+n_iter_ : ndarray of int, shape (n_problems,)
+    Iterations of each problem.
+device_ : str
+    Where it was fitted.
+certificate_ : dict
+    How near the optimum the fit is: see `classify.solver.solution.Solution.certificate`.
+n_features_in_ : int
+    Width of the features.
+"""
+_PAIRS = """\
+pairs_ : ndarray of int, shape (n_pairs, 2)
+    Indices into `classes_` of each head's two classes; the head is positive for the second.
+"""
+
+
+def _with_shared_sections(estimator: _Estimator) -> _Estimator:
+    """Add to an estimator's docstring what holds of all three."""
+    if estimator.__doc__:  # python -OO has none
+        more = _PAIRS if estimator._strategy == "ovo" else ""
+        estimator.__doc__ = f"{inspect.cleandoc(estimator.__doc__)}\n\n{_SECTIONS}{more}"
+    return estimator
+
+
 class _LogisticHeads(ClassifierMixin, BaseEstimator):
-    """What the three estimators share; see `MultinomialLogistic`."""
+    """What the three estimators share."""
 
     _strategy: ClassVar[str]
 
@@ -155,26 +214,10 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         return self
 
     def _solve(self, X: Any, y: Any, sample_weight: Any, start: LinearHead | None) -> Solution:
-        """Fit as `fit` does, and leave it to the caller to say what did not converge."""
+        """Fit as `fit` does, and leave it to the caller to report what did not converge."""
         check_parameters(self)
         device = "cpu" if is_source(X) else choose_device(self.device, X)
-        y = as_labels(y)
-        if is_source(X):
-            validate_data(self, X, skip_check_array=True)
-            y = column_or_1d(y, warn=True)
-            check_consistent_length(X, y)
-        elif lies_on(X, device):
-            X, y = self._check_tensor(X, y)
-        else:
-            X, y = validate_data(
-                self,
-                as_features(X),
-                y,
-                dtype=_DTYPES,
-                order="C",
-                accept_sparse=False,
-                ensure_all_finite=False,  # below, in threads
-            )
+        X, y = self._check_input(X, as_labels(y), device)
         check_classification_targets(y)
         weight, rows = row_weights(self.class_weight, y, sample_weight), None
         if weight is not None and not weight.all():
@@ -182,12 +225,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             y, weight = y[rows], weight[rows]
         labels = self._learn_classes(y, rows is not None)
         n_classes = self.n_classes_
-        mass = float(len(y) if weight is None else weight.sum())
-        if not float(self.C) * mass <= LARGEST_MASS:
-            raise ValueError(
-                f"C times the sum of the rows' weights is {float(self.C) * mass:g}, more than "
-                f"{LARGEST_MASS:g}, whose losses would not be finite; lower C or the weights"
-            )
+        self._check_mass(float(len(y) if weight is None else weight.sum()))
         n_jobs, layout = self.n_jobs, None
         if is_source(X):
             memory = default_memory() if self.memory is None else int(self.memory)
@@ -217,6 +255,32 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         self.device_ = fitter.device
         self.certificate_ = solution.certificate()
         return solution
+
+    def _check_input(self, X: Any, y: Any, device: str) -> tuple[Any, Any]:
+        """Check features and labels as scikit-learn does, wherever they lie."""
+        if lies_on(X, device):
+            return self._check_tensor(X, y)
+        if not is_source(X):
+            return validate_data(
+                self,
+                as_features(X),
+                y,
+                dtype=_DTYPES,
+                order="C",
+                accept_sparse=False,
+                ensure_all_finite=False,  # in `_solve`, in threads
+            )
+        validate_data(self, X, skip_check_array=True)
+        y = column_or_1d(y, warn=True)
+        check_consistent_length(X, y)
+        return X, y
+
+    def _check_mass(self, mass: float) -> None:
+        if not float(self.C) * mass <= LARGEST_MASS:
+            raise ValueError(
+                f"C times the sum of the rows' weights is {float(self.C) * mass:g}, more than "
+                f"{LARGEST_MASS:g}, whose losses would not be finite; lower C or the weights"
+            )
 
     def _learn_classes(self, y: npt.NDArray[Any], some: bool) -> npt.NDArray[np.intp]:
         """Set the classes, and return each row's; `some` if rows without a weight are left out."""
@@ -345,13 +409,14 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
 def fit_without_warning(
     estimator: _LogisticHeads, X: Any, y: Any, start: LinearHead | None = None
 ) -> Solution:
-    """Fit an estimator, and return how its problems ended instead of warning of it.
+    """Fit an estimator, and return how its problems ended instead of a warning.
 
     Python's own switch for warnings is the whole process's, so that threads cannot use it.
     """
     return estimator._solve(X, y, None, start)
 
 
+@_with_shared_sections
 class MultinomialLogistic(_LogisticHeads):
     """Multinomial (softmax) logistic regression.
 
@@ -359,82 +424,27 @@ class MultinomialLogistic(_LogisticHeads):
     gap. Two classes are one binary problem with one head, as in scikit-learn. Of more classes the
     heads, weights and intercepts alike, sum to zero over the classes: adding the same to all of
     them changes no probability, and the penalty wants it so.
-
-    Parameters
-    ----------
-    C : float
-        Weight of the losses against the penalty. The losses are summed, not averaged.
-    tol : float
-        Largest duality gap, relative to the objective, of any problem.
-    max_iter : int
-        Largest number of iterations; reaching it raises a ``ConvergenceWarning`` with the bound
-        that was reached.
-    standardize : bool
-        Penalise the weights of standardised features (training mean 0, standard deviation 1;
-        constant features are only centred). The scaling is folded into `coef_` and `intercept_`,
-        which take raw features either way.
-    class_weight : dict, 'balanced' or None
-        Weights of the classes in `y`, as in scikit-learn's ``LogisticRegression``; they multiply
-        `sample_weight` in every problem. Balanced are the classes that have any weight.
-    n_jobs : int or None
-        Threads; ``None`` means as many as BLAS may use.
-    memory : int or None
-        Bytes that a fit may take whose features stay on the disk, apart from `y` and
-        `sample_weight`; ``None`` means half of what is free. Fits of arrays take no notice.
-    device : {'cpu', 'auto', 'cuda', 'cuda:N'}
-        Where to fit. ``auto`` is the device of a CUDA tensor `X`, which is then not copied, else
-        CUDA where there is one. A fit that does not fit into the device's memory is done on the
-        CPU, with a warning. Predictions are computed on the CPU.
-    fit_intercept : bool
-        Whether the heads have intercepts. Without them `intercept_` is zero, and `standardize`
-        scales features but does not centre them.
-    normalize : {'l2', None}
-        ``l2`` divides every row by its Euclidean norm before anything else, in a fit and in
-        predictions; rows of zeros stay so. CLIP and DINO are probed on such features.
-
-    Attributes
-    ----------
-    classes_ : ndarray of shape (n_classes,)
-        Labels, sorted; of rows of a weight above 0.
-    n_classes_ : int
-        How many.
-    coef_ : ndarray of float64, shape (n_heads, n_features)
-        Weights for raw features; one head for two classes.
-    intercept_ : ndarray of float64, shape (n_heads,)
-        Intercepts.
-    n_iter_ : ndarray of int, shape (n_problems,)
-        Iterations of each problem.
-    device_ : str
-        Where it was fitted.
-    certificate_ : dict
-        How near the optimum the fit is: see `classify.solver.solution.Solution.certificate`.
-    n_features_in_ : int
-        Width of the features.
     """
 
     _strategy = "multinomial"
 
 
+@_with_shared_sections
 class OneVsRestLogistic(_LogisticHeads):
     """One-vs-rest logistic regression: each class against all others, all solved together.
 
-    Parameters and attributes are those of `MultinomialLogistic`; head ``k`` of `coef_` is positive
-    for ``classes_[k]``. Probabilities are the heads' own, normalised to sum to 1.
+    Head ``k`` of `coef_` is positive for ``classes_[k]``. Probabilities are the heads' own,
+    normalised to sum to 1.
     """
 
     _strategy = "ovr"
 
 
+@_with_shared_sections
 class OneVsOneLogistic(_LogisticHeads):
     """One-vs-one logistic regression: each pair of classes on its own rows, all solved together.
 
-    Parameters and attributes are those of `MultinomialLogistic`, and `pairs_`. Probabilities are
-    coupled from the pairwise ones (Wu, Lin and Weng, 2004).
-
-    Attributes
-    ----------
-    pairs_ : ndarray of int, shape (n_pairs, 2)
-        Indices into `classes_` of each head's two classes; the head is positive for the second.
+    Probabilities are coupled from the pairwise ones (Wu, Lin and Weng, 2004).
     """
 
     _strategy = "ovo"

@@ -34,7 +34,7 @@ STDIN = "-"
 
 
 class StageOneRefused(SystemExit):
-    """Stage one has told the user what is wrong; nothing is left to say but the exit code."""
+    """Stage one has told the user what is wrong; only the exit code is left."""
 
 
 def predict(
@@ -45,31 +45,11 @@ def predict(
     weights: str | None = None,
     device: str = "auto",
 ) -> tuple[SavedHead, list[dict[str, Any]]]:
-    """Label images.
+    """Label image files, from `find_images`, with a head that ``classify fit`` wrote.
 
-    Parameters
-    ----------
-    head_path : Path
-        A head that ``classify fit`` wrote.
-    images : sequence of str
-        Image files that exist, from `find_images`.
-    top : int
-        How many of the most probable classes to return.
-    weights : str, optional
-        Where the backbone's weights lie, if they came from a file and it has moved.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``, for the backbone.
-
-    Returns
-    -------
-    tuple
-        The head, and for each image a dict with ``image``, ``label`` (the strategy's answer) and
-        ``top``: ``class`` and ``probability``, the most probable first.
-
-    Raises
-    ------
-    UserError
-        If the head or an image cannot be used.
+    Returns the head, and for each image a dict with ``image``, ``label`` (the strategy's answer)
+    and ``top``: ``class`` and ``probability`` of the `top` most probable classes. `weights` is
+    where the backbone's weights lie, if they came from a file and it has moved.
     """
     head = load_head(head_path)
     X = embed(head, images, weights=weights, device=device)
@@ -79,24 +59,7 @@ def predict(
 def answers(
     head: SavedHead, images: Sequence[str], X: npt.NDArray[np.floating], *, top: int = 3
 ) -> list[dict[str, Any]]:
-    """Turn features into answers.
-
-    Parameters
-    ----------
-    head : SavedHead
-        A head.
-    images : sequence of str
-        Names of the rows.
-    X : ndarray, shape (n_images, n_features)
-        Raw embeddings.
-    top : int
-        How many classes at most.
-
-    Returns
-    -------
-    list of dict
-        As `predict` describes.
-    """
+    """Turn raw embeddings (n_images, n_features) into answers, as `predict` describes."""
     probabilities = head.probabilities(X)
     labels = head.predict(X)
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
@@ -116,30 +79,10 @@ def answers(
 def embed(
     head: SavedHead, images: Sequence[str], *, weights: str | None = None, device: str = "auto"
 ) -> npt.NDArray[np.float32]:
-    """Run the head's backbone on images, in a process of its own.
+    """Run the head's backbone on image files in a process of its own: (n_images, n_features).
 
-    Parameters
-    ----------
-    head : SavedHead
-        Its spec says which backbone and which preprocessing.
-    images : sequence of str
-        Image files that exist.
-    weights : str, optional
-        A weights file.
-    device : str
-        ``auto``, ``cpu`` or ``cuda``.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_images, n_features)
-        One row for each image.
-
-    Raises
-    ------
-    UserError
-        If the weights file is needed and not at hand, or the features do not fit the head.
-    StageOneRefused
-        If stage one found fault with the input; it has said so on stderr.
+    A `UserError` says that the weights file is needed and not at hand, or that the features do not
+    fit the head; `StageOneRefused`, that stage one has found fault with the input.
     """
     weights = weights or _weights_file(head)
     with tempfile.TemporaryDirectory(prefix="icebox-predict-") as folder:
@@ -190,18 +133,9 @@ def _run(command: list[str]) -> None:
 
 
 def answers_csv(found: Sequence[Mapping[str, Any]]) -> str:
-    """Write answers as CSV, one line an image.
+    """Write answers as CSV, one line an image, without a line feed at the end.
 
-    Parameters
-    ----------
-    found : sequence of mapping
-        From `predict`.
-
-    Returns
-    -------
-    str
-        A line of heads (``image``, ``label``, ``class_1``, ``probability_1`` and so on), then the
-        answers; without a line feed at the end.
+    The header is ``image``, ``label``, ``class_1``, ``probability_1`` and so on.
     """
     n_top = max(len(answer["top"]) for answer in found)
     stream = io.StringIO()
@@ -216,22 +150,7 @@ def answers_csv(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def show(head: SavedHead, found: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> str:
-    """Write answers for people or for programs.
-
-    Parameters
-    ----------
-    head : SavedHead
-        The head that gave them.
-    found : sequence of mapping
-        From `predict`.
-    as_json : bool
-        A JSON list instead of a table.
-
-    Returns
-    -------
-    str
-        Ready to print.
-    """
+    """Write answers as a table, or for programs as a JSON list."""
     if as_json:
         return json.dumps(list(found), indent=2, ensure_ascii=False)
     n_top = max(len(answer["top"]) for answer in found)
@@ -248,13 +167,7 @@ def show(head: SavedHead, found: Sequence[Mapping[str, Any]], *, as_json: bool =
 
 
 def note(head: SavedHead) -> None:
-    """Say on stderr what answered, and what that is worth.
-
-    Parameters
-    ----------
-    head : SavedHead
-        The head that answered.
-    """
+    """Log what answered, and what that is worth."""
     model = (head.spec.get("model") or {}).get("name", "an unknown backbone")
     log(
         printable(f"{display_name(head.strategy)} head on {model}, {len(head.class_names)} classes")
@@ -269,26 +182,11 @@ def note(head: SavedHead) -> None:
 
 
 def find_images(given: Sequence[str], stdin: TextIO) -> list[str]:
-    """Turn what was named into image files that exist.
+    """Turn what was named into image files that exist, each of them once.
 
-    Parameters
-    ----------
-    given : sequence of str
-        Image files; folders, whose images are taken at any depth in the order of their names,
-        and what is left out is counted and named on stderr; ``-`` for a list on standard input,
-        one file or folder a line.
-    stdin : text stream
-        Read where ``-`` was given.
-
-    Returns
-    -------
-    list of str
-        At least one; a file that was named twice is there once.
-
-    Raises
-    ------
-    UserError
-        If a name does not exist, a folder holds no image, or the list is empty.
+    Folders give their images at any depth in the order of their names, and what is left out is
+    counted and named on stderr; ``-`` gives a list on `stdin`, one file or folder a line. A
+    `UserError` says that a name does not exist, a folder holds no image, or the list is empty.
     """
     found: dict[str, None] = {}
     for name in given:

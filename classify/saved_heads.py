@@ -43,66 +43,27 @@ _BLOCK, _SCORES = 8192, 8_000_000
 
 @dataclass(frozen=True)
 class SavedHead:
-    """A linear classifier on the embeddings of one backbone.
-
-    Attributes
-    ----------
-    strategy : str
-        ``multinomial``, ``ovr`` or ``ovo``.
-    class_names : tuple of str
-        In the order of the class indices that `predict` returns.
-    coef : ndarray of float32, shape (n_problems, n_features)
-        Weights.
-    intercept : ndarray of float32, shape (n_problems,)
-        Intercepts.
-    spec : dict
-        The spec of the store it was trained on: backbone, preprocessing, pooling, precision.
-    store_key : str
-        The key of that store.
-    C : float
-        Inverse strength of the regularisation.
-    weights_file : str or None
-        Where the backbone's weights lay when the store was made, if they came from a file.
-    temperature : float or None
-        What the logarithms of its probabilities are divided by to calibrate them; None where the
-        validation rows could not tell.
-    fit_intercept : bool
-        Whether it was fitted with intercepts; without them they are zero.
-    normalize : {'l2', None}
-        ``l2`` for a head that was fitted to rows divided by their Euclidean norms: `scores` takes
-        raw embeddings, and does so too.
-    """
+    """A linear classifier on the embeddings of one backbone; all methods take raw embeddings."""
 
     strategy: str
-    class_names: tuple[str, ...]
-    coef: npt.NDArray[np.float32]
-    intercept: npt.NDArray[np.float32]
-    spec: dict[str, Any]
+    class_names: tuple[str, ...]  # in the order of the class indices
+    coef: npt.NDArray[np.float32]  # (n_problems, n_features)
+    intercept: npt.NDArray[np.float32]  # (n_problems,); zero without `fit_intercept`
+    spec: dict[str, Any]  # of the store it was trained on
     store_key: str
     C: float
-    weights_file: str | None = None
-    temperature: float | None = None
+    weights_file: str | None = None  # where the backbone's weights lay, if they came from a file
+    temperature: float | None = None  # of its probabilities; None where no row could tell
     fit_intercept: bool = True
-    normalize: str | None = None
+    normalize: str | None = None  # "l2": fitted to rows divided by their norms
 
     @property
     def n_features(self) -> int:
-        """Width of the embeddings it takes."""
+        """Return the width of the embeddings it takes."""
         return int(self.coef.shape[1])
 
     def scores(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """Linear scores of every problem.
-
-        Parameters
-        ----------
-        X : ndarray, shape (n_samples, n_features)
-            Raw embeddings.
-
-        Returns
-        -------
-        ndarray of float64, shape (n_samples, n_problems)
-            ``X @ coef.T + intercept``, of rows divided by their norms where `normalize` says so.
-        """
+        """Return the linear scores (n_samples, n_problems) of rows, normalised where it says so."""
         return np.concatenate(list(self._blocks(X)))
 
     def _blocks(self, X: npt.NDArray[np.floating]) -> Iterator[npt.NDArray[np.float64]]:
@@ -114,35 +75,13 @@ class SavedHead:
             yield rows @ coef.T + intercept
 
     def predict(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
-        """Answer with a class index for every row, as the strategy decides.
-
-        Parameters
-        ----------
-        X : ndarray, shape (n_samples, n_features)
-            Raw embeddings.
-
-        Returns
-        -------
-        ndarray of int64, shape (n_samples,)
-            Indices into ``class_names``.
-        """
+        """Return the index (n_samples,) of each row's class, as the strategy decides."""
         k = len(self.class_names)
         found = [coding.decide(self.strategy, scores, k) for scores in self._blocks(X)]
         return np.concatenate(found).astype(np.int64)
 
     def probabilities(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-        """Class probabilities of every row, calibrated where the head has a temperature.
-
-        Parameters
-        ----------
-        X : ndarray, shape (n_samples, n_features)
-            Raw embeddings.
-
-        Returns
-        -------
-        ndarray of float64, shape (n_samples, n_classes)
-            Rows sum to one.
-        """
+        """Return class probabilities (n_samples, n_classes), calibrated by its temperature."""
         k = len(self.class_names)
         found = np.concatenate(
             [coding.probabilities(self.strategy, scores, k) for scores in self._blocks(X)]
@@ -151,15 +90,7 @@ class SavedHead:
 
 
 def save_head(path: Path, head: SavedHead) -> None:
-    """Write a head.
-
-    Parameters
-    ----------
-    path : Path
-        The final name; its folder must exist.
-    head : SavedHead
-        What to write.
-    """
+    """Write a head under its final name, in a folder that exists."""
     from safetensors.numpy import save
 
     tensors = {
@@ -197,24 +128,7 @@ def _in_order(content: bytes) -> bytes:
 
 
 def load_head(path: Path) -> SavedHead:
-    """Read a head and check that its parts fit each other.
-
-    Parameters
-    ----------
-    path : Path
-        A file that `save_head` wrote.
-
-    Returns
-    -------
-    SavedHead
-        The head.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, is not safetensors, is not a head, is of a newer format, or
-        contradicts itself.
-    """
+    """Read a head and check that its parts fit each other; a `UserError` says what does not."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import decide, probabilities, problem_sums
+from classify.coding import ProblemSums, decide, probabilities, problem_sums
 from classify.estimators import as_features
 from classify.linear_head import LinearHead
 from classify.scoring import scorer
@@ -34,39 +34,27 @@ PATH_MAX_ITER = 200
 
 @dataclass(frozen=True)
 class Selection:
-    """What a path of C found.
+    """What a path of C found."""
 
-    Attributes
-    ----------
-    C : float
-        The chosen value.
-    path : list of dict
-        For each value visited, in order: ``C``, ``accuracy`` and ``log_loss`` on the held-out
-        rows, ``n_iter``, and ``converged``.
-    not_visited : list of float
-        Values of the grid that were left out because the log-loss had kept rising.
-    n_train, n_validation : int
-        Rows fitted to and rows judged on.
-    start : LinearHead
-        The heads fitted at the chosen value: where a refit on all rows may start.
-    device : str
-        Where the path was fitted.
-    held : ndarray of int, shape (n_validation,)
-        The rows that were held out.
-    per_problem_c : ndarray of float64, shape (n_heads,), or None
-        A value of C for each binary problem, chosen by the same rule on the held-out rows of its
-        own classes; None for the multinomial, which is one problem.
-    """
-
-    C: float
+    C: float  # the chosen value
+    # Of each value visited, in order: C, accuracy and log_loss on the held-out rows, n_iter, and
+    # converged.
     path: list[dict[str, Any]]
-    not_visited: list[float]
+    not_visited: list[float]  # left out because the log-loss had kept rising
     n_train: int
     n_validation: int
-    start: LinearHead = field(repr=False)
+    start: LinearHead = field(repr=False)  # the heads at the chosen value, where a refit may start
     device: str
-    held: npt.NDArray[np.intp] = field(repr=False)
+    held: npt.NDArray[np.intp] = field(repr=False)  # the rows that were held out
+    # (n_heads,): chosen for each binary problem by the same rule on the held-out rows of its own
+    # classes; None for the multinomial, which is one problem.
     per_problem_c: npt.NDArray[np.float64] | None = field(repr=False)
+
+
+class _Judged(NamedTuple):
+    right: npt.NDArray[np.bool_]  # (n_rows,): whether the answer is right
+    of_truth: npt.NDArray[np.float64]  # (n_rows,): how probable the truth was held
+    sums: ProblemSums | None  # None for the multinomial
 
 
 class _HeldOut:
@@ -86,10 +74,7 @@ class _HeldOut:
         self.X = X if is_source(X) else X[rows]
 
     def judge(self, head: LinearHead) -> _Judged:
-        """Say of each row whether the answer is right, and how probable the truth was held.
-
-        The third array judges the binary problems by themselves: see `problem_sums`.
-        """
+        """Judge heads by the rows, in blocks."""
         scores = scorer(head, self.X.dtype)
 
         def work(step: tuple[int, int]) -> _Judged:
@@ -97,49 +82,37 @@ class _HeldOut:
             block = self.X.gather(self.rows[rows]) if is_source(self.X) else self.X[rows]
             return self._judge(scores(block), self.labels[rows])
 
-        right, chance = [], []
-        sums: Any = 0.0
         steps = answer_steps(self.X, len(self.rows), len(head.coef))
-        for mine, of_truth, apart in self.pool.stream(work, steps):
-            right.append(mine)
-            chance.append(of_truth)
-            sums = sums + apart
-        return np.concatenate(right), np.concatenate(chance), sums
+        right, of_truth = [], []
+        sums: ProblemSums | None = None
+        for part in self.pool.stream(work, steps):  # sums of many pairs are large: one at a time
+            right.append(part.right)
+            of_truth.append(part.of_truth)
+            sums = part.sums if sums is None or part.sums is None else sums + part.sums
+        return _Judged(np.concatenate(right), np.concatenate(of_truth), sums)
 
     def _judge(self, scores: npt.NDArray[Any], labels: npt.NDArray[np.intp]) -> _Judged:
         right = decide(self.strategy, scores, self.n_classes) == labels
         chance = probabilities(self.strategy, scores, self.n_classes)
-        sums = np.zeros((3, 0))
+        sums = None
         if self.strategy != "multinomial":
             sums = problem_sums(self.strategy, scores, labels, self.n_classes)
-        return right, chance[np.arange(len(labels)), labels], sums
-
-
-_Judged = tuple[npt.NDArray[np.bool_], npt.NDArray[np.float64], npt.NDArray[np.float64]]
+        return _Judged(right, chance[np.arange(len(labels)), labels], sums)
 
 
 def choose_per_problem_c(
-    values: npt.NDArray[np.float64], sums: Sequence[npt.NDArray[np.float64]], shared: float
+    values: npt.NDArray[np.float64], sums: Sequence[ProblemSums], shared: float
 ) -> npt.NDArray[np.float64]:
-    """Choose a value of C for each binary problem: as for all, but on its own rows.
+    """Choose a C (n_heads,) for each binary problem: as for all, but on its own rows.
 
-    Parameters
-    ----------
-    values : ndarray of float64, shape (n_values,)
-        Ascending.
-    sums : sequence of ndarray of float64, shape (3, n_heads)
-        What `classify.coding.problem_sums` says of the held-out rows at each value.
-    shared : float
-        For problems of whose classes no row was held out.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_heads,)
-        The highest accuracy, then the lowest log-loss, then the smallest C.
+    `values` ascend, with the `sums` of the held-out rows at each; `shared` is for problems of whose
+    classes no row was held out.
     """
-    n, right, loss = np.stack(sums).transpose(1, 0, 2)
+    n_rows = sums[0].n_rows
+    right, loss = np.stack([at.n_right for at in sums]), np.stack([at.loss for at in sums])
+    # The highest accuracy, then the lowest log-loss, then the smallest C.
     loss = np.where(right == right.max(axis=0), loss, np.inf)
-    return np.where(n[0] > 0, values[loss.argmin(axis=0)], shared)
+    return np.where(n_rows > 0, values[loss.argmin(axis=0)], shared)
 
 
 def select_C(
@@ -162,46 +135,14 @@ def select_C(
 
     The path runs upwards from the strongest regularisation, each fit starting from where the last
     few point to. It ends early once the validation log-loss has risen for `PATIENCE` values in a
-    row.
+    row, unless `full_path`. The chosen value has the highest accuracy, then the lowest log-loss,
+    then the smallest C.
 
-    Parameters
-    ----------
-    strategy : {'multinomial', 'ovr', 'ovo'}
-        Which heads.
-    X : array-like of shape (n_rows, n_features)
-        Training features; of a `data.format.stored_rows.StoredRows`, blocks of rows are read.
-    y : array-like of shape (n_rows,)
-        Labels.
-    grid : sequence of float
-        Values of C, all positive; visited in ascending order.
-    seed : int
-        Decides which rows are held out.
-    full_path : bool
-        Visit every value, however the log-loss goes.
-    standardize : bool
-        Standardise the features with the statistics of the rows that are fitted.
-    fit_intercept, normalize
-        As in `classify.MultinomialLogistic`; `Selection.start` takes normalised rows.
-    n_jobs : int or None
-        Threads; see `classify.solver.threads.thread_count`.
-    memory : int or None
-        Bytes that may be taken where the features stay on the disk; half of what is free by
-        default.
-    device : {'cpu', 'auto', 'cuda', 'cuda:N'}
-        Where to fit; see `classify.MultinomialLogistic`.
-    on_step : callable, optional
-        Called with each entry of the path when it is done.
-
-    Returns
-    -------
-    Selection
-        The chosen value: the highest accuracy, then the lowest log-loss, then the smallest C.
-
-    Raises
-    ------
-    ValueError
-        If the grid is empty or not positive, if no row can be held out, or if the memory is too
-        little.
+    `X` (n_rows, n_features) may be a `data.format.stored_rows.StoredRows`, of which blocks of rows
+    are read; `Selection.start` takes normalised rows. Settings are those of
+    `classify.MultinomialLogistic`; `seed` decides which rows are held out, and `on_step` is called
+    with each entry of the path when it is done. A ``ValueError`` says that the grid is empty or not
+    positive, that no row can be held out, or that the memory is too little.
     """
     values = np.unique(np.asarray(grid, dtype=np.float64))
     if len(values) == 0 or not np.all(np.isfinite(values)) or values[0] <= 0:
@@ -219,82 +160,89 @@ def select_C(
         memory = default_memory() if memory is None else memory
         layout = plan(X.shape, X.dtype, strategy, len(classes), memory, n_jobs)
         n_jobs = layout.threads
-    path: list[dict[str, Any]] = []
-    best: tuple[tuple[float, float, float], LinearHead] | None = None
-    recent = RecentHeads()
-    rising = 0
-    sums = []
     with workers(n_jobs) as pool:
         fitter = open_fitter(
             device, strategy, X, labels[train], len(classes), pool,
             standardize=standardize, rows=train, memory_plan=layout, fit_intercept=fit_intercept,
         )  # fmt: skip
         held_out = _HeldOut(strategy, X, labels, held, len(classes), pool)
-        for C in values:
-            head, solution = fitter.solve(
-                float(C), tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=recent.predict(float(C))
-            )
-            recent.add(float(C), head)
-            right, chance, apart = held_out.judge(head)
-            sums.append(apart)
-            entry = {
-                "C": float(C),
-                "accuracy": float(right.mean()),
-                "log_loss": float(-np.log(np.maximum(chance, np.finfo(float).eps)).mean()),
-                "n_iter": int(solution.n_iter.max()),
-                "converged": solution.converged,
-            }
-            rising = rising + 1 if path and entry["log_loss"] > path[-1]["log_loss"] else 0
-            path.append(entry)
-            merit = (-entry["accuracy"], entry["log_loss"], entry["C"])
-            if best is None or merit < best[0]:
-                best = merit, head
-            if on_step is not None:
-                on_step(entry)
-            if rising >= PATIENCE and not full_path:
-                break
-    assert best is not None
+        found = _follow_path(
+            fitter, held_out, values, len(values) if full_path else PATIENCE, on_step
+        )
     return Selection(
-        C=best[0][2],
-        path=path,
-        not_visited=[float(C) for C in values[len(path) :]],
+        C=found.C,
+        path=found.path,
+        not_visited=[float(C) for C in values[len(found.path) :]],
         n_train=len(train),
         n_validation=len(held),
-        start=best[1],
+        start=found.head,
         device=fitter.device,
         held=held,
         per_problem_c=None
         if strategy == "multinomial"
-        else choose_per_problem_c(values, sums, best[0][2]),
+        else choose_per_problem_c(values, found.sums, found.C),
     )
+
+
+class _Path(NamedTuple):
+    """The entries of a path, the chosen value of C with its heads, and each value's sums."""
+
+    path: list[dict[str, Any]]
+    C: float
+    head: LinearHead
+    sums: list[ProblemSums]
+
+
+def _follow_path(
+    fitter: Any,
+    held_out: _HeldOut,
+    values: npt.NDArray[np.float64],
+    patience: int,
+    on_step: Callable[[dict[str, Any]], None] | None,
+) -> _Path:
+    """Fit and judge ascending values of C until the log-loss has risen `patience` times running."""
+    path: list[dict[str, Any]] = []
+    best: tuple[tuple[float, float, float], LinearHead] | None = None
+    recent = RecentHeads()
+    rising = 0
+    sums = []
+    for C in values.tolist():
+        head, solution = fitter.solve(
+            C, tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=recent.predict(C)
+        )
+        recent.add(C, head)
+        judged = held_out.judge(head)
+        if judged.sums is not None:
+            sums.append(judged.sums)
+        chance = np.maximum(judged.of_truth, np.finfo(float).eps)
+        entry = {
+            "C": C,
+            "accuracy": float(judged.right.mean()),
+            "log_loss": float(-np.log(chance).mean()),
+            "n_iter": int(solution.n_iter.max()),
+            "converged": solution.converged,
+        }
+        rising = rising + 1 if path and entry["log_loss"] > path[-1]["log_loss"] else 0
+        path.append(entry)
+        merit = (-entry["accuracy"], entry["log_loss"], entry["C"])
+        if best is None or merit < best[0]:
+            best = merit, head
+        if on_step is not None:
+            on_step(entry)
+        if rising >= patience:
+            break
+    assert best is not None
+    return _Path(path, best[0][2], best[1], sums)
 
 
 def validation_split(
     y: npt.NDArray[Any], seed: int = 0, fraction: float = VALIDATION_FRACTION
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Split rows into training and validation rows, class by class.
+    """Split rows into training and validation rows, class by class; both row indices ascend.
 
     Every class gives ``fraction`` of its rows to validation, rounded to the nearest, but keeps at
-    least one for training and, where it has two or more, gives at least one.
-
-    Parameters
-    ----------
-    y : ndarray, shape (n_rows,)
-        Labels.
-    seed : int
-        Decides which rows.
-    fraction : float
-        Share of each class that goes to validation, between 0 and 1.
-
-    Returns
-    -------
-    train, validation : ndarray of int
-        Row indices, ascending.
-
-    Raises
-    ------
-    ValueError
-        If no class has two rows, so that there is nothing to validate on.
+    least one for training and, where it has two or more, gives at least one. A ``ValueError`` says
+    that no class has two rows.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, got {fraction}")

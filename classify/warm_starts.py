@@ -1,7 +1,7 @@
 """Where the next fit along a path of C starts: where the last few heads point to.
 
 The heads of a strategy are a smooth function of log C. A polynomial through the last three of them
-says where the next one is about to be; the minimiser corrects what is left. (Predictor and
+predicts the next one; the minimiser corrects what is left. (Predictor and
 corrector: Allgower and Georg, *Numerical Continuation Methods*, 1990, chapter 2; for paths of
 regularisation, Park and Hastie, "L1-regularization path algorithm for generalized linear models",
 *JRSS B* 69, 2007.) From the last head itself, a path takes half as many iterations again or more:
@@ -29,19 +29,9 @@ MOST_NUMBERS = 10_000_000
 
 
 def weights_ahead(places: Array, ahead: float) -> Array:
-    """Return the weights of a polynomial through some places at a place beyond them.
+    """Return the weights of a polynomial through ascending places at a place beyond them.
 
-    Parameters
-    ----------
-    places : ndarray of float64, shape (k,)
-        Ascending.
-    ahead : float
-        Where the polynomial is wanted.
-
-    Returns
-    -------
-    ndarray of float64, shape (k,)
-        Lagrange's weights, which add up to 1; not finite where places are the same.
+    They are Lagrange's, which add up to 1; not finite where places are the same.
     """
     apart = places[:, None] - places
     np.fill_diagonal(apart, 1.0)
@@ -52,41 +42,19 @@ def weights_ahead(places: Array, ahead: float) -> Array:
 
 
 class RecentHeads:
-    """The last few heads of a path, and where they point to.
-
-    Values of C are added in ascending order.
-    """
+    """The last few heads of a path of ascending C, and where they point to."""
 
     def __init__(self) -> None:
         self._fitted: deque[tuple[float, LinearHead]] = deque(maxlen=POINTS)
 
     def add(self, C: float, head: LinearHead) -> None:
-        """Add the heads that were fitted at a value of C.
-
-        Parameters
-        ----------
-        C : float
-            Larger than those before it.
-        head : LinearHead
-            What was found there.
-        """
+        """Add the heads that were fitted at a value of C."""
         if head.coef.size > MOST_NUMBERS:
             self._fitted.clear()
         self._fitted.append((C, head))
 
     def predict(self, C: float) -> LinearHead | None:
-        """Predict the heads at the next value of C.
-
-        Parameters
-        ----------
-        C : float
-            Larger than those that were added.
-
-        Returns
-        -------
-        LinearHead or None
-            Where to start; None where nothing was added.
-        """
+        """Predict the heads at the next value of C; None where nothing was added."""
         values, heads = [value for value, _ in self._fitted], [head for _, head in self._fitted]
         for k in range(len(heads), 1, -1):
             weights = weights_ahead(np.log(values[-k:]), float(np.log(C)))

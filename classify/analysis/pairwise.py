@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import problem_sums
+from classify.coding import ProblemSums, problem_sums
 from classify.linear_head import LinearHead
 from classify.scoring import scored
 from classify.solver.problems import class_pairs
@@ -34,10 +34,10 @@ def judge_pairs(
     k, pairs = len(known), class_pairs(len(known))
     rows = np.flatnonzero(np.isin(labels, known))
     own = np.searchsorted(known, labels[rows])
-    sums = np.zeros((3, len(pairs)))
+    sums = ProblemSums.zeros(len(pairs))
     for block, scores in scored(X_test, head, rows):
-        sums += problem_sums("ovo", scores, own[block], k)
-    n, right = sums[:2]
+        sums = sums + problem_sums("ovo", scores, own[block], k)
+    n, right = sums.n_rows, sums.n_right
     accuracy = np.divide(right, n, out=np.full(len(pairs), np.nan), where=n > 0)
     ends = np.cumsum(np.arange(k - 1, 0, -1))
     order = [i for i in np.lexsort((-n, accuracy))[:HARDEST] if right[i] < n[i]]

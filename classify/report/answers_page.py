@@ -10,6 +10,7 @@ from typing import Any
 from classify.analysis.gallery import data_uri
 from classify.report.pages import render_html
 from classify.results import has_random_weights
+from classify.saved_heads import SavedHead
 from data.common.cli import log, progress
 from data.common.errors import UserError
 from data.common.files import check_writable, write_text

@@ -127,7 +127,7 @@ def test_problems_are_judged_on_their_own_rows(strategy, n_classes):
     labels = rng.integers(0, n_classes, 90)
     scores = rng.normal(size=(90, n_heads(strategy, n_classes)))
     pairs = class_pairs(n_classes)
-    rows, right, loss = problem_sums(strategy, scores, labels, n_classes)
+    sums = problem_sums(strategy, scores, labels, n_classes)
     for k in range(scores.shape[1]):
         if n_classes == 2:
             mine, truth = np.ones(90, dtype=bool), labels == 1
@@ -136,12 +136,14 @@ def test_problems_are_judged_on_their_own_rows(strategy, n_classes):
         else:
             mine, truth = np.isin(labels, pairs[k]), labels == pairs[k, 1]
         truth, score = truth[mine], scores[mine, k]
-        assert rows[k] == len(truth)
-        assert right[k] == ((score > 0) == truth).sum()
+        assert sums.n_rows[k] == len(truth)
+        assert sums.n_right[k] == ((score > 0) == truth).sum()
         expected = log_loss(truth, 1 / (1 + np.exp(-score)), normalize=False)
-        assert loss[k] == pytest.approx(expected)
-    both = [
+        assert sums.loss[k] == pytest.approx(expected)
+    first, second = (
         problem_sums(strategy, scores[part], labels[part], n_classes)
         for part in (slice(0, 40), slice(40, 90))
-    ]
-    np.testing.assert_allclose(np.sum(both, axis=0), [rows, right, loss])
+    )
+    np.testing.assert_array_equal((first + second).n_rows, sums.n_rows)
+    np.testing.assert_array_equal((first + second).n_right, sums.n_right)
+    np.testing.assert_allclose((first + second).loss, sums.loss)

@@ -5,6 +5,7 @@ import pytest
 from sklearn.datasets import load_digits, load_iris
 
 from classify import OneVsRestLogistic
+from classify.coding import ProblemSums
 from classify.selection import C_GRID, PATIENCE, choose_per_problem_c, select_C, validation_split
 from classify.solver.problems import class_pairs
 
@@ -138,6 +139,7 @@ def test_each_problem_may_have_a_value_of_its_own():
 
 
 def test_a_problem_without_held_out_rows_has_the_shared_value():
-    weak = np.array([[0, 4], [0, 3], [0.0, 2.0]])  # rows, right, loss of two problems
-    strong = np.array([[0, 4], [0, 3], [0.0, 1.0]])
+    n_rows, n_right = np.array([0, 4]), np.array([0, 3])  # of two problems
+    weak = ProblemSums(n_rows, n_right, np.array([0.0, 2.0]))
+    strong = ProblemSums(n_rows, n_right, np.array([0.0, 1.0]))
     assert choose_per_problem_c(np.array([0.1, 1.0]), [weak, strong], 0.5).tolist() == [0.5, 1.0]
