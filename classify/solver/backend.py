@@ -156,11 +156,11 @@ class DeviceFitter:
 
     def _try(self, work: Callable[[], Any]) -> Any:
         """Do something on the device; None where it had to move to the CPU."""
-        from classify.solver.torch_backend.fit import OutOfDeviceMemory, release
+        from classify.solver.torch_backend.fit import OutOfDeviceMemoryError, release
 
         try:
             return work()
-        except OutOfDeviceMemory as error:
+        except OutOfDeviceMemoryError as error:
             reason = str(error)
         # Outside the handler: its traceback holds on to the tensors.
         self._fitter = None
