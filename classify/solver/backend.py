@@ -74,15 +74,14 @@ def choose_device(option: str, X: Any = None) -> str:
         return str(X.device)
     if option == "auto" and not may_have_nvidia():
         return "cpu"
-    from classify.solver.torch_backend.fit import cuda_device
+    from classify.solver.torch_backend.fit import cuda_device, why_no_cuda
 
     found = cuda_device("cuda" if option == "auto" else option)
     if found is None and option != "auto":
-        import torch
-
-        why = f"torch {torch.__version__} finds none" if torch.version.cuda else "torch has no CUDA"
         which = "CUDA device" if option == "cuda" else f"CUDA device with the number {option[5:]}"
-        raise DeviceMissingError(f"device {option}: there is no {which} ({why}); use cpu, or auto")
+        raise DeviceMissingError(
+            f"device {option}: there is no {which} ({why_no_cuda()}); use cpu, or auto"
+        )
     return found or "cpu"
 
 

@@ -141,3 +141,8 @@ def cuda_device(name: str) -> str | None:
     if index is None:
         index = torch.cuda.current_device()
     return f"cuda:{index}" if index < torch.cuda.device_count() else None
+
+
+def why_no_cuda() -> str:
+    """Say why there is no CUDA device, for a message."""
+    return f"torch {torch.__version__} finds none" if torch.version.cuda else "torch has no CUDA"
