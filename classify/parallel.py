@@ -19,23 +19,9 @@ def run_tasks(
     unit: str,
     **options: Any,
 ) -> list[Result]:
-    """Apply a function to every task.
+    """Apply a module's function to every small, picklable task; results in their order.
 
-    Parameters
-    ----------
-    function : callable
-        Of a module, so that a worker can find it.
-    tasks : sequence
-        Small ones, that can be pickled.
-    desc, unit : str
-        For the progress bar.
-    **options : object
-        For `joblib.Parallel`; what they leave open is up to ``joblib.parallel_config``.
-
-    Returns
-    -------
-    list
-        Results in the order of the tasks.
+    What the `options` of `joblib.Parallel` leave open is up to ``joblib.parallel_config``.
     """
     import joblib
 

@@ -17,61 +17,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Rows that no head of theirs was fitted to.
+    """Rows that no head of theirs was fitted to."""
 
-    Attributes
-    ----------
-    X : ndarray, shape (n_rows, n_features), or StoredRows
-        Features, of these and other rows.
-    rows : ndarray of int, shape (n_held,)
-        Which of them.
-    labels : ndarray of int, shape (n_held,)
-        Their classes, as indices among those that there are heads for.
-    head : LinearHead
-        Heads that were fitted to other rows.
-    """
-
-    X: Any
-    rows: npt.NDArray[np.intp]
-    labels: npt.NDArray[np.intp]
-    head: LinearHead
+    X: Any  # features, of these and other rows: an array or a source of rows
+    rows: npt.NDArray[np.intp]  # which of them
+    labels: npt.NDArray[np.intp]  # their classes, indices among those that there are heads for
+    head: LinearHead  # fitted to other rows
 
 
 def rows_of(X: Any, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-    """Collect some rows of features.
-
-    Parameters
-    ----------
-    X : ndarray, shape (n_rows, n_features), or StoredRows
-        Features.
-    rows : ndarray of int, shape (k,)
-        Which rows.
-
-    Returns
-    -------
-    ndarray, shape (k, n_features)
-        In the order of `rows`.
-    """
+    """Collect some rows of an array or of a source, in their order."""
     return X.gather(rows) if is_source(X) else X[rows]
 
 
 def scorer(
     head: LinearHead, dtype: npt.DTypeLike
 ) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
-    """Prepare heads for many blocks of rows.
-
-    Parameters
-    ----------
-    head : LinearHead
-        Linear heads.
-    dtype : dtype
-        Of the features.
-
-    Returns
-    -------
-    callable
-        What `LinearHead.scores` is, but for the heads' conversion, which is done once.
-    """
+    """Return what `LinearHead.scores` is, but for the heads' conversion, which is done once."""
     coef, intercept = head.coef.astype(dtype).T, head.intercept.astype(dtype)
     return lambda block: block @ coef + intercept
 
@@ -79,22 +41,7 @@ def scorer(
 def scored(
     X: Any, head: LinearHead, rows: npt.NDArray[np.intp] | None = None
 ) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-    """Score rows in blocks.
-
-    Parameters
-    ----------
-    X : ndarray, shape (n_rows, n_features), or StoredRows
-        Features.
-    head : LinearHead
-        Linear heads.
-    rows : ndarray of int, optional
-        Which rows; all by default.
-
-    Yields
-    ------
-    tuple
-        Where in `rows` a block is, and its scores, ``(n_block, n_heads)``.
-    """
+    """Yield where in `rows` (all by default) a block is, and its scores, ``(n_block, n_heads)``."""
     scores = scorer(head, X.dtype)
     if rows is None:
         for low, high in answer_steps(X, len(X), len(head.coef)):
