@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from classify.free_memory import parse_memory
 from data.common.cache_folder import use_cache_folder
 from data.common.cli import Parser, folder_path, result, run, say
 from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError, nearest
+from data.common.memory import parse_memory
 
 STRATEGIES = ("multinomial", "ovr", "ovo")
 _EPILOG = "Exit codes: 0 done, 2 something in the input is wrong, 130 interrupted, 1 a bug."
@@ -269,7 +269,7 @@ def fit_command(options: Namespace, command: str) -> None:
     from classify.fit.fit_stores import fit_stores, side_by_side
     from classify.records import FitOptions
     from classify.solver.backend import DeviceMissing, choose_device
-    from data.common.allocator import keep_pages
+    from data.common.memory import keep_pages
     from data.reading import read_header
 
     stores = list(dict.fromkeys(options.stores))

@@ -41,7 +41,6 @@ from classify.coding import (
     log_probabilities,
     probabilities,
 )
-from classify.free_memory import default_memory
 from classify.parameters import check_parameters, row_weights
 from classify.scoring import scored
 from classify.solver.backend import as_labels, choose_device, lies_on, open_fitter
@@ -51,6 +50,7 @@ from classify.solver.row_norms import normalized
 from classify.solver.solution import Solution
 from classify.solver.standardize import all_finite
 from classify.solver.threads import workers
+from data.common.memory import default_memory
 
 Floats = npt.NDArray[np.floating[Any]]
 

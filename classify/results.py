@@ -16,13 +16,14 @@ import numpy as np
 
 from classify.analysis.significance import COUNTS, with_current_method
 from data.common.errors import UserError
-from data.format.spec import PROVENANCE_SHAPE, SPEC_SHAPE, mismatch
+from data.common.shapes import mismatch
+from data.format.spec import PROVENANCE_SHAPE, SPEC_SHAPE
 
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
 
 _Number = (int, float)
-_Maybe = (int, float, type(None))
+_Maybe = (int, float, None)
 _PER_CLASS = {"precision": _Number, "recall": _Number, "f1": _Number, "support": int}
 _TEST = {
     "n": int,
@@ -106,12 +107,12 @@ _COMPARISON = {
     "verdict": str,
 }
 _POINT = {
-    "per_class": (int, type(None)),
+    "per_class": (int, None),
     "n_train": int,
     "accuracies": [_Number],
     "converged?": [bool],
     "mean": _Number,
-    "ci95": (list, type(None)),
+    "ci95": (list, None),
 }
 _PICTURE = {
     "id": str,
@@ -152,7 +153,7 @@ _RUN = {
         "level": _Number,
         "near": _Number,
         "curves": {"*": [_POINT]},
-        "enough": {"*": (int, type(None))},
+        "enough": {"*": (int, None)},
         "left_out": [int],
         "notes?": [str],
     },
@@ -192,39 +193,6 @@ def json_ready(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _mismatch(value: Any, shape: Any, where: str) -> str:
-    """Name the first place at which `value` is not of this shape; empty when it is."""
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            return f"{where} is not an object"
-        keys = value if "*" in shape else shape
-        for key in keys:
-            name = key.removesuffix("?")
-            if name != key and value.get(name) is None:
-                continue
-            if name not in value:
-                return f"{where}.{name} is missing"
-            if found := _mismatch(value[name], shape.get(key, shape.get("*")), f"{where}.{name}"):
-                return found
-        return ""
-    if isinstance(shape, list):
-        if not isinstance(value, list):
-            return f"{where} is not a list"
-        return next(
-            (
-                m
-                for i, item in enumerate(value)
-                if (m := _mismatch(item, shape[0], f"{where}[{i}]"))
-            ),
-            "",
-        )
-    wanted = shape if isinstance(shape, tuple) else (shape,)
-    if not isinstance(value, shape) or (isinstance(value, bool) and bool not in wanted):
-        names = " or ".join("null" if t is type(None) else t.__name__ for t in wanted)
-        return f"{where} is {type(value).__name__}, expected {names}"
-    return ""
 
 
 def _inconsistency(results: dict[str, Any]) -> str:
@@ -374,7 +342,7 @@ def read_results(path: Path) -> dict[str, Any]:
         Naming the file, and the place in it that is wrong.
     """
     results = load_json(path)
-    problem = _mismatch(results, _RUN, "it") or _inconsistency(results)
+    problem = mismatch(results, _RUN, "it") or _inconsistency(results)
     if problem:
         raise UserError(
             f"{path} is not the results of a run: {problem.removeprefix('it.')}; "

@@ -29,7 +29,8 @@ from classify import coding
 from classify.solver.row_norms import normalized
 from data.common.errors import UserError
 from data.common.files import write_bytes
-from data.format.spec import SPEC_SHAPE, mismatch
+from data.common.shapes import mismatch
+from data.format.spec import SPEC_SHAPE
 
 FORMAT = "icebox-head"
 FORMAT_VERSION = 1

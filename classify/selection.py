@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from classify.coding import decide, probabilities, problem_sums
 from classify.estimators import as_features
-from classify.free_memory import default_memory
 from classify.scoring import scorer
 from classify.solver.backend import as_labels, choose_device, open_fitter
 from classify.solver.fit import Head, plan
@@ -20,6 +19,7 @@ from classify.solver.row_norms import normalized
 from classify.solver.threads import Workers, workers
 from classify.validation import validation_split
 from classify.warm_starts import Course
+from data.common.memory import default_memory
 
 # SimCLR's, BYOL's and DINO's grid for linear evaluation.
 C_GRID: npt.NDArray[np.float64] = np.logspace(-6, 5, 45)

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from data.common.cli import say
 from data.common.errors import UserError
 from data.common.files import check_writable, clean_leftovers, lock
-from data.common.free_memory import peak_memory_mb
+from data.common.memory import peak_memory_mb
 from data.format.records import SplitSource
 from data.format.spec import work_dir
 from data.reading import read_header

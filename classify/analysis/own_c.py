@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from classify.analysis.decoding import share_right
 from classify.coding import decide
-from classify.free_memory import default_memory
 from classify.scoring import scored
 from classify.selection import PATH_MAX_ITER, PATH_TOL
 from classify.solver.backend import open_fitter
@@ -23,6 +22,7 @@ from classify.solver.fit import Head, plan
 from classify.solver.out_of_core import is_source
 from classify.solver.solution import Solution
 from classify.solver.threads import workers
+from data.common.memory import default_memory
 
 
 def refit(

@@ -33,7 +33,6 @@ from classify.fit.output import (
     write_run,
 )
 from classify.fit.strategy import fit_strategy
-from classify.free_memory import default_memory
 from classify.records import FitOptions, Fitted, Room
 from classify.results import SCHEMA_VERSION, json_ready
 from classify.validation import VALIDATION_FRACTION
@@ -41,7 +40,7 @@ from classify.wording import answer_warnings, display_name, headline, upper_firs
 from data.common.cli import progress
 from data.common.errors import UserError
 from data.common.files import check_writable
-from data.common.free_memory import peak_memory_mb
+from data.common.memory import default_memory, peak_memory_mb
 from data.format.spec import TWICE, cropped_twice
 
 if TYPE_CHECKING:

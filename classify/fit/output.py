@@ -25,7 +25,7 @@ from classify.saved_heads import Head, save_head
 from classify.solver.backend import describe
 from data.common.errors import UserError
 from data.common.files import sync_folder, temporary_folder, write_bytes, write_json
-from data.common.free_memory import peak_memory_mb
+from data.common.memory import peak_memory_mb
 from data.common.raw_io import NO_ROOM, disk_trouble
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from classify.solver.fit import Fitter, Head
 from classify.solver.solution import Solution
-from data.common.allocator import keep_small_blocks
+from data.common.memory import keep_small_blocks
 
 # The device's code on torch's CPU tensors: for tests, being slower than numpy's.
 REHEARSAL = "torch-cpu"

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from data.common.shapes import mismatch
 from data.format.loading import AGAIN, Stored
 from data.format.records import Header, StoreError
-from data.format.spec import PROVENANCE_SHAPE, REQUEST_SHAPE, SPEC_SHAPE, mismatch, spec_key
+from data.format.spec import PROVENANCE_SHAPE, REQUEST_SHAPE, SPEC_SHAPE, spec_key
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "test")

@@ -11,45 +11,53 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data.common.shapes import any_may_miss
+
 NAME_LENGTH = 100
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 # What the parts of the JSON that a store or a head carries must be, where they are there: files
 # come from anywhere, and whoever reads these would fall over others.
-SPEC_SHAPE: dict[str, Any] = {
-    "dataset": {"name": str, "digest": str, "limit": (int, type(None))},
-    "model": {
-        "name": str,
-        "args": dict,
-        "weights": {"source": str, "digest": str},
-        "config": dict,  # of a model that brings its own: hf-hub:NAME, local-dir:FOLDER
-    },
-    "preprocessing": {
-        "image_size": (int, list),
-        "crop_pct": (int, float),
-        "crop_mode": str,
-        "interpolation": str,
-        "antialias": bool,
-        "mean": list,
-        "std": list,
-    },
-    "pool": str,
-    "precision": str,
-    "store_dtype": str,
-    "seed": (int, type(None)),
-}
-PROVENANCE_SHAPE: dict[str, Any] = {
-    "dataset": dict,
-    "skipped_images": list,
-    # Of images that are taken as stored, because the rotation they ask for cannot be read.
-    "unread_rotations": {"count": int, "first": list},
-    "weights_file": (str, type(None)),
-    "weights_origin": (str, type(None)),
-}
-REQUEST_SHAPE: dict[str, Any] = {
-    "options": dict,
-    "files": {name: {"path": str, "stat": str} for name in ("dataset", "weights")},
-}
+SPEC_SHAPE: dict[str, Any] = any_may_miss(
+    {
+        "dataset": {"name": str, "digest": str, "limit": (int, None)},
+        "model": {
+            "name": str,
+            "args": dict,
+            "weights": {"source": str, "digest": str},
+            "config": dict,  # of a model that brings its own: hf-hub:NAME, local-dir:FOLDER
+        },
+        "preprocessing": {
+            "image_size": (int, list),
+            "crop_pct": (int, float),
+            "crop_mode": str,
+            "interpolation": str,
+            "antialias": bool,
+            "mean": list,
+            "std": list,
+        },
+        "pool": str,
+        "precision": str,
+        "store_dtype": str,
+        "seed": (int, None),
+    }
+)
+PROVENANCE_SHAPE: dict[str, Any] = any_may_miss(
+    {
+        "dataset": dict,
+        "skipped_images": list,
+        # Of images that are taken as stored, because the rotation they ask for cannot be read.
+        "unread_rotations": {"count": int, "first": list},
+        "weights_file": (str, None),
+        "weights_origin": (str, None),
+    }
+)
+REQUEST_SHAPE: dict[str, Any] = any_may_miss(
+    {
+        "options": dict,
+        "files": {name: {"path": str, "stat": str} for name in ("dataset", "weights")},
+    }
+)
 KEY_DIGITS = 8
 # Datasets whose images are arrays; a folder of images never has one of these names.
 ARRAY_DATASETS = ("cifar10", "cifar100", "digits")
@@ -159,46 +167,6 @@ def spec_key(spec: Mapping[str, Any]) -> str:
         SHA-256 of the canonical JSON, 64 hexadecimal digits.
     """
     return hashlib.sha256(canonical_json(spec).encode("ascii")).hexdigest()
-
-
-def mismatch(value: Any, shape: Any, where: str) -> str:
-    """Name the first part of a JSON value that is not what it must be.
-
-    Parameters
-    ----------
-    value : object
-        As `json.loads` returns it.
-    shape : dict, type or tuple of types
-        A dict describes an object: whichever of its names are there must have that shape, and
-        others may be there.
-    where : str
-        What to call the value.
-
-    Returns
-    -------
-    str
-        ``"model.args is a number, expected an object"``, or an empty string.
-    """
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            return f"{where} is {_KINDS[type(value)]}, expected an object"
-        parts = (mismatch(value[k], s, f"{where}.{k}") for k, s in shape.items() if k in value)
-        return next((part for part in parts if part), "")
-    kinds = shape if isinstance(shape, tuple) else (shape,)
-    if isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds):
-        return ""
-    return f"{where} is {_KINDS[type(value)]}, expected {' or '.join(_KINDS[k] for k in kinds)}"
-
-
-_KINDS = {
-    dict: "an object",
-    list: "a list",
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    type(None): "null",
-}
 
 
 def store_path(features_dir: str | os.PathLike[str], spec: Mapping[str, Any]) -> Path:

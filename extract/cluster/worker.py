@@ -308,7 +308,7 @@ def _first_images(
 # A process keeps what the next task needs, too.
 @functools.lru_cache(maxsize=1)
 def _backbone(settings: Settings) -> Backbone:
-    from data.common.allocator import keep_pages
+    from data.common.memory import keep_pages
     from extract.model.from_spec import backbone_of_spec
 
     if settings.device == "cpu":

@@ -12,8 +12,9 @@ import numpy as np
 from data.common.cli import progress, say
 from data.common.errors import UserError
 from data.common.files import atomic_path, check_writable
+from data.common.shapes import mismatch
 from data.dataset import BadImage
-from data.format.spec import PRECISIONS, SPEC_SHAPE, mismatch
+from data.format.spec import PRECISIONS, SPEC_SHAPE
 from data.images.decode import decode_file
 from extract.engines.build import default_engine
 from extract.engines.device import OutOfMemory, choose_device, default_batch_size

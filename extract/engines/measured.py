@@ -15,7 +15,7 @@ import numpy as np
 from data.common.cache_folder import cache_folder
 from data.common.cli import say
 from data.common.files import write_json
-from data.common.free_memory import free_memory
+from data.common.memory import free_memory
 from data.format.spec import spec_key
 from extract.engines import build as engines
 from extract.engines.activations import activation_bytes

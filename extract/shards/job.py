@@ -99,7 +99,7 @@ def prepare(
     Job
         Ready to be computed.
     """
-    from data.common.allocator import keep_pages
+    from data.common.memory import keep_pages
     from extract.model.backbone import load_backbone
 
     place = place or find_place(options.device, options.precision, options.engine)
