@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data.common.datasets import BUILT_IN
 from data.common.errors import UserError, nearest
 from data.common.files import stat_stamp
-from data.format.spec import ARRAY_DATASETS
 from data.images.arrays import (
     ArrayImages,
     FileImages,
@@ -41,8 +41,6 @@ __all__ = [
     "source_sha256",
     "stratified_subset",
 ]
-
-BUILT_IN = ARRAY_DATASETS
 
 
 def load_dataset(

@@ -27,6 +27,7 @@ from data.format.records import (
 )
 from data.format.schema import SPLITS, TEXT, describe
 from data.format.stored_rows import StoredRows
+from data.quality import odd_rows
 from data.store import StoreFile, opened
 
 _TELL_BYTES = 1 << 30
@@ -122,8 +123,6 @@ def verify_store(path: str | os.PathLike[str]) -> Report:
         DatasetReport(d.name, d.shape, "text" if d.dtype == TEXT else str(d.dtype), d.sha256)
         for d in datasets.values()
     )
-    from data.quality import odd_rows
-
     header = Header(**{field.name: getattr(features, field.name) for field in fields(Header)})
     return Report(header, reports, file.sealed, file.size, tuple(odd_rows(features)))
 

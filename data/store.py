@@ -47,7 +47,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -55,13 +55,9 @@ import numpy.typing as npt
 
 from data.common.files import in_bytes
 from data.common.raw_io import raw_bytes, write_at
-from data.format.loading import (
-    AGAIN,
-    Stored,
-)
-from data.format.records import (
-    StoreError,
-)
+from data.format.blocks import FileRun, stamp_of
+from data.format.loading import AGAIN, Stored
+from data.format.records import StoreError
 from data.format.schema import TEXT
 from data.format.seal import (
     SEAL_VERSION,
@@ -72,18 +68,20 @@ from data.format.seal import (
     check_seal,
     is_being_written,
 )
+from data.format.shard_list import Listed, parse_listed
 from data.format.sparse import SparseFile
 from data.format.spec import canonical_json
 from data.format.text_heaps import DamagedTextError, check_heaps
-
-if TYPE_CHECKING:
-    from data.format.records import Listed
 
 TEXT_LIMIT = 16 << 20
 _ALIGN_FROM, _ALIGN = 4096, 64
 # What h5py raises for damaged files.
 _ODD = (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError)
 Answer = TypeVar("Answer")
+_TOGETHER = (
+    "A store and the folder of its shards belong side by side: put the folder back, or make the "
+    "store again with --force"
+)
 
 
 def _guarded(method: Callable[..., Answer]) -> Callable[..., Answer]:
@@ -193,10 +191,43 @@ class StoreFile:
         return replace(found, sha256=self.text("sha256", node))
 
     def _in_shards(self, name: str, node: Any) -> Stored:
-        from data.virtual import locate
+        wanted = Stored(name, node.shape, node.dtype, 0, self.text("sha256", node))
+        return replace(wanted, runs=self._locate(wanted, self.text("shards", node)))
 
-        pieces = locate(self, name, node.shape, node.dtype, self.text("shards", node))
-        return Stored(name, node.shape, node.dtype, 0, self.text("sha256", node), pieces)
+    def _locate(self, wanted: Stored, text: str) -> tuple[FileRun, ...]:
+        """Find every shard of a virtual dataset, and make sure that it is the one that is meant."""
+        key, split = self.text("key"), wanted.name.strip("/").split("/")[0]
+        runs: list[FileRun] = []
+        position, row_bytes = (
+            0,
+            int(np.prod(wanted.shape[1:], dtype=object)) * wanted.dtype.itemsize,
+        )
+        for listed in parse_listed(self.path, text):
+            path = self.path.parent / listed.file
+            if not path.exists():
+                raise StoreError(f"{self.path}: its shard {listed.file} is missing. {_TOGETHER}")
+            with opened(path) as shard:
+                receipt = (shard.text("key"), shard.text("split"), shard.text("sha256"))
+                rows = (shard.number("start"), shard.number("stop"))
+                if receipt != (key, split, listed.sha256) or rows != (listed.start, listed.stop):
+                    raise StoreError(
+                        f"{self.path}: its shard {listed.file} is not the one that it was joined "
+                        f"from. {_TOGETHER}"
+                    )
+                table = shard.stored("/features")
+                shape = (rows[1] - rows[0], *wanted.shape[1:])
+                if table.dtype != wanted.dtype or table.shape != shape:
+                    raise StoreError(f"{path} is damaged: features of {table.dtype} {table.shape}")
+                stamp = stamp_of(shard.descriptor)
+            for first, count in listed.runs:
+                begin, length = table.offset + first * row_bytes, count * row_bytes
+                runs.append(FileRun(path, stamp, begin, position, length))
+                position += length
+        if position != wanted.nbytes:
+            raise StoreError(
+                f"{self.path} is damaged: its shards do not have the rows of {wanted.name}"
+            )
+        return tuple(runs)
 
     def _find(self, name: str) -> Any:
         """Walk down the groups, link by link: h5py itself would follow links to other files."""

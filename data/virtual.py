@@ -18,120 +18,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import itertools
-import json
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from data.common.files import clean_leftovers, sync_folder, temporary_file
-from data.format.pieces import Piece, stamp_of
-from data.format.records import Listed, StoreError
-
-if TYPE_CHECKING:
-    from data.store import StoreFile
-
-_NAME = re.compile(r"(?P<folder>[^/.][^/]*)/shard-(train|test)-\d{9,}\.h5")
-TOGETHER = (
-    "A store and the folder of its shards belong side by side: put the folder back, or make the "
-    "store again with --force"
-)
-
-
-def parse(path: Path, text: str) -> list[Listed]:
-    """Read the attribute ``shards``, of which nothing is believed.
-
-    Parameters
-    ----------
-    path : Path
-        The store, for messages.
-    text : str
-        The attribute.
-
-    Returns
-    -------
-    list of Listed
-        In the order of the rows.
-
-    Raises
-    ------
-    StoreError
-        If it is not what a store of Icebox has.
-    """
-    found = []
-    try:
-        for file, start, stop, sha256, runs in json.loads(text):
-            if not _NAME.fullmatch(file) or not 0 <= start < stop or not isinstance(sha256, str):
-                raise ValueError(file)
-            for first, count in runs:
-                if not 0 <= first < first + count <= stop - start:
-                    raise ValueError(file)
-            pairs = tuple((int(first), int(count)) for first, count in runs)
-            found.append(Listed(file, start, stop, sha256, pairs))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise StoreError(f"{path} is damaged: its list of shards cannot be read") from error
-    return found
-
-
-def locate(
-    file: StoreFile, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], text: str
-) -> tuple[Piece, ...]:
-    """Find every shard of a virtual dataset, and make sure that it is the one that is meant.
-
-    Parameters
-    ----------
-    file : StoreFile
-        The store.
-    name : str
-        The dataset: ``/{split}/features``.
-    shape, dtype
-        Of the dataset.
-    text : str
-        Its attribute ``shards``.
-
-    Returns
-    -------
-    tuple of Piece
-        Where its bytes lie.
-
-    Raises
-    ------
-    StoreError
-        If a shard is missing, damaged or another one.
-    """
-    from data.store import opened
-
-    key, split = file.text("key"), name.strip("/").split("/")[0]
-    pieces: list[Piece] = []
-    position, row_bytes = 0, int(np.prod(shape[1:], dtype=object)) * dtype.itemsize
-    for listed in parse(file.path, text):
-        path = file.path.parent / listed.file
-        if not path.exists():
-            raise StoreError(f"{file.path}: its shard {listed.file} is missing. {TOGETHER}")
-        with opened(path) as shard:
-            receipt = (shard.text("key"), shard.text("split"), shard.text("sha256"))
-            rows = (shard.number("start"), shard.number("stop"))
-            if receipt != (key, split, listed.sha256) or rows != (listed.start, listed.stop):
-                raise StoreError(
-                    f"{file.path}: its shard {listed.file} is not the one that it was joined "
-                    f"from. {TOGETHER}"
-                )
-            table = shard.stored("/features")
-            if table.dtype != dtype or table.shape != (rows[1] - rows[0], *shape[1:]):
-                raise StoreError(f"{path} is damaged: features of {table.dtype} {table.shape}")
-            stamp = stamp_of(shard.descriptor)
-        for first, count in listed.runs:
-            length = count * row_bytes
-            pieces.append(Piece(path, stamp, table.offset + first * row_bytes, position, length))
-            position += length
-    if position != int(np.prod(shape, dtype=object)) * dtype.itemsize:
-        raise StoreError(f"{file.path} is damaged: its shards do not have the rows of {name}")
-    return tuple(pieces)
+from data.format.shard_list import Listed
+from data.store import opened
 
 
 def gather(store: Path, shards: Sequence[Path]) -> Path:
@@ -149,8 +46,6 @@ def gather(store: Path, shards: Sequence[Path]) -> Path:
     Path
         The folder ``{store}.shards-{digest}``.
     """
-    from data.store import opened
-
     digest = hashlib.sha256()
     for path in shards:
         with opened(path) as shard:
@@ -206,8 +101,6 @@ def listed(folder: Path, path: Path, start: int, stop: int, ok: npt.NDArray[np.b
     Listed
         With its receipt's digest.
     """
-    from data.store import opened
-
     with opened(folder / path.name) as shard:
         sha256 = shard.text("sha256")
     runs, row = [], 0

@@ -27,6 +27,7 @@ from data.format.loading import Stored, digest_ids
 from data.format.moments import RangeError, iter_class_moments
 from data.format.records import FeatureArray, Report, SplitSource, StoreError
 from data.format.schema import FLOATS, SCHEMA_VERSION, SPLITS
+from data.format.shard_list import Listed
 from data.format.spec import canonical_json, spec_key
 from data.format.stored_rows import GatheredRows, StoredRows
 from data.reading import verify_store
@@ -199,7 +200,7 @@ class _Incoming:
         # Where the rows stay in their shards: these, and the folder that they are in.
         self.shards: list[tuple[Path, int, int]] = []
         self.beside: Path | None = None
-        self.listed: list[virtual.Listed] = []
+        self.listed: list[Listed] = []
         self._check_names(n_classes)
         blocks = iter(source.blocks)
         first = next(blocks, None)

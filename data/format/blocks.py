@@ -10,13 +10,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from data.common.raw_io import BLOCK_BYTES, raw_bytes, read_at, write_at
+from data.format.records import StoreError
 
 IDS_NAMED = 5
 _FLOAT16_EXPONENT = np.uint16(0x7C00)
@@ -207,3 +211,84 @@ def reserve(descriptor: int, size: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             raise
+
+
+@dataclass(frozen=True)
+class FileRun:
+    """A run of a dataset's bytes in a file of its own.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        The file.
+    stamp : tuple of int
+        Its inode, size and time of change when it was verified.
+    offset : int
+        Where in the file the run begins, in bytes.
+    first : int
+        Where in the dataset it begins.
+    nbytes : int
+        Its length.
+    """
+
+    path: Path
+    stamp: tuple[int, int, int]
+    offset: int
+    first: int
+    nbytes: int
+
+
+def stamp_of(descriptor: int) -> tuple[int, int, int]:
+    """Fingerprint an open file by what the file system knows of it."""
+    found = os.fstat(descriptor)
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def read_runs(runs: Sequence[FileRun], position: int, buffer: memoryview) -> None:
+    """Fill a buffer from a position in a dataset.
+
+    Parameters
+    ----------
+    runs : sequence of FileRun
+        In order, without gaps.
+    position : int
+        Where to start in the dataset, in bytes.
+    buffer : memoryview of bytes
+        What to fill.
+
+    Raises
+    ------
+    StoreError
+        If a file is gone, or is not the one that was verified.
+    EOFError
+        If the dataset ends before the buffer is full.
+    """
+    done = 0
+    index = bisect_right(runs, position, key=lambda run: run.first) - 1
+    while done < len(buffer):
+        if not 0 <= index < len(runs):
+            raise EOFError(f"the shards end at byte {position + done:,}")
+        run = runs[index]
+        skip = position + done - run.first
+        length = min(run.nbytes - skip, len(buffer) - done)
+        _read_run(run, skip, buffer[done : done + length])
+        done += length
+        index += 1
+
+
+def _read_run(run: FileRun, skip: int, buffer: memoryview) -> None:
+    try:
+        descriptor = os.open(run.path, os.O_RDONLY)
+    except OSError as error:
+        raise StoreError(
+            f"the shard {run.path} cannot be read any more: {error.strerror}. The store needs "
+            "the folder of its shards beside it"
+        ) from error
+    try:
+        if stamp_of(descriptor) != run.stamp:
+            raise StoreError(
+                f"the shard {run.path} has changed since it was verified; open the store again"
+            )
+        read_at(descriptor, run.offset + skip, buffer)
+    finally:
+        os.close(descriptor)

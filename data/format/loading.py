@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.raw_io import BLOCK_BYTES, raw_bytes, read_at
-from data.format.blocks import IDS_NAMED, name_rows, read_array, rows_not_finite
+from data.format.blocks import IDS_NAMED, FileRun, name_rows, read_array, read_runs, rows_not_finite
 from data.format.moments import Moments
-from data.format.pieces import Piece, read_pieces
 from data.format.records import Features, FeatureSplit, Header, StoreError
 from data.format.text_heaps import DamagedTextError, read_texts
 
@@ -40,7 +39,7 @@ class Stored:
         Its first byte.
     sha256 : str
         The digest that its content shall have.
-    pieces : tuple of Piece or None
+    runs : tuple of FileRun or None
         Where it lies if in other files.
     """
 
@@ -49,7 +48,7 @@ class Stored:
     dtype: np.dtype[Any]
     offset: int
     sha256: str
-    pieces: tuple[Piece, ...] | None = None
+    runs: tuple[FileRun, ...] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -59,10 +58,10 @@ class Stored:
 
     def read(self, descriptor: int, position: int, buffer: memoryview) -> None:
         """Fill a buffer from a position in the dataset, of a file that is open."""
-        if self.pieces is None:
+        if self.runs is None:
             read_at(descriptor, self.offset + position, buffer)
         else:
-            read_pieces(self.pieces, position, buffer)
+            read_runs(self.runs, position, buffer)
 
 
 def digest_ids(ids: Sequence[str]) -> str:

@@ -179,31 +179,3 @@ class ShardReceipt:
     stop: int
     dtype: str
     sha256: str
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A shard as a store lists it.
-
-    Attributes
-    ----------
-    file : str
-        Its path, relative to the store.
-    start, stop : int
-        The rows of the split that it was made for.
-    sha256 : str
-        Of its receipt.
-    runs : tuple of (int, int)
-        First row within the shard and number of rows, for each run of rows that are in use.
-    """
-
-    file: str
-    start: int
-    stop: int
-    sha256: str
-    runs: tuple[tuple[int, int], ...]
-
-    def to_json(self) -> list[Any]:
-        """Return the entry of the attribute."""
-        runs = [list(run) for run in self.runs]
-        return [self.file, self.start, self.stop, self.sha256, runs]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data.common.datasets import BUILT_IN
 from data.common.shapes import any_may_miss
 
 NAME_LENGTH = 100
@@ -59,8 +60,6 @@ REQUEST_SHAPE: dict[str, Any] = any_may_miss(
     }
 )
 KEY_DIGITS = 8
-# Datasets whose images are arrays; a folder of images never has one of these names.
-ARRAY_DATASETS = ("cifar10", "cifar100", "digits")
 # In the preprocessing of a spec where it decides the numbers: how often an image file is cropped.
 CROPS = "crops"
 TWICE = "made by a version of Icebox that cropped photographs twice"
@@ -90,7 +89,7 @@ def crop_marker(dataset: str, preprocessing: Mapping[str, Any]) -> dict[str, int
     sides = [size] if isinstance(size, int) else size
     again = any(math.floor(side / preprocessing["crop_pct"]) != side for side in sides)
     squashed = preprocessing["crop_mode"] == "squash"
-    return {CROPS: 1} if (again or squashed) and dataset not in ARRAY_DATASETS else {}
+    return {CROPS: 1} if (again or squashed) and dataset not in BUILT_IN else {}
 
 
 def cropped_twice(spec: Mapping[str, Any]) -> bool:

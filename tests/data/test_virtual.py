@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from data.format.records import SplitSource, StoreError
+from data.format.shard_list import parse_listed
 from data.format.spec import spec_key
 from data.reading import iter_blocks, open_features, read_header, verify_store
 from data.shards import write_shard
-from data.virtual import parse
 from data.writing import join
 
 SPEC = {
@@ -179,4 +179,4 @@ def test_a_store_that_is_made_again_leaves_no_old_shards(tmp_path):
 )  # fmt: skip
 def test_a_list_of_shards_is_not_believed(text):
     with pytest.raises(StoreError, match="list of shards"):
-        parse(Path("store.h5"), text)
+        parse_listed(Path("store.h5"), text)
