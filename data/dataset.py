@@ -55,32 +55,9 @@ def load_dataset(
 ) -> ImageDataset:
     """Read a dataset, downloading it if need be.
 
-    Parameters
-    ----------
-    dataset : str
-        ``cifar10``, ``cifar100``, ``digits``, or a folder with one sub-folder per class.
-    data_dir : pathlib.Path
-        Where archives lie, or are downloaded to.
-    limit : int, optional
-        Use a stratified subset of so many training rows, at least one of each class, and of the
-        test split the same share, rounded up, with at least one row of each of its classes.
-        The choice depends on nothing but the data's labels and the limit.
-    data_url, data_sha256 : str, optional
-        A mirror of a CIFAR archive and its checksum.
-    test_fraction : float, optional
-        Share of a folder ``ROOT/CLASS/*`` to hold out for testing.
-    seed : int
-        Of that choice.
-
-    Returns
-    -------
-    ImageDataset
-        The rows in use, with their digest.
-
-    Raises
-    ------
-    UserError
-        If the name is unknown, the options do not fit it, or the data is not as it should be.
+    ``limit`` takes a stratified subset of so many training rows, at least one of each class, and of
+    the test split the same share, rounded up, with at least one row of each of its classes. The
+    choice depends on nothing but the labels and the limit.
     """
     kind = _kind(dataset)
     _check_options(kind, dataset, limit, data_url, data_sha256, test_fraction)
@@ -102,24 +79,7 @@ def load_dataset(
 
 
 def dataset_name(dataset: str) -> str:
-    """Turn what the user typed into a short name for files and tables.
-
-    Parameters
-    ----------
-    dataset : str
-        As for `load_dataset`.
-
-    Returns
-    -------
-    str
-        The name of a built-in dataset; of a folder its own name, where anything but letters,
-        digits, dots, dashes and underscores became a dash.
-
-    Raises
-    ------
-    UserError
-        If it is neither.
-    """
+    """Turn what the user typed into a short name for files and tables."""
     kind = _kind(dataset)
     if kind != "folder":
         return kind
@@ -133,22 +93,8 @@ def source_fingerprint(
 ) -> dict[str, str] | None:
     """Tell cheaply what lies on the disk now, so that a later run can see that it is the same.
 
-    Parameters
-    ----------
-    dataset, data_dir, data_url, data_sha256
-        As for `load_dataset`.
-
-    Returns
-    -------
-    dict or None
-        ``path`` of the archive or folder that would be read, and ``stat``, a digest of the
-        names, sizes, times and inodes of its files (of the digits: the version of
-        scikit-learn). None if there is nothing yet and it would be downloaded.
-
-    Raises
-    ------
-    UserError
-        If the name is unknown, the options do not fit it, or a folder has no usable layout.
+    ``path`` is the archive or folder that would be read, and ``stat`` a digest of the names, sizes,
+    times and inodes of its files. None if there is nothing yet and it would be downloaded.
     """
     kind = _kind(dataset)
     _check_options(kind, dataset, None, data_url, data_sha256, None)
@@ -176,23 +122,8 @@ def source_sha256(
 ) -> str | None:
     """Digest what would be read, for the case that its fingerprint has changed.
 
-    Parameters
-    ----------
-    dataset, data_dir, data_url, data_sha256
-        As for `load_dataset`.
-
-    Returns
-    -------
-    str or None
-        What `load_dataset` puts in ``origin["sha256"]``: the digest of the archive (if it is not
-        there yet, the one that the download must have), of the unpacked members, or of
-        scikit-learn's file. None for a folder of images, of which only `load_dataset` can tell
-        whether the rows in use are the same.
-
-    Raises
-    ------
-    UserError
-        If the name is unknown, the options do not fit it, or a file is missing.
+    It is what `load_dataset` puts in ``origin["sha256"]``. None for a folder of images, of which
+    only `load_dataset` can tell whether the rows in use are the same.
     """
     kind = _kind(dataset)
     _check_options(kind, dataset, None, data_url, data_sha256, None)

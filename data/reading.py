@@ -37,21 +37,6 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """Read what a store says of itself, in a few milliseconds.
 
     Everything outside the arrays is verified; the arrays are not read.
-
-    Parameters
-    ----------
-    path : path
-        A feature store.
-
-    Returns
-    -------
-    Header
-        Attributes and shapes.
-
-    Raises
-    ------
-    StoreError
-        If it is missing, damaged, or of another schema.
     """
     with opened(path) as file:
         return describe(file)[0]
@@ -95,23 +80,7 @@ def open_features(
 
 
 def verify_store(path: str | os.PathLike[str]) -> Report:
-    """Verify a feature store from the first byte to the last.
-
-    Parameters
-    ----------
-    path : path
-        A feature store.
-
-    Returns
-    -------
-    Report
-        What it holds: every dataset with its digest.
-
-    Raises
-    ------
-    StoreError
-        If anything is wrong with the file.
-    """
+    """Verify a feature store from the first byte to the last."""
     with opened(path) as file:
         try:
             features, datasets = _load(file, verify=True, in_memory=False, moments=False)
@@ -132,29 +101,7 @@ def iter_blocks(
 ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
     """Read a split in blocks of rows, without holding all of it in memory.
 
-    Parameters
-    ----------
-    path : path
-        A feature store.
-    split : {"train", "test"}
-        Which split.
-    rows : int
-        Rows of a block; the last one may have fewer.
-    verify : bool
-        Refuse NaN and infinities block by block, and after the last block compare all that
-        was read with its digest.
-
-    Yields
-    ------
-    features : ndarray of float32 or float16, shape (k, n_features)
-        The rows.
-    labels : ndarray of int64, shape (k,)
-        Their classes.
-
-    Raises
-    ------
-    StoreError
-        If anything is wrong with the file.
+    Shapes: Yields (k, n_features); yields (k,).
     """
     if split not in SPLITS or rows < 1:
         raise ValueError(f"no split {split!r}, or no blocks of {rows} rows")

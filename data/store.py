@@ -103,19 +103,7 @@ def _damaged(path: Path, error: Exception) -> StoreError:
 
 
 class StoreFile:
-    """An HDF5 file open for reading, of which nothing is believed unchecked.
-
-    Attributes
-    ----------
-    path : pathlib.Path
-        The file.
-    descriptor : int
-        The same file, for raw reads.
-    size : int
-        Its bytes.
-    sealed : bool
-        Whether it carries a seal that this version of Icebox knows, and that is whole.
-    """
+    """An HDF5 file open for reading, of which nothing is believed unchecked."""
 
     def __init__(self, path: Path, file: h5py.File, descriptor: int, seal: int | None) -> None:
         self.path = path
@@ -249,16 +237,6 @@ def opened(path: str | os.PathLike[str]) -> Iterator[StoreFile]:
 
     The seal is checked on the very bytes that HDF5 then reads, through one descriptor, so a
     file that is replaced meanwhile is read whole, old or new. No HDF5 lock is taken.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-
-    Yields
-    ------
-    StoreFile
-        Valid within the block.
     """
     path = Path(path)
     try:

@@ -32,20 +32,7 @@ from data.store import opened
 
 
 def gather(store: Path, shards: Sequence[Path]) -> Path:
-    """Put shards beside a store, under names that tell their content; the shards stay.
-
-    Parameters
-    ----------
-    store : Path
-        The final name of the store.
-    shards : sequence of Path
-        Finished shards, on the same disk if possible: they are linked, or else copied.
-
-    Returns
-    -------
-    Path
-        The folder ``{store}.shards-{digest}``.
-    """
+    """Put shards beside a store, under names that tell their content; the shards stay."""
     digest = hashlib.sha256()
     for path in shards:
         with opened(path) as shard:
@@ -68,15 +55,7 @@ def gather(store: Path, shards: Sequence[Path]) -> Path:
 
 
 def remove_others(store: Path, keep: Path | None) -> None:
-    """Remove the shards of a store that was replaced.
-
-    Parameters
-    ----------
-    store : Path
-        The store.
-    keep : Path or None
-        The folder that it uses.
-    """
+    """Remove the shards of a store that was replaced."""
     for folder in store.parent.glob(f"{store.stem}.shards-*"):
         if folder != keep:
             shutil.rmtree(folder, ignore_errors=True)
@@ -85,21 +64,7 @@ def remove_others(store: Path, keep: Path | None) -> None:
 def listed(folder: Path, path: Path, start: int, stop: int, ok: npt.NDArray[np.bool_]) -> Listed:
     """List a shard.
 
-    Parameters
-    ----------
-    folder : Path
-        From `gather`.
-    path : Path
-        The shard.
-    start, stop : int
-        Its rows.
-    ok : ndarray of bool, shape (stop - start,)
-        Which of them are in use.
-
-    Returns
-    -------
-    Listed
-        With its receipt's digest.
+    Shape: ``ok`` (stop - start,).
     """
     with opened(folder / path.name) as shard:
         sha256 = shard.text("sha256")

@@ -50,35 +50,10 @@ def join(
     on_rows: Callable[[int], object] | None = None,
     shards: Mapping[str, Sequence[tuple[Path, int, int]]] | None = None,
 ) -> Report:
-    """Write a feature store from blocks of rows.
+    """Write a feature store from blocks of rows, under its final name only when it is verified.
 
-    Parameters
-    ----------
-    path : path
-        The final name; its folder is created, and left-overs of killed writers there removed.
-    spec, request, provenance : mapping
-        What goes to the attributes of these names: JSON values. ``spec["store_dtype"]`` is the
-        type of the features.
-    class_names : sequence of str
-        What the labels index.
-    splits : mapping of str to SplitSource
-        ``train`` and ``test``. Blocks are taken one at a time; train first.
-    on_rows : callable, optional
-        Called with the number of rows after each block, for a progress bar.
-    shards : mapping of str to sequence of (path, int, int), optional
-        Finished shards and their rows, which hold the blocks of each split, one each. Where given,
-        the features stay in them: see `data.virtual`.
-
-    Returns
-    -------
-    Report
-        Of the file that is now in place, as read back from it.
-
-    Raises
-    ------
-    StoreError
-        If rows hold NaN or infinities or nothing but zeros, if ids or labels are not what they
-        must be, or if the disk does not take the file. The old file is untouched.
+    Where ``shards`` (finished files and their rows, one for each block) are given, the features
+    stay in them: see `data.virtual`. A `StoreError` leaves an older file untouched.
     """
     path = Path(path)
     texts = {
@@ -239,13 +214,6 @@ class _Incoming:
         """Stream the rows that have an embedding to their place; forget the labels of others.
 
         Rows that stay in their shards have no place: they are read for their digest.
-
-        Returns
-        -------
-        sha256 : str
-            Digest of what was written.
-        dropped : bool
-            Whether any row was left out.
         """
         digest, check = hashlib.sha256(), RowCheck()
         kept = np.zeros(self.rows, np.bool_)

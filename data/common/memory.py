@@ -43,18 +43,10 @@ _BINARY = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Say how much memory a process may still take.
+    """Say how many bytes a process may still take.
 
-    Parameters
-    ----------
-    root : Path
-        Where ``proc`` and ``sys`` are; another folder for tests.
-
-    Returns
-    -------
-    int
-        Bytes: what Linux calls available (Linux alone says that; elsewhere all memory that is
-        there), or less where a control group of this process, of version 1 or 2, allows less.
+    That is what Linux calls available (elsewhere all memory that is there), or less where a control
+    group of this process, of version 1 or 2, allows less; ``root`` is another folder in tests.
     """
     free = _available(root / "proc/meminfo")
     if free is None:
@@ -63,13 +55,7 @@ def free_memory(root: Path = Path("/")) -> int:
 
 
 def peak_memory_mb() -> float | None:
-    """Say how much memory this process has held at its peak.
-
-    Returns
-    -------
-    float or None
-        In units of 10^6 bytes; None where the system does not say.
-    """
+    """Give this process's peak memory in units of 10^6 bytes; None where no system call tells."""
     try:
         import resource
     except ImportError:  # not a POSIX system
@@ -117,23 +103,7 @@ def _groups(root: Path) -> list[int]:
 
 
 def parse_memory(text: str) -> int:
-    """Parse the size of a memory.
-
-    Parameters
-    ----------
-    text : str
-        A number of bytes, or a number with a unit: ``2GB``, ``1.5 GB``, ``500MB``, ``2GiB``.
-
-    Returns
-    -------
-    int
-        Bytes.
-
-    Raises
-    ------
-    UserError
-        For anything else.
-    """
+    """Turn ``2GB``, ``1.5 GB``, ``500MB``, ``2GiB`` or a number of bytes into bytes."""
     number = r"\s*(\d+(?:\.\d*)?(?:e\d+)?)\s*([kmgt]?)(i?)b?\s*"
     found = re.fullmatch(number, text.lower(), re.ASCII)
     count = math.nan
@@ -147,13 +117,7 @@ def parse_memory(text: str) -> int:
 
 
 def default_memory() -> int:
-    """Return what a fit may take when nothing was said: half of what is free.
-
-    Returns
-    -------
-    int
-        Bytes.
-    """
+    """Return the bytes a fit may take when nothing was said: half of what is free."""
     return free_memory() // 2
 
 
@@ -176,11 +140,7 @@ _kept: list[str] = []  # filled once all pages stay
 def keep_pages() -> bool:
     """Tell glibc's allocator to keep all its pages for the rest of this process.
 
-    Returns
-    -------
-    bool
-        Whether it did; false on systems with another C library, and where the user has set glibc's
-        allocator (`SETTINGS`): there nothing is changed.
+    False, and nothing changed, with another C library or where the user has set glibc's allocator.
     """
     mallopt = _mallopt()
     if mallopt is None:
@@ -193,13 +153,7 @@ def keep_pages() -> bool:
 
 @lru_cache(maxsize=1)
 def keep_small_blocks() -> bool:
-    """Tell glibc's allocator to keep the pages of blocks up to `SMALL_BLOCK` bytes.
-
-    Returns
-    -------
-    bool
-        Whether it did, now or in an earlier call of this process.
-    """
+    """Tell glibc's allocator to keep the pages of blocks up to `SMALL_BLOCK` bytes."""
     if _kept:
         return True
     mallopt = _mallopt()

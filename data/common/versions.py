@@ -12,21 +12,6 @@ def installed_version(name: str) -> str:
 
     ``importlib.metadata`` gives the same, but takes as long to import as the rest of the answer
     to "is there a store?"; it is asked where the folder's name does not tell.
-
-    Parameters
-    ----------
-    name : str
-        As on the index, such as ``scikit-learn``.
-
-    Returns
-    -------
-    str
-        Such as ``"1.7.1"``.
-
-    Raises
-    ------
-    importlib.metadata.PackageNotFoundError
-        If it is not installed.
     """
     pattern = re.compile(
         re.sub(r"[-_.]+", "[-_.]", re.escape(name).replace("\\", "")) + r"-(\d[^-]*)\.dist-info",

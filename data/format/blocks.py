@@ -31,21 +31,7 @@ def read_array(
 ) -> tuple[str | None, bool]:
     """Fill an array from a file; digest it and look for NaN and infinities on the way.
 
-    Parameters
-    ----------
-    read : callable
-        Takes a position in the array's bytes, and a buffer to fill from there.
-    array : ndarray, C-contiguous
-        What to fill.
-    verify : bool
-        Digest and check; without it the array is only read.
-
-    Returns
-    -------
-    sha256 : str or None
-        Digest of the bytes.
-    finite : bool
-        Whether all values are finite; True for integers, and where not checked.
+    ``read`` takes a position in the array's bytes, and a buffer to fill from there.
     """
     raw = raw_bytes(array)
     flat = array.reshape(-1)
@@ -63,17 +49,7 @@ def read_array(
 
 
 def move_down(descriptor: int, source: int, target: int, length: int) -> None:
-    """Move bytes within a file towards its beginning; the two extents may overlap.
-
-    Parameters
-    ----------
-    descriptor : int
-        The open file.
-    source, target : int
-        Where the bytes are, and where they shall be: ``target <= source``.
-    length : int
-        How many.
-    """
+    """Move bytes within a file towards its beginning; the two extents may overlap."""
     if target > source:
         raise ValueError("bytes can only be moved towards the beginning")
     buffer = memoryview(bytearray(min(length, BLOCK_BYTES)))
@@ -84,18 +60,7 @@ def move_down(descriptor: int, source: int, target: int, length: int) -> None:
 
 
 def all_finite(values: npt.NDArray[Any]) -> bool:
-    """Say whether an array holds neither NaN nor infinity.
-
-    Parameters
-    ----------
-    values : ndarray
-        Of any number type.
-
-    Returns
-    -------
-    bool
-        True for integers.
-    """
+    """Say whether an array holds neither NaN nor infinity; True for integers."""
     if values.dtype == np.float16:  # its own isfinite is slow
         bits = np.ascontiguousarray(values).view(np.uint16)
         return not bool(((bits & _FLOAT16_EXPONENT) == _FLOAT16_EXPONENT).any())
@@ -105,15 +70,7 @@ def all_finite(values: npt.NDArray[Any]) -> bool:
 def rows_not_finite(features: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     """Find the rows that hold NaN or infinity.
 
-    Parameters
-    ----------
-    features : ndarray, shape (n_samples, n_features)
-        The rows.
-
-    Returns
-    -------
-    ndarray of int
-        Their indices.
+    Shape: ``features`` (n_samples, n_features).
     """
     step = max(1, BLOCK_BYTES // max(1, features.itemsize * features.shape[1]))
     found = [np.empty(0, np.intp)]
@@ -125,20 +82,7 @@ def rows_not_finite(features: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
 
 
 def name_rows(count: int, first_ids: Sequence[str]) -> str:
-    """Count rows and name the first few.
-
-    Parameters
-    ----------
-    count : int
-        How many rows there are, at least one.
-    first_ids : sequence of str
-        The names of the first of them.
-
-    Returns
-    -------
-    str
-        ``"2 rows (cats/1.png, cats/7.png)"``.
-    """
+    """Count rows and name the first few: ``"2 rows (cats/1.png, cats/7.png)"``."""
     named = ", ".join(first_ids[:IDS_NAMED]).replace("\n", " ")
     more = ", ..." if count > min(IDS_NAMED, len(first_ids)) else ""
     return f"{count:,} {'row' if count == 1 else 'rows'} ({named}{more})"
@@ -154,25 +98,14 @@ class RowCheck:
     def add(self, features: npt.NDArray[Any], ids: Sequence[str]) -> None:
         """Look at a block of rows.
 
-        Parameters
-        ----------
-        features : ndarray, shape (n_samples, n_features)
-            The rows.
-        ids : sequence of str
-            Their names.
+        Shape: ``features`` (n_samples, n_features).
         """
         bad = rows_not_finite(features)
         self._not_finite += [ids[int(row)] for row in bad]
         self._zero += [ids[int(row)] for row in np.flatnonzero(~features.any(axis=1))]
 
     def message(self) -> str | None:
-        """Say what was found, with the likely causes.
-
-        Returns
-        -------
-        str or None
-            None when all is well.
-        """
+        """Say what was found, with the likely causes."""
         if self._not_finite:
             return (
                 f"NaN or infinite values in {name_rows(len(self._not_finite), self._not_finite)}. "
@@ -189,20 +122,7 @@ class RowCheck:
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Claim disk space for a file at once, so that a full disk shows before the work is done.
-
-    Parameters
-    ----------
-    descriptor : int
-        The file, open for writing.
-    size : int
-        Bytes it will have.
-
-    Raises
-    ------
-    OSError
-        If the disk, the quota or the process's limit does not allow for it.
-    """
+    """Claim disk space for a file at once, so that a full disk shows before the work is done."""
     os.ftruncate(descriptor, size)
     if not hasattr(os, "posix_fallocate"):
         return
@@ -215,27 +135,13 @@ def reserve(descriptor: int, size: int) -> None:
 
 @dataclass(frozen=True)
 class FileRun:
-    """A run of a dataset's bytes in a file of its own.
-
-    Attributes
-    ----------
-    path : pathlib.Path
-        The file.
-    stamp : tuple of int
-        Its inode, size and time of change when it was verified.
-    offset : int
-        Where in the file the run begins, in bytes.
-    first : int
-        Where in the dataset it begins.
-    nbytes : int
-        Its length.
-    """
+    """A run of a dataset's bytes in a file of its own."""
 
     path: Path
-    stamp: tuple[int, int, int]
-    offset: int
-    first: int
-    nbytes: int
+    stamp: tuple[int, int, int]  # its inode, size and time of change when it was verified
+    offset: int  # where in the file the run begins, in bytes
+    first: int  # where in the dataset it begins
+    nbytes: int  # its length
 
 
 def stamp_of(descriptor: int) -> tuple[int, int, int]:
@@ -245,24 +151,7 @@ def stamp_of(descriptor: int) -> tuple[int, int, int]:
 
 
 def read_runs(runs: Sequence[FileRun], position: int, buffer: memoryview) -> None:
-    """Fill a buffer from a position in a dataset.
-
-    Parameters
-    ----------
-    runs : sequence of FileRun
-        In order, without gaps.
-    position : int
-        Where to start in the dataset, in bytes.
-    buffer : memoryview of bytes
-        What to fill.
-
-    Raises
-    ------
-    StoreError
-        If a file is gone, or is not the one that was verified.
-    EOFError
-        If the dataset ends before the buffer is full.
-    """
+    """Fill a buffer from a position in a dataset."""
     done = 0
     index = bisect_right(runs, position, key=lambda run: run.first) - 1
     while done < len(buffer):

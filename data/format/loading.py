@@ -25,30 +25,14 @@ AGAIN = "Extract the features again (python -m extract ... --force)"
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a dataset lies in its file, by the file's own account.
+    """Where a dataset lies in its file, by the file's own account."""
 
-    Attributes
-    ----------
-    name : str
-        Its path in the file, as ``/train/features``.
-    shape : tuple of int
-        Its shape.
-    dtype : numpy.dtype
-        The type of its elements; ``object`` for text.
-    offset : int
-        Its first byte.
-    sha256 : str
-        The digest that its content shall have.
-    runs : tuple of FileRun or None
-        Where it lies if in other files.
-    """
-
-    name: str
+    name: str  # its path in the file, as ``/train/features``
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int
-    sha256: str
-    runs: tuple[FileRun, ...] | None = None
+    dtype: np.dtype[Any]  # the type of its elements; ``object`` for text
+    offset: int  # its first byte
+    sha256: str  # the digest that its content shall have
+    runs: tuple[FileRun, ...] | None = None  # where it lies if in other files
 
     @property
     def nbytes(self) -> int:
@@ -65,47 +49,14 @@ class Stored:
 
 
 def digest_ids(ids: Sequence[str]) -> str:
-    """Digest ids the way the store does.
-
-    Parameters
-    ----------
-    ids : sequence of str
-        Names without NUL.
-
-    Returns
-    -------
-    str
-        SHA-256 of each id's UTF-8 bytes followed by one NUL.
-    """
+    """Digest each id's UTF-8 bytes followed by one NUL."""
     return hashlib.sha256("".join(f"{name}\0" for name in ids).encode("utf-8")).hexdigest()
 
 
 def load(
     path: Path, descriptor: int, datasets: Sequence[Stored], *, verify: bool
 ) -> dict[str, Any]:
-    """Read datasets side by side, and verify them.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file, for messages.
-    descriptor : int
-        The same file, open.
-    datasets : sequence of Stored
-        Which datasets; that they lie in the file has been checked.
-    verify : bool
-        Compare with the digests, and look for NaN and infinities.
-
-    Returns
-    -------
-    dict of str to (ndarray or list of str)
-        Read-only arrays, and lists of text, by dataset name.
-
-    Raises
-    ------
-    StoreError
-        If a dataset is damaged or holds NaN, or does not fit the memory.
-    """
+    """Read datasets side by side, read-only, and compare them with their digests."""
     numbers = [stored for stored in datasets if stored.dtype != object]
     numbers.sort(key=lambda stored: -stored.nbytes)  # the longest task first
     try:  # all at once, and before any thread runs
@@ -149,25 +100,7 @@ def _load_texts(path: Path, descriptor: int, stored: Stored, *, verify: bool) ->
 
 
 def to_features(header: Header, found: Mapping[str, Any]) -> Features:
-    """Put a store's datasets into the record that its reader gets.
-
-    Parameters
-    ----------
-    header : Header
-        What the store says of itself.
-    found : mapping of str to (ndarray or list of str)
-        Every dataset, as `load` returns them.
-
-    Returns
-    -------
-    Features
-        The whole store.
-
-    Raises
-    ------
-    StoreError
-        If a label indexes no class.
-    """
+    """Put a store's datasets into the record that its reader gets."""
     splits: dict[str, Any] = {}
     for split in ("train", "test"):
         labels = found[f"/{split}/labels"]
@@ -191,30 +124,7 @@ def iter_table(
 ) -> Iterator[npt.NDArray[Any]]:
     """Read a table in blocks of rows.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file, for messages.
-    descriptor : int
-        The same file, open.
-    stored : Stored
-        Which dataset, of two dimensions.
-    rows : int
-        Rows of a block.
-    verify : bool
-        Look for NaN and infinities in each block, and compare the digest after the last one.
-    ids : sequence of str, optional
-        The names of the rows, for messages.
-
-    Yields
-    ------
-    ndarray, shape (k, n_features)
-        The next rows.
-
-    Raises
-    ------
-    StoreError
-        If the table is damaged or holds NaN.
+    Shape: (k, n_features).
     """
     height, width = stored.shape
     digest = hashlib.sha256()
@@ -239,24 +149,7 @@ def iter_table(
 def verify_table(
     path: Path, descriptor: int, stored: Stored, ids: Sequence[str] | None = None
 ) -> None:
-    """Compare an array of numbers with its digest, and refuse NaN, a block at a time.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file, for messages.
-    descriptor : int
-        The same file, open.
-    stored : Stored
-        Which dataset, of any shape.
-    ids : sequence of str, optional
-        The names of its rows, for messages.
-
-    Raises
-    ------
-    StoreError
-        If it is damaged or holds NaN.
-    """
+    """Compare an array of numbers with its digest, and refuse NaN, a block at a time."""
     height = stored.shape[0]
     width = stored.nbytes // max(1, height * stored.dtype.itemsize)
     table = replace(stored, shape=(height, width))
@@ -268,21 +161,7 @@ def verify_table(
 def check_labels(path: Path, name: str, labels: npt.NDArray[np.int64], n_classes: int) -> None:
     """Refuse labels that index no class.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file, for messages.
-    name : str
-        The dataset, for messages.
-    labels : ndarray of int64, shape (n_samples,)
-        What to check.
-    n_classes : int
-        How many classes there are.
-
-    Raises
-    ------
-    StoreError
-        If a label is negative or too large.
+    Shape: ``labels`` (n_samples,).
     """
     wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
     if len(wrong):

@@ -31,20 +31,12 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sufficient statistics of each class.
+    """Sufficient statistics of each class."""
 
-    Attributes
-    ----------
-    count : ndarray of int64, shape (n_classes,)
-        Rows of each class.
-    mean : ndarray of float32, shape (n_classes, n_features)
-        Their means; zero for a class without rows.
-    scatter : ndarray of float32, shape (n_classes, n_features, n_features)
-        Their centred sums of outer products.
-    """
-
-    count: npt.NDArray[np.int64]
+    count: npt.NDArray[np.int64]  # (n_classes,), rows of each class
+    # (n_classes, n_features), their means; zero for a class without rows
     mean: npt.NDArray[np.float32]
+    # (n_classes, n_features, n_features), their centred sums of outer products
     scatter: npt.NDArray[np.float32]
 
 
@@ -68,24 +60,7 @@ def class_moments(
 ) -> Moments:
     """Compute the moments of every class.
 
-    Parameters
-    ----------
-    features : ndarray of float16, float32 or float64, shape (n_samples, n_features)
-        The rows; a memory map does as well.
-    labels : ndarray of int, shape (n_samples,)
-        Their classes, from 0 to ``n_classes - 1``.
-    n_classes : int
-        How many classes there are; those without rows get zeros.
-
-    Returns
-    -------
-    Moments
-        In float32, counts in int64.
-
-    Raises
-    ------
-    RangeError
-        If float32 cannot hold the scatter.
+    Shapes: ``features`` (n_samples, n_features); ``labels`` (n_samples,).
     """
     width = features.shape[1]
     count = np.zeros(n_classes, np.int64)
@@ -102,24 +77,7 @@ def iter_class_moments(
 ) -> Iterator[tuple[int, npt.NDArray[np.float32], npt.NDArray[np.float32]]]:
     """Compute the moments of one class after the other, holding one scatter matrix at a time.
 
-    Parameters
-    ----------
-    features, labels, n_classes
-        As for `class_moments`.
-
-    Yields
-    ------
-    count : int
-        Rows of the class.
-    mean : ndarray of float32, shape (n_features,)
-        Their mean.
-    scatter : ndarray of float32, shape (n_features, n_features)
-        Their centred scatter.
-
-    Raises
-    ------
-    RangeError
-        If float32 cannot hold the scatter.
+    Shapes: Yields (n_features,); yields (n_features, n_features).
     """
     order = np.argsort(labels, kind="stable")
     bounds = np.searchsorted(labels[order], np.arange(n_classes + 1))

@@ -51,25 +51,7 @@ Description = tuple[Header, dict[str, Stored]]
 
 
 def describe(source: Source) -> Description:
-    """Check a store's structure, by the rules of its schema version.
-
-    Parameters
-    ----------
-    source : Source
-        The open file.
-
-    Returns
-    -------
-    header : Header
-        What it says of itself.
-    datasets : dict of str to Stored
-        Where its datasets lie, by name.
-
-    Raises
-    ------
-    StoreError
-        If it is of an unknown version, or breaks a rule.
-    """
+    """Check a store's structure, by the rules of its schema version."""
     path, version = source.path, source.version()
     if not isinstance(version, int | np.integer):
         raise StoreError(f"{path} is not a feature store: it has no schema_version. {AGAIN}")

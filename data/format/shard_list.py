@@ -15,24 +15,13 @@ _NAME = re.compile(r"(?P<folder>[^/.][^/]*)/shard-(train|test)-\d{9,}\.h5")
 
 @dataclass(frozen=True)
 class Listed:
-    """A shard as a store lists it.
+    """A shard as a store lists it."""
 
-    Attributes
-    ----------
-    file : str
-        Its path, relative to the store.
-    start, stop : int
-        The rows of the split that it was made for.
-    sha256 : str
-        Of its receipt.
-    runs : tuple of (int, int)
-        First row within the shard and number of rows, for each run of rows that are in use.
-    """
-
-    file: str
+    file: str  # its path, relative to the store
     start: int
     stop: int
-    sha256: str
+    sha256: str  # of its receipt
+    # First row within the shard and number of rows, for each run of rows that are in use
     runs: tuple[tuple[int, int], ...]
 
     def to_json(self) -> list[Any]:
@@ -42,25 +31,7 @@ class Listed:
 
 
 def parse_listed(path: Path, text: str) -> list[Listed]:
-    """Read the attribute ``shards``, of which nothing is believed.
-
-    Parameters
-    ----------
-    path : Path
-        The store, for messages.
-    text : str
-        The attribute.
-
-    Returns
-    -------
-    list of Listed
-        In the order of the rows.
-
-    Raises
-    ------
-    StoreError
-        If it is not what a store of Icebox has.
-    """
+    """Read the attribute ``shards``, of which nothing is believed."""
     found = []
     try:
         for file, start, stop, sha256, runs in json.loads(text):

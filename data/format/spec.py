@@ -72,18 +72,6 @@ def crop_marker(dataset: str, preprocessing: Mapping[str, Any]) -> dict[str, int
     That changed them wherever the resize aims at another size than the input's; a squashed image
     was resized in another order of its axes than Pillow's, too. Only such stores have another key
     than they had.
-
-    Parameters
-    ----------
-    dataset : str
-        Its name in the spec.
-    preprocessing : mapping
-        As in the spec, with ``image_size``, ``crop_pct`` and ``crop_mode``.
-
-    Returns
-    -------
-    dict
-        ``{"crops": 1}`` or empty.
     """
     size = preprocessing["image_size"]
     sides = [size] if isinstance(size, int) else size
@@ -93,18 +81,7 @@ def crop_marker(dataset: str, preprocessing: Mapping[str, Any]) -> dict[str, int
 
 
 def cropped_twice(spec: Mapping[str, Any]) -> bool:
-    """Tell whether the rows of a spec may come from photographs that were cropped twice.
-
-    Parameters
-    ----------
-    spec : mapping
-        Of a store or a head that anybody made.
-
-    Returns
-    -------
-    bool
-        True only for stores of image files by versions before the mark of `crop_marker`.
-    """
+    """Tell whether the rows of a spec may come from photographs that were cropped twice."""
     preprocessing = spec.get("preprocessing") or {}
     try:
         marker = crop_marker(spec["dataset"]["name"], preprocessing)
@@ -118,21 +95,6 @@ def canonical_json(value: Any) -> str:
 
     Sorted names, no spaces, ASCII only, no NaN. ``1`` and ``1.0`` are different: whoever builds
     a spec settles each number's type.
-
-    Parameters
-    ----------
-    value : object
-        Dicts with text keys, lists, tuples (as lists), text, numbers, booleans and None.
-
-    Returns
-    -------
-    str
-        JSON text.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the value is not JSON.
     """
     _check_names(value)
     return json.dumps(
@@ -153,36 +115,12 @@ def _check_names(value: Any) -> None:
 
 
 def spec_key(spec: Mapping[str, Any]) -> str:
-    """Digest a spec.
-
-    Parameters
-    ----------
-    spec : mapping
-        Everything that decides the numbers of a store.
-
-    Returns
-    -------
-    str
-        SHA-256 of the canonical JSON, 64 hexadecimal digits.
-    """
+    """Digest the canonical JSON of a spec: the store's key."""
     return hashlib.sha256(canonical_json(spec).encode("ascii")).hexdigest()
 
 
 def store_path(features_dir: str | os.PathLike[str], spec: Mapping[str, Any]) -> Path:
-    """Name the file of a spec: ``FEATURES_DIR/{dataset}/{model}-{image_size}px-{key8}.h5``.
-
-    Parameters
-    ----------
-    features_dir : path
-        The folder of all stores.
-    spec : mapping
-        With ``dataset.name``, ``model.name`` and ``preprocessing.image_size``.
-
-    Returns
-    -------
-    pathlib.Path
-        The final name. Characters that are unsafe in file names are replaced by ``-``.
-    """
+    """Name the file of a spec: ``FEATURES_DIR/{dataset}/{model}-{image_size}px-{key8}.h5``."""
     dataset = _safe(spec["dataset"]["name"])
     model = _safe(spec["model"]["name"])
     size = spec["preprocessing"]["image_size"]
@@ -198,35 +136,11 @@ def _safe(name: str) -> str:
 
 
 def work_dir(features_dir: str | os.PathLike[str], key: str) -> Path:
-    """Name the folder for work in progress on a store.
-
-    Parameters
-    ----------
-    features_dir : path
-        The folder of all stores.
-    key : str
-        The store's key.
-
-    Returns
-    -------
-    pathlib.Path
-        ``FEATURES_DIR/.work/{key}``; not created.
-    """
+    """Name the folder for work in progress on a store."""
     return Path(features_dir) / ".work" / key
 
 
 def find_stores(features_dir: str | os.PathLike[str]) -> list[Path]:
-    """List the finished stores below a folder, by name.
-
-    Parameters
-    ----------
-    features_dir : path
-        The folder of all stores; it need not exist.
-
-    Returns
-    -------
-    list of pathlib.Path
-        Every ``{dataset}/*.h5``; work in progress and temporary files are not among them.
-    """
+    """List the finished stores below a folder, by name."""
     found = Path(features_dir).glob("*/*.h5")
     return sorted(p for p in found if not p.name.startswith(".") and p.parent.name[0] != ".")

@@ -27,29 +27,7 @@ class DamagedTextError(Exception):
 
 
 def read_texts(descriptor: int, offset: int, count: int, size: int) -> list[bytes]:
-    """Read the elements of a contiguous dataset of variable-length text.
-
-    Parameters
-    ----------
-    descriptor : int
-        The open file.
-    offset : int
-        Where the dataset's references begin, in bytes.
-    count : int
-        How many there are.
-    size : int
-        Bytes of the file.
-
-    Returns
-    -------
-    list of bytes
-        The encoded texts.
-
-    Raises
-    ------
-    DamagedTextError
-        If a reference points nowhere.
-    """
+    """Read ``count`` texts whose references begin at ``offset``, in a file of ``size`` bytes."""
     if offset + count * _REFERENCE.itemsize > size:
         raise DamagedTextError("its references reach beyond the end of the file")
     raw = bytearray(count * _REFERENCE.itemsize)
@@ -113,18 +91,6 @@ def check_heaps(descriptor: int, size: int) -> None:
     In a heap, the library goes from one object to the next by the lengths that the objects state:
     a length of zero, or one beyond 64 bits, keeps it in place for ever. Needed for files without
     a seal only, before the library sees them.
-
-    Parameters
-    ----------
-    descriptor : int
-        The open file.
-    size : int
-        Bytes of the file.
-
-    Raises
-    ------
-    DamagedTextError
-        If there is such a heap.
     """
     overlap = len(_HEAP_START) - 1
     block = bytearray(min(size, _SCAN_BYTES + overlap))

@@ -22,15 +22,9 @@ _DIGEST_ROWS = 1024
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages:
-    """Images of one size, all in memory.
+    """Images of one size, all in memory."""
 
-    Parameters
-    ----------
-    array : ndarray of uint8, shape (n, height, width, 3)
-        RGB.
-    """
-
-    array: npt.NDArray[np.uint8]
+    array: npt.NDArray[np.uint8]  # (n, height, width, 3): RGB
 
     def __post_init__(self) -> None:
         if self.array.dtype != np.uint8 or self.array.ndim != 4 or self.array.shape[3] != 3:
@@ -44,51 +38,23 @@ class ArrayImages:
     def rows(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Give the images ``start`` to ``stop - 1``.
 
-        Parameters
-        ----------
-        start, stop : int
-            As in a slice.
-
-        Returns
-        -------
-        ndarray of uint8, shape (stop - start, height, width, 3)
-            A view, not a copy.
+        Shape: (stop - start, height, width, 3).
         """
         return self.array[start:stop]
 
     def take(self, rows: npt.NDArray[np.int64]) -> ArrayImages:
-        """Choose images.
-
-        Parameters
-        ----------
-        rows : ndarray of int64
-            Their indices.
-
-        Returns
-        -------
-        ArrayImages
-            A copy of those.
-        """
+        """Choose images."""
         return ArrayImages(self.array[rows])
 
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images in files, decoded when asked for; sizes may differ. Cheap to send to a process.
+    """Images in files, decoded when asked for; sizes may differ. Cheap to send to a process."""
 
-    Parameters
-    ----------
-    root : pathlib.Path
-        The folder that the names count from; absolute.
-    names : tuple of str
-        Relative POSIX paths.
-    digests : bytes
-        SHA-256 of each file, 32 bytes, one after another; empty where they are not known. A file
-        whose bytes have changed since is refused.
-    """
-
-    root: Path
-    names: tuple[str, ...]
+    root: Path  # the folder that the names count from; absolute
+    names: tuple[str, ...]  # relative POSIX paths
+    # SHA-256 of each file, 32 bytes, one after another; empty where they are not known. A file
+    # whose bytes have changed since is refused
     digests: bytes = field(default=b"", repr=False)
 
     def __len__(self) -> int:
@@ -97,22 +63,7 @@ class FileImages:
     def decode(self, i: int) -> npt.NDArray[np.uint8]:
         """Decode one image.
 
-        Parameters
-        ----------
-        i : int
-            Its index.
-
-        Returns
-        -------
-        ndarray of uint8, shape (height, width, 3)
-            RGB; see `data.images.decode.decode_file`.
-
-        Raises
-        ------
-        BadImage
-            Naming the file, if it cannot be decoded.
-        UserError
-            If it cannot be read, or has changed since it was digested.
+        Shape: (height, width, 3).
         """
         return self.decode_file(i).pixels
 
@@ -122,18 +73,7 @@ class FileImages:
         return decode_file(self.root / self.names[i], known or None)
 
     def take(self, rows: npt.NDArray[np.int64]) -> FileImages:
-        """Choose images.
-
-        Parameters
-        ----------
-        rows : ndarray of int64
-            Their indices.
-
-        Returns
-        -------
-        FileImages
-            Those alone.
-        """
+        """Choose images."""
         names = tuple(self.names[row] for row in rows)
         known = np.frombuffer(self.digests, np.uint8).reshape(-1, DIGEST_BYTES)
         return FileImages(self.root, names, known[rows].tobytes() if len(known) else b"")
@@ -141,21 +81,11 @@ class FileImages:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The training or the test part of a dataset.
-
-    Parameters
-    ----------
-    images : ArrayImages or FileImages
-        The images.
-    labels : ndarray of int64, shape (n,)
-        Indices into the dataset's class names.
-    ids : tuple of str
-        Which image a row is; unique within the split.
-    """
+    """The training or the test part of a dataset."""
 
     images: ArrayImages | FileImages
-    labels: npt.NDArray[np.int64]
-    ids: tuple[str, ...]
+    labels: npt.NDArray[np.int64]  # (n,), indices into the dataset's class names
+    ids: tuple[str, ...]  # which image a row is; unique within the split
 
     def __post_init__(self) -> None:
         if not len(self.images) == len(self.labels) == len(self.ids):
@@ -167,82 +97,39 @@ class Split:
         return len(self.ids)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Split:
-        """Choose rows.
-
-        Parameters
-        ----------
-        rows : ndarray of int64
-            Their indices.
-
-        Returns
-        -------
-        Split
-            Those rows, in that order.
-        """
+        """Choose rows."""
         ids = tuple(self.ids[row] for row in rows)
         return Split(self.images.take(rows), self.labels[rows], ids)
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A dataset as its source read it: all rows, not yet digested.
+    """A dataset as its source read it: all rows, not yet digested."""
 
-    Parameters
-    ----------
-    name : str
-        Short name, good for file names.
-    class_names : tuple of str
-        The classes.
-    train, test : Split
-        The rows.
-    origin : dict
-        Where the data came from, JSON: ``kind``, ``path``, ``sha256`` (None where there is no
-        such thing), ``verified`` (whether against a checksum known beforehand), and more.
-    validation : Split or None
-        A validation split beside the test split, where the source has one. It is no part of the
-        digest, since nothing is made of it yet.
-    """
-
-    name: str
+    name: str  # short name, good for file names
     class_names: tuple[str, ...]
     train: Split
     test: Split
+    # Where the data came from, JSON: ``kind``, ``path``, ``sha256`` (None where there is no such
+    # thing), ``verified`` (whether against a checksum known beforehand), and more
     origin: dict[str, Any]
+    # A validation split beside the test split, where the source has one. It is no part of the
+    # digest, since nothing is made of it yet
     validation: Split | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset(Source):
-    """A dataset ready to be embedded.
+    """A dataset ready to be embedded."""
 
-    Parameters
-    ----------
-    digest : str
-        SHA-256 over the class names and, for each split, ids, labels and pixels (of images in
-        files: the bytes of the files), of the rows in use.
-    limit : int or None
-        The number of training rows asked for; None if all are in use.
-    """
-
+    # SHA-256 over the class names and, for each split, ids, labels and pixels (of images in
+    # files: the bytes of the files), of the rows in use
     digest: str
-    limit: int | None
+    limit: int | None  # the number of training rows asked for; None if all are in use
 
 
 def digested(split: Split, hash_files: Callable[[Path, tuple[str, ...]], bytes]) -> Split:
-    """Digest the files of a split, so that only these very bytes are decoded later on.
-
-    Parameters
-    ----------
-    split : Split
-        The rows.
-    hash_files : callable
-        Takes a folder and names in it, returns the digests of those files, one after another.
-
-    Returns
-    -------
-    Split
-        The same rows, with the digests of their files; as it is where they lie in memory.
-    """
+    """Digest the files of a split, so that only these very bytes are decoded later on."""
     images = split.images
     if isinstance(images, ArrayImages):
         return split
@@ -251,20 +138,7 @@ def digested(split: Split, hash_files: Callable[[Path, tuple[str, ...]], bytes])
 
 
 def digest_rows(class_names: tuple[str, ...], train: Split, test: Split) -> str:
-    """Digest everything that a row can mean; each field goes in with its name and length.
-
-    Parameters
-    ----------
-    class_names : tuple of str
-        The classes.
-    train, test : Split
-        The rows; those in files as `digested` gives them.
-
-    Returns
-    -------
-    str
-        SHA-256, 64 hexadecimal digits.
-    """
+    """Digest everything that a row can mean; each field goes in with its name and length."""
     digest = hashlib.sha256(b"icebox dataset, version 1\0")
 
     def begin(field: str, size: int) -> None:

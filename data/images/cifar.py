@@ -50,27 +50,13 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a dataset lies: its archive, or its unpacked folder, and what vouches for it.
+    """Where a dataset lies: its archive, or its unpacked folder, and what vouches for it."""
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The archive or the folder; an archive that is not there yet must be downloaded.
-    kind : str
-        ``"archive"`` or ``"folder"``.
-    exists : bool
-        Whether it is there.
-    sha256 : str
-        What the archive's digest must be.
-    url : str
-        Where the archive can be had.
-    """
-
-    path: Path
-    kind: str
+    path: Path  # the archive or the folder; an archive that is not there yet must be downloaded
+    kind: str  # ``"archive"`` or ``"folder"``
     exists: bool
-    sha256: str
-    url: str
+    sha256: str  # what the archive's digest must be
+    url: str  # where the archive can be had
 
 
 def locate(
@@ -79,26 +65,6 @@ def locate(
     """Find what ``data_dir`` holds of a dataset, without reading it.
 
     An archive comes before an unpacked folder, since it can be verified.
-
-    Parameters
-    ----------
-    layout : CifarLayout
-        Of the dataset.
-    data_dir : pathlib.Path
-        Where archives and unpacked folders lie.
-    data_url, data_sha256 : str, optional
-        A mirror and the checksum of its archive. The checksum alone verifies an archive that is
-        there already.
-
-    Returns
-    -------
-    Place
-        What to read, or what to download.
-
-    Raises
-    ------
-    UserError
-        If the options do not fit together, or something else is in the archive's place.
     """
     if data_sha256 is not None:
         data_sha256 = data_sha256.strip().lower().removeprefix("sha256:")
@@ -131,25 +97,7 @@ def locate(
 def read_cifar(
     layout: CifarLayout, data_dir: Path, data_url: str | None = None, data_sha256: str | None = None
 ) -> Source:
-    """Read CIFAR-10 or CIFAR-100, downloading the archive if ``data_dir`` holds nothing of it.
-
-    Parameters
-    ----------
-    layout : CifarLayout
-        Of the dataset.
-    data_dir, data_url, data_sha256
-        As for `locate`.
-
-    Returns
-    -------
-    Source
-        Images uint8 (32, 32, 3); ids ``MEMBER:INDEX``, such as ``test_batch.bin:17``.
-
-    Raises
-    ------
-    UserError
-        If the archive cannot be had, is not the expected one, or does not hold the dataset.
-    """
+    """Read CIFAR-10 or CIFAR-100, downloading the archive if ``data_dir`` holds nothing of it."""
     place = locate(layout, data_dir, data_url, data_sha256)
     if not place.exists:
         official = place.sha256 == layout.sha256
@@ -176,26 +124,7 @@ def read_cifar(
 
 
 def cifar_sha256(layout: CifarLayout, place: Place) -> str:
-    """Digest what lies on the disk, whether it is the right thing or not.
-
-    Parameters
-    ----------
-    layout : CifarLayout
-        Of the dataset.
-    place : Place
-        From `locate`.
-
-    Returns
-    -------
-    str
-        SHA-256 of the archive, or one over those of the members of an unpacked folder: what
-        ``origin["sha256"]`` is. If nothing is there yet, the digest that a download must have.
-
-    Raises
-    ------
-    UserError
-        If an unpacked folder lacks a member.
-    """
+    """Digest what lies on the disk, whether it is the right thing or not."""
     if place.kind == "folder":
         try:
             digests = {name: sha256_file(place.path / name) for name in layout.members}

@@ -36,35 +36,19 @@ SLACK_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class CifarLayout:
-    """What an official archive is called and holds.
-
-    Parameters
-    ----------
-    name : str
-        Of the dataset.
-    archive, folder : str
-        The archive's file name, and the folder in it that holds the members.
-    url, sha256 : str
-        Where the archive is published, and its digest.
-    n_bytes : int
-        The size of the archive.
-    train, test : tuple of (str, int)
-        Names of the members with the images, and the number of records in each.
-    names : str
-        The member with the class names, one a line.
-    n_labels : tuple of int
-        How many values each label byte of a record may take; the last byte is the label used.
-    """
+    """What an official archive is called and holds."""
 
     name: str
-    archive: str
-    folder: str
+    archive: str  # its file name
+    folder: str  # in the archive: it holds the members
     url: str
     sha256: str
     n_bytes: int
+    # Names of the members with the images, and the number of records in each
     train: tuple[tuple[str, int], ...]
     test: tuple[tuple[str, int], ...]
-    names: str
+    names: str  # the member with the class names, one a line
+    # How many values each label byte of a record may take; the last byte is the label used
     n_labels: tuple[int, ...]
 
     @property
@@ -84,15 +68,7 @@ class CifarLayout:
 
 
 class CifarReader:
-    """The arrays of one dataset, filled member by member in whatever order they come.
-
-    Parameters
-    ----------
-    layout : CifarLayout
-        Of the dataset.
-    only : collection of str, optional
-        Members with images to read, and no others; then there is no `source`.
-    """
+    """The arrays of one dataset, filled member by member in whatever order they come."""
 
     def __init__(self, layout: CifarLayout, only: Collection[str] | None = None) -> None:
         self.layout = layout
@@ -271,39 +247,13 @@ def _damage(path: Path) -> Iterator[None]:
 
 
 def combined_sha256(digests: dict[str, str]) -> str:
-    """Digest an unpacked folder by its members.
-
-    Parameters
-    ----------
-    digests : dict of str to str
-        SHA-256 of each member, by name.
-
-    Returns
-    -------
-    str
-        SHA-256 over names and digests, 64 hexadecimal digits.
-    """
+    """Digest an unpacked folder by its members."""
     lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def incomplete(layout: CifarLayout, folder: Path, name: str) -> UserError:
-    """Say that a member of an unpacked folder is missing.
-
-    Parameters
-    ----------
-    layout : CifarLayout
-        Of the dataset.
-    folder : pathlib.Path
-        The unpacked folder.
-    name : str
-        The member.
-
-    Returns
-    -------
-    UserError
-        To raise.
-    """
+    """Say that a member of an unpacked folder is missing."""
     return UserError(
         f"{folder} is not whole: there is no file {name}\ncomplete the folder, or move it away "
         f"and put {layout.archive} beside it"

@@ -52,15 +52,7 @@ _FTYP_HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
 class BadImage(UserError):
-    """A file that exists and can be read, but is no image that can be decoded.
-
-    Parameters
-    ----------
-    path : str
-        The file.
-    reason : str
-        What is wrong with it.
-    """
+    """A file that exists and can be read, but is no image that can be decoded."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(
@@ -76,18 +68,11 @@ class BadImage(UserError):
 
 
 class DecodedImage(NamedTuple):
-    """One image, and what its file did not tell.
+    """One image, and what its file did not tell."""
 
-    Attributes
-    ----------
-    pixels : ndarray of uint8, shape (height, width, 3)
-        Red first.
-    unread_rotation : str or None
-        Why the rotation that the file may ask for could not be read; the pixels are then as they
-        are stored. None where there is none, or it was applied.
-    """
-
-    pixels: npt.NDArray[np.uint8]
+    pixels: npt.NDArray[np.uint8]  # (height, width, 3), red first
+    # Why the rotation that the file may ask for could not be read; the pixels are then as they
+    # are stored. None where there is none, or it was applied
     unread_rotation: str | None
 
 
@@ -96,20 +81,7 @@ def decode_image(
 ) -> npt.NDArray[np.uint8]:
     """Decode a file as `decode_file` does, and return the pixels alone.
 
-    Parameters
-    ----------
-    path, sha256
-        As for `decode_file`.
-
-    Returns
-    -------
-    ndarray of uint8, shape (height, width, 3)
-        The pixels, red first.
-
-    Raises
-    ------
-    BadImage, UserError
-        As `decode_file`.
+    Shape: (height, width, 3).
     """
     return decode_file(path, sha256).pixels
 
@@ -121,29 +93,6 @@ def decode_file(path: str | os.PathLike[str], sha256: bytes | None = None) -> De
     told. Palettes, grey levels and CMYK are converted to RGB, 16-bit grey levels scaled to 8
     bits. An alpha channel is dropped, which is what ``Image.convert("RGB")`` and with it
     torchvision and timm do. Of an animation the first frame is taken, of a TIFF the first page.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-    sha256 : bytes, optional
-        The digest that its bytes must have, 32 bytes: those very bytes are decoded, so that what
-        was digested earlier is what is seen now.
-
-    Returns
-    -------
-    DecodedImage
-        The pixels, and whether a rotation could not be read.
-
-    Raises
-    ------
-    BadImage
-        If the content is not an image of these formats, is cut off or damaged, has samples
-        without a defined white (floating point, 32-bit integers), or has more pixels than
-        Pillow's limit for decompression bombs.
-    UserError
-        If the file is not there or cannot be read, its bytes have another digest, or this
-        Pillow lacks the format.
     """
     from PIL import Image
 
@@ -265,17 +214,6 @@ def _unidentified(name: str) -> UserError:
 
 
 def looks_like_html(head: bytes) -> bool:
-    """Tell a web page by its first bytes.
-
-    Parameters
-    ----------
-    head : bytes
-        The first bytes of a file, 512 or so.
-
-    Returns
-    -------
-    bool
-        Whether they begin an HTML (or XML) document.
-    """
+    """Tell an HTML (or XML) document by its first bytes, 512 or so."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<!--"))

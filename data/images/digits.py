@@ -26,12 +26,6 @@ def read_digits() -> Source:
 
     Within each class, in the order in which scikit-learn ships them, every fifth image is for
     testing and the others are for training: the same split everywhere, with no random numbers.
-
-    Returns
-    -------
-    Source
-        1,442 training and 355 test images, uint8 (8, 8, 3), grey levels 0..16 scaled to 0..255;
-        ids ``digits:123`` count in scikit-learn's order.
     """
     from sklearn.datasets import load_digits
 
@@ -70,29 +64,12 @@ def _split(
 
 
 def version() -> str:
-    """Version of the installed scikit-learn, without importing it.
-
-    Returns
-    -------
-    str
-        Such as ``"1.6.1"``.
-    """
+    """Version of the installed scikit-learn, without importing it."""
     return installed_version("scikit-learn")
 
 
 def digits_sha256() -> str:
-    """Digest of the file that scikit-learn reads the digits from, without importing it.
-
-    Returns
-    -------
-    str
-        SHA-256, 64 hexadecimal digits.
-
-    Raises
-    ------
-    UserError
-        If scikit-learn is not installed, or not whole.
-    """
+    """Digest of the file that scikit-learn reads the digits from, without importing it."""
     found = importlib.util.find_spec("sklearn")
     if found is None or found.origin is None:
         raise UserError("the dataset digits is a part of scikit-learn, which is not installed")

@@ -26,26 +26,7 @@ def find_pictures(
 ) -> list[Picture]:
     """Read test images of a store.
 
-    Parameters
-    ----------
-    request : mapping
-        The store's, which says of what and from where it was made.
-    ids : sequence of str
-        Of rows of the test split.
-    data_dir : Path, optional
-        Where the data lies now: the folder of the archive, or the folder of images. By default
-        where it lay when the store was made.
-
-    Returns
-    -------
-    list of ndarray of uint8, shape (height, width, 3)
-        One for each id.
-
-    Raises
-    ------
-    UserError
-        If the store does not say where its images are, they are not there, or they are others
-        than those that the features were made of.
+    Shape: (height, width, 3).
     """
     stamp = (request.get("files") or {}).get("dataset") or {}
     name, path = str((request.get("options") or {}).get("dataset", "")), str(stamp.get("path", ""))

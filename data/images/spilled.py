@@ -21,30 +21,14 @@ SPILL_BYTES = 16 << 20
 
 @dataclass(frozen=True, eq=False)
 class SpilledImages(ArrayImages):
-    """Images of one size in a file without a name, which ends with the object.
+    """Images of one size in a file without a name, which ends with the object."""
 
-    Parameters
-    ----------
-    array : ndarray of uint8, shape (n, height, width, 3)
-        The file, mapped into memory: whoever touches it all has it all in memory.
-    stream : file
-        The same file, for `rows`.
-    """
-
-    stream: IO[bytes]
+    stream: IO[bytes]  # the same file, for `rows`
 
     def rows(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Read the images ``start`` to ``stop - 1``.
 
-        Parameters
-        ----------
-        start, stop : int
-            As in a slice.
-
-        Returns
-        -------
-        ndarray of uint8, shape (stop - start, height, width, 3)
-            A copy.
+        Shape: (stop - start, height, width, 3).
         """
         start, stop, _ = slice(start, stop).indices(len(self))
         shape = self.array.shape[1:]
@@ -54,21 +38,7 @@ class SpilledImages(ArrayImages):
 
 
 def spill(split: Split, folder: Path) -> Split:
-    """Move the images of a split out of memory, where that is worth it and there is a place.
-
-    Parameters
-    ----------
-    split : Split
-        Any.
-    folder : Path
-        Where to make the file; where it cannot be written, the system's place for such files.
-
-    Returns
-    -------
-    Split
-        The same rows; the split as it was if its images are few or in files, or neither
-        folder takes them.
-    """
+    """Move the images of a split out of memory, where that is worth it and there is a place."""
     images = split.images
     if not isinstance(images, ArrayImages) or images.array.nbytes < SPILL_BYTES:
         return split
