@@ -47,7 +47,6 @@ def open_features(
     *,
     verify: bool = True,
     in_memory: bool = True,
-    moments: bool = False,
 ) -> Features:
     """Read a feature store into memory, or all of it but the features.
 
@@ -60,10 +59,7 @@ def open_features(
         the structure, the labels and the bytes outside the arrays are checked.
     in_memory : bool
         False leaves the features on the disk, as `data.format.stored_rows.StoredRows`; they are
-        verified all the same, a block at a time. Moments are then not read.
-    moments : bool
-        Read the moments of each class, too, where the file has them: of ten classes of 1,280
-        features they take 66 MB, and no estimator takes them. They are verified in any case.
+        verified all the same, a block at a time.
 
     Returns
     -------
@@ -76,14 +72,14 @@ def open_features(
         If anything is wrong with the file; the message says what, and what to do.
     """
     with opened(path) as file:
-        return _load(file, verify=verify, in_memory=in_memory, moments=moments and in_memory)[0]
+        return _load(file, verify=verify, in_memory=in_memory)[0]
 
 
 def verify_store(path: str | os.PathLike[str]) -> Report:
     """Verify a feature store from the first byte to the last."""
     with opened(path) as file:
         try:
-            features, datasets = _load(file, verify=True, in_memory=False, moments=False)
+            features, datasets = _load(file, verify=True, in_memory=False)
         except StoreError:
             if file.size > _TELL_BYTES:
                 raise
@@ -117,20 +113,16 @@ def iter_blocks(
 
 
 def _load(
-    file: StoreFile, *, verify: bool, in_memory: bool = True, moments: bool = True
+    file: StoreFile, *, verify: bool, in_memory: bool = True
 ) -> tuple[Features, dict[str, Stored]]:
     """Read what is wanted; verify the rest, a block at a time, and leave it where it is."""
     header, datasets = describe(file)
-    left = {
-        name: stored
-        for name, stored in datasets.items()
-        if (name.endswith("/features") and not in_memory) or ("/moments/" in name and not moments)
-    }
-    wanted = [stored for name, stored in datasets.items() if name not in left]
+    tables = [] if in_memory else [f"/{split}/features" for split in SPLITS]
+    wanted = [stored for name, stored in datasets.items() if name not in tables]
     found = load(file.path, file.descriptor, wanted, verify=verify)
-    for stored in left.values() if verify else ():
-        ids = found.get(f"{stored.name.removesuffix('/features')}/ids")
-        verify_table(file.path, file.descriptor, stored, ids)
-    for name in [] if in_memory else [f"/{split}/features" for split in SPLITS]:
+    for name in tables:
+        if verify:
+            ids = found[f"{name.removesuffix('/features')}/ids"]
+            verify_table(file.path, file.descriptor, datasets[name], ids)
         found[name] = StoredRows(file.path, file.descriptor, datasets[name])
     return to_features(header, found), datasets

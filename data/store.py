@@ -9,9 +9,7 @@ object                         what
                                splits are ``train`` and ``test``
 ``/{split}/labels``            little-endian int64, (n_samples,): indices into ``class_names``
 ``/{split}/ids``               text of variable length, UTF-8, no NUL: which image a row is
-``/train/moments/count``       int64, (n_classes,); the group is optional
-``/train/moments/mean``        float32, (n_classes, n_features)
-``/train/moments/scatter``     float32, (n_classes, n_features, n_features): `data.format.moments`
+``/train/moments``             a group in older stores; no longer written, and not read
 root ``schema_version``        integer, 1
 root ``key``                   SHA-256, hex, of the canonical JSON of ``spec`` (`data.format.spec`)
 root ``spec``                  JSON object: everything that decides the numbers
@@ -24,7 +22,7 @@ after HDF5's end of file       the seal: a checksum of all other bytes (`data.fo
 =============================  ================================================================
 
 Where the store was joined with ``--join virtual``, the features lie in files beside it
-(`data.virtual`), and there are no moments.
+(`data.virtual`).
 
 Of the keys of ``provenance``, ``skipped_images`` lists the ids of images that could not be
 decoded; ``unread_rotations`` (``count``, ``first``: the first ids, with their splits) tells of

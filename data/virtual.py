@@ -10,7 +10,7 @@ read through it. The dataset's attribute ``shards`` lists the files ::
 with the receipt of each (`data.shards`) and the runs of its rows that are in use. Opening a store
 finds every shard, checks its seal and compares its receipt, so one that is missing or another is an
 error; verifying compares the rows themselves with the ``sha256`` of the dataset. Everything else of
-a store is as ever, but that there are no moments.
+a store is as ever.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ import numpy.typing as npt
 
 from data.common.raw_io import BLOCK_BYTES, raw_bytes, read_at
 from data.format.blocks import IDS_NAMED, FileRun, name_rows, read_array, read_runs, rows_not_finite
-from data.format.moments import Moments
 from data.format.records import Features, FeatureSplit, Header, StoreError
 from data.format.text_heaps import DamagedTextError, read_texts
 
@@ -106,11 +105,8 @@ def to_features(header: Header, found: Mapping[str, Any]) -> Features:
         labels = found[f"/{split}/labels"]
         check_labels(header.path, f"/{split}/labels", labels, len(header.class_names))
         splits[split] = FeatureSplit(found[f"/{split}/features"], labels, found[f"/{split}/ids"])
-    moments = None
-    if "/train/moments/count" in found:
-        moments = Moments(*(found[f"/train/moments/{field.name}"] for field in fields(Moments)))
     facts = {field.name: getattr(header, field.name) for field in fields(Header)}
-    return Features(**facts, **splits, moments=moments)
+    return Features(**facts, **splits)
 
 
 def iter_table(

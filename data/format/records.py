@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
-from data.format.moments import Moments
 
 FeatureArray = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 
@@ -72,14 +71,10 @@ class Features(Header):
     ----------
     train, test : FeatureSplit
         The rows.
-    moments : Moments or None
-        Per-class sufficient statistics of the training rows, where the file has them, and they
-        were read into memory.
     """
 
     train: FeatureSplit
     test: FeatureSplit
-    moments: Moments | None
 
 
 @dataclass(frozen=True)

@@ -102,11 +102,6 @@ def _describe_1(source: Source) -> Description:
     for split, (rows, _) in (("train", train.shape), ("test", test.shape)):
         need(f"/{split}/labels", (rows,), [INTEGER])
         need(f"/{split}/ids", (rows,), [TEXT])
-    width = train.shape[1]
-    if source.has("/train/moments"):
-        need("/train/moments/count", (len(names),), [INTEGER])
-        need("/train/moments/mean", (len(names), width), FLOATS[:1])
-        need("/train/moments/scatter", (len(names), width, width), FLOATS[:1])
     header = Header(
         path=path,
         schema_version=1,
@@ -117,7 +112,7 @@ def _describe_1(source: Source) -> Description:
         class_names=names,
         n_train=train.shape[0],
         n_test=test.shape[0],
-        n_features=width,
+        n_features=train.shape[1],
         dtype=str(train.dtype),
     )
     return header, datasets

@@ -111,14 +111,3 @@ class StoredRows:
                 f"{self.path} cannot be read any more: {error.strerror}. See that its disk is "
                 "there, and run the same command again"
             ) from error
-
-
-class GatheredRows:
-    """Stored rows that are picked as an array's are."""
-
-    def __init__(self, table: StoredRows) -> None:
-        self._table = table
-        self.shape = table.shape
-
-    def __getitem__(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-        return self._table.gather(rows)
