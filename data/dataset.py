@@ -19,10 +19,11 @@ from data.images.arrays import (
     ArrayImages,
     FileImages,
     ImageDataset,
-    Source,
+    RawDataset,
     Split,
     digest_rows,
     digested,
+    spill,
 )
 from data.images.decode import BadImage, decode_image
 from data.images.sampling import stratified_subset
@@ -32,7 +33,7 @@ __all__ = [
     "BadImage",
     "FileImages",
     "ImageDataset",
-    "Source",
+    "RawDataset",
     "Split",
     "dataset_name",
     "decode_image",
@@ -72,9 +73,9 @@ def load_dataset(
             _folder(dataset), dataset_name(dataset), test_fraction=test_fraction, seed=seed
         )
     else:
-        from data.images.cifar import LAYOUTS, read_cifar
+        from data.images.cifar import ARCHIVES, read_cifar
 
-        source = read_cifar(LAYOUTS[kind], Path(data_dir), data_url, data_sha256)
+        source = read_cifar(ARCHIVES[kind], Path(data_dir), data_url, data_sha256)
     return _finish(source, limit, Path(data_dir))
 
 
@@ -107,14 +108,14 @@ def source_fingerprint(
 
         root = _folder(dataset)
         return {"path": str(root), "stat": stat_stamp(root, scan(root).files())}
-    from data.images.cifar import LAYOUTS, locate
+    from data.images.cifar import ARCHIVES, locate
 
-    layout = LAYOUTS[kind]
-    place = locate(layout, Path(data_dir), data_url, data_sha256)
-    if not place.exists:
+    archive = ARCHIVES[kind]
+    location = locate(archive, Path(data_dir), data_url, data_sha256)
+    if not location.exists:
         return None
-    members = layout.members if place.kind == "folder" else None
-    return {"path": os.path.abspath(place.path), "stat": stat_stamp(place.path, members)}
+    members = archive.members if location.kind == "folder" else None
+    return {"path": os.path.abspath(location.path), "stat": stat_stamp(location.path, members)}
 
 
 def source_sha256(
@@ -133,10 +134,10 @@ def source_sha256(
         from data.images.digits import digits_sha256
 
         return digits_sha256()
-    from data.images.cifar import LAYOUTS, cifar_sha256, locate
+    from data.images.cifar import ARCHIVES, cifar_sha256, locate
 
-    layout = LAYOUTS[kind]
-    return cifar_sha256(layout, locate(layout, Path(data_dir), data_url, data_sha256))
+    archive = ARCHIVES[kind]
+    return cifar_sha256(archive, locate(archive, Path(data_dir), data_url, data_sha256))
 
 
 def _folder(dataset: str) -> Path:
@@ -191,10 +192,9 @@ def _check_options(
             )
 
 
-def _finish(source: Source, limit: int | None, data_dir: Path) -> ImageDataset:
+def _finish(source: RawDataset, limit: int | None, data_dir: Path) -> ImageDataset:
     """Check that there is something to learn, apply the limit, and digest what is left."""
     from data.images.folder import hash_files
-    from data.images.spilled import spill
 
     where, n_classes = source.origin["path"], len(source.class_names)
     if n_classes < 2:

@@ -28,7 +28,7 @@ TEXT = np.dtype(object)
 SHAPES = {"spec": SPEC_SHAPE, "provenance": PROVENANCE_SHAPE, "request": REQUEST_SHAPE}
 
 
-class Source(Protocol):
+class OpenFile(Protocol):
     """An open file, as `data.store` hands it over."""
 
     path: Path
@@ -50,9 +50,9 @@ class Source(Protocol):
 Description = tuple[Header, dict[str, Stored]]
 
 
-def describe(source: Source) -> Description:
+def describe(file: OpenFile) -> Description:
     """Check a store's structure, by the rules of its schema version."""
-    path, version = source.path, source.version()
+    path, version = file.path, file.version()
     if not isinstance(version, int | np.integer):
         raise StoreError(f"{path} is not a feature store: it has no schema_version. {AGAIN}")
     if version > SCHEMA_VERSION:
@@ -62,15 +62,15 @@ def describe(source: Source) -> Description:
         )
     if int(version) not in READERS:
         raise StoreError(f"{path} is of store schema {version}, which never existed. {AGAIN}")
-    if source.foreign_seal:
+    if file.foreign_seal:
         raise StoreError(f"{path} is damaged: its seal is of no version of that time. {AGAIN}")
-    return READERS[int(version)](source)
+    return READERS[int(version)](file)
 
 
-def _describe_1(source: Source) -> Description:
-    path = source.path
-    key = source.text("key")
-    values = {name: _parse(path, name, source.text(name)) for name in JSON_ATTRIBUTES}
+def _describe_1(file: OpenFile) -> Description:
+    path = file.path
+    key = file.text("key")
+    values = {name: _parse(path, name, file.text(name)) for name in JSON_ATTRIBUTES}
     if _key(values["spec"]) != key:
         raise StoreError(f"{path} is damaged: its key is not the digest of its spec. {AGAIN}")
     for name, shape in SHAPES.items():
@@ -84,7 +84,7 @@ def _describe_1(source: Source) -> Description:
     datasets: dict[str, Stored] = {}
 
     def need(name: str, shape: tuple[int, ...] | None, dtypes: Sequence[np.dtype[Any]]) -> Stored:
-        found = datasets[name] = source.stored(name)
+        found = datasets[name] = file.stored(name)
         if found.dtype not in dtypes:
             wanted = " or ".join("text" if dtype == TEXT else str(dtype) for dtype in dtypes)
             raise StoreError(f"{path}: {name} holds {found.dtype}, expected {wanted}. {AGAIN}")
@@ -136,4 +136,4 @@ def _key(spec: dict[str, Any]) -> str | None:
 
 
 # One function for each schema that was ever released; tests/archives holds a file of each.
-READERS: dict[int, Callable[[Source], Description]] = {1: _describe_1}
+READERS: dict[int, Callable[[OpenFile], Description]] = {1: _describe_1}

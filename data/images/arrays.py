@@ -1,23 +1,29 @@
-"""Images in memory or in files, splits, datasets: what every source hands over."""
+"""Images in memory, in image files or in a nameless file; splits, datasets."""
 
 from __future__ import annotations
 
 import hashlib
 import math
+import os
 import struct
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from data.common.raw_io import BLOCK_BYTES, raw_bytes, read_at, write_at
 from data.images.decode import DecodedImage, decode_file
 
 DIGEST_BYTES = 32  # of SHA-256
 # Images digested at a time.
 _DIGEST_ROWS = 1024
+# Fewer are not worth a file.
+SPILL_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +109,7 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class RawDataset:
     """A dataset as its source read it: all rows, not yet digested."""
 
     name: str  # short name, good for file names
@@ -119,7 +125,7 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
-class ImageDataset(Source):
+class ImageDataset(RawDataset):
     """A dataset ready to be embedded."""
 
     # SHA-256 over the class names and, for each split, ids, labels and pixels (of images in
@@ -169,3 +175,46 @@ def digest_rows(class_names: tuple[str, ...], train: Split, test: Split) -> str:
 def _strings(strings: tuple[str, ...]) -> bytes:
     encoded = [string.encode("utf-8") for string in strings]
     return b"".join(struct.pack("<Q", len(raw)) + raw for raw in encoded)
+
+
+@dataclass(frozen=True, eq=False)
+class SpilledImages(ArrayImages):
+    """Images of one size in a file without a name, which ends with the object."""
+
+    stream: IO[bytes]  # the same file, for `rows`
+
+    def rows(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Read the images ``start`` to ``stop - 1``.
+
+        Shape: (stop - start, height, width, 3).
+        """
+        start, stop, _ = slice(start, stop).indices(len(self))
+        shape = self.array.shape[1:]
+        found = np.empty((max(0, stop - start), *shape), dtype=np.uint8)
+        read_at(self.stream.fileno(), start * int(np.prod(shape)), raw_bytes(found))
+        return found
+
+
+def spill(split: Split, folder: Path) -> Split:
+    """Move the images of a split out of memory, where that is worth it and there is a place."""
+    images = split.images
+    if not isinstance(images, ArrayImages) or images.array.nbytes < SPILL_BYTES:
+        return split
+    for place in (folder, Path(tempfile.gettempdir())):
+        with suppress(OSError):
+            return Split(_write_nameless(images.array, place), split.labels, split.ids)
+    return split
+
+
+def _write_nameless(array: npt.NDArray[np.uint8], folder: Path) -> SpilledImages:
+    stream = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - the images keep it
+    step = max(1, BLOCK_BYTES // int(np.prod(array.shape[1:])))
+    try:
+        os.posix_fallocate(stream.fileno(), 0, array.nbytes)  # a full disk shows here
+        for start in range(0, len(array), step):
+            block = np.ascontiguousarray(array[start : start + step])
+            write_at(stream.fileno(), start * block[0].nbytes, raw_bytes(block))
+    except BaseException:
+        stream.close()
+        raise
+    return SpilledImages(np.memmap(stream, np.uint8, "r", shape=array.shape), stream)

@@ -15,13 +15,13 @@ import numpy.typing as npt
 from data.common.errors import UserError
 from data.common.files import sha256_file
 from data.common.versions import installed_version
-from data.images.arrays import ArrayImages, Source, Split
+from data.images.arrays import ArrayImages, RawDataset, Split
 
 CLASS_NAMES = tuple("0123456789")
 TEST_EVERY = 5  # the fifth, tenth, ... image of each class is for testing: 1,442 and 355 images
 
 
-def read_digits() -> Source:
+def read_digits() -> RawDataset:
     """Read the digits as RGB images with a fixed stratified split.
 
     Within each class, in the order in which scikit-learn ships them, every fifth image is for
@@ -33,7 +33,7 @@ def read_digits() -> Source:
     grey = np.rint(np.asarray(bunch.images) * (255 / 16)).astype(np.uint8)
     labels = np.asarray(bunch.target, dtype=np.int64)
     test = _is_test(labels)
-    return Source(
+    return RawDataset(
         name="digits",
         class_names=CLASS_NAMES,
         train=_split(grey, labels, ~test),

@@ -23,7 +23,7 @@ import numpy as np
 
 from data.common.cli import progress, say
 from data.common.errors import UserError
-from data.images.arrays import FileImages, Source, Split
+from data.images.arrays import FileImages, RawDataset, Split
 from data.images.decode import KINDS, SUFFIXES
 from data.images.left_out import HIDDEN_FOLDERS, LeftOut, kind_of
 from data.images.sampling import hold_out
@@ -147,7 +147,7 @@ def _flat(folder: Path) -> int:
     return 0 if any(map(_is_folder, entries)) else sum(map(_is_image, entries))
 
 
-def read_folder(root: Path, name: str, *, test_fraction: float | None, seed: int) -> Source:
+def read_folder(root: Path, name: str, *, test_fraction: float | None, seed: int) -> RawDataset:
     """Take a folder of images as a dataset."""
     found = scan(root)
     for note in found.notes:
@@ -187,7 +187,7 @@ def read_folder(root: Path, name: str, *, test_fraction: float | None, seed: int
         origin["splits"] = _describe_splits(found)
     if found.left_out:
         origin["not_read"] = found.left_out.to_json()
-    return Source(
+    return RawDataset(
         name,
         class_names,
         _split(root / found.train_part, class_names, train),
