@@ -104,7 +104,7 @@ def iter_blocks(
     with opened(path) as file:
         header, datasets = describe(file)
         name = f"/{split}/labels"
-        labels = load(file.path, file.descriptor, [datasets[name]], verify=verify)[name]
+        labels = load(file, [datasets[name]], verify=verify)[name]
         check_labels(file.path, name, labels, len(header.class_names))
         table = datasets[f"/{split}/features"]
         blocks = iter_table(file.path, file.descriptor, table, rows, verify=verify)
@@ -119,7 +119,7 @@ def _load(
     header, datasets = describe(file)
     tables = [] if in_memory else [f"/{split}/features" for split in SPLITS]
     wanted = [stored for name, stored in datasets.items() if name not in tables]
-    found = load(file.path, file.descriptor, wanted, verify=verify)
+    found = load(file, wanted, verify=verify)
     for name in tables:
         if verify:
             ids = found[f"{name.removesuffix('/features')}/ids"]

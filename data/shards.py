@@ -170,7 +170,7 @@ def _read(
             or mask.shape != (stop - start,)
         ):
             raise StoreError(f"{path} is damaged: arrays of {table.shape} and {mask.shape}")
-        arrays = load(path, file.descriptor, [table, mask], verify=False)
+        arrays = load(file, [table, mask], verify=False)
     features, ok = arrays["/features"], arrays["/ok"]
     if _digest(features, ok) != receipt.sha256:
         raise StoreError(f"{path} is damaged: its rows are not those that were written")

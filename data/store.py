@@ -69,7 +69,7 @@ from data.format.seal import (
 from data.format.shard_list import Listed, parse_listed
 from data.format.sparse import SparseFile
 from data.format.spec import canonical_json
-from data.format.text_heaps import DamagedTextError, check_heaps
+from data.format.text_heaps import DamagedTextError, check_heaps, check_references
 
 TEXT_LIMIT = 16 << 20
 _ALIGN_FROM, _ALIGN = 4096, 64
@@ -115,11 +115,6 @@ class StoreFile:
     def version(self) -> object:
         """Return the root attribute ``schema_version``, or None."""
         return self._file.attrs.get("schema_version")
-
-    @_guarded
-    def has(self, name: str) -> bool:
-        """Say whether an object of this name is in the file itself."""
-        return self._find(name) is not None
 
     @_guarded
     def says(self, name: str) -> bool:
@@ -175,6 +170,20 @@ class StoreFile:
                 f"bytes, and the file of {self.size:,} bytes has {held:,} for it. {AGAIN}"
             )
         return replace(found, sha256=self.text("sha256", node))
+
+    def texts(self, stored: Stored) -> list[str]:
+        """Read a dataset of texts."""
+        try:
+            if not self.sealed:  # then nothing has proved where its references lead
+                check_references(self.descriptor, stored.offset, stored.shape[0], self.size)
+            return [text.decode("utf-8") for text in self._text_bytes(stored.name)]
+        except (DamagedTextError, UnicodeDecodeError) as error:
+            raise StoreError(f"{self.path} is damaged: {stored.name}: {error}. {AGAIN}") from error
+
+    @_guarded
+    def _text_bytes(self, name: str) -> list[bytes]:
+        found: list[bytes] = self._find(name)[()].tolist()
+        return found
 
     def _in_shards(self, name: str, node: Any) -> Stored:
         wanted = Stored(name, node.shape, node.dtype, 0, self.text("sha256", node))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,6 @@ import numpy.typing as npt
 from data.common.raw_io import BLOCK_BYTES, raw_bytes, read_at
 from data.format.blocks import IDS_NAMED, FileRun, name_rows, read_array, read_runs, rows_not_finite
 from data.format.records import Features, FeatureSplit, Header, StoreError
-from data.format.text_heaps import DamagedTextError, read_texts
 
 AGAIN = "Extract the features again (python -m extract ... --force)"
 
@@ -47,14 +45,32 @@ class Stored:
             read_runs(self.runs, position, buffer)
 
 
+class OpenFile(Protocol):
+    """An open file, as `data.store` hands it over."""
+
+    path: Path
+    descriptor: int
+    foreign_seal: bool
+
+    def version(self) -> object:
+        """Return the root attribute ``schema_version``, or None."""
+
+    def text(self, name: str) -> str:
+        """Return a text attribute of the root."""
+
+    def stored(self, name: str) -> Stored:
+        """Find a dataset that lies in the file, whole."""
+
+    def texts(self, stored: Stored) -> list[str]:
+        """Read a dataset of texts."""
+
+
 def digest_ids(ids: Sequence[str]) -> str:
     """Digest each id's UTF-8 bytes followed by one NUL."""
     return hashlib.sha256("".join(f"{name}\0" for name in ids).encode("utf-8")).hexdigest()
 
 
-def load(
-    path: Path, descriptor: int, datasets: Sequence[Stored], *, verify: bool
-) -> dict[str, Any]:
+def load(file: OpenFile, datasets: Sequence[Stored], *, verify: bool) -> dict[str, Any]:
     """Read datasets side by side, read-only, and compare them with their digests."""
     numbers = [stored for stored in datasets if stored.dtype != object]
     numbers.sort(key=lambda stored: -stored.nbytes)  # the longest task first
@@ -62,39 +78,36 @@ def load(
         found: dict[str, Any] = {s.name: np.empty(s.shape, s.dtype) for s in numbers}
     except MemoryError as error:
         need = sum(stored.nbytes for stored in numbers) / 2**20
-        raise StoreError(f"{path} needs {need:,.0f} MiB of memory, which is not free") from error
+        raise StoreError(
+            f"{file.path} needs {need:,.0f} MiB of memory, which is not free"
+        ) from error
     with ThreadPoolExecutor(max_workers=4) as pool:
         running = [
-            pool.submit(read_array, partial(s.read, descriptor), found[s.name], verify=verify)
+            pool.submit(read_array, partial(s.read, file.descriptor), found[s.name], verify=verify)
             for s in numbers
         ]
         for stored in datasets:
             if stored.dtype == object:  # here, since it needs Python's lock and arrays do not
-                found[stored.name] = _load_texts(path, descriptor, stored, verify=verify)
+                found[stored.name] = _load_texts(file, stored, verify=verify)
         results = [task.result() for task in running]
     for stored, (digest, finite) in zip(numbers, results, strict=True):
         array = found[stored.name]
         if verify and digest != stored.sha256:
-            raise _other_digest(path, stored, str(digest), array)
+            raise _other_digest(file.path, stored, str(digest), array)
         if not finite:
             ids = found.get(f"{stored.name.removesuffix('/features')}/ids")
             raise StoreError(
-                f"{path}: {stored.name} holds NaN or infinite values{_in_rows(array, ids)}. "
+                f"{file.path}: {stored.name} holds NaN or infinite values{_in_rows(array, ids)}. "
                 f"{AGAIN}, with --precision fp32 if half precision overflowed"
             )
         array.flags.writeable = False
     return found
 
 
-def _load_texts(path: Path, descriptor: int, stored: Stored, *, verify: bool) -> list[str]:
-    try:
-        size = os.fstat(descriptor).st_size
-        texts = read_texts(descriptor, stored.offset, stored.shape[0], size)
-        ids = [text.decode("utf-8") for text in texts]
-    except (DamagedTextError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} is damaged: {stored.name}: {error}. {AGAIN}") from error
+def _load_texts(file: OpenFile, stored: Stored, *, verify: bool) -> list[str]:
+    ids = file.texts(stored)
     if verify and digest_ids(ids) != stored.sha256:
-        raise _other_digest(path, stored, digest_ids(ids))
+        raise _other_digest(file.path, stored, digest_ids(ids))
     return ids
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from data.common.shapes import mismatch
-from data.format.loading import AGAIN, Stored
+from data.format.loading import AGAIN, OpenFile, Stored
 from data.format.records import Header, StoreError
 from data.format.spec import PROVENANCE_SHAPE, REQUEST_SHAPE, SPEC_SHAPE, spec_key
 
@@ -26,25 +26,6 @@ FLOATS = (np.dtype("<f4"), np.dtype("<f2"))
 INTEGER = np.dtype("<i8")
 TEXT = np.dtype(object)
 SHAPES = {"spec": SPEC_SHAPE, "provenance": PROVENANCE_SHAPE, "request": REQUEST_SHAPE}
-
-
-class OpenFile(Protocol):
-    """An open file, as `data.store` hands it over."""
-
-    path: Path
-    foreign_seal: bool
-
-    def version(self) -> object:
-        """Return the root attribute ``schema_version``, or None."""
-
-    def text(self, name: str) -> str:
-        """Return a text attribute of the root."""
-
-    def has(self, name: str) -> bool:
-        """Say whether there is an object of this name."""
-
-    def stored(self, name: str) -> Stored:
-        """Find a dataset that lies in the file, whole."""
 
 
 Description = tuple[Header, dict[str, Stored]]
