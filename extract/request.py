@@ -7,6 +7,7 @@ full ``spec`` resolved, because settings that are spelled differently may mean t
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 from data.common.cli import say
 from data.common.errors import UserError
 from data.common.files import sha256_file, stat_stamp
-from data.common.versions import installed_version
 from data.dataset import dataset_name, source_fingerprint, source_sha256
 from data.format.records import Header, StoreError
 from data.format.schema import SCHEMA_VERSION
@@ -83,7 +83,7 @@ class Request:
     def __init__(self, options: Options) -> None:
         self._asked = options
         self.options = asked_options(options)
-        self.timm = installed_version("timm")
+        self.timm = importlib.metadata.version("timm")
         self.stamps: dict[str, dict[str, str] | None] = {
             "dataset": source_fingerprint(options.dataset, **self._source()),
             "weights": None,

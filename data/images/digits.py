@@ -6,6 +6,7 @@ Optical Recognition of Handwritten Digits data (Alpaydin and Kaynak, 1998).
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from pathlib import Path
 
@@ -14,7 +15,6 @@ import numpy.typing as npt
 
 from data.common.errors import UserError
 from data.common.files import sha256_file
-from data.common.versions import installed_version
 from data.images.arrays import ArrayImages, RawDataset, Split
 
 CLASS_NAMES = tuple("0123456789")
@@ -65,7 +65,7 @@ def _split(
 
 def version() -> str:
     """Version of the installed scikit-learn, without importing it."""
-    return installed_version("scikit-learn")
+    return importlib.metadata.version("scikit-learn")
 
 
 def digits_sha256() -> str:
