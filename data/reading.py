@@ -52,8 +52,8 @@ def open_features(
 
     Parameters
     ----------
-    path : path
-        A feature store.
+    path : str or os.PathLike
+        A feature store, ``FEATURES_DIR/DATASET/*.h5``.
     verify : bool
         Compare every array with its digest, and refuse NaN and infinities. Without it only
         the structure, the labels and the bytes outside the arrays are checked.
@@ -64,12 +64,23 @@ def open_features(
     Returns
     -------
     Features
-        Read-only arrays; no file stays open, but by the features that were left on the disk.
+        ``train`` and ``test`` with ``features`` of float32 or float16, shape (n_samples,
+        n_features), ``labels`` of int64, shape (n_samples,), and ``ids``; what the store says of
+        itself beside them. Arrays are read-only; no file stays open but by features that were left
+        on the disk.
 
     Raises
     ------
     StoreError
-        If anything is wrong with the file; the message says what, and what to do.
+        If the file is missing, damaged, of another schema, or does not fit into the memory that
+        is free; the message says what, and what to do.
+
+    Examples
+    --------
+    >>> from data import open_features
+    >>> store = open_features("features/digits/NAME.h5")  # doctest: +SKIP
+    >>> store.train.features.shape  # doctest: +SKIP
+    (1442, 256)
     """
     with opened(path) as file:
         return _load(file, verify=verify, in_memory=in_memory)[0]

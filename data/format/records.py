@@ -16,12 +16,16 @@ FeatureArray = npt.NDArray[np.float32] | npt.NDArray[np.float16]
 
 
 class StoreError(UserError):
-    """A feature store or shard cannot be read or written; the message names the file."""
+    """A feature store or shard cannot be read or written.
+
+    The message names the file, says what is wrong with it and what to do next. A `UserError`:
+    command lines show it without a traceback.
+    """
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureSplit:
-    """The rows of one split, as read-only arrays in memory."""
+    """The rows of one split: read-only arrays, or features that stay on the disk."""
 
     # (n_samples, n_features), the embeddings, in the type they are stored in; a
     # `data.format.stored_rows.StoredRows` where the store was opened with ``in_memory=False``
@@ -65,12 +69,33 @@ class Header:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Features(Header):
-    """A feature store in memory, where nothing of the file stays open, or all but its features.
+    """A feature store as `open_features` reads it.
 
     Attributes
     ----------
+    path : pathlib.Path
+        The file.
+    schema_version : int
+        The layout that the file follows.
+    key : str
+        SHA-256, 64 hexadecimal digits, of the canonical JSON of ``spec``.
+    spec : dict
+        Everything that decides the numbers: dataset, model, preprocessing, pooling, precision.
+    provenance : dict
+        How, where and when they were computed; seconds, images per second, versions.
+    request : dict
+        The options as given, for finding the store again without a model.
+    class_names : tuple of str
+        What the labels index.
+    n_train, n_test, n_features : int
+        Rows of the two splits, and the width of a row.
+    dtype : str
+        ``"float32"`` or ``"float16"``: how the file holds the features.
     train, test : FeatureSplit
-        The rows.
+        The rows: ``features``, ndarray of float32 or float16, shape (n_samples, n_features), or
+        a `data.format.stored_rows.StoredRows` of that shape where the store was opened with
+        ``in_memory=False``; ``labels``, ndarray of int64, shape (n_samples,); ``ids``, list of
+        str, which image each row is.
     """
 
     train: FeatureSplit
