@@ -67,7 +67,7 @@ def download(url: str, final: Path, *, sha256: str, n_bytes: int | None = None) 
             sync_file(fetched)
             os.replace(fetched, final)
             sync_folder(final.parent)
-        except (requests.RequestException, _Wrong) as error:
+        except (requests.RequestException, _WrongBodyError) as error:
             raise UserError(
                 f"cannot download {url}: {_plainly(error)} ({1 + RETRIES} attempts)\n"
                 f"try again later, or fetch the file elsewhere and put it at {final}"
@@ -76,7 +76,7 @@ def download(url: str, final: Path, *, sha256: str, n_bytes: int | None = None) 
             raise UserError(disk_trouble(final, error, fetcher.size or n_bytes)) from error
 
 
-class _Wrong(ValueError):
+class _WrongBodyError(ValueError):
     """The body is not the file. A ValueError, because pooch tries again after those."""
 
 
@@ -126,7 +126,7 @@ class _Fetcher:
         self._check(url, Path(output_file))
 
     def _check(self, url: str, body: Path) -> None:
-        """Raise `UserError` if another attempt would bring the same, `_Wrong` if it may not."""
+        """Raise `UserError` if another attempt would bring the same, else `_WrongBodyError`."""
         with body.open("rb") as stream:
             head = stream.read(512)
         if looks_like_html(head):
@@ -149,7 +149,7 @@ class _Fetcher:
                 "checksum with --data-url and --data-sha256; nothing was kept"
             )
         self.wrong = found
-        raise _Wrong(problem)
+        raise _WrongBodyError(problem)
 
 
 class _Bar:
