@@ -29,7 +29,7 @@ def refit(
     strategy: str,
     X: Any,
     labels: npt.NDArray[np.intp],
-    own: npt.NDArray[np.float64],
+    per_problem_c: npt.NDArray[np.float64],
     start: Head,
     *,
     n_jobs: int | None,
@@ -39,7 +39,7 @@ def refit(
 ) -> tuple[Head, Solution]:
     """Fit every problem at its own C, to the tolerance of a path.
 
-    Shapes: X (n_train, n_features) or StoredRows; labels (n_train,); own (n_heads,).
+    Shapes: X (n_train, n_features) or StoredRows; labels (n_train,); per_problem_c (n_heads,).
     """
     n_classes, layout = int(labels.max()) + 1, None
     if is_source(X):
@@ -51,7 +51,7 @@ def refit(
             device, strategy, X, labels, n_classes, pool, standardize=True, layout=layout,
             fit_intercept=fit_intercept,
         )  # fmt: skip
-        return fitter.solve(own, tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=start)
+        return fitter.solve(per_problem_c, tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=start)
 
 
 def judge(

@@ -93,7 +93,7 @@ def paired_counts(right_a: npt.NDArray[np.bool_], right_b: npt.NDArray[np.bool_]
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """Two-sided exact McNemar test, its p-value: do discordant rows favour either side equally often."""
+    """Two-sided exact McNemar test: p of discordant rows favouring either side equally often."""
     from scipy.special import bdtr
 
     return min(1.0, 2.0 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))

@@ -2,8 +2,8 @@
 
 Strategies have colours of Okabe and Ito, classes those of Petroff, with marker shapes as a second
 cue. Text stays text, so that it can be searched, copied and read aloud, and takes the reader's
-fonts. Files have a white ground of their own; `inline` makes them transparent and lets them take the page's text
-colour, which is what light and dark schemes need.
+fonts. Files have a white ground of their own; `inline` makes them transparent and lets them take
+the page's text colour, which is what light and dark schemes need.
 
 References
 ----------
@@ -184,6 +184,25 @@ def full_names(texts: Iterable[Text], names: Sequence[str]) -> None:
 def filling(colour: str, entry: Mapping[str, Any]) -> str:
     """Fill a mark, or leave it hollow where its fit did not converge."""
     return colour if entry.get("converged", True) else PAPER
+
+
+def mark_accuracy(
+    axes: Axes, row: float, strategy: str, entry: Mapping[str, Any], size: float
+) -> None:
+    """Draw an accuracy and its interval; the mark is hollow where the fit did not converge."""
+    value, colour = 100 * entry["accuracy"], COLOURS.get(strategy, INK)
+    axes.plot(
+        [100 * end for end in entry["accuracy_ci95"]], [row, row], color=colour,
+        linewidth=2.2 if size > 7 else 2, solid_capstyle="round", clip_on=False,
+    )  # fmt: skip
+    axes.plot(
+        value, row, marker=MARKERS.get(strategy, "D"), markersize=size, color=colour,
+        clip_on=False, markerfacecolor=filling(colour, entry), zorder=3,
+    )  # fmt: skip
+    axes.annotate(
+        f"{value:.2f}", (value, row), (0, 8 if size > 7 else 6), textcoords="offset points",
+        ha="center", fontsize=9, annotation_clip=False,
+    )  # fmt: skip
 
 
 def percent_axis(axis: Axes, low: float, high: float) -> None:
