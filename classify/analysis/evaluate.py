@@ -16,10 +16,19 @@ Guo, C., Pleiss, G., Sun, Y., Weinberger, K. Q. (2017). On calibration of modern
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+
+class ConfidenceBins(NamedTuple):
+    """Of each bin ``(i/bins, (i+1)/bins]`` of confidence: sums over its rows, each (bins,)."""
+
+    n: npt.NDArray[np.float64]
+    confidence: npt.NDArray[np.float64]
+    right: npt.NDArray[np.float64]
+
 
 ECE_BINS = 15
 LEVEL = 0.95
@@ -57,25 +66,24 @@ def expected_calibration_error(
 
     Shapes: labels (n_samples,); probabilities (n_samples, n_classes).
     """
-    _, confidence, right = confidence_bins(labels, probabilities, bins)
+    found = confidence_bins(labels, probabilities, bins)
     # Per bin, |sum(right) - sum(confidence)| is its gap times its number of rows.
-    return float(np.abs(right - confidence).sum() / len(labels))
+    return float(np.abs(found.right - found.confidence).sum() / len(labels))
 
 
 def confidence_bins(
     labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.floating], bins: int = ECE_BINS
-) -> npt.NDArray[np.float64]:
+) -> ConfidenceBins:
     """Sort rows by the confidence of their most probable class into bins of equal width.
 
-    Of each bin ``(i/bins, (i+1)/bins]``: its rows, their summed confidences, and the right ones.
-
-    Shapes: labels (n_samples,); probabilities (n_samples, n_classes); returns (3, bins).
+    Shapes: labels (n_samples,); probabilities (n_samples, n_classes).
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     weights = (np.ones(len(labels)), confidence, right)
-    return np.stack([np.bincount(which, weights=weight, minlength=bins) for weight in weights])
+    sums = [np.bincount(which, w, bins).astype(np.float64) for w in weights]
+    return ConfidenceBins(*sums)
 
 
 def top_k_accuracy(

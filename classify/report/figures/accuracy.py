@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from classify.report.figures.style import (
-    COLOURS,
     INK,
-    MARKERS,
     figure_in_style,
-    filling,
+    mark_accuracy,
     percent_axis,
     within_percent,
     write_svg,
 )
 from classify.wording import display_name
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 # Further than this from every accuracy, in points, a reference line would squeeze them together.
 NEAR = 5.0
@@ -45,7 +40,7 @@ def accuracies(strategies: Mapping[str, Any], majority: Mapping[str, Any] | None
     with figure_in_style(4.8, 1.1 + 0.42 * len(strategies), **panels) as (figure, found):
         axes = found[1] if far else found
         for row, (name, entry) in enumerate(strategies.items()):
-            _dot(axes, row, name, entry)
+            mark_accuracy(axes, row, name, {**entry["test"], "converged": entry["converged"]}, 8)
         # Panels share the ticks of the first.
         (found[0] if far else axes).set_yticks(
             range(len(strategies)),
@@ -75,21 +70,3 @@ def accuracies(strategies: Mapping[str, Any], majority: Mapping[str, Any] | None
             panel.grid(axis="y", visible=False)
             panel.tick_params(axis="y", length=0)
         return write_svg(figure, "accuracy", title)
-
-
-def _dot(axes: Axes, row: int, name: str, entry: Mapping[str, Any]) -> None:
-    """Draw an accuracy and its interval; the mark is hollow where the fit did not converge."""
-    value = 100 * entry["test"]["accuracy"]
-    colour = COLOURS.get(name, INK)
-    axes.plot(
-        [100 * end for end in entry["test"]["accuracy_ci95"]], [row, row], color=colour,
-        linewidth=2.2, solid_capstyle="round", clip_on=False,
-    )  # fmt: skip
-    axes.plot(
-        value, row, marker=MARKERS.get(name, "D"), markersize=8, color=colour, clip_on=False,
-        markerfacecolor=filling(colour, entry), zorder=3,
-    )  # fmt: skip
-    axes.annotate(
-        f"{value:.2f}", (value, row), (0, 8), textcoords="offset points", ha="center", fontsize=9,
-        annotation_clip=False,
-    )  # fmt: skip

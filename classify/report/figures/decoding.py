@@ -6,11 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from classify.report.figures.style import (
-    COLOURS,
-    INK,
-    MARKERS,
     figure_in_style,
-    filling,
+    mark_accuracy,
     percent_axis,
     write_svg,
 )
@@ -44,32 +41,8 @@ def dots(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
     with figure_in_style(4.8, 0.75 + 0.36 * len(rows)) as (figure, axes):
         ends = []
         for at, (_, strategy, entry) in enumerate(rows):
-            value = 100 * entry["accuracy"]
-            low, high = (100 * end for end in entry["accuracy_ci95"])
-            ends += [low, high]
-            colour = COLOURS.get(strategy, INK)
-            axes.plot(
-                [low, high],
-                [at, at],
-                color=colour,
-                linewidth=2,
-                solid_capstyle="round",
-                clip_on=False,
-            )
-            axes.plot(
-                value,
-                at,
-                marker=MARKERS.get(strategy, "D"),
-                markersize=7,
-                color=colour,
-                markerfacecolor=filling(colour, entry),
-                clip_on=False,
-                zorder=3,
-            )
-            axes.annotate(
-                f"{value:.2f}", (value, at), (0, 6), textcoords="offset points", ha="center",
-                fontsize=9,
-            )  # fmt: skip
+            mark_accuracy(axes, at, strategy, entry, 7)
+            ends += [100 * end for end in entry["accuracy_ci95"]]
         axes.set_yticks(
             range(len(rows)),
             [

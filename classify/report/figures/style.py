@@ -186,6 +186,25 @@ def filling(colour: str, entry: Mapping[str, Any]) -> str:
     return colour if entry.get("converged", True) else PAPER
 
 
+def mark_accuracy(
+    axes: Axes, row: float, strategy: str, entry: Mapping[str, Any], size: float
+) -> None:
+    """Draw an accuracy and its interval; the mark is hollow where the fit did not converge."""
+    value, colour = 100 * entry["accuracy"], COLOURS.get(strategy, INK)
+    axes.plot(
+        [100 * end for end in entry["accuracy_ci95"]], [row, row], color=colour,
+        linewidth=2.2 if size > 7 else 2, solid_capstyle="round", clip_on=False,
+    )  # fmt: skip
+    axes.plot(
+        value, row, marker=MARKERS.get(strategy, "D"), markersize=size, color=colour,
+        clip_on=False, markerfacecolor=filling(colour, entry), zorder=3,
+    )  # fmt: skip
+    axes.annotate(
+        f"{value:.2f}", (value, row), (0, 8 if size > 7 else 6), textcoords="offset points",
+        ha="center", fontsize=9, annotation_clip=False,
+    )  # fmt: skip
+
+
 def percent_axis(axis: Axes, low: float, high: float) -> None:
     """Zoom an accuracy axis to what is shown, with room for the numbers."""
     room = max(0.6, 0.12 * (high - low))
