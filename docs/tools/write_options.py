@@ -93,8 +93,9 @@ def _values(action: argparse.Action) -> str:
         return ", ".join(f"`{choice}`" for choice in action.choices)
     if action.nargs == 0:
         return ""
-    name = action.metavar or action.dest.upper()
-    return f"`{name}`" + (", several" if action.nargs in ("+", "*") else "")
+    name = str(action.metavar or action.dest.upper())
+    names = ", ".join(f"`{part}`" for part in name.split("|"))
+    return names + (", several" if action.nargs in ("+", "*") else "")
 
 
 def _row(parser: argparse.ArgumentParser, action: argparse.Action, made: dict[str, str]) -> str:
