@@ -1,4 +1,4 @@
-# Icebox. `make help` lists the targets; README.md explains the variables.
+# Icebox. `make help` lists the targets; docs/reference/variables.md explains the variables.
 
 PYTHON ?= python3
 VENV := .venv
@@ -50,12 +50,12 @@ HEADS = $(call quote,$(REPORTS_DIR))/*/*/heads
 HEAD ?= $(shell ls -t $(HEADS)/multinomial.safetensors 2>/dev/null | head -n 1 | grep . || \
   ls -t $(HEADS)/*.safetensors 2>/dev/null | head -n 1)
 
-.PHONY: help install install-dev demo features classify compare predict test coverage faults fuzz audit lint format bench bench-cuda clean distclean
+.PHONY: help install install-dev demo features classify compare predict test coverage faults fuzz audit lint docs format bench bench-cuda clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "  variables, e.g. make features MODEL=resnet50.a1_in1k IMAGE_SIZE=224: see README.md"
+	@echo "  variables, e.g. make features MODEL=resnet50.a1_in1k IMAGE_SIZE=224: see docs/reference/variables.md"
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
@@ -131,6 +131,12 @@ lint: $(INSTALLED_DEV)  ## style, types and the one-way imports
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+docs: $(INSTALLED_DEV)  ## the manual as a site under site/, without a network
+	@$(RUN) docs/tools/write_options.py --check
+	@$(RUN) docs/tools/draw_architecture.py --check
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo site/index.html
+
 format: $(INSTALLED_DEV)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -143,7 +149,7 @@ bench-cuda: $(INSTALLED)  ## the same on a GPU: stage one beside its own network
 	@SCIPY_ARRAY_API=1 $(RUN) -m benchmarks.cuda $(FEATURES) $(call option,C,--c)
 
 clean:  ## remove caches; downloads, features and reports stay
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov build *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov site build *.egg-info
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## the same, and the virtual environment

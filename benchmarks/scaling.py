@@ -34,7 +34,7 @@ NAME = "train/n01440764/n01440764_00000000.JPEG"
 
 @dataclass(frozen=True)
 class Network:
-    """A rate of stage one, images a second on two cores, network only: table of docs/scaling.md."""
+    """A rate of stage one, images a second on two cores, network only (docs/design/scaling.md)."""
 
     name: str
     pixels: int

@@ -104,7 +104,7 @@ device : {'cpu', 'auto', 'cuda', 'cuda:N'}
 fit_intercept : bool
     Whether the heads have intercepts. Without them `intercept_` is zero, and `standardize`
     scales features but does not centre them.
-normalize : {'l2', None}
+normalize : {None, 'l2'}
     ``l2`` divides every row by its Euclidean norm before anything else, in a fit and in
     predictions; rows of zeros stay so. CLIP and DINO are probed on such features.
 
