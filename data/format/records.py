@@ -101,8 +101,26 @@ class Features(Header):
 
     Attributes
     ----------
+    path : Path
+        Of the file.
+    schema_version : int
+        The layout that the file follows.
+    key : str
+        SHA-256 of the canonical JSON of `spec`.
+    spec : dict
+        Everything that decides the numbers.
+    provenance : dict
+        How, where and when they were computed.
+    request : dict
+        The options as given, for finding the store again without a model.
+    class_names : tuple of str
+        What the labels index.
+    n_train, n_test, n_features : int
+        Rows of the splits, and the width of a row.
+    dtype : str
+        ``"float32"`` or ``"float16"``.
     train, test : FeatureSplit
-        The rows.
+        The rows: `features` of shape (n_samples, n_features), `labels` and `ids`.
     moments : Moments or None
         Per-class sufficient statistics of the training rows, where the file has them, and they
         were read into memory.
