@@ -9,7 +9,8 @@ import numpy as np
 
 from benchmarks.record import Record, Table, duration
 from benchmarks.settings import Settings
-from classify.coding import n_heads, probabilities
+from classify.coding import probabilities
+from classify.solver.problems import n_heads
 
 # Limits for 10,000 rows.
 LIMITS = {10: 0.2, 100: 20.0}

@@ -36,8 +36,8 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks.objective import objective
 from benchmarks.rows import from_store, made
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
-from classify.coding import class_pairs
 from classify.selection import C_GRID, select_C, validation_split
+from classify.solver.problems import class_pairs
 
 OURS = {"multinomial": MultinomialLogistic, "ovr": OneVsRestLogistic, "ovo": OneVsOneLogistic}
 

@@ -23,7 +23,7 @@ from benchmarks.record import Record, amount, duration, tiny
 from benchmarks.rows import Rows
 from benchmarks.search import SAME, loosest
 from benchmarks.settings import Settings
-from classify.coding import class_pairs
+from classify.solver.problems import class_pairs
 
 GOAL = 4.0
 Pairs = npt.NDArray[np.intp]

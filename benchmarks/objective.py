@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import class_pairs
+from classify.solver.problems import class_pairs
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating]

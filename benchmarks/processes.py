@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from data.common.allocator import keep_pages
 from data.common.errors import UserError
+from data.common.memory import keep_pages
 
 ROOT = Path(__file__).parents[1]
 READY = "ready"

@@ -91,7 +91,7 @@ def from_store(path: Path) -> Rows:
     """
     from data import open_features
 
-    features = open_features(path, moments=False).train
+    features = open_features(path).train
     _, y = np.unique(features.labels, return_inverse=True)
     return Rows(path.name, standardised(features.features), y)
 

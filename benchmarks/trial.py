@@ -82,7 +82,7 @@ def _memory(job: dict[str, Any], ready: Any) -> dict[str, Any]:
     if "store" in job:
         from data import open_features
 
-        features = open_features(job["store"], moments=False)  # as `classify fit` does
+        features = open_features(job["store"])  # as `classify fit` does
         X, y = features.train.features, features.train.labels
     else:
         rows = Rows.load(Path(job["rows"]))

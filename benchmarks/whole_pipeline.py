@@ -39,8 +39,7 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     """
     import torch
 
-    from data.common.allocator import keep_pages
-    from data.common.free_memory import peak_memory_mb
+    from data.common.memory import keep_pages, peak_memory_mb
     from data.dataset import FileImages, load_dataset
     from extract.engines import build as engines
     from extract.engines import measured, tuning

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from classify.free_memory import parse_memory
 from data.common.cache_folder import use_cache_folder
 from data.common.cli import Parser, folder_path, log, print_result, run
 from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError, nearest
+from data.common.memory import parse_memory
 
 if TYPE_CHECKING:
     from classify.records import FitOptions
@@ -215,8 +215,8 @@ def fit_command(options: Namespace, command: str) -> None:
     from classify.fit.cluster import on_cluster
     from classify.fit.fit_store import fit_store
     from classify.fit.fit_stores import fit_stores, side_by_side
-    from classify.solver.backend import DeviceMissing, choose_device
-    from data.common.allocator import keep_pages
+    from classify.solver.backend import DeviceMissingError, choose_device
+    from data.common.memory import keep_pages
     from data.reading import read_header
 
     stores = list(dict.fromkeys(options.stores))
@@ -225,7 +225,7 @@ def fit_command(options: Namespace, command: str) -> None:
 
     try:
         device = choose_device(options.device)
-    except DeviceMissing as error:
+    except DeviceMissingError as error:
         raise UserError(f"--{error}") from error
 
     settings = _fit_options(options, device, command)

@@ -35,6 +35,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.solver.problems import n_heads
+
 STRATEGIES = ("multinomial", "ovr", "ovo")
 # In place of a probability of zero, whose logarithm is not finite.
 _SMALLEST = float(np.finfo(np.float64).tiny)
@@ -45,22 +47,6 @@ _CLIP = 1e-7
 _COUPLED_NUMBERS = 4_000_000
 
 Floats = npt.NDArray[np.floating[Any]]
-
-
-def class_pairs(n_classes: int) -> npt.NDArray[np.intp]:
-    """List the pairs of classes of one-vs-one, (n_pairs, 2), in scikit-learn's order.
-
-    ``(0, 1), (0, 2), ..., (1, 2), ...``; the second of a pair is its positive class.
-    """
-    return np.stack(np.triu_indices(n_classes, k=1), axis=1)
-
-
-def n_heads(strategy: str, n_classes: int) -> int:
-    """Count the linear heads (rows of ``coef_``) of a strategy: 1 for two classes."""
-    _check_strategy(strategy)
-    if n_classes == 2:
-        return 1
-    return n_classes * (n_classes - 1) // 2 if strategy == "ovo" else n_classes
 
 
 def decision_values(strategy: str, scores: Floats, n_classes: int) -> Floats:
@@ -221,11 +207,6 @@ def _votes_and_confidences(scores: Floats, n_classes: int) -> npt.NDArray[np.flo
     """Add to the votes, which decide, the summed confidences, below a third of a vote."""
     votes, confidence = votes_and_margins(scores, n_classes)
     return votes + confidence / (3 * (np.abs(confidence) + 1))
-
-
-def _check_strategy(strategy: str) -> None:
-    if strategy not in STRATEGIES:
-        raise ValueError(f"unknown strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}")
 
 
 def _check_scores(strategy: str, scores: Floats, n_classes: int) -> Floats:

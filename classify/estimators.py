@@ -36,22 +36,23 @@ from sklearn.utils.validation import (
 )
 
 from classify.coding import (
-    class_pairs,
     decide,
     decision_values,
     log_probabilities,
     probabilities,
 )
-from classify.free_memory import default_memory
+from classify.linear_head import LinearHead
 from classify.parameters import check_parameters, row_weights
 from classify.scoring import scored
 from classify.solver.backend import as_labels, choose_device, lies_on, open_fitter
-from classify.solver.fit import Head, plan
+from classify.solver.design import all_finite
+from classify.solver.fit import plan
 from classify.solver.out_of_core import is_source
+from classify.solver.problems import class_pairs
 from classify.solver.row_norms import normalized
 from classify.solver.solution import Solution
-from classify.solver.standardize import all_finite
 from classify.solver.threads import workers
+from data.common.memory import default_memory
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -176,7 +177,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         y: Any,
         sample_weight: Any = None,
         *,
-        start: Head | None = None,
+        start: LinearHead | None = None,
     ) -> _LogisticHeads:
         """Fit the heads.
 
@@ -191,7 +192,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         sample_weight : array-like of shape (n_samples,), optional
             Weight of each row's loss. A row whose weight, times its class's, is 0 is as if absent:
             a class that has no other rows is not among `classes_`.
-        start : Head, optional
+        start : LinearHead, optional
             Heads to start from, such as `classify.selection.Selection.start`. The optimum does not
             depend on them.
 
@@ -212,7 +213,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             self._warn(solution)
         return self
 
-    def _solve(self, X: Any, y: Any, sample_weight: Any, start: Head | None) -> Solution:
+    def _solve(self, X: Any, y: Any, sample_weight: Any, start: LinearHead | None) -> Solution:
         """Fit as `fit` does, and leave it to the caller to report what did not converge."""
         check_parameters(self)
         device = "cpu" if is_source(X) else choose_device(self.device, X)
@@ -243,7 +244,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
                 sample_weight=weight,
                 standardize=bool(self.standardize),
                 rows=rows,
-                layout=layout,
+                memory_plan=layout,
                 fit_intercept=bool(self.fit_intercept),
             )
             head, solution = fitter.solve(
@@ -329,7 +330,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
     def _answers(self, X: Any, answer: Callable[..., npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """Call ``answer(strategy, scores, n_classes)``, for blocks of rows where they are large."""
         check_is_fitted(self)
-        head, n_classes = Head(self.coef_, self.intercept_), len(self.classes_)
+        head, n_classes = LinearHead(self.coef_, self.intercept_), len(self.classes_)
         if not is_source(X):
             X = validate_data(self, as_features(X), dtype=_DTYPES, accept_sparse=False, reset=False)
         else:
@@ -406,7 +407,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
 
 
 def fit_without_warning(
-    estimator: _LogisticHeads, X: Any, y: Any, start: Head | None = None
+    estimator: _LogisticHeads, X: Any, y: Any, start: LinearHead | None = None
 ) -> Solution:
     """Fit an estimator, and return how its problems ended instead of a warning.
 
@@ -432,7 +433,7 @@ class MultinomialLogistic(_LogisticHeads):
 class OneVsRestLogistic(_LogisticHeads):
     """One-vs-rest logistic regression: each class against all others, all solved together.
 
-    Head ``k`` of `coef_` is positive for ``classes_[k]``. Probabilities are the heads' own,
+    LinearHead ``k`` of `coef_` is positive for ``classes_[k]``. Probabilities are the heads' own,
     normalised to sum to 1.
     """
 

@@ -19,23 +19,9 @@ def run_tasks(
     unit: str,
     **options: Any,
 ) -> list[Result]:
-    """Apply a function to every task.
+    """Apply a function of a module to every task, small ones that can be pickled, in order.
 
-    Parameters
-    ----------
-    function : callable
-        Of a module, so that a worker can find it.
-    tasks : sequence
-        Small ones, that can be pickled.
-    desc, unit : str
-        For the progress bar.
-    **options : object
-        For `joblib.Parallel`; what they leave open is up to ``joblib.parallel_config``.
-
-    Returns
-    -------
-    list
-        Results in the order of the tasks.
+    `options` are for `joblib.Parallel`; what they leave open is up to ``joblib.parallel_config``.
     """
     import joblib
 

@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from classify.analysis.significance import COUNTS, with_current_method
+from classify.wording import COUNTS
 from data.common.errors import UserError
-from data.format.spec import PROVENANCE_SHAPE, SPEC_SHAPE, mismatch
+from data.common.shapes import mismatch
+from data.format.spec import PROVENANCE_SHAPE, SPEC_SHAPE
 
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
 
 _Number = (int, float)
-_Maybe = (int, float, type(None))
+_Maybe = (int, float, None)
 _PER_CLASS = {"precision": _Number, "recall": _Number, "f1": _Number, "support": int}
 _TEST = {
     "n": int,
@@ -106,12 +107,12 @@ _COMPARISON = {
     "verdict": str,
 }
 _POINT = {
-    "per_class": (int, type(None)),
+    "per_class": (int, None),
     "n_train": int,
     "accuracies": [_Number],
     "converged?": [bool],
     "mean": _Number,
-    "ci95": (list, type(None)),
+    "ci95": (list, None),
 }
 _PICTURE = {
     "id": str,
@@ -152,7 +153,7 @@ _RUN = {
         "level": _Number,
         "near": _Number,
         "curves": {"*": [_POINT]},
-        "enough": {"*": (int, type(None))},
+        "enough": {"*": (int, None)},
         "left_out": [int],
         "notes?": [str],
     },
@@ -171,18 +172,7 @@ _RUN = {
 
 
 def json_ready(value: Any) -> Any:
-    """Turn numpy values into plain ones and what JSON has no word for into null.
-
-    Parameters
-    ----------
-    value : object
-        Nested dicts, lists, tuples, numpy arrays and scalars, strings, numbers, None.
-
-    Returns
-    -------
-    object
-        The same with plain Python types; NaN and infinities become None.
-    """
+    """Turn numpy values into plain ones and what JSON has no word for into null."""
     if isinstance(value, dict):
         return {str(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -192,39 +182,6 @@ def json_ready(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _mismatch(value: Any, shape: Any, where: str) -> str:
-    """Name the first place at which `value` is not of this shape; empty when it is."""
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            return f"{where} is not an object"
-        keys = value if "*" in shape else shape
-        for key in keys:
-            name = key.removesuffix("?")
-            if name != key and value.get(name) is None:
-                continue
-            if name not in value:
-                return f"{where}.{name} is missing"
-            if found := _mismatch(value[name], shape.get(key, shape.get("*")), f"{where}.{name}"):
-                return found
-        return ""
-    if isinstance(shape, list):
-        if not isinstance(value, list):
-            return f"{where} is not a list"
-        return next(
-            (
-                m
-                for i, item in enumerate(value)
-                if (m := _mismatch(item, shape[0], f"{where}[{i}]"))
-            ),
-            "",
-        )
-    wanted = shape if isinstance(shape, tuple) else (shape,)
-    if not isinstance(value, shape) or (isinstance(value, bool) and bool not in wanted):
-        names = " or ".join("null" if t is type(None) else t.__name__ for t in wanted)
-        return f"{where} is {type(value).__name__}, expected {names}"
-    return ""
 
 
 def _inconsistency(results: dict[str, Any]) -> str:
@@ -314,23 +271,7 @@ def _contradiction(results: dict[str, Any], n_classes: int) -> str:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """Read a results.json of any kind, a run's or a comparison's, checking only its version.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Its content.
-
-    Raises
-    ------
-    UserError
-        If it cannot be read, is not JSON, has no version or a newer one than this program's.
-    """
+    """Read a results.json of any kind, a run's or a comparison's, checking only its version."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -355,47 +296,20 @@ def load_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """Read a run's results.json and check everything that the report and comparison rely on.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Its content; paired comparisons of an earlier procedure are judged again from their counts.
-
-    Raises
-    ------
-    UserError
-        Naming the file, and the place in it that is wrong.
-    """
+def read_run(path: Path) -> dict[str, Any]:
+    """Read a run's results.json and check everything that the report and comparison rely on."""
     results = load_json(path)
-    problem = _mismatch(results, _RUN, "it") or _inconsistency(results)
+    problem = mismatch(results, _RUN, "it") or _inconsistency(results)
     if problem:
         raise UserError(
             f"{path} is not the results of a run: {problem.removeprefix('it.')}; "
             "it is damaged or not ours: fit again, or remove it"
         )
-    return with_current_method(results)
+    return results
 
 
 def backbone_name(spec: dict[str, Any]) -> str:
-    """Name the backbone of a store as people do: model, then image size.
-
-    Parameters
-    ----------
-    spec : dict
-        The ``spec`` of a store.
-
-    Returns
-    -------
-    str
-        For example ``mobilenetv2_100 128 px``, with a mark where the weights are random.
-    """
+    """Name the backbone of a store as people do: model, then image size."""
     model = spec.get("model") or {}
     size = (spec.get("preprocessing") or {}).get("image_size")
     name = str(model.get("name", "unknown backbone"))
@@ -409,17 +323,6 @@ def backbone_name(spec: dict[str, Any]) -> str:
 
 
 def has_random_weights(spec: dict[str, Any]) -> bool:
-    """Tell whether a store was made by a backbone that was never trained.
-
-    Parameters
-    ----------
-    spec : dict
-        The ``spec`` of a store.
-
-    Returns
-    -------
-    bool
-        True for ``--weights random``.
-    """
+    """Tell whether a store was made by a backbone that was never trained."""
     weights = (spec.get("model") or {}).get("weights")
     return isinstance(weights, dict) and weights.get("source") == "random"

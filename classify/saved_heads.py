@@ -26,10 +26,12 @@ import numpy as np
 import numpy.typing as npt
 
 from classify import coding
+from classify.solver.problems import STRATEGIES, class_pairs, n_heads
 from classify.solver.row_norms import normalized
 from data.common.errors import UserError
 from data.common.files import write_bytes
-from data.format.spec import SPEC_SHAPE, mismatch
+from data.common.shapes import mismatch
+from data.format.spec import SPEC_SHAPE
 
 FORMAT = "icebox-head"
 FORMAT_VERSION = 1
@@ -96,7 +98,7 @@ def save_head(path: Path, head: SavedHead) -> None:
         "intercept": np.ascontiguousarray(head.intercept, dtype=np.float32),
     }
     if head.strategy == "ovo":
-        tensors["pairs"] = coding.class_pairs(len(head.class_names)).astype(np.int64)
+        tensors["pairs"] = class_pairs(len(head.class_names)).astype(np.int64)
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -238,19 +240,19 @@ def _read_tensor(
 
 def _head(path: Path, metadata: dict[str, str], stored: Any) -> SavedHead:
     strategy = metadata.get("strategy", "")
-    if strategy not in coding.STRATEGIES:
-        raise _bad(path, f"strategy {strategy!r} is none of {', '.join(coding.STRATEGIES)}")
+    if strategy not in STRATEGIES:
+        raise _bad(path, f"strategy {strategy!r} is none of {', '.join(STRATEGIES)}")
     names = _class_names(path, metadata)
     spec = _json_of(path, metadata, "spec")
     problem = mismatch(spec, SPEC_SHAPE, "spec")
     if problem:
         raise _bad(path, f"in its metadata {problem}")
-    rows = coding.n_heads(strategy, len(names))
+    rows = n_heads(strategy, len(names))
     coef = _read_tensor(path, stored, "coef", (rows, None))
     intercept = _read_tensor(path, stored, "intercept", (rows,))
     if strategy == "ovo":
         pairs = _read_tensor(path, stored, "pairs", (rows, 2))
-        if not np.array_equal(pairs, coding.class_pairs(len(names))):
+        if not np.array_equal(pairs, class_pairs(len(names))):
             raise _bad(path, "pairs are not in the order (0, 1), (0, 2), ...")
     if metadata.get("n_features") != str(coef.shape[1]):
         raise _bad(

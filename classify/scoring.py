@@ -12,87 +12,36 @@ import numpy.typing as npt
 from classify.solver.out_of_core import answer_steps, is_source, row_steps
 
 if TYPE_CHECKING:
-    from classify.solver.fit import Head
+    from classify.linear_head import LinearHead
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Rows that no head of theirs was fitted to.
+    """Rows that no head of theirs was fitted to."""
 
-    Attributes
-    ----------
-    X : ndarray, shape (n_rows, n_features), or StoredRows
-        Features, of these and other rows.
-    rows : ndarray of int, shape (n_held,)
-        Which of them.
-    labels : ndarray of int, shape (n_held,)
-        Their classes, as indices among those that there are heads for.
-    head : Head
-        Heads that were fitted to other rows.
-    """
-
-    X: Any
-    rows: npt.NDArray[np.intp]
-    labels: npt.NDArray[np.intp]
-    head: Head
+    X: Any  # features (n_rows, n_features) of these and other rows
+    rows: npt.NDArray[np.intp]  # (n_held,): which of them
+    labels: npt.NDArray[np.intp]  # (n_held,): indices among the classes that there are heads for
+    head: LinearHead
 
 
 def rows_of(X: Any, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-    """Collect some rows of features.
-
-    Parameters
-    ----------
-    X : ndarray, shape (n_rows, n_features), or StoredRows
-        Features.
-    rows : ndarray of int, shape (k,)
-        Which rows.
-
-    Returns
-    -------
-    ndarray, shape (k, n_features)
-        In the order of `rows`.
-    """
+    """Collect some rows (k, n_features) of features, in the order given."""
     return X.gather(rows) if is_source(X) else X[rows]
 
 
-def scorer(head: Head, dtype: npt.DTypeLike) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
-    """Prepare heads for many blocks of rows.
-
-    Parameters
-    ----------
-    head : Head
-        Linear heads.
-    dtype : dtype
-        Of the features.
-
-    Returns
-    -------
-    callable
-        What `Head.scores` is, but for the heads' conversion, which is done once.
-    """
+def scorer(
+    head: LinearHead, dtype: npt.DTypeLike
+) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
+    """Prepare a function of linear scores for many blocks: heads are converted once."""
     coef, intercept = head.coef.astype(dtype).T, head.intercept.astype(dtype)
     return lambda block: block @ coef + intercept
 
 
 def scored(
-    X: Any, head: Head, rows: npt.NDArray[np.intp] | None = None
+    X: Any, head: LinearHead, rows: npt.NDArray[np.intp] | None = None
 ) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-    """Score rows in blocks.
-
-    Parameters
-    ----------
-    X : ndarray, shape (n_rows, n_features), or StoredRows
-        Features.
-    head : Head
-        Linear heads.
-    rows : ndarray of int, optional
-        Which rows; all by default.
-
-    Yields
-    ------
-    tuple
-        Where in `rows` a block is, and its scores, ``(n_block, n_heads)``.
-    """
+    """Yield blocks of rows, as slices of `rows` (all by default), with their linear scores."""
     scores = scorer(head, X.dtype)
     if rows is None:
         for low, high in answer_steps(X, len(X), len(head.coef)):

@@ -11,14 +11,15 @@ import numpy.typing as npt
 
 from classify.coding import ProblemSums, decide, probabilities, problem_sums
 from classify.estimators import as_features
-from classify.free_memory import default_memory
+from classify.linear_head import LinearHead
 from classify.scoring import scorer
 from classify.solver.backend import as_labels, choose_device, open_fitter
-from classify.solver.fit import Head, plan
+from classify.solver.fit import plan
 from classify.solver.out_of_core import answer_steps, is_source
 from classify.solver.row_norms import normalized
 from classify.solver.threads import Workers, workers
 from classify.warm_starts import RecentHeads
+from data.common.memory import default_memory
 
 # Share of each class's rows that C is chosen on.
 VALIDATION_FRACTION = 0.1
@@ -42,7 +43,7 @@ class Selection:
     not_visited: list[float]  # left out because the log-loss had kept rising
     n_train: int
     n_validation: int
-    start: Head = field(repr=False)  # the heads at the chosen value, where a refit may start
+    start: LinearHead = field(repr=False)  # the heads at the chosen value, where a refit may start
     device: str
     held: npt.NDArray[np.intp] = field(repr=False)  # the rows that were held out
     # (n_heads,): chosen for each binary problem by the same rule on the held-out rows of its own
@@ -72,7 +73,7 @@ class _HeldOut:
         self.labels, self.rows = labels[rows], rows
         self.X = X if is_source(X) else X[rows]
 
-    def judge(self, head: Head) -> _Judged:
+    def judge(self, head: LinearHead) -> _Judged:
         """Judge heads by the rows, in blocks."""
         scores = scorer(head, self.X.dtype)
 
@@ -162,7 +163,7 @@ def select_C(
     with workers(n_jobs) as pool:
         fitter = open_fitter(
             device, strategy, X, labels[train], len(classes), pool,
-            standardize=standardize, rows=train, layout=layout, fit_intercept=fit_intercept,
+            standardize=standardize, rows=train, memory_plan=layout, fit_intercept=fit_intercept,
         )  # fmt: skip
         held_out = _HeldOut(strategy, X, labels, held, len(classes), pool)
         found = _follow_path(
@@ -188,7 +189,7 @@ class _Path(NamedTuple):
 
     path: list[dict[str, Any]]
     C: float
-    head: Head
+    head: LinearHead
     sums: list[ProblemSums]
 
 
@@ -201,7 +202,7 @@ def _follow_path(
 ) -> _Path:
     """Fit and judge ascending values of C until the log-loss has risen `patience` times running."""
     path: list[dict[str, Any]] = []
-    best: tuple[tuple[float, float, float], Head] | None = None
+    best: tuple[tuple[float, float, float], LinearHead] | None = None
     recent = RecentHeads()
     rising = 0
     sums = []

@@ -15,7 +15,7 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 
-from classify.solver.fit import Head
+from classify.linear_head import LinearHead
 
 Array = npt.NDArray[np.float64]
 
@@ -45,15 +45,15 @@ class RecentHeads:
     """The last few heads of a path of ascending C, and where they point to."""
 
     def __init__(self) -> None:
-        self._fitted: deque[tuple[float, Head]] = deque(maxlen=POINTS)
+        self._fitted: deque[tuple[float, LinearHead]] = deque(maxlen=POINTS)
 
-    def add(self, C: float, head: Head) -> None:
+    def add(self, C: float, head: LinearHead) -> None:
         """Add the heads that were fitted at a value of C."""
         if head.coef.size > MOST_NUMBERS:
             self._fitted.clear()
         self._fitted.append((C, head))
 
-    def predict(self, C: float) -> Head | None:
+    def predict(self, C: float) -> LinearHead | None:
         """Predict the heads at the next value of C; None where nothing was added."""
         values, heads = [value for value, _ in self._fitted], [head for _, head in self._fitted]
         for k in range(len(heads), 1, -1):
@@ -66,11 +66,11 @@ class RecentHeads:
         return heads[-1] if heads else None
 
 
-def _blend(heads: list[Head], weights: Array) -> Head:
+def _blend(heads: list[LinearHead], weights: Array) -> LinearHead:
     """Add up heads, each times its weight."""
     coef, intercept = np.zeros_like(heads[0].coef), np.zeros_like(heads[0].intercept)
     with np.errstate(over="ignore", invalid="ignore"):
         for head, weight in zip(heads, weights.tolist(), strict=True):
             coef += weight * head.coef
             intercept += weight * head.intercept
-    return Head(coef, intercept)
+    return LinearHead(coef, intercept)

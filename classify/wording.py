@@ -7,6 +7,8 @@ from math import ceil, floor, log10
 from typing import Any
 
 NAMES = {"multinomial": "multinomial", "ovr": "OvR", "ovo": "OvO"}
+# What a comparison calls the four counts that all its numbers follow from.
+COUNTS = ("both_right", "only_a_right", "only_b_right", "both_wrong")
 # The one line of a page that says how its paired tests were done.
 PROCEDURE = (
     "Exact McNemar tests and PropImp intervals (Newcombe 2011), all of a page adjusted together in "
@@ -16,52 +18,17 @@ PROCEDURE = (
 
 
 def display_name(strategy: str) -> str:
-    """How a strategy is called in text for people.
-
-    Parameters
-    ----------
-    strategy : str
-        The name that commands and files use.
-
-    Returns
-    -------
-    str
-        ``OvR`` for ``ovr`` and so on; unknown names stay as they are.
-    """
+    """How a strategy is called in text for people."""
     return NAMES.get(strategy, strategy)
 
 
 def upper_first(text: str) -> str:
-    """Capitalise the first letter and leave the rest alone (``ovR`` is not ``Ovr``).
-
-    Parameters
-    ----------
-    text : str
-        Any text.
-
-    Returns
-    -------
-    str
-        The same with an upper-case first letter.
-    """
+    """Capitalise the first letter and leave the rest alone (``ovR`` is not ``Ovr``)."""
     return text[:1].upper() + text[1:]
 
 
 def points(share: float, digits: int = 2) -> str:
-    """Write a share as percentage points without a sign for zero: ``0.0042`` is ``0.42``.
-
-    Parameters
-    ----------
-    share : float
-        A share or a difference of shares.
-    digits : int
-        Digits after the point.
-
-    Returns
-    -------
-    str
-        With a proper minus sign.
-    """
+    """Write a share as percentage points without a sign for zero: ``0.0042`` is ``0.42``."""
     text = f"{100.0 * share:.{digits}f}"
     if float(text) == 0.0:
         text = text.lstrip("-")
@@ -84,18 +51,7 @@ def points_up(share: float | None) -> str:
 
 
 def p_text(p: float) -> str:
-    """Write a p-value as people do: ``p = 0.031``, ``p < 0.0001``.
-
-    Parameters
-    ----------
-    p : float
-        The p-value.
-
-    Returns
-    -------
-    str
-        Two significant digits above 0.0001; more where a value below 0.05 would read as 0.050.
-    """
+    """Write a p-value as people do: ``p = 0.031``, ``p < 0.0001``."""
     if p < 1e-4:
         return "p < 0.0001"
     if p >= 0.995:
@@ -109,22 +65,7 @@ def p_text(p: float) -> str:
 def verdict(
     name_a: str, name_b: str, comparison: Mapping[str, Any], *, detectable: bool = True
 ) -> str:
-    """One sentence in plain words on a comparison.
-
-    Parameters
-    ----------
-    name_a, name_b : str
-        What the two sides are called.
-    comparison : mapping
-        From ``classify.analysis.significance``; ``converged`` False withholds the verdict.
-    detectable : bool
-        Whether to end "no detectable difference" with what could have been detected.
-
-    Returns
-    -------
-    str
-        The sentence, with a full stop.
-    """
+    """One sentence in plain words on a comparison."""
     if not comparison.get("converged", True):
         return (
             f"No verdict on {name_a} against {name_b}: a fit did not converge, so its accuracy "
@@ -161,8 +102,7 @@ def _detectable(comparison: Mapping[str, Any]) -> str:
     """Say which difference the test set would have shown, or that it can show none."""
     smallest, n_tests = comparison["detectable_difference"], comparison["n_tests"]
     if smallest is None:
-        counts = ("both_right", "only_a_right", "only_b_right", "both_wrong")
-        n = sum(comparison[name] for name in counts)
+        n = sum(comparison[name] for name in COUNTS)
         images = "1 test image" if n == 1 else f"{n:,} test images"
         tests = "one test needs" if n_tests == 1 else f"{n_tests:,} tests need"
         needed = comparison["test_rows_needed"]
@@ -174,20 +114,7 @@ def _detectable(comparison: Mapping[str, Any]) -> str:
 
 
 def headline(strategies: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """Sum up a whole run: OvR or OvO first, then the multinomial.
-
-    Parameters
-    ----------
-    strategies : mapping
-        The ``strategies`` of results.json.
-    comparisons : sequence of mapping
-        From ``classify.analysis.significance.compare_strategies``.
-
-    Returns
-    -------
-    str
-        One sentence for each comparison, the first one answering "OvR or OvO?" where it can.
-    """
+    """Sum up a whole run: OvR or OvO first, then the multinomial."""
     if comparisons:
         return " ".join(
             verdict(display_name(c["a"]), display_name(c["b"]), c, detectable=i == 0)
@@ -226,24 +153,7 @@ def one_problem_sentence(strategies: Sequence[str]) -> str:
 def answer_warnings(
     strategies: Mapping[str, Any], majority: Mapping[str, Any], trained: Set[str], shown: int = 5
 ) -> list[str]:
-    """Warn of classes that are never answered, and of accuracies that one answer alone reaches.
-
-    Parameters
-    ----------
-    strategies : mapping
-        The ``strategies`` of results.json.
-    majority : mapping
-        Its ``majority``.
-    trained : set of str
-        Classes with training rows; the others cannot be answered, which is said elsewhere.
-    shown : int
-        How many classes are named at most.
-
-    Returns
-    -------
-    list of str
-        Sentences; strategies with the same classes share one.
-    """
+    """Warn of classes that are never answered, and of accuracies that one answer alone reaches."""
     told, groups = [], dict[tuple[str, ...], list[str]]()
     for name, entry in strategies.items():
         missing = tuple(text for text in entry["never_answered"] if text in trained)
@@ -276,18 +186,7 @@ def answer_warnings(
 
 
 def labels_sentence(few_shot: Mapping[str, Any]) -> str:
-    """Say how many labels are enough.
-
-    Parameters
-    ----------
-    few_shot : mapping
-        From `classify.analysis.few_shot.few_shot`.
-
-    Returns
-    -------
-    str
-        One sentence; empty where there is no curve.
-    """
+    """Say how many labels are enough."""
     told = []
     for name, curve in few_shot["curves"].items():
         if len(curve) > 1:
@@ -315,18 +214,7 @@ def _enough_words(curve: Sequence[Mapping[str, Any]], enough: int | None) -> str
 
 
 def decoding_sentence(results: Mapping[str, Any]) -> str:
-    """Say how much of one-vs-one's accuracy hangs on its decoding, and how much on the C.
-
-    Parameters
-    ----------
-    results : mapping
-        A checked results.json.
-
-    Returns
-    -------
-    str
-        Sentences, empty where the decodings were not compared.
-    """
+    """Say how much of one-vs-one's accuracy hangs on its decoding, and how much on the C."""
     ways = results.get("decoding")
     if not ways:
         return ""
@@ -353,17 +241,6 @@ def decoding_sentence(results: Mapping[str, Any]) -> str:
 
 
 def signed_points(share: float) -> str:
-    """Write a difference of shares as percentage points with its sign, except for zero.
-
-    Parameters
-    ----------
-    share : float
-        A difference of shares.
-
-    Returns
-    -------
-    str
-        Such as ``+0.42``, ``−0.10`` or ``0.00``.
-    """
+    """Write a difference of shares as percentage points with its sign, except for zero."""
     text = points(share)
     return text if text.startswith("\N{MINUS SIGN}") or float(text) == 0 else f"+{text}"

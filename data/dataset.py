@@ -12,27 +12,28 @@ from pathlib import Path
 
 import numpy as np
 
+from data.common.datasets import BUILT_IN
 from data.common.errors import UserError, nearest
 from data.common.files import stat_stamp
-from data.format.spec import ARRAY_DATASETS
 from data.images.arrays import (
     ArrayImages,
     FileImages,
     ImageDataset,
-    Source,
+    RawDataset,
     Split,
     digest_rows,
     digested,
+    spill,
 )
-from data.images.decode import BadImage, decode_image
+from data.images.decode import BadImageError, decode_image
 from data.images.sampling import stratified_subset
 
 __all__ = [
     "ArrayImages",
-    "BadImage",
+    "BadImageError",
     "FileImages",
     "ImageDataset",
-    "Source",
+    "RawDataset",
     "Split",
     "dataset_name",
     "decode_image",
@@ -41,8 +42,6 @@ __all__ = [
     "source_sha256",
     "stratified_subset",
 ]
-
-BUILT_IN = ARRAY_DATASETS
 
 
 def load_dataset(
@@ -57,32 +56,9 @@ def load_dataset(
 ) -> ImageDataset:
     """Read a dataset, downloading it if need be.
 
-    Parameters
-    ----------
-    dataset : str
-        ``cifar10``, ``cifar100``, ``digits``, or a folder with one sub-folder per class.
-    data_dir : pathlib.Path
-        Where archives lie, or are downloaded to.
-    limit : int, optional
-        Use a stratified subset of so many training rows, at least one of each class, and of the
-        test split the same share, rounded up, with at least one row of each of its classes.
-        The choice depends on nothing but the data's labels and the limit.
-    data_url, data_sha256 : str, optional
-        A mirror of a CIFAR archive and its checksum.
-    test_fraction : float, optional
-        Share of a folder ``ROOT/CLASS/*`` to hold out for testing.
-    seed : int
-        Of that choice.
-
-    Returns
-    -------
-    ImageDataset
-        The rows in use, with their digest.
-
-    Raises
-    ------
-    UserError
-        If the name is unknown, the options do not fit it, or the data is not as it should be.
+    ``limit`` takes a stratified subset of so many training rows, at least one of each class, and of
+    the test split the same share, rounded up, with at least one row of each of its classes. The
+    choice depends on nothing but the labels and the limit.
     """
     kind = _kind(dataset)
     _check_options(kind, dataset, limit, data_url, data_sha256, test_fraction)
@@ -97,31 +73,14 @@ def load_dataset(
             _folder(dataset), dataset_name(dataset), test_fraction=test_fraction, seed=seed
         )
     else:
-        from data.images.cifar import LAYOUTS, read_cifar
+        from data.images.cifar import ARCHIVES, read_cifar
 
-        source = read_cifar(LAYOUTS[kind], Path(data_dir), data_url, data_sha256)
+        source = read_cifar(ARCHIVES[kind], Path(data_dir), data_url, data_sha256)
     return _finish(source, limit, Path(data_dir))
 
 
 def dataset_name(dataset: str) -> str:
-    """Turn what the user typed into a short name for files and tables.
-
-    Parameters
-    ----------
-    dataset : str
-        As for `load_dataset`.
-
-    Returns
-    -------
-    str
-        The name of a built-in dataset; of a folder its own name, where anything but letters,
-        digits, dots, dashes and underscores became a dash.
-
-    Raises
-    ------
-    UserError
-        If it is neither.
-    """
+    """Turn what the user typed into a short name for files and tables."""
     kind = _kind(dataset)
     if kind != "folder":
         return kind
@@ -135,22 +94,8 @@ def source_fingerprint(
 ) -> dict[str, str] | None:
     """Tell cheaply what lies on the disk now, so that a later run can see that it is the same.
 
-    Parameters
-    ----------
-    dataset, data_dir, data_url, data_sha256
-        As for `load_dataset`.
-
-    Returns
-    -------
-    dict or None
-        ``path`` of the archive or folder that would be read, and ``stat``, a digest of the
-        names, sizes, times and inodes of its files (of the digits: the version of
-        scikit-learn). None if there is nothing yet and it would be downloaded.
-
-    Raises
-    ------
-    UserError
-        If the name is unknown, the options do not fit it, or a folder has no usable layout.
+    ``path`` is the archive or folder that would be read, and ``stat`` a digest of the names, sizes,
+    times and inodes of its files. None if there is nothing yet and it would be downloaded.
     """
     kind = _kind(dataset)
     _check_options(kind, dataset, None, data_url, data_sha256, None)
@@ -163,14 +108,14 @@ def source_fingerprint(
 
         root = _folder(dataset)
         return {"path": str(root), "stat": stat_stamp(root, scan(root).files())}
-    from data.images.cifar import LAYOUTS, locate
+    from data.images.cifar import ARCHIVES, locate
 
-    layout = LAYOUTS[kind]
-    place = locate(layout, Path(data_dir), data_url, data_sha256)
-    if not place.exists:
+    archive = ARCHIVES[kind]
+    location = locate(archive, Path(data_dir), data_url, data_sha256)
+    if not location.exists:
         return None
-    members = layout.members if place.kind == "folder" else None
-    return {"path": os.path.abspath(place.path), "stat": stat_stamp(place.path, members)}
+    members = archive.members if location.kind == "folder" else None
+    return {"path": os.path.abspath(location.path), "stat": stat_stamp(location.path, members)}
 
 
 def source_sha256(
@@ -178,23 +123,8 @@ def source_sha256(
 ) -> str | None:
     """Digest what would be read, for the case that its fingerprint has changed.
 
-    Parameters
-    ----------
-    dataset, data_dir, data_url, data_sha256
-        As for `load_dataset`.
-
-    Returns
-    -------
-    str or None
-        What `load_dataset` puts in ``origin["sha256"]``: the digest of the archive (if it is not
-        there yet, the one that the download must have), of the unpacked members, or of
-        scikit-learn's file. None for a folder of images, of which only `load_dataset` can tell
-        whether the rows in use are the same.
-
-    Raises
-    ------
-    UserError
-        If the name is unknown, the options do not fit it, or a file is missing.
+    It is what `load_dataset` puts in ``origin["sha256"]``. None for a folder of images, of which
+    only `load_dataset` can tell whether the rows in use are the same.
     """
     kind = _kind(dataset)
     _check_options(kind, dataset, None, data_url, data_sha256, None)
@@ -204,10 +134,10 @@ def source_sha256(
         from data.images.digits import digits_sha256
 
         return digits_sha256()
-    from data.images.cifar import LAYOUTS, cifar_sha256, locate
+    from data.images.cifar import ARCHIVES, cifar_sha256, locate
 
-    layout = LAYOUTS[kind]
-    return cifar_sha256(layout, locate(layout, Path(data_dir), data_url, data_sha256))
+    archive = ARCHIVES[kind]
+    return cifar_sha256(archive, locate(archive, Path(data_dir), data_url, data_sha256))
 
 
 def _folder(dataset: str) -> Path:
@@ -262,10 +192,9 @@ def _check_options(
             )
 
 
-def _finish(source: Source, limit: int | None, data_dir: Path) -> ImageDataset:
+def _finish(source: RawDataset, limit: int | None, data_dir: Path) -> ImageDataset:
     """Check that there is something to learn, apply the limit, and digest what is left."""
     from data.images.folder import hash_files
-    from data.images.spilled import spill
 
     where, n_classes = source.origin["path"], len(source.class_names)
     if n_classes < 2:

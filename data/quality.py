@@ -20,18 +20,7 @@ _SPLITS = ("train", "test")
 
 
 def odd_rows(features: Features) -> list[str]:
-    """Name the rows that are all zeros, and those that equal another row bit by bit.
-
-    Parameters
-    ----------
-    features : Features
-        An open store, in memory or on the disk.
-
-    Returns
-    -------
-    list of str
-        Sentences for a person; empty where there is nothing to say.
-    """
+    """Name the rows that are all zeros, and those that equal another row bit by bit."""
     splits = [getattr(features, name) for name in _SPLITS]
     ids = [name for split in splits for name in split.ids]
     n_train = len(splits[0].ids)

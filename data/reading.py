@@ -27,6 +27,7 @@ from data.format.records import (
 )
 from data.format.schema import SPLITS, TEXT, describe
 from data.format.stored_rows import StoredRows
+from data.quality import odd_rows
 from data.store import StoreFile, opened
 
 _TELL_BYTES = 1 << 30
@@ -36,21 +37,6 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """Read what a store says of itself, in a few milliseconds.
 
     Everything outside the arrays is verified; the arrays are not read.
-
-    Parameters
-    ----------
-    path : path
-        A feature store.
-
-    Returns
-    -------
-    Header
-        Attributes and shapes.
-
-    Raises
-    ------
-    StoreError
-        If it is missing, damaged, or of another schema.
     """
     with opened(path) as file:
         return describe(file)[0]
@@ -61,59 +47,50 @@ def open_features(
     *,
     verify: bool = True,
     in_memory: bool = True,
-    moments: bool = False,
 ) -> Features:
     """Read a feature store into memory, or all of it but the features.
 
     Parameters
     ----------
-    path : path
-        A feature store.
+    path : str or os.PathLike
+        A feature store, ``FEATURES_DIR/DATASET/*.h5``.
     verify : bool
         Compare every array with its digest, and refuse NaN and infinities. Without it only
         the structure, the labels and the bytes outside the arrays are checked.
     in_memory : bool
         False leaves the features on the disk, as `data.format.stored_rows.StoredRows`; they are
-        verified all the same, a block at a time. Moments are then not read.
-    moments : bool
-        Read the moments of each class, too, where the file has them: of ten classes of 1,280
-        features they take 66 MB, and no estimator takes them. They are verified in any case.
+        verified all the same, a block at a time.
 
     Returns
     -------
     Features
-        Read-only arrays; no file stays open, but by the features that were left on the disk.
+        ``train`` and ``test`` with ``features`` of float32 or float16, shape (n_samples,
+        n_features), ``labels`` of int64, shape (n_samples,), and ``ids``; what the store says of
+        itself beside them. Arrays are read-only; no file stays open but by features that were left
+        on the disk.
 
     Raises
     ------
     StoreError
-        If anything is wrong with the file; the message says what, and what to do.
+        If the file is missing, damaged, of another schema, or does not fit into the memory that
+        is free; the message says what, and what to do.
+
+    Examples
+    --------
+    >>> from data import open_features
+    >>> store = open_features("features/digits/NAME.h5")  # doctest: +SKIP
+    >>> store.train.features.shape  # doctest: +SKIP
+    (1442, 256)
     """
     with opened(path) as file:
-        return _load(file, verify=verify, in_memory=in_memory, moments=moments and in_memory)[0]
+        return _load(file, verify=verify, in_memory=in_memory)[0]
 
 
 def verify_store(path: str | os.PathLike[str]) -> Report:
-    """Verify a feature store from the first byte to the last.
-
-    Parameters
-    ----------
-    path : path
-        A feature store.
-
-    Returns
-    -------
-    Report
-        What it holds: every dataset with its digest.
-
-    Raises
-    ------
-    StoreError
-        If anything is wrong with the file.
-    """
+    """Verify a feature store from the first byte to the last."""
     with opened(path) as file:
         try:
-            features, datasets = _load(file, verify=True, in_memory=False, moments=False)
+            features, datasets = _load(file, verify=True, in_memory=False)
         except StoreError:
             if file.size > _TELL_BYTES:
                 raise
@@ -122,8 +99,6 @@ def verify_store(path: str | os.PathLike[str]) -> Report:
         DatasetReport(d.name, d.shape, "text" if d.dtype == TEXT else str(d.dtype), d.sha256)
         for d in datasets.values()
     )
-    from data.quality import odd_rows
-
     header = Header(**{field.name: getattr(features, field.name) for field in fields(Header)})
     return Report(header, reports, file.sealed, file.size, tuple(odd_rows(features)))
 
@@ -133,36 +108,14 @@ def iter_blocks(
 ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
     """Read a split in blocks of rows, without holding all of it in memory.
 
-    Parameters
-    ----------
-    path : path
-        A feature store.
-    split : {"train", "test"}
-        Which split.
-    rows : int
-        Rows of a block; the last one may have fewer.
-    verify : bool
-        Refuse NaN and infinities block by block, and after the last block compare all that
-        was read with its digest.
-
-    Yields
-    ------
-    features : ndarray of float32 or float16, shape (k, n_features)
-        The rows.
-    labels : ndarray of int64, shape (k,)
-        Their classes.
-
-    Raises
-    ------
-    StoreError
-        If anything is wrong with the file.
+    Shapes: Yields (k, n_features); yields (k,).
     """
     if split not in SPLITS or rows < 1:
         raise ValueError(f"no split {split!r}, or no blocks of {rows} rows")
     with opened(path) as file:
         header, datasets = describe(file)
         name = f"/{split}/labels"
-        labels = load(file.path, file.descriptor, [datasets[name]], verify=verify)[name]
+        labels = load(file, [datasets[name]], verify=verify)[name]
         check_labels(file.path, name, labels, len(header.class_names))
         table = datasets[f"/{split}/features"]
         blocks = iter_table(file.path, file.descriptor, table, rows, verify=verify)
@@ -171,20 +124,16 @@ def iter_blocks(
 
 
 def _load(
-    file: StoreFile, *, verify: bool, in_memory: bool = True, moments: bool = True
+    file: StoreFile, *, verify: bool, in_memory: bool = True
 ) -> tuple[Features, dict[str, Stored]]:
     """Read what is wanted; verify the rest, a block at a time, and leave it where it is."""
     header, datasets = describe(file)
-    left = {
-        name: stored
-        for name, stored in datasets.items()
-        if (name.endswith("/features") and not in_memory) or ("/moments/" in name and not moments)
-    }
-    wanted = [stored for name, stored in datasets.items() if name not in left]
-    found = load(file.path, file.descriptor, wanted, verify=verify)
-    for stored in left.values() if verify else ():
-        ids = found.get(f"{stored.name.removesuffix('/features')}/ids")
-        verify_table(file.path, file.descriptor, stored, ids)
-    for name in [] if in_memory else [f"/{split}/features" for split in SPLITS]:
+    tables = [] if in_memory else [f"/{split}/features" for split in SPLITS]
+    wanted = [stored for name, stored in datasets.items() if name not in tables]
+    found = load(file, wanted, verify=verify)
+    for name in tables:
+        if verify:
+            ids = found[f"{name.removesuffix('/features')}/ids"]
+            verify_table(file.path, file.descriptor, datasets[name], ids)
         found[name] = StoredRows(file.path, file.descriptor, datasets[name])
     return to_features(header, found), datasets

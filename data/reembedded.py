@@ -24,26 +24,13 @@ VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class Rechecked:
-    """Test rows in several precisions.
-
-    Attributes
-    ----------
-    key : str
-        Of the store.
-    rows : ndarray of int64, shape (n,)
-        Which of the store's test rows, ascending.
-    digest : str
-        Of these rows as the store holds them; see `digest_of`.
-    plain : ndarray of float32, shape (n, width)
-        By plain torch in float32.
-    others : dict of str to ndarray of float32, shape (n, width)
-        By other engines and precisions, such as ``openvino, bf16``.
-    """
+    """Test rows in several precisions."""
 
     key: str
-    rows: npt.NDArray[np.int64]
-    digest: str
-    plain: npt.NDArray[np.float32]
+    rows: npt.NDArray[np.int64]  # (n,), which of the store's test rows, ascending
+    digest: str  # of these rows as the store holds them; see `digest_of`
+    plain: npt.NDArray[np.float32]  # (n, width), by plain torch in float32
+    # (n, width), by other engines and precisions, such as ``openvino, bf16``
     others: dict[str, npt.NDArray[np.float32]]
 
 
@@ -58,25 +45,7 @@ def digest_of(stored: npt.NDArray[np.floating]) -> str:
 
 
 def write_rechecked(store: str | os.PathLike[str], found: Rechecked) -> Path:
-    """Keep rows beside their store.
-
-    Parameters
-    ----------
-    store : path
-        Of the store.
-    found : Rechecked
-        The rows.
-
-    Returns
-    -------
-    Path
-        Of the file.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written.
-    """
+    """Keep rows beside their store."""
     path = rechecked_path(store)
     facts = {"version": VERSION, "key": found.key, "digest": found.digest}
     arrays = {f"other {number}": rows for number, rows in enumerate(found.others.values())}
@@ -90,22 +59,7 @@ def write_rechecked(store: str | os.PathLike[str], found: Rechecked) -> Path:
 
 
 def read_rechecked(store: str | os.PathLike[str], key: str, width: int) -> Rechecked | None:
-    """Read the rows that lie beside a store.
-
-    Parameters
-    ----------
-    store : path
-        Of the store.
-    key : str
-        Its key.
-    width : int
-        Of its rows.
-
-    Returns
-    -------
-    Rechecked or None
-        None where there are none, or none of this store that can be read.
-    """
+    """Read the rows that lie beside a store; None where there are none of it that can be read."""
     try:
         with np.load(rechecked_path(store), allow_pickle=False) as content:
             told = json.loads(str(content["told"]))

@@ -44,36 +44,7 @@ def write_shard(
 ) -> ShardReceipt:
     """Write the rows ``start`` to ``start + len(features)`` of a split.
 
-    Parameters
-    ----------
-    path : path
-        The final name; its folder must exist.
-    features : ndarray of float32 or float16, shape (k, n_features)
-        The embeddings, in the store's type.
-    ok_mask : ndarray of bool, shape (k,)
-        False for rows without an embedding, whose values do not matter.
-    key : str
-        Of the store.
-    split : str
-        ``train`` or ``test``.
-    start : int
-        The first row.
-    ids : sequence of str, optional
-        The names of the rows, for messages.
-    unread_rotations : sequence of int
-        Rows of the split, among those here, whose images are taken as they are stored because
-        their rotation could not be read: for the provenance, also of a run that is resumed.
-
-    Returns
-    -------
-    ShardReceipt
-        What the shard says of itself.
-
-    Raises
-    ------
-    StoreError
-        If rows hold NaN or infinities or nothing but zeros (found here, hours before the
-        join), or if the disk does not take the file.
+    Shapes: ``features`` (k, n_features); ``ok_mask`` (k,).
     """
     path = Path(path)
     features = features if features.flags.c_contiguous else features.copy()
@@ -125,23 +96,7 @@ def read_shard(
 ) -> tuple[FeatureArray, npt.NDArray[np.bool_]] | None:
     """Read a shard, if it is there, whole, and the one that is meant.
 
-    Parameters
-    ----------
-    path : path
-        The shard.
-    key, split, start, stop
-        Which rows of which store it must hold.
-    on_damage : callable, optional
-        Called with the reason if there is a file but its rows must be computed again. A shard
-        that is simply not there is no damage.
-
-    Returns
-    -------
-    features : ndarray of float32 or float16, shape (stop - start, n_features)
-        The embeddings.
-    ok_mask : ndarray of bool, shape (stop - start,)
-        False for rows without one.
-        Or None in place of both: compute these rows.
+    Shapes: Returns (stop - start, n_features); returns (stop - start,).
     """
     path = Path(path)
     if not path.exists():
@@ -159,18 +114,7 @@ def check_shard(
 ) -> tuple[ShardReceipt, npt.NDArray[np.bool_]] | None:
     """Verify a shard from the first byte to the last, and hand over what it says of itself.
 
-    Parameters
-    ----------
-    path, key, split, start, stop
-        As for `read_shard`.
-
-    Returns
-    -------
-    receipt : ShardReceipt
-        Whose digest is that of the rows in the file.
-    ok_mask : ndarray of bool, shape (stop - start,)
-        False for rows without an embedding.
-        Or None in place of both: there is no such shard, or not a whole one.
+    Shape: (stop - start,).
     """
     path = Path(path)
     try:
@@ -226,7 +170,7 @@ def _read(
             or mask.shape != (stop - start,)
         ):
             raise StoreError(f"{path} is damaged: arrays of {table.shape} and {mask.shape}")
-        arrays = load(path, file.descriptor, [table, mask], verify=False)
+        arrays = load(file, [table, mask], verify=False)
     features, ok = arrays["/features"], arrays["/ok"]
     if _digest(features, ok) != receipt.sha256:
         raise StoreError(f"{path} is damaged: its rows are not those that were written")

@@ -9,9 +9,7 @@ object                         what
                                splits are ``train`` and ``test``
 ``/{split}/labels``            little-endian int64, (n_samples,): indices into ``class_names``
 ``/{split}/ids``               text of variable length, UTF-8, no NUL: which image a row is
-``/train/moments/count``       int64, (n_classes,); the group is optional
-``/train/moments/mean``        float32, (n_classes, n_features)
-``/train/moments/scatter``     float32, (n_classes, n_features, n_features): `data.format.moments`
+``/train/moments``             a group in older stores; no longer written, and not read
 root ``schema_version``        integer, 1
 root ``key``                   SHA-256, hex, of the canonical JSON of ``spec`` (`data.format.spec`)
 root ``spec``                  JSON object: everything that decides the numbers
@@ -24,7 +22,7 @@ after HDF5's end of file       the seal: a checksum of all other bytes (`data.fo
 =============================  ================================================================
 
 Where the store was joined with ``--join virtual``, the features lie in files beside it
-(`data.virtual`), and there are no moments.
+(`data.virtual`).
 
 Of the keys of ``provenance``, ``skipped_images`` lists the ids of images that could not be
 decoded; ``unread_rotations`` (``count``, ``first``: the first ids, with their splits) tells of
@@ -47,7 +45,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -55,13 +53,9 @@ import numpy.typing as npt
 
 from data.common.files import in_bytes
 from data.common.raw_io import raw_bytes, write_at
-from data.format.loading import (
-    AGAIN,
-    Stored,
-)
-from data.format.records import (
-    StoreError,
-)
+from data.format.blocks import FileRun, stamp_of
+from data.format.loading import AGAIN, Stored
+from data.format.records import StoreError
 from data.format.schema import TEXT
 from data.format.seal import (
     SEAL_VERSION,
@@ -72,18 +66,20 @@ from data.format.seal import (
     check_seal,
     is_being_written,
 )
+from data.format.shard_list import Listed, parse_listed
 from data.format.sparse import SparseFile
 from data.format.spec import canonical_json
-from data.format.text_heaps import DamagedTextError, check_heaps
-
-if TYPE_CHECKING:
-    from data.format.records import Listed
+from data.format.text_heaps import DamagedTextError, check_heaps, check_references
 
 TEXT_LIMIT = 16 << 20
 _ALIGN_FROM, _ALIGN = 4096, 64
 # What h5py raises for damaged files.
 _ODD = (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError)
 Answer = TypeVar("Answer")
+_TOGETHER = (
+    "A store and the folder of its shards belong side by side: put the folder back, or make the "
+    "store again with --force"
+)
 
 
 def _guarded(method: Callable[..., Answer]) -> Callable[..., Answer]:
@@ -105,19 +101,7 @@ def _damaged(path: Path, error: Exception) -> StoreError:
 
 
 class StoreFile:
-    """An HDF5 file open for reading, of which nothing is believed unchecked.
-
-    Attributes
-    ----------
-    path : pathlib.Path
-        The file.
-    descriptor : int
-        The same file, for raw reads.
-    size : int
-        Its bytes.
-    sealed : bool
-        Whether it carries a seal that this version of Icebox knows, and that is whole.
-    """
+    """An HDF5 file open for reading, of which nothing is believed unchecked."""
 
     def __init__(self, path: Path, file: h5py.File, descriptor: int, seal: int | None) -> None:
         self.path = path
@@ -131,11 +115,6 @@ class StoreFile:
     def version(self) -> object:
         """Return the root attribute ``schema_version``, or None."""
         return self._file.attrs.get("schema_version")
-
-    @_guarded
-    def has(self, name: str) -> bool:
-        """Say whether an object of this name is in the file itself."""
-        return self._find(name) is not None
 
     @_guarded
     def says(self, name: str) -> bool:
@@ -192,11 +171,58 @@ class StoreFile:
             )
         return replace(found, sha256=self.text("sha256", node))
 
-    def _in_shards(self, name: str, node: Any) -> Stored:
-        from data.virtual import locate
+    def texts(self, stored: Stored) -> list[str]:
+        """Read a dataset of texts."""
+        try:
+            if not self.sealed:  # then nothing has proved where its references lead
+                check_references(self.descriptor, stored.offset, stored.shape[0], self.size)
+            return [text.decode("utf-8") for text in self._text_bytes(stored.name)]
+        except (DamagedTextError, UnicodeDecodeError) as error:
+            raise StoreError(f"{self.path} is damaged: {stored.name}: {error}. {AGAIN}") from error
 
-        pieces = locate(self, name, node.shape, node.dtype, self.text("shards", node))
-        return Stored(name, node.shape, node.dtype, 0, self.text("sha256", node), pieces)
+    @_guarded
+    def _text_bytes(self, name: str) -> list[bytes]:
+        found: list[bytes] = self._find(name)[()].tolist()
+        return found
+
+    def _in_shards(self, name: str, node: Any) -> Stored:
+        wanted = Stored(name, node.shape, node.dtype, 0, self.text("sha256", node))
+        return replace(wanted, runs=self._locate(wanted, self.text("shards", node)))
+
+    def _locate(self, wanted: Stored, text: str) -> tuple[FileRun, ...]:
+        """Find every shard of a virtual dataset, and make sure that it is the one that is meant."""
+        key, split = self.text("key"), wanted.name.strip("/").split("/")[0]
+        runs: list[FileRun] = []
+        position, row_bytes = (
+            0,
+            int(np.prod(wanted.shape[1:], dtype=object)) * wanted.dtype.itemsize,
+        )
+        for listed in parse_listed(self.path, text):
+            path = self.path.parent / listed.file
+            if not path.exists():
+                raise StoreError(f"{self.path}: its shard {listed.file} is missing. {_TOGETHER}")
+            with opened(path) as shard:
+                receipt = (shard.text("key"), shard.text("split"), shard.text("sha256"))
+                rows = (shard.number("start"), shard.number("stop"))
+                if receipt != (key, split, listed.sha256) or rows != (listed.start, listed.stop):
+                    raise StoreError(
+                        f"{self.path}: its shard {listed.file} is not the one that it was joined "
+                        f"from. {_TOGETHER}"
+                    )
+                table = shard.stored("/features")
+                shape = (rows[1] - rows[0], *wanted.shape[1:])
+                if table.dtype != wanted.dtype or table.shape != shape:
+                    raise StoreError(f"{path} is damaged: features of {table.dtype} {table.shape}")
+                stamp = stamp_of(shard.descriptor)
+            for first, count in listed.runs:
+                begin, length = table.offset + first * row_bytes, count * row_bytes
+                runs.append(FileRun(path, stamp, begin, position, length))
+                position += length
+        if position != wanted.nbytes:
+            raise StoreError(
+                f"{self.path} is damaged: its shards do not have the rows of {wanted.name}"
+            )
+        return tuple(runs)
 
     def _find(self, name: str) -> Any:
         """Walk down the groups, link by link: h5py itself would follow links to other files."""
@@ -218,16 +244,6 @@ def opened(path: str | os.PathLike[str]) -> Iterator[StoreFile]:
 
     The seal is checked on the very bytes that HDF5 then reads, through one descriptor, so a
     file that is replaced meanwhile is read whole, old or new. No HDF5 lock is taken.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-
-    Yields
-    ------
-    StoreFile
-        Valid within the block.
     """
     path = Path(path)
     try:

@@ -23,16 +23,14 @@ from data import virtual
 from data.common.files import atomic_path, clean_leftovers
 from data.common.raw_io import disk_trouble, raw_bytes, write_at
 from data.format.blocks import RowCheck, move_down, name_rows, reserve
-from data.format.loading import Stored, digest_ids
-from data.format.moments import RangeError, iter_class_moments
+from data.format.loading import digest_ids
 from data.format.records import FeatureArray, Report, SplitSource, StoreError
 from data.format.schema import FLOATS, SCHEMA_VERSION, SPLITS
+from data.format.shard_list import Listed
 from data.format.spec import canonical_json, spec_key
-from data.format.stored_rows import GatheredRows, StoredRows
 from data.reading import verify_store
 from data.store import TEXT_LIMIT, Skeleton
 
-MOMENTS_LIMIT = 512 << 20
 _SLACK = 64 << 10  # HDF5's own bytes, apart from texts
 
 Block = tuple[FeatureArray, npt.NDArray[np.bool_]]
@@ -49,35 +47,10 @@ def join(
     on_rows: Callable[[int], object] | None = None,
     shards: Mapping[str, Sequence[tuple[Path, int, int]]] | None = None,
 ) -> Report:
-    """Write a feature store from blocks of rows.
+    """Write a feature store from blocks of rows, under its final name only when it is verified.
 
-    Parameters
-    ----------
-    path : path
-        The final name; its folder is created, and left-overs of killed writers there removed.
-    spec, request, provenance : mapping
-        What goes to the attributes of these names: JSON values. ``spec["store_dtype"]`` is the
-        type of the features.
-    class_names : sequence of str
-        What the labels index.
-    splits : mapping of str to SplitSource
-        ``train`` and ``test``. Blocks are taken one at a time; train first.
-    on_rows : callable, optional
-        Called with the number of rows after each block, for a progress bar.
-    shards : mapping of str to sequence of (path, int, int), optional
-        Finished shards and their rows, which hold the blocks of each split, one each. Where given,
-        the features stay in them: see `data.virtual`.
-
-    Returns
-    -------
-    Report
-        Of the file that is now in place, as read back from it.
-
-    Raises
-    ------
-    StoreError
-        If rows hold NaN or infinities or nothing but zeros, if ids or labels are not what they
-        must be, or if the disk does not take the file. The old file is untouched.
+    Where ``shards`` (finished files and their rows, one for each block) are given, the features
+    stay in them: see `data.virtual`. A `StoreError` leaves an older file untouched.
     """
     path = Path(path)
     texts = {
@@ -104,10 +77,8 @@ def join(
     if incoming[1].rows and incoming[1].width != width:
         raise ValueError(f"training rows have width {width}, test rows {incoming[1].width}")
 
-    layout = _Layout(
-        incoming[0].rows, incoming[1].rows, width, dtype, len(class_names), shards is not None
-    )
-    needed = layout.nbytes + sum(map(len, texts.values())) + sum(s.id_bytes for s in incoming)
+    plan = StorePlan(incoming[0].rows, incoming[1].rows, width, dtype, shards is not None)
+    needed = plan.nbytes + sum(map(len, texts.values())) + sum(s.id_bytes for s in incoming)
     beside = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,7 +91,7 @@ def join(
             descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
             try:
                 reserve(descriptor, needed)
-                _assemble(temporary, descriptor, layout, incoming, texts)
+                _assemble(descriptor, plan, incoming, texts)
             finally:
                 os.close(descriptor)
             report = _read_back(path, temporary)
@@ -131,39 +102,26 @@ def join(
 
 
 @dataclass(frozen=True)
-class _Layout:
+class StorePlan:
     """How many of everything, and with that where everything lies."""
 
     train: int
     test: int
     width: int
     dtype: np.dtype[Any]
-    n_classes: int
     virtual: bool = False
-    moments: bool = True
-
-    @property
-    def with_moments(self) -> bool:
-        """Whether the moments are worth their space."""
-        features = self.train * self.width * self.dtype.itemsize
-        scatter = self.n_classes * self.width**2 * 4
-        return self.moments and not self.virtual and scatter <= min(MOMENTS_LIMIT, features // 2)
 
     @property
     def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """Shape and type of each array, in the order in which they lie in the file."""
-        classes, width, single, whole = self.n_classes, self.width, FLOATS[0], np.dtype("<i8")
+        whole = np.dtype("<i8")
         arrays = {
-            "/train/features": ((self.train, width), self.dtype),
-            "/test/features": ((self.test, width), self.dtype),
+            "/train/features": ((self.train, self.width), self.dtype),
+            "/test/features": ((self.test, self.width), self.dtype),
             "/train/labels": ((self.train,), whole),
             "/test/labels": ((self.test,), whole),
-            "/train/moments/count": ((classes,), whole),
-            "/train/moments/mean": ((classes, width), single),
-            "/train/moments/scatter": ((classes, width, width), single),
         }
-        kept = {n: a for n, a in arrays.items() if self.with_moments or "moments" not in n}
-        return {n: a for n, a in kept.items() if not (self.virtual and n.endswith("/features"))}
+        return {n: a for n, a in arrays.items() if not (self.virtual and n.endswith("/features"))}
 
     @property
     def nbytes(self) -> int:
@@ -199,7 +157,7 @@ class _Incoming:
         # Where the rows stay in their shards: these, and the folder that they are in.
         self.shards: list[tuple[Path, int, int]] = []
         self.beside: Path | None = None
-        self.listed: list[virtual.Listed] = []
+        self.listed: list[Listed] = []
         self._check_names(n_classes)
         blocks = iter(source.blocks)
         first = next(blocks, None)
@@ -238,13 +196,6 @@ class _Incoming:
         """Stream the rows that have an embedding to their place; forget the labels of others.
 
         Rows that stay in their shards have no place: they are read for their digest.
-
-        Returns
-        -------
-        sha256 : str
-            Digest of what was written.
-        dropped : bool
-            Whether any row was left out.
         """
         digest, check = hashlib.sha256(), RowCheck()
         kept = np.zeros(self.rows, np.bool_)
@@ -279,35 +230,28 @@ class _Incoming:
 
 
 def _assemble(
-    temporary: Path,
     descriptor: int,
-    layout: _Layout,
+    plan: StorePlan,
     incoming: Sequence[_Incoming],
     texts: Mapping[str, str],
 ) -> None:
-    skeleton = layout.skeleton()
+    skeleton = plan.skeleton()
     digests: dict[str, str] = {}
     dropped = False
     for name, split in zip(SPLITS, incoming, strict=True):
         table = f"/{name}/features"
-        place = None if layout.virtual else skeleton.extents[table][0]
+        place = None if plan.virtual else skeleton.extents[table][0]
         digests[table], some = split.write(descriptor, place)
         dropped = dropped or some
     train, test = incoming
     if not train.rows:
         raise StoreError("no training row has an embedding")
     if dropped:
-        layout = replace(layout, train=train.rows, test=test.rows)
-        skeleton = _rearrange(descriptor, skeleton, layout)
-    if layout.with_moments:
-        try:
-            digests.update(_write_moments(temporary, descriptor, layout, skeleton, train.labels))
-        except RangeError:  # the moments are optional: features of such a scale go without
-            layout = replace(layout, moments=False)
-            skeleton = _rearrange(descriptor, skeleton, layout)
-    for split in incoming if layout.virtual else ():
-        rows = (split.rows, layout.width)
-        skeleton.add_virtual(f"/{split.name}/features", rows, layout.dtype, split.listed)
+        plan = replace(plan, train=train.rows, test=test.rows)
+        skeleton = _rearrange(descriptor, skeleton, plan)
+    for split in incoming if plan.virtual else ():
+        rows = (split.rows, plan.width)
+        skeleton.add_virtual(f"/{split.name}/features", rows, plan.dtype, split.listed)
     for name, split in zip(SPLITS, incoming, strict=True):
         labels = f"/{name}/labels"
         digests[labels] = skeleton.write(labels, descriptor, split.labels)
@@ -319,45 +263,15 @@ def _assemble(
     skeleton.finish(descriptor)
 
 
-def _rearrange(descriptor: int, old: Skeleton, layout: _Layout) -> Skeleton:
+def _rearrange(descriptor: int, old: Skeleton, plan: StorePlan) -> Skeleton:
     """Allocate anew, for fewer rows, and move what was written."""
-    new = layout.skeleton()
-    for table in () if layout.virtual else ("/train/features", "/test/features"):
+    new = plan.skeleton()
+    for table in () if plan.virtual else ("/train/features", "/test/features"):
         length = new.extents[table][1]
         if length:
             move_down(descriptor, old.extents[table][0], new.extents[table][0], length)
     old.discard()
     return new
-
-
-def _write_moments(
-    temporary: Path,
-    descriptor: int,
-    layout: _Layout,
-    skeleton: Skeleton,
-    labels: npt.NDArray[np.int64],
-) -> dict[str, str]:
-    """Compute the moments from the rows on the disk, one class after the other."""
-    at = {name: extent[0] for name, extent in skeleton.extents.items()}
-    shape, dtype = layout.arrays["/train/features"]
-    # Not a memory map: in the end all of the file would count as this process's memory.
-    table = Stored("/train/features", shape, dtype, at["/train/features"], "")
-    features = GatheredRows(StoredRows(temporary, descriptor, table))
-    count = np.zeros(layout.n_classes, "<i8")
-    mean = np.zeros((layout.n_classes, layout.width), "<f4")
-    digest = hashlib.sha256()
-    offset = at["/train/moments/scatter"]
-    for index, part in enumerate(iter_class_moments(features, labels, layout.n_classes)):
-        count[index], mean[index], scatter = part
-        content = raw_bytes(np.ascontiguousarray(scatter, "<f4"))
-        digest.update(content)
-        write_at(descriptor, offset, content)
-        offset += len(content)
-    return {
-        "/train/moments/count": skeleton.write("/train/moments/count", descriptor, count),
-        "/train/moments/mean": skeleton.write("/train/moments/mean", descriptor, mean),
-        "/train/moments/scatter": digest.hexdigest(),
-    }
 
 
 def _read_back(path: Path, temporary: Path) -> Report:

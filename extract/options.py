@@ -10,19 +10,19 @@ import ast
 import math
 import os
 import re
-from argparse import ArgumentTypeError, Namespace
+from argparse import ArgumentTypeError, Namespace, _ArgumentGroup
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from data.common.cli import Parser, folder_path
 from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError
 from extract.model.names import DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
+from extract.model.preprocessing import CROP_PCT_RANGE
 
 _TIMM_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
-# Below the upper end: an image a fifth as large as the input is a mistake, such as a percentage.
-CROP_PCT_RANGE = (0.001, 5.0)
+Group: TypeAlias = _ArgumentGroup
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 # What can run the network: see `extract.engines.build`.
 ENGINES = ("torch", "channels-last", "folded", "compiled", "openvino")
@@ -73,16 +73,23 @@ def usable_cpus() -> int:
 
 
 def add_options(parser: Parser, *, run: bool) -> None:
-    """Add the options of a run.
+    """Add the options of a run."""
+    _add_image_options(parser.add_argument_group("images"))
+    _add_backbone_options(parser.add_argument_group("backbone"))
+    how = parser.add_argument_group("how to run")
+    _add_engine_options(how)
+    _add_output_options(how)
+    if run:
+        how.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="say what would be done (data and weights are fetched to know)",
+        )
+        how.add_argument("--force", action="store_true", help="compute again what is there")
 
-    Parameters
-    ----------
-    parser : Parser
-        To add them to.
-    run : bool
-        Whether to add ``--dry-run`` and ``--force``, which only a run has.
-    """
-    data = parser.add_argument_group("images")
+
+def _add_image_options(data: Group) -> None:
+    """Add the options that name the images."""
     data.add_argument(
         "--dataset",
         default="cifar10",
@@ -104,7 +111,9 @@ def add_options(parser: Parser, *, run: bool) -> None:
     )
     data.add_argument("--skip-bad-images", action="store_true", help="leave out undecodable files")
 
-    model = parser.add_argument_group("backbone")
+
+def _add_backbone_options(model: Group) -> None:
+    """Add the options that name the network, its weights and its preprocessing."""
     model.add_argument(
         "--model",
         metavar="NAME",
@@ -141,7 +150,9 @@ def add_options(parser: Parser, *, run: bool) -> None:
     model.add_argument("--std", nargs="+", metavar="R,G,B", help="the model's own by default")
     model.add_argument("--seed", type=seed, default=0, help="of random weights (%(default)s)")
 
-    how = parser.add_argument_group("how to run")
+
+def _add_engine_options(how: Group) -> None:
+    """Add the options that say where and how the network runs."""
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     how.add_argument("--precision", choices=_PRECISIONS, default="auto")
     how.add_argument("--amp-dtype", choices=tuple(_TIMM_DTYPES), help="timm's word for --precision")
@@ -172,6 +183,10 @@ def add_options(parser: Parser, *, run: bool) -> None:
         help="processes that decode; with --cluster, workers on this machine (all CPUs)",
     )
     add_cluster_options(how)
+
+
+def _add_output_options(how: Group) -> None:
+    """Add the options of the store that is written."""
     how.add_argument(
         "--features-dir", type=folder_path, default=Path("features"), help="(%(default)s)"
     )
@@ -182,33 +197,10 @@ def add_options(parser: Parser, *, run: bool) -> None:
         default="copy",
         help="virtual leaves the features in a folder of shards beside the store (%(default)s)",
     )
-    if run:
-        how.add_argument(
-            "--dry-run",
-            action="store_true",
-            help="say what would be done (data and weights are fetched to know)",
-        )
-        how.add_argument("--force", action="store_true", help="compute again what is there")
 
 
 def to_options(arguments: Namespace) -> Options:
-    """Turn parsed arguments into `Options`, with the default model's own image size.
-
-    Parameters
-    ----------
-    arguments : argparse.Namespace
-        From a parser with `add_options`.
-
-    Returns
-    -------
-    Options
-        Ready for a run.
-
-    Raises
-    ------
-    UserError
-        For values that argparse alone cannot check.
-    """
+    """Turn parsed arguments into `Options`, with the default model's own image size."""
     values = vars(arguments).copy()
     dtype = values.pop("amp_dtype", None)
     if dtype is not None:
@@ -255,44 +247,12 @@ def _count(text: str, low: int = 1) -> int:
 
 
 def count_or_none(text: str) -> int:
-    """Parse a whole number of at least zero.
-
-    Parameters
-    ----------
-    text : str
-        As typed.
-
-    Returns
-    -------
-    int
-        The number.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        For anything else.
-    """
+    """Parse a whole number of at least zero."""
     return _count(text, 0)
 
 
 def seed(text: str) -> int:
-    """Parse a seed that every random generator in use takes.
-
-    Parameters
-    ----------
-    text : str
-        As typed.
-
-    Returns
-    -------
-    int
-        From 0 to 2**63 - 1.
-
-    Raises
-    ------
-    argparse.ArgumentTypeError
-        For anything else.
-    """
+    """Parse a seed that every random generator in use takes."""
     try:
         value = int(text)
     except ValueError:

@@ -7,6 +7,7 @@ full ``spec`` resolved, because settings that are spelled differently may mean t
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 from data.common.cli import log
 from data.common.errors import UserError
 from data.common.files import sha256_file, stat_stamp
-from data.common.versions import installed_version
 from data.dataset import dataset_name, source_fingerprint, source_sha256
 from data.format.records import Header, StoreError
 from data.format.schema import SCHEMA_VERSION
@@ -28,19 +28,7 @@ IMAGES_NAMED = 5
 
 
 def asked_options(options: Options) -> dict[str, Any]:
-    """Reduce the options to those that can change the numbers, as given.
-
-    Parameters
-    ----------
-    options : Options
-        Of the run.
-
-    Returns
-    -------
-    dict
-        JSON values. The device is among them only where it decides the precision, the seed
-        only where something is drawn with it.
-    """
+    """Reduce the options to those that can change the numbers, as given."""
     random = options.weights == "random"
     from_file = options.weights not in ("hub", "random")
     size = options.image_size
@@ -70,20 +58,12 @@ def asked_options(options: Options) -> dict[str, Any]:
 
 
 class Request:
-    """What is asked for now, with the files as they are now; digests are computed when needed.
-
-    Attributes
-    ----------
-    options : dict
-        From `asked_options`.
-    stamps : dict
-        ``dataset`` and ``weights``: path and stat stamp, or None where there is no file (yet).
-    """
+    """What is asked for now, with the files as they are now; digests are computed when needed."""
 
     def __init__(self, options: Options) -> None:
         self._asked = options
         self.options = asked_options(options)
-        self.timm = installed_version("timm")
+        self.timm = importlib.metadata.version("timm")
         self.stamps: dict[str, dict[str, str] | None] = {
             "dataset": source_fingerprint(options.dataset, **self._source()),
             "weights": None,
@@ -120,20 +100,7 @@ class Request:
         return self._digests[name]
 
     def check_unchanged(self, name: str, other: Request) -> None:
-        """Refuse files that changed while they were read: nobody knows which was used.
-
-        Parameters
-        ----------
-        name : str
-            ``dataset`` or ``weights``.
-        other : Request
-            For the same options, made at another time.
-
-        Raises
-        ------
-        UserError
-            If the two saw different files.
-        """
+        """Refuse files that changed while they were read: nobody knows which was used."""
         one, two = self.stamps[name], other.stamps[name]
         if one is not None and two is not None and one != two:
             raise UserError(
@@ -155,18 +122,7 @@ class Request:
         }
 
     def matches(self, stored: Mapping[str, Any]) -> bool:
-        """Tell whether a store was made for the same options and the same files.
-
-        Parameters
-        ----------
-        stored : mapping
-            The ``request`` of a store.
-
-        Returns
-        -------
-        bool
-            False also where only the full ``spec`` could tell.
-        """
+        """Tell whether a store was made for the same options and the same files."""
         if stored.get("options") != self.options or stored.get("timm") != self.timm:
             return False
         from_files = self.options["weights"] == "file" or bool(self._files)
@@ -191,20 +147,7 @@ def _together(digests: list[str]) -> str:
 
 
 def find(options: Options, request: Request) -> Header | None:
-    """Look for a finished store that was made for the same request.
-
-    Parameters
-    ----------
-    options : Options
-        Of the run.
-    request : Request
-        Of the same.
-
-    Returns
-    -------
-    Header or None
-        Of the store; never one whose photographs may have been cropped twice.
-    """
+    """Look for a finished store that was made for the same request."""
     for header in stores_of(options):
         if request.matches(header.request) and not cropped_twice(header.spec):
             return header
@@ -227,21 +170,7 @@ def stores_of(options: Options) -> list[Header]:
 
 
 def announce(header: Header, options: Options) -> None:
-    """Say what a finished store holds; refuse it where images were left out without leave.
-
-    Parameters
-    ----------
-    header : Header
-        Of the store that was found.
-    options : Options
-        Of the run that found it.
-
-    Raises
-    ------
-    UserError
-        If the store lacks images that could not be decoded and ``--skip-bad-images`` is not
-        given: the run itself would have stopped at them.
-    """
+    """Say what a finished store holds; refuse it where images were left out without leave."""
     skipped = list(header.provenance.get("skipped_images", []))
     if skipped and not options.skip_bad_images:
         raise bad_images_error(skipped, f"{header.path} was made without them")

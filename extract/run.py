@@ -23,7 +23,7 @@ import numpy.typing as npt
 from data.common.cli import log
 from data.common.errors import UserError
 from data.common.files import check_writable, clean_leftovers, lock
-from data.common.free_memory import peak_memory_mb
+from data.common.memory import peak_memory_mb
 from data.format.records import SplitSource
 from data.format.spec import work_dir
 from data.reading import read_header
@@ -32,10 +32,11 @@ from data.writing import join
 from extract import request as requests
 from extract.cluster.coordinator import open_crew
 from extract.cluster.crew import Crew
+from extract.engines.plan import Plan
 from extract.model.sources import check_model
 from extract.options import Options
-from extract.shards.job import Job, choose_plan, here, no_memory, prepare, read_dataset
-from extract.shards.plan import Plan, Shard, cut, read_plan, resume_plan, start_over
+from extract.shards.job import Job, choose_plan, no_memory, prepare, read_dataset
+from extract.shards.plan import Shard, cut, read_plan, resume_plan, start_over
 
 BYTES = {"float32": 4, "float16": 2}
 # How often the work of a run may be swept away by others before it gives up.
@@ -81,23 +82,23 @@ def extract(options: Options) -> Path | None:
 
 def _extract(options: Options, before: requests.Request, crew: Crew | None) -> Path | None:
     """Do what `extract` does where no store was found without a model."""
-    place = None
+    device = None
     if crew is not None:
-        from extract.cluster.coordinator import find_workers_place
+        from extract.cluster.coordinator import find_workers_device
 
-        place = find_workers_place(options, crew)
+        device = find_workers_device(options, crew)
     dataset = read_dataset(options)
     # Again, because the dataset may have been downloaded just now.
     asked = requests.Request(options)
     asked.check_unchanged("dataset", before)
     asked.know("dataset", dataset.origin.get("sha256"))
-    job = prepare(options, asked, dataset, place)
+    job = prepare(options, asked, dataset, device)
     asked.sha256("weights")  # now, and not when the run has ended
     asked.check_unchanged("weights", requests.Request(options))
     if job.path.exists() and not options.force:
         return _found(job, options)
     if options.dry_run:
-        _describe(job)
+        _log_dry_run(job)
         return None
     with lock(job.folder.with_suffix(".lock"), on_wait=lambda: _say_waiting(job)):
         # Somebody else may have finished it while this process waited.
@@ -180,7 +181,7 @@ def _say_waiting(job: Job) -> None:
     log(f"another process is computing {job.path}; waiting for it")
 
 
-def _describe(job: Job) -> None:
+def _log_dry_run(job: Job) -> None:
     """Say what a run would do: ``--dry-run``."""
     plan = read_plan(job.folder) or choose_plan(job, measured=False)
     shards = cut(job.folder, job.sizes, plan.shard_rows)
@@ -201,16 +202,16 @@ def _describe(job: Job) -> None:
 
 def _compute(job: Job, crew: Crew | None) -> Path:
     """Compute the missing shards, restarting with smaller batches when memory runs out."""
-    from extract.engines.device import OutOfMemory
+    from extract.engines.device import OutOfMemoryError
 
     started = datetime.now(timezone.utc)
     clock = time.perf_counter()
-    plan = resume_plan(job.folder, here(job), lambda: _new_plan(job, crew))
+    plan = resume_plan(job.folder, job.device, job.options, lambda: _new_plan(job, crew))
     while True:
         try:
             computed, seconds, by = _fill(job, plan, crew)
             break
-        except OutOfMemory as error:
+        except OutOfMemoryError as error:
             if job.options.batch_size is not None or plan.batch_size == 1:
                 raise no_memory(plan.batch_size, plan.device) from error
             # Last bits depend on the batch size, so shards of two sizes are not mixed.
@@ -250,13 +251,19 @@ def _fill(job: Job, plan: Plan, crew: Crew | None) -> tuple[int, float, dict[str
 
 
 def _fill_here(job: Job, plan: Plan) -> tuple[int, float]:
-    from extract.engines.device import EngineFailed
+    from extract.engines.device import EngineError
     from extract.engines.embed import Embedder
     from extract.shards import fill
 
     try:
-        embedder = Embedder(job.backbone, job.device, job.precision, plan.engine, plan.batch_size)
-    except EngineFailed as error:  # it has run before, here or when it was measured
+        embedder = Embedder(
+            job.backbone,
+            job.device.torch_device,
+            job.device.precision,
+            plan.engine,
+            plan.batch_size,
+        )
+    except EngineError as error:  # it has run before, here or when it was measured
         raise UserError(
             f"the engine {plan.engine} does not run any more: {error}; give another, such as "
             "--engine torch, or mend what has changed since and run the same command again"
@@ -351,7 +358,7 @@ def _summarise(job: Job, provenance: dict[str, Any]) -> None:
     memory = "" if peak is None else f", peak memory {peak:,.0f} MB"
     log(
         f"{rows:,} rows, {job.backbone.width} wide, {job.options.store_dtype}, "
-        f"{job.precision}; {speed}{provenance['seconds']:,.1f} s{memory}, "
+        f"{job.device.precision}; {speed}{provenance['seconds']:,.1f} s{memory}, "
         f"file {job.path.stat().st_size / 1e6:,.1f} MB"
     )
     if job.skipped:

@@ -29,7 +29,7 @@ from classify.coding import decision_values, logarithms, probabilities, votes_an
 from classify.scoring import HeldOut, scored
 
 if TYPE_CHECKING:
-    from classify.solver.fit import Head
+    from classify.linear_head import LinearHead
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
@@ -40,20 +40,9 @@ WAYS = ("votes", "votes and confidence", "summed margins", "coupling")
 def class_values(way: str, scores: npt.NDArray[Any], n_classes: int) -> Array:
     """Value each class for each row, in one of the ways.
 
-    Parameters
-    ----------
-    way : str
-        One of `WAYS`.
-    scores : ndarray of float, shape (n_samples, n_pairs)
-        Linear scores of one-vs-one.
-    n_classes : int
-        Number of classes, at least 3.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_samples, n_classes)
-        The answer is the class with the highest value; the first, where several have it.
+    Shapes: scores (n_samples, n_pairs); returns (n_samples, n_classes).
     """
+    # The answer is the class with the highest value; the first, where several have it.
     if way == "coupling":
         return logarithms(probabilities("ovo", scores, n_classes))
     if way == "votes and confidence":
@@ -65,33 +54,14 @@ def class_values(way: str, scores: npt.NDArray[Any], n_classes: int) -> Array:
 def compare_ways(
     X_test: Any,
     labels: Integers,
-    head: Head,
+    head: LinearHead,
     known: Integers,
     held_out: HeldOut | None,
     n_classes: int,
 ) -> list[dict[str, Any]]:
     """Decode the test rows in every way.
 
-    Parameters
-    ----------
-    X_test : ndarray, shape (n_test, n_features), or StoredRows
-        Test features.
-    labels : ndarray of int, shape (n_test,)
-        Their classes.
-    head : Head
-        The pairs' heads.
-    known : ndarray of int, shape (n_known,)
-        The classes that there are heads for, three or more.
-    held_out : HeldOut or None
-        Rows to find temperatures with.
-    n_classes : int
-        The number of all classes.
-
-    Returns
-    -------
-    list of dict
-        For each way: ``way``, ``accuracy``, ``accuracy_ci95``, ``temperature`` (None where it could
-        not be found, and is taken as 1) and ``log_loss``.
+    Shapes: X_test (n_test, n_features) or StoredRows; labels (n_test,); known (n_known,).
     """
     found = []
     for way in WAYS:
@@ -113,7 +83,7 @@ def compare_ways(
     return found
 
 
-def _values(way: str, X: Any, head: Head, rows: Integers, n_classes: int) -> Array:
+def _values(way: str, X: Any, head: LinearHead, rows: Integers, n_classes: int) -> Array:
     values = np.empty((len(rows), n_classes))
     for block, scores in scored(X, head, rows):
         values[block] = class_values(way, scores, n_classes)
@@ -123,15 +93,7 @@ def _values(way: str, X: Any, head: Head, rows: Integers, n_classes: int) -> Arr
 def share_right(answers: Integers, labels: Integers) -> dict[str, Any]:
     """Count right answers.
 
-    Parameters
-    ----------
-    answers, labels : ndarray of int, shape (n_samples,)
-        Class indices.
-
-    Returns
-    -------
-    dict
-        ``accuracy`` and its Wilson interval, ``accuracy_ci95``.
+    Shapes: answers, labels (n_samples,).
     """
     right = int(np.count_nonzero(answers == labels))
     return {

@@ -26,20 +26,7 @@ LEVEL = 0.95
 
 
 def wilson_interval(successes: int, trials: int, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (without continuity correction).
-
-    Parameters
-    ----------
-    successes, trials : int
-        ``0 <= successes <= trials``, at least one trial.
-    level : float
-        Confidence level.
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper end, within [0, 1].
-    """
+    """Wilson's score interval of a proportion (without continuity correction)."""
     from scipy.stats import binomtest
 
     interval = binomtest(int(successes), int(trials)).proportion_ci(level, method="wilson")
@@ -53,17 +40,7 @@ def brier_score(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.flo
     ``brier_score_loss(..., scale_by_half=False)`` is the same quantity; its default for two
     classes is half of it.
 
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (n_samples,)
-        Class indices.
-    probabilities : ndarray, shape (n_samples, n_classes)
-        Rows sum to one.
-
-    Returns
-    -------
-    float
-        The score.
+    Shapes: labels (n_samples,); probabilities (n_samples, n_classes).
     """
     truth = np.zeros(probabilities.shape)
     truth[np.arange(len(labels)), labels] = 1.0
@@ -78,19 +55,7 @@ def expected_calibration_error(
     It judges the probabilities by themselves: the confidence is the largest probability and the
     answer is its class, also where a strategy answers otherwise (one-vs-one votes).
 
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (n_samples,)
-        Class indices.
-    probabilities : ndarray, shape (n_samples, n_classes)
-        Rows sum to one.
-    bins : int
-        Number of bins ``(i/bins, (i+1)/bins]``.
-
-    Returns
-    -------
-    float
-        Mean over rows of the gap between accuracy and confidence in the row's bin.
+    Shapes: labels (n_samples,); probabilities (n_samples, n_classes).
     """
     _, confidence, right = confidence_bins(labels, probabilities, bins)
     # Per bin, |sum(right) - sum(confidence)| is its gap times its number of rows.
@@ -102,20 +67,9 @@ def confidence_bins(
 ) -> npt.NDArray[np.float64]:
     """Sort rows by the confidence of their most probable class into bins of equal width.
 
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (n_samples,)
-        Class indices.
-    probabilities : ndarray, shape (n_samples, n_classes)
-        Rows sum to one.
-    bins : int
-        Number of bins ``(i/bins, (i+1)/bins]``.
+    Of each bin ``(i/bins, (i+1)/bins]``: its rows, their summed confidences, and the right ones.
 
-    Returns
-    -------
-    ndarray of float64, shape (3, bins)
-        Of each bin the number of its rows, the sum of their confidences, and how many of them are
-        right.
+    Shapes: labels (n_samples,); probabilities (n_samples, n_classes); returns (3, bins).
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
@@ -129,19 +83,7 @@ def top_k_accuracy(
 ) -> float:
     """Share of rows whose true class is among the `k` most probable.
 
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (n_samples,)
-        Class indices.
-    probabilities : ndarray, shape (n_samples, n_classes)
-        Rows sum to one.
-    k : int
-        How many answers are allowed; 1.0 is returned when that is every class.
-
-    Returns
-    -------
-    float
-        The share, within [0, 1].
+    Shapes: labels (n_samples,); probabilities (n_samples, n_classes).
     """
     n_classes = probabilities.shape[1]
     if k >= n_classes:  # scikit-learn warns that the question is meaningless
@@ -163,23 +105,7 @@ def evaluate(
     support of zero; balanced accuracy averages the recall of the classes that do occur, and
     ``macro_f1`` the F1 of the classes that occur in the truth or the answers, as scikit-learn does.
 
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (n_samples,)
-        True class indices.
-    predictions : ndarray of int64, shape (n_samples,)
-        Class indices answered.
-    probabilities : ndarray, shape (n_samples, n_classes)
-        Class probabilities; rows sum to one.
-    class_names : sequence of str
-        Names of the classes, unique.
-
-    Returns
-    -------
-    dict
-        ``n``, ``accuracy``, ``accuracy_ci95`` (Wilson), ``balanced_accuracy``, ``macro_f1``,
-        ``log_loss`` (nats), ``brier``, ``ece``, ``top2_accuracy``, ``per_class`` and
-        ``confusion_matrix`` (rows are the truth, counts).
+    Shapes: labels, predictions (n_samples,); probabilities (n_samples, n_classes).
     """
     from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
@@ -223,17 +149,7 @@ def majority(
 ) -> dict[str, Any]:
     """Score what always answers the most frequent training class, the first of equals.
 
-    Parameters
-    ----------
-    train_labels, test_labels : ndarray of int64, shape (n_samples,)
-        Class indices.
-    class_names : sequence of str
-        Names of the classes.
-
-    Returns
-    -------
-    dict
-        ``class``, its name, ``train_share`` and ``test_accuracy``.
+    Shapes: train_labels, test_labels (n_samples,).
     """
     counts = np.bincount(train_labels, minlength=len(class_names))
     answer = int(counts.argmax())
@@ -252,17 +168,7 @@ def never_answered(
 ) -> list[str]:
     """List the classes of training or test rows that no test row was answered with.
 
-    Parameters
-    ----------
-    train_labels, test_labels, predictions : ndarray of int64, shape (n_samples,)
-        Class indices: truth of either split, and the answers on the test rows.
-    class_names : sequence of str
-        Names of the classes.
-
-    Returns
-    -------
-    list of str
-        Names, in the order of the classes.
+    Shapes: train_labels, test_labels, predictions (n_samples,).
     """
     there = np.union1d(train_labels, test_labels)
     return [class_names[i] for i in np.setdiff1d(there, predictions)]

@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.linear_head import LinearHead
 from classify.parallel import run_tasks
-from classify.solver.fit import Head
 from classify.solver.out_of_core import is_source
 from classify.solver.threads import thread_count, workers
 from classify.wording import display_name
@@ -53,34 +53,14 @@ _opened: dict[tuple[str, str], Features] = {}
 
 
 @dataclass(frozen=True)
-class Task:
-    """One strategy on one draw, from one image per class upwards.
-
-    Attributes
-    ----------
-    path, key : str
-        The store, and the key that it must have.
-    strategy : str
-        Its name.
-    C : float
-        Of every fit.
-    counts : tuple of int
-        Images per class, ascending.
-    draw, seed : int
-        Which draw, and the seed of all of them.
-    device : str
-        Where to fit.
-    in_memory : bool
-        Whether the features may be loaded.
-    fit_intercept, normalize
-        As the estimator takes them.
-    """
+class DrawTask:
+    """One strategy on one draw, from one image per class upwards."""
 
     path: str
-    key: str
+    key: str  # that the store at this path must have
     strategy: str
     C: float
-    counts: tuple[int, ...]
+    counts: tuple[int, ...]  # images per class, ascending
     draw: int
     seed: int
     device: str
@@ -102,18 +82,7 @@ class Drawn:
 
 
 def ladder(largest: int) -> list[int]:
-    """List 1, 2, 5, 10, 20, 50 and so on below a number.
-
-    Parameters
-    ----------
-    largest : int
-        What all of them are less than.
-
-    Returns
-    -------
-    list of int
-        Ascending; empty for 1 or less.
-    """
+    """List 1, 2, 5, 10, 20, 50 and so on below a number; nothing below 1."""
     rungs = []
     step = 1
     while step < largest:
@@ -125,21 +94,9 @@ def ladder(largest: int) -> list[int]:
 def draw_rows(
     labels: npt.NDArray[np.int64], counts: Sequence[int], draw: int, seed: int
 ) -> list[npt.NDArray[np.intp]]:
-    """Draw stratified sets of rows, each within the next.
+    """Draw stratified sets of rows, ascending, each within the next, whatever `counts` holds.
 
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (n_rows,)
-        Class indices.
-    counts : sequence of int
-        Rows of each class in each set.
-    draw, seed : int
-        The same numbers give the same rows, whatever `counts` holds.
-
-    Returns
-    -------
-    list of ndarray of int
-        Ascending row indices, one array for each count.
+    Shapes: labels (n_rows,).
     """
     generator = np.random.default_rng([seed, draw])
     shuffled = [
@@ -149,20 +106,7 @@ def draw_rows(
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
-    """Student's t interval of a mean, within [0, 1].
-
-    Parameters
-    ----------
-    values : sequence of float
-        Two or more accuracies of independent draws.
-    level : float
-        Confidence level.
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper end.
-    """
+    """Student's t interval of a mean, within [0, 1]."""
     from scipy.stats import t
 
     sample = np.asarray(values, dtype=np.float64)
@@ -178,31 +122,10 @@ def few_shot(
     jobs: int | None = None,
     memory: int | None = None,
 ) -> dict[str, Any]:
-    """Measure accuracy against labelled images per class.
+    """Measure accuracy against labelled images per class, as results.json keeps it.
 
-    Parameters
-    ----------
-    features : Features
-        An open store.
-    fitted : mapping of str to estimator
-        The strategies, fitted to all training rows; their C, device and test accuracy are used.
-    seed : int
-        Of the draws.
-    jobs : int or None
-        Fits side by side, where no ``joblib.parallel_config`` says otherwise; None for all threads.
-    memory : int or None
-        Bytes that fits may take where the features stay on the disk: larger sets are left out,
-        and no two fits run at once.
-
-    Returns
-    -------
-    dict
-        ``draws``, ``level`` and ``near``; ``curves``: for each strategy a list of ``per_class``
-        (None for all), ``n_train``, ``accuracies``, ``converged`` (whether the fit of each of them
-        did), ``mean`` and ``ci95`` (None for all, which is one fit); ``enough``: for each strategy
-        the least ``per_class`` whose mean comes within ``near`` of all, where all fits from it on
-        converged; ``left_out``: counts that `memory` has no room for; ``notes``: what the fits had
-        to say of their device.
+    `memory` is what fits may take (bytes) where the features stay on the disk: larger sets are then
+    left out, and no two fits run at once.
     """
     labels = np.asarray(features.train.labels)
     sizes = np.unique(labels, return_counts=True)[1]
@@ -212,7 +135,7 @@ def few_shot(
         row_bytes = 4 * features.train.features.shape[1] * COPIES
         counts = [count for count in counts if n_train[count] * row_bytes <= memory]
     tasks = [
-        Task(
+        DrawTask(
             str(Path(features.path).absolute()), features.key, name,
             float(estimator.C), tuple(counts), draw, seed, estimator.device, memory is None,
             estimator.fit_intercept, estimator.normalize,
@@ -265,7 +188,7 @@ def _curve(
 
 
 def _all(features: Features, strategy: str, estimator: Any, n_train: int) -> dict[str, Any]:
-    head = Head(estimator.coef_, estimator.intercept_)
+    head = LinearHead(estimator.coef_, estimator.intercept_)
     accuracy = _accuracy(strategy, head, estimator.classes_, features, estimator.normalize)
     return {
         "per_class": None,
@@ -298,18 +221,7 @@ def all_converged(point: Mapping[str, Any]) -> bool:
 
 
 def unconverged_warnings(found: Mapping[str, Any]) -> list[str]:
-    """Say how many fits of the curves did not converge, and where.
-
-    Parameters
-    ----------
-    found : mapping
-        From `few_shot`.
-
-    Returns
-    -------
-    list of str
-        A sentence for each strategy that has such fits.
-    """
+    """Say how many fits of the curves did not converge, and where."""
     told = []
     for name, curve in found["curves"].items():
         drawn = curve[:-1]
@@ -325,7 +237,7 @@ def unconverged_warnings(found: Mapping[str, Any]) -> list[str]:
     return told
 
 
-def _run(tasks: Sequence[Task], jobs: int | None) -> list[Drawn]:
+def _run(tasks: Sequence[DrawTask], jobs: int | None) -> list[Drawn]:
     import joblib
 
     # Somebody's parallel_config goes before our own threads.
@@ -337,21 +249,10 @@ def _run(tasks: Sequence[Task], jobs: int | None) -> list[Drawn]:
         )
 
 
-def run_task(task: Task) -> Drawn:
-    """Fit a strategy to the sets of a draw, each fit starting from the one before.
-
-    Parameters
-    ----------
-    task : Task
-        What to do.
-
-    Returns
-    -------
-    Drawn
-        Test accuracies, one for each count, and how their fits ended.
-    """
+def run_task(task: DrawTask) -> Drawn:
+    """Fit a strategy to the sets of a draw, each fit starting from the one before."""
     from classify.estimators import as_features
-    from classify.solver.backend import open_fitter, telling
+    from classify.solver.backend import open_fitter, redirect_notes
     from classify.solver.row_norms import normalized
 
     features = _open(task)
@@ -362,7 +263,7 @@ def run_task(task: Task) -> Drawn:
         # Not through the estimators: scikit-learn's checks change the filters of warnings, which
         # are the whole process's, and other draws may be fitted in other threads.
         part = normalized(as_features(X.gather(rows) if is_source(X) else X[rows]), task.normalize)
-        with telling(drawn.notes.append), workers(1) as pool:
+        with redirect_notes(drawn.notes.append), workers(1) as pool:
             fitter = open_fitter(
                 task.device, task.strategy, part, labels[rows], len(known), pool,
                 standardize=True, fit_intercept=task.fit_intercept,
@@ -375,7 +276,7 @@ def run_task(task: Task) -> Drawn:
 
 def _accuracy(
     strategy: str,
-    head: Head,
+    head: LinearHead,
     known: npt.NDArray[np.int64],
     features: Features,
     normalize: str | None,
@@ -391,7 +292,7 @@ def _accuracy(
     return float(np.mean(known[np.concatenate(answers)] == features.test.labels))
 
 
-def _open(task: Task) -> Features:
+def _open(task: DrawTask) -> Features:
     from data.common.errors import UserError
     from data.reading import open_features
 

@@ -31,24 +31,7 @@ MEDIA = ("data:image/png;base64,", "data:image/jpeg;base64,")
 def gallery(
     features: Features, fitted: Mapping[str, Fitted], data_dir: Path | None = None
 ) -> dict[str, Any]:
-    """Choose the images that say most about the strategies, and fetch them.
-
-    Parameters
-    ----------
-    features : Features
-        An open store.
-    fitted : mapping of str to Fitted
-        The strategies' answers on the test rows.
-    data_dir : Path, optional
-        Where the images lie; by default where they lay when the store was made.
-
-    Returns
-    -------
-    dict
-        ``disagreements`` and ``confident_errors``, see `describe`; ``n_disagreements``, of which
-        the first are listed; ``thumbnails``, data URIs by id, of these and of the examples of the
-        hardest pairs of one-vs-one; and ``missing``, why there are none (empty where there are).
-    """
+    """Choose the images that say most about the strategies, and fetch them."""
     labels = np.asarray(features.test.labels)
     predictions = {name: fit.predictions for name, fit in fitted.items()}
     probabilities = {name: fit.probabilities for name, fit in fitted.items()}
@@ -56,7 +39,7 @@ def gallery(
     wrong = confident_errors(labels, predictions, probabilities)
     parts = {
         name: [
-            describe(row, features.test.ids, labels, features.class_names, fitted) for row in rows
+            answers_to(row, features.test.ids, labels, features.class_names, fitted) for row in rows
         ]
         for name, rows in (("disagreements", apart[:SHOWN]), ("confident_errors", wrong[:SHOWN]))
     }
@@ -75,17 +58,7 @@ def disagreements(
 ) -> npt.NDArray[np.intp]:
     """Find the rows that OvR and OvO answer differently, the surest of both first.
 
-    Parameters
-    ----------
-    predictions : mapping of str to ndarray, shape (n_rows,)
-        Answers of each strategy.
-    probabilities : mapping of str to ndarray, shape (n_rows, n_classes)
-        How probable each class is.
-
-    Returns
-    -------
-    ndarray of int
-        Rows; none where one of the two was not fitted.
+    Shapes: predictions (n_rows,); probabilities (n_rows, n_classes).
     """
     if not {"ovr", "ovo"} <= set(predictions):
         return np.array([], dtype=np.intp)
@@ -101,20 +74,9 @@ def confident_errors(
 ) -> npt.NDArray[np.intp]:
     """Find the rows that a strategy answers wrongly, those most sure of their error first.
 
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (n_rows,)
-        Truth.
-    predictions : mapping of str to ndarray, shape (n_rows,)
-        Answers of each strategy.
-    probabilities : mapping of str to ndarray, shape (n_rows, n_classes)
-        How probable each class is.
+    That is the mean over the strategies of the probability of a wrong answer, 0 where it is right.
 
-    Returns
-    -------
-    ndarray of int
-        Rows, by the mean over the strategies of the probability of a wrong answer (0 where the
-        answer is right).
+    Shapes: labels, predictions (n_rows,); probabilities (n_rows, n_classes).
     """
     every = np.arange(len(labels))
     sure = np.mean(
@@ -128,7 +90,7 @@ def confident_errors(
     return rows[np.argsort(-sure[rows], kind="stable")]
 
 
-def describe(
+def answers_to(
     row: int,
     ids: Sequence[str],
     labels: npt.NDArray[np.int64],
@@ -137,24 +99,7 @@ def describe(
 ) -> dict[str, Any]:
     """Say what an image is and what the strategies took it for.
 
-    Parameters
-    ----------
-    row : int
-        A test row.
-    ids : sequence of str
-        Of the test rows.
-    labels : ndarray of int64, shape (n_rows,)
-        Truth.
-    class_names : sequence of str
-        Of the classes.
-    fitted : mapping of str to Fitted
-        The strategies.
-
-    Returns
-    -------
-    dict
-        ``id``, ``truth``, and ``answers``: for each strategy ``class``, ``probability`` and
-        ``right``.
+    Shapes: labels (n_rows,).
     """
     return {
         "id": ids[row],
@@ -174,22 +119,7 @@ def describe(
 def thumbnails(
     features: Features, ids: Sequence[str], data_dir: Path | None = None
 ) -> tuple[dict[str, str], str]:
-    """Fetch test images and make them small.
-
-    Parameters
-    ----------
-    features : Features
-        An open store.
-    ids : sequence of str
-        Which images.
-    data_dir : Path, optional
-        Where they lie, if not where they lay when the store was made.
-
-    Returns
-    -------
-    tuple
-        Data URIs by id, and why there are none (empty where there are).
-    """
+    """Fetch test images and make them small: data URIs by id, and why there are none."""
     from data.images.lookup import find_pictures
 
     if not ids:
@@ -204,15 +134,7 @@ def thumbnails(
 def data_uri(pixels: npt.NDArray[np.uint8]) -> str:
     """Make a thumbnail that a page can hold.
 
-    Parameters
-    ----------
-    pixels : ndarray of uint8, shape (height, width, 3)
-        RGB.
-
-    Returns
-    -------
-    str
-        A PNG where the image is small, else a JPEG, of at most `SIDE` pixels each way.
+    Shapes: pixels (height, width, 3).
     """
     from PIL import Image
 

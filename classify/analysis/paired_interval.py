@@ -38,20 +38,9 @@ ANGLES = 65
 def difference_intervals(only_a: Counts, only_b: Counts, n: Counts, alpha: float) -> Array:
     """Find PropImp intervals of accuracy(a) - accuracy(b), for arrays of counts.
 
-    Parameters
-    ----------
-    only_a, only_b : int or ndarray of int
-        Rows that only one of the two classifiers got right.
-    n : int or ndarray of int
-        All rows, positive.
-    alpha : float
-        1 minus the confidence level, within (0, 1).
-
-    Returns
-    -------
-    ndarray of float64, shape (..., 2)
-        Lower and upper limits. They mirror each other when a and b change places.
+    Shapes: returns (..., 2).
     """
+    # The limits mirror each other when a and b change places.
     low, high = _lower(only_a, only_b, n, alpha), -_lower(only_b, only_a, n, alpha)
     return np.stack([low, high], axis=-1)
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import ProblemSums, class_pairs, problem_sums
+from classify.coding import ProblemSums, problem_sums
+from classify.linear_head import LinearHead
 from classify.scoring import scored
-from classify.solver.fit import Head
+from classify.solver.problems import class_pairs
 
 HARDEST = 10
 EXAMPLES = 6
@@ -23,32 +24,12 @@ def judge_pairs(
     X_test: Any,
     labels: npt.NDArray[np.intp],
     ids: Sequence[str],
-    head: Head,
+    head: LinearHead,
     known: npt.NDArray[np.intp],
 ) -> dict[str, Any]:
-    """Judge every pair's head on the test rows of its two classes.
+    """Judge every pair's head on the test rows of its two classes, the hardest with examples.
 
-    Parameters
-    ----------
-    X_test : ndarray, shape (n_test, n_features), or StoredRows
-        Test features.
-    labels : ndarray of int, shape (n_test,)
-        Their classes.
-    ids : sequence of str
-        Which images they are.
-    head : Head
-        The pairs' heads.
-    known : ndarray of int, shape (n_known,)
-        The classes that there are heads for.
-
-    Returns
-    -------
-    dict
-        ``classes`` (`known`), ``accuracy``, a list for each class but the last with the accuracies
-        of its pairs with the later classes (None where neither has a test row), and ``hardest``,
-        the pairs with the lowest: each with its two classes ``a`` and ``b``, ``accuracy``, ``n``,
-        ``errors``, ``a_as_b``, ``b_as_a``, and under ``examples`` the errors with the largest
-        margins: ``row`` and ``id`` in the test split, ``truth``, ``answer`` and ``margin``.
+    Shapes: X_test (n_test, n_features) or StoredRows; labels (n_test,); known (n_known,).
     """
     k, pairs = len(known), class_pairs(len(known))
     rows = np.flatnonzero(np.isin(labels, known))
@@ -72,7 +53,7 @@ def _pair(
     rows: npt.NDArray[np.intp],
     own: npt.NDArray[np.intp],
     ids: Sequence[str],
-    head: Head,
+    head: LinearHead,
     known: npt.NDArray[np.intp],
     i: int,
     a: int,
@@ -80,7 +61,7 @@ def _pair(
 ) -> dict[str, Any]:
     mine = (own == a) | (own == b)
     rows, second = rows[mine], own[mine] == b
-    one = Head(head.coef[i : i + 1], head.intercept[i : i + 1])
+    one = LinearHead(head.coef[i : i + 1], head.intercept[i : i + 1])
     scores = np.concatenate([part[:, 0] for _, part in scored(X_test, one, rows)])
     wrong = np.flatnonzero((scores > 0) != second)
     worst = wrong[np.argsort(-np.abs(scores[wrong]), kind="stable")][:EXAMPLES]
@@ -110,22 +91,7 @@ def judge_classes(
 ) -> dict[str, Any]:
     """Judge every one-vs-rest head as a detector of its class.
 
-    Parameters
-    ----------
-    labels : ndarray of int, shape (n_test,)
-        Classes of the test rows.
-    scores : ndarray, shape (n_test, n_classes)
-        Scores of all classes; those of classes without a head are not looked at.
-    known : ndarray of int, shape (n_known,)
-        The classes that there are heads for.
-
-    Returns
-    -------
-    dict
-        ``classes``: of each class that some but not all test rows have, its ``class``, ``auc``
-        (area under the ROC curve) and ``average_precision``, hardest first; ``false_alarms``, the
-        shares of false alarms at which the ROC curves are read off, and ``curves``, the shares of
-        hits there, of the hardest of these classes.
+    Shapes: labels (n_test,); scores (n_test, n_classes); known (n_known,).
     """
     from sklearn.metrics import auc, average_precision_score, roc_curve
 

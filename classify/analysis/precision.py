@@ -30,21 +30,7 @@ LARGEST_HALF = float(np.finfo(np.float16).max)
 def numerics(features: Features, X_test: Any, fitted: Mapping[str, Fitted]) -> dict[str, Any]:
     """Count the test predictions that another precision of the features would change.
 
-    Parameters
-    ----------
-    features : Features
-        The open store.
-    X_test : ndarray, shape (n_test, n_features), or StoredRows
-        Its test features, as they were evaluated.
-    fitted : mapping of str to Fitted
-        The strategies, trained on the store's own features.
-
-    Returns
-    -------
-    dict
-        ``stored``: what the features are; ``cases``: a list of ``features`` (what is tried),
-        ``against`` (what its predictions are compared with), ``n`` (test rows) and ``flips``
-        (predictions that differ, by strategy).
+    Shapes: X_test (n_test, n_features) or StoredRows.
     """
     spec = features.spec
     engine = (features.provenance or {}).get("engine", "torch")
@@ -95,18 +81,7 @@ def _differing(fit: Fitted, rows: npt.NDArray[np.floating], expected: npt.NDArra
 
 
 def numerics_line(results: Mapping[str, Any]) -> str:
-    """Say in one line how many test predictions would flip in fp32.
-
-    Parameters
-    ----------
-    results : mapping
-        Of a run.
-
-    Returns
-    -------
-    str
-        A sentence; empty where no rows have been embedded again.
-    """
+    """Say in one line how many test predictions would flip in fp32."""
     found = results["numerics"]
     for case in found["cases"]:
         if (case["features"], case["against"]) == (STORED, PLAIN):

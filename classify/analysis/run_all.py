@@ -13,9 +13,10 @@ from classify.analysis.decoding import compare_ways
 from classify.analysis.own_c import judge, refit
 from classify.analysis.pairwise import judge_classes, judge_pairs
 from classify.analysis.views import class_order, two_views
+from classify.linear_head import LinearHead
 from classify.results import json_ready
 from classify.scoring import HeldOut, scored
-from classify.solver.fit import Head
+from classify.solver.problems import class_pairs
 from classify.solver.row_norms import normalized
 from data.common.cli import progress
 
@@ -34,24 +35,7 @@ def analyse(
 ) -> dict[str, Any]:
     """Work out what the parts of a report show; each of them may be absent.
 
-    Parameters
-    ----------
-    features : Features
-        The open store.
-    X_train, X_test : ndarray, shape (n_rows, n_features), or StoredRows
-        Its features.
-    fitted : mapping of str to Fitted
-        The fitted strategies; their ``entry`` grows by ``calibration``, ``course``, and ``pairs``
-        (one-vs-one) or ``detection`` (one-vs-rest).
-    options : FitOptions
-        What the run was told.
-    room : Room
-        The memory there is.
-
-    Returns
-    -------
-    dict
-        ``class_order``, and where they make sense ``decoding``, ``own_c`` and ``views``.
+    Shapes: X_train, X_test (n_rows, n_features) or StoredRows.
     """
     labels, ids = features.test.labels, features.test.ids
     # The heads' own coefficients, which are used here, take rows as they were fitted.
@@ -68,7 +52,7 @@ def analyse(
     with progress(len(fitted), "analyses", "strategy") as bar:
         for strategy, fit in fitted.items():
             known = np.asarray(fit.estimator.classes_)
-            head = Head(fit.estimator.coef_, fit.estimator.intercept_)
+            head = LinearHead(fit.estimator.coef_, fit.estimator.intercept_)
             held_out = _held_out(fit, features, X_train)
             more = {
                 "calibration": _calibration(strategy, fit, labels, held_out),
@@ -110,7 +94,7 @@ def _ends(fit: Fitted) -> list[bool]:
 
 def _mark_pairs(pairs: dict[str, Any], known: Any, fit: Fitted) -> None:
     place = {int(c): i for i, c in enumerate(known)}
-    ends = dict(zip(map(tuple, coding.class_pairs(len(known)).tolist()), _ends(fit), strict=True))
+    ends = dict(zip(map(tuple, class_pairs(len(known)).tolist()), _ends(fit), strict=True))
     for pair in pairs["hardest"]:
         a, b = sorted((place[pair["a"]], place[pair["b"]]))
         pair["converged"] = ends[a, b]
@@ -164,7 +148,7 @@ def _course(strategy: str, fit: Fitted) -> dict[str, Any]:
     known, problem = np.asarray(fit.estimator.classes_), hardest["problem"]
     classes: Any = []
     if strategy == "ovo" or len(known) == 2:
-        classes = known[coding.class_pairs(len(known))[problem]]
+        classes = known[class_pairs(len(known))[problem]]
     elif strategy == "ovr":
         classes = known[[problem]]
     scale = abs(hardest["objective"]) or 1.0

@@ -40,14 +40,12 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.analysis.paired_interval import difference_intervals
-from classify.wording import display_name, headline, verdict
+from classify.wording import COUNTS, display_name, headline, verdict
 
 _Floats = npt.NDArray[np.float64]
 
 ALPHA = 0.05
 POWER = 0.8
-# What a comparison calls the fields of `PairedCounts`, in their order.
-COUNTS = ("both_right", "only_a_right", "only_b_right", "both_wrong")
 # What comparisons of earlier versions lack.
 ADDED = ("mcnemar_p_adjusted", "n_tests", "test_rows_needed")
 # What `results.json` calls the procedure; files with another name, or none, are judged again.
@@ -84,15 +82,7 @@ class PairedCounts:
 def paired_counts(right_a: npt.NDArray[np.bool_], right_b: npt.NDArray[np.bool_]) -> PairedCounts:
     """Count the four outcomes of two classifiers on the same rows.
 
-    Parameters
-    ----------
-    right_a, right_b : ndarray of bool, shape (n_samples,)
-        Whether each classifier's answer is the true label.
-
-    Returns
-    -------
-    PairedCounts
-        The counts.
+    Shapes: right_a, right_b (n_samples,).
     """
     return PairedCounts(
         both=int(np.count_nonzero(right_a & right_b)),
@@ -103,18 +93,7 @@ def paired_counts(right_a: npt.NDArray[np.bool_], right_b: npt.NDArray[np.bool_]
 
 
 def mcnemar_exact(only_a: int, only_b: int) -> float:
-    """Two-sided exact McNemar test: does a discordant row favour either side equally often.
-
-    Parameters
-    ----------
-    only_a, only_b : int
-        Rows that only one of the two classifiers got right.
-
-    Returns
-    -------
-    float
-        The p-value; 1.0 when no row is discordant.
-    """
+    """Return the p-value of the two-sided exact McNemar test."""
     from scipy.special import bdtr
 
     return min(1.0, 2.0 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
@@ -126,21 +105,7 @@ def adjusted_p(p: float, n_tests: int) -> float:
 
 
 def difference_interval(counts: PairedCounts, n_tests: int = 1) -> tuple[float, float]:
-    """Find one of `n_tests` simultaneous 95 % intervals of an accuracy difference.
-
-    Parameters
-    ----------
-    counts : PairedCounts
-        The observed counts.
-    n_tests : int
-        How many intervals are to hold at once: the number of paired tests on the page.
-
-    Returns
-    -------
-    tuple of float
-        Lower and upper end of accuracy(a) - accuracy(b). They exclude 0 exactly when
-        ``adjusted_p`` is below 0.05.
-    """
+    """Find one of `n_tests` simultaneous 95 % intervals of accuracy(a) - accuracy(b)."""
     low, high = map(
         float, difference_intervals(counts.only_a, counts.only_b, counts.n, ALPHA / n_tests)
     )
@@ -157,22 +122,6 @@ def mcnemar_power(n: int, discordance: float, difference: float, alpha: float = 
 
     The number of discordant rows is binomial(n, discordance); given it, those in favour of one side
     are binomial with probability (1 + difference / discordance) / 2.
-
-    Parameters
-    ----------
-    n : int
-        Test rows.
-    discordance : float
-        Probability that exactly one of the two classifiers is right; positive.
-    difference : float
-        True accuracy difference, within [0, discordance].
-    alpha : float
-        Level of the test: 0.05 divided by the number of tests.
-
-    Returns
-    -------
-    float
-        Probability that the test rejects: that its p-value is below `alpha`.
     """
     return _rejections(*_critical_counts(n, discordance, alpha), difference / discordance)
 
@@ -218,23 +167,6 @@ def detectable_difference(
     "4 of 5 cases" holds for this very verdict. A difference cannot exceed the discordance, so where
     the observed discordance is too small for any difference to show, it grows with the difference
     that is tried.
-
-    Parameters
-    ----------
-    n : int
-        Test rows.
-    discordance : float
-        Share of rows that exactly one of the two classifiers gets right, as observed.
-    alpha : float
-        Two-sided level of the test: 0.05 divided by the number of tests.
-    power : float
-        Probability with which the difference is to be found.
-
-    Returns
-    -------
-    float or None
-        The difference, within (0, 1); None when not even a difference of 100 points would show:
-        with fewer than `least_rows` rows.
     """
     from scipy.optimize import brentq
     from scipy.special import betaincinv
@@ -301,29 +233,11 @@ def compare_answers(
     predictions_a: npt.NDArray[np.int64],
     predictions_b: npt.NDArray[np.int64],
     *,
-    seed: int | None = None,
     n_tests: int = 1,
 ) -> dict[str, Any]:
     """Every number of one paired comparison.
 
-    Parameters
-    ----------
-    labels, predictions_a, predictions_b : ndarray of int64, shape (n_samples,)
-        Truth and answers, on the same rows in the same order.
-    seed : int, optional
-        Not used: nothing is drawn. Callers of the earlier bootstrap gave one.
-    n_tests : int
-        How many paired tests stand on the page that this one is for; 1 for no correction.
-
-    Returns
-    -------
-    dict
-        ``accuracy_difference`` (a minus b), ``difference_ci95`` (simultaneous over `n_tests`),
-        ``mcnemar_p``, ``mcnemar_p_adjusted`` (and the same as ``mcnemar_p_holm``), ``n_tests``,
-        ``significant``, ``both_right``, ``only_a_right``, ``only_b_right``, ``both_wrong``,
-        ``detectable_difference`` (None where the rows are too few to show any),
-        ``test_rows_needed`` (with fewer rows it is None) and ``agreement`` (share of rows with the
-        same answer, right or wrong).
+    Shapes: labels, predictions_a, predictions_b (n_samples,).
     """
     counts = paired_counts(predictions_a == labels, predictions_b == labels)
     agreement = float(np.mean(predictions_a == predictions_b))
@@ -331,18 +245,7 @@ def compare_answers(
 
 
 def pair_order(strategies: Sequence[str]) -> list[tuple[str, str]]:
-    """All pairs of strategies, OvR against OvO first, since that is the question.
-
-    Parameters
-    ----------
-    strategies : sequence of str
-        Their names.
-
-    Returns
-    -------
-    list of tuple of str
-        Pairs in the order in which they are reported.
-    """
+    """All pairs of strategies, OvR against OvO first, since that is the question."""
     pairs = list(combinations(strategies, 2))
     pairs = [("ovr", "ovo") if set(pair) == {"ovr", "ovo"} else pair for pair in pairs]
     return sorted(pairs, key=lambda pair: pair != ("ovr", "ovo"))
@@ -353,28 +256,11 @@ def compare_strategies(
     predictions: Mapping[str, npt.NDArray[np.int64]],
     converged: Mapping[str, bool],
     *,
-    seed: int | None = None,
     n_tests: int | None = None,
 ) -> list[dict[str, Any]]:
     """Compare every pair of strategies on one test set, corrected for the number of tests.
 
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (n_samples,)
-        True class indices.
-    predictions : mapping of str to ndarray of int64, shape (n_samples,)
-        Answers of each strategy.
-    converged : mapping of str to bool
-        Whether each strategy's fit reached its optimum.
-    seed : int, optional
-        Not used, as in `compare_answers`.
-    n_tests : int, optional
-        How many paired tests stand on the page; by default the pairs of these strategies.
-
-    Returns
-    -------
-    list of dict
-        What `compare_answers` returns, with ``a``, ``b``, ``converged`` and ``verdict``.
+    Shapes: labels, predictions (n_samples,).
     """
     pairs = pair_order(list(predictions))
     comparisons = []

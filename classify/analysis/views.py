@@ -48,24 +48,7 @@ def two_views(
     the space of the leading principal components, where the scatter within classes can be inverted
     (Belhumeur et al. 1997).
 
-    Parameters
-    ----------
-    X_train, X_test : ndarray, shape (n_rows, n_features), or StoredRows
-        Features.
-    y_train, y_test : ndarray of int, shape (n_rows,)
-        Their classes.
-    seed : int
-        Decides which rows are taken, where there are many.
-
-    Returns
-    -------
-    dict or None
-        ``n_fitted``, ``rows`` and ``labels`` of the test rows shown, ``pca`` with their ``points``
-        and the ``explained`` shares of the variance, and ``lda`` with ``points``, the
-        ``explained`` shares of the variance between classes, and ``components``, how many principal
-        components it was made in. With two classes LDA has one direction, and the second is the
-        first principal component. None where there are too few rows or features for it, or where
-        the rows of each class are all alike.
+    Shapes: X_train, X_test (n_rows, n_features) or StoredRows; y_train, y_test (n_rows,).
     """
     from sklearn.decomposition import PCA
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -112,17 +95,7 @@ def _rounded(points: npt.NDArray[np.floating]) -> list[list[float]]:
 def class_order(matrices: Sequence[npt.NDArray[np.int64]]) -> list[int]:
     """Order classes so that those which are taken for each other are neighbours.
 
-    Parameters
-    ----------
-    matrices : sequence of ndarray of int64, shape (n_classes, n_classes)
-        Confusion matrices of counts, rows are the truth; they are added up.
-
-    Returns
-    -------
-    list of int
-        Every class index once: the leaves of average linkage, in the order with the smallest sum of
-        distances between neighbours (Bar-Joseph et al. 2001), a distance being smaller the larger
-        the share of either class that is taken for the other.
+    Shapes: matrices (n_classes, n_classes).
     """
     from scipy.cluster.hierarchy import leaves_list, linkage, optimal_leaf_ordering
     from scipy.spatial.distance import squareform

@@ -35,14 +35,13 @@ from classify.fit.output import (
     write_run,
 )
 from classify.fit.strategy import fit_strategy
-from classify.free_memory import default_memory
 from classify.records import FitInputs, FitOptions, Fitted, Room
 from classify.results import SCHEMA_VERSION, json_ready
 from classify.wording import answer_warnings, display_name, headline, upper_first
 from data.common.cli import progress
 from data.common.errors import UserError
 from data.common.files import check_writable
-from data.common.free_memory import peak_memory_mb
+from data.common.memory import default_memory, peak_memory_mb
 from data.format.spec import TWICE, cropped_twice
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ def _check_classes(features: Features) -> None:
 def _fit_all(inputs: FitInputs) -> dict[str, Fitted]:
     """Fit every strategy behind one progress bar; notes on the device become its warnings."""
     from classify.selection import C_GRID
-    from classify.solver.backend import telling
+    from classify.solver.backend import redirect_notes
 
     options = inputs.options
     grid = np.array(sorted(options.c_grid)) if options.c_grid else np.asarray(C_GRID)
@@ -167,7 +166,10 @@ def _fit_all(inputs: FitInputs) -> dict[str, Fitted]:
     n_fits = 1 + len(grid)
     fitted = {}
     notes: list[str] = []
-    with telling(notes.append), progress(len(options.strategies) * n_fits, "fit", "step") as bar:
+    with (
+        redirect_notes(notes.append),
+        progress(len(options.strategies) * n_fits, "fit", "step") as bar,
+    ):
 
         def on_fit(_: dict[str, Any]) -> None:
             bar.update(1)

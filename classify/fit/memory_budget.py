@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from classify.free_memory import default_memory
 from classify.records import Room
 from classify.solver.design import COPY_BYTES
 from classify.solver.fit import plan
 from classify.solver.memory import TooLittleMemoryError, column_bytes, show_bytes
 from data.common.cli import log
 from data.common.errors import UserError
+from data.common.memory import default_memory
 
 if TYPE_CHECKING:
     from data.format.records import Features, Header

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import n_heads
 from classify.report.run_report import write_report
 from classify.results import FILE_NAME
 from classify.saved_heads import SavedHead, save_head
 from classify.solver.backend import describe
+from classify.solver.problems import n_heads
 from data.common.errors import UserError
 from data.common.files import sync_folder, temporary_folder, write_bytes, write_json
-from data.common.free_memory import peak_memory_mb
+from data.common.memory import peak_memory_mb
 from data.common.raw_io import NO_ROOM, disk_trouble
 
 if TYPE_CHECKING:

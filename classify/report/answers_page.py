@@ -22,23 +22,7 @@ SUFFIXES = (".html", ".htm")
 
 
 def check_page(path: Path) -> Path:
-    """See to it that a page can be written, and that it replaces nothing but a page.
-
-    Parameters
-    ----------
-    path : Path
-        Where it shall go.
-
-    Returns
-    -------
-    Path
-        The same.
-
-    Raises
-    ------
-    UserError
-        If it has another suffix, is a folder, or its folder cannot be written to.
-    """
+    """See to it that a page can be written, and that it replaces nothing but a page."""
     if path.suffix.lower() not in SUFFIXES or path.is_dir():
         raise UserError(
             f"--html {path} is {'a folder' if path.is_dir() else 'no name of a page'}; give the "
@@ -49,17 +33,7 @@ def check_page(path: Path) -> Path:
 
 
 def write_page(path: Path, head: SavedHead, found: Sequence[Mapping[str, Any]]) -> None:
-    """Write the page.
-
-    Parameters
-    ----------
-    path : Path
-        From `check_page`.
-    head : SavedHead
-        The head that answered.
-    found : sequence of mapping
-        From `classify.predict.predict`; the images are decoded again.
-    """
+    """Write the page."""
     shown = least_sure(found, MOST)
     if len(shown) < len(found):
         log(f"{path} shows the {len(shown):,} least sure of {len(found):,} answers")
@@ -88,19 +62,6 @@ def _thumbnail(path: str) -> str:
 
 
 def least_sure(found: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:
-    """Choose the answers whose most probable class is the least probable.
-
-    Parameters
-    ----------
-    found : sequence of mapping
-        From `classify.predict.predict`.
-    most : int
-        How many at most.
-
-    Returns
-    -------
-    list of mapping
-        In the order of `found`.
-    """
+    """Choose the answers whose most probable class is the least probable."""
     order = sorted(range(len(found)), key=lambda i: found[i]["top"][0]["probability"])
     return [found[i] for i in sorted(order[:most])]

@@ -14,7 +14,7 @@ from typing import Any
 from classify.analysis.significance import compare_answers, judge_again
 from classify.report.pages import percent, span
 from classify.report.runs import Answers, Run
-from classify.wording import display_name, verdict
+from classify.wording import display_name, listed, verdict
 
 # Of classifiers that share the highest accuracy so many are named.
 NAMED = 3
@@ -148,30 +148,11 @@ def headline(
     test_sets: Sequence[Mapping[str, Any]],
     alike: Sequence[str] = (),
 ) -> str:
-    """Sum up: OvR or OvO over all runs, then the best backbone on each test set.
-
-    Parameters
-    ----------
-    rows : sequence of mapping
-        The leaderboard.
-    question : sequence of mapping
-        OvR against OvO, one for each run that has both.
-    pairs : sequence of mapping
-        Backbone against backbone.
-    test_sets : sequence of mapping
-        Which runs share test images.
-    alike : sequence of str
-        Runs whose strategies are one problem.
-
-    Returns
-    -------
-    str
-        A few sentences.
-    """
+    """Sum up: OvR or OvO over all runs, then the best backbone on each test set."""
     sentences = [_question_sentence(rows, question)]
     if alike:
         sentences.append(
-            f"{_listed(alike)}: two classes, with which multinomial, OvR and OvO are one and the "
+            f"{_few_of(alike)}: two classes, with which multinomial, OvR and OvO are one and the "
             "same problem, so they are not compared."
         )
     for group in test_sets:
@@ -182,7 +163,7 @@ def headline(
     untested = dict.fromkeys(row["label"] for row in rows if row["label"] not in tested)
     if untested:
         sentences.append(
-            f"Without readable predictions, and so not tested against others: {_listed(untested)}."
+            f"Without readable predictions, and so not tested against others: {_few_of(untested)}."
         )
     return " ".join(filter(None, sentences)) or "Nothing could be compared."
 
@@ -202,7 +183,7 @@ def _group_sentences(
     if len(equal) == 1:
         sentences = [f"{where} is that of {equal[0]}: {reached} % ({ends})."]
     else:
-        sentences = [f"{where}, {reached} % ({ends}), is shared by {_listed(equal)}."]
+        sentences = [f"{where}, {reached} % ({ends}), is shared by {_few_of(equal)}."]
     if not others:
         return [*sentences, "No other run answered these images, so there is none to test it with."]
     against = {row["label"] for row in (first, *others)}
@@ -211,12 +192,12 @@ def _group_sentences(
     ]
 
 
-def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
+def _few_of(names: Sequence[str] | Mapping[str, Any]) -> str:
     """Name the first few, and count the rest."""
     names = list(names)
     if len(names) > NAMED + 1:
         names = [*names[:NAMED], f"{len(names) - NAMED} others"]
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return listed(names)
 
 
 def _question_sentence(

@@ -46,26 +46,7 @@ METRICS = (
 
 
 def compare(given: Sequence[Path], reports_dir: Path) -> tuple[Path, dict[str, Any], str]:
-    """Compare runs and write REPORTS_DIR/comparison/.
-
-    Parameters
-    ----------
-    given : sequence of Path
-        Folders of runs, or above them; empty for all below `reports_dir`.
-    reports_dir : Path
-        Where runs lie, and where the comparison goes.
-
-    Returns
-    -------
-    tuple
-        Path of report.html, the content of the comparison's results.json, and the leaderboard as
-        text for a terminal.
-
-    Raises
-    ------
-    UserError
-        If there are no runs, one that was named is damaged, or the folder cannot be written.
-    """
+    """Compare runs and write REPORTS_DIR/comparison/; give its page, results and leaderboard."""
     notes: list[str] = []
     runs = find_runs(given, reports_dir, notes.append)
     check_writable(reports_dir)
@@ -79,22 +60,7 @@ def compare(given: Sequence[Path], reports_dir: Path) -> tuple[Path, dict[str, A
 
 
 def summarise(runs: Sequence[Run], notes: list[str], target: Path) -> dict[str, Any]:
-    """Collect what the comparison says.
-
-    Parameters
-    ----------
-    runs : sequence of Run
-        From `find_runs`.
-    notes : list of str
-        What was left out so far; more is added.
-    target : Path
-        Where the comparison goes; links to the runs' own reports are relative to it.
-
-    Returns
-    -------
-    dict
-        The content of the comparison's results.json.
-    """
+    """Collect what the comparison says."""
     answers: dict[str, Answers] = {}
     for run in runs:
         try:
@@ -126,7 +92,7 @@ def summarise(runs: Sequence[Run], notes: list[str], target: Path) -> dict[str, 
         "schema_version": SCHEMA_VERSION,
         "kind": "comparison",
         "verdict": headline(rows, question, pairs, test_sets, alike),
-        "runs": [_describe(run, target) for run in runs],
+        "runs": [_run_row(run, target) for run in runs],
         "leaderboard": rows,
         "comparison_method": METHOD,
         "n_tests": n_tests,
@@ -138,7 +104,7 @@ def summarise(runs: Sequence[Run], notes: list[str], target: Path) -> dict[str, 
     }
 
 
-def _describe(run: Run, target: Path) -> dict[str, Any]:
+def _run_row(run: Run, target: Path) -> dict[str, Any]:
     provenance = run.results["store"]["provenance"]
     speed = provenance.get("images_per_second")
     return {
@@ -180,18 +146,7 @@ def _rows(run: Run) -> list[dict[str, Any]]:
 
 
 def terminal_leaderboard(comparison: Mapping[str, Any]) -> str:
-    """Write the leaderboard for a terminal; "majority" is always the most frequent class.
-
-    Parameters
-    ----------
-    comparison : mapping
-        From `summarise`.
-
-    Returns
-    -------
-    str
-        An aligned table.
-    """
+    """Write the leaderboard for a terminal; "majority" is always the most frequent class."""
     heads = ("backbone", "dataset", "strategy", "accuracy %", "95 % interval", "majority %", "fit")
     rows = [
         (
@@ -209,18 +164,7 @@ def terminal_leaderboard(comparison: Mapping[str, Any]) -> str:
 
 
 def metrics_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Write the leaderboard as CSV, one line for each run and strategy.
-
-    Parameters
-    ----------
-    rows : sequence of mapping
-        The leaderboard.
-
-    Returns
-    -------
-    str
-        With a line of heads; the interval is two columns.
-    """
+    """Write the leaderboard as CSV, one line for each run and strategy."""
     flat = [
         {
             **{key: value for key, value in row.items() if key != "accuracy_ci95"},

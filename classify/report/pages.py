@@ -32,118 +32,37 @@ NOTHING = "–"
 
 
 def percent(share: float | None, digits: int = 2) -> str:
-    """Write a share in percent, without the sign.
-
-    Parameters
-    ----------
-    share : float or None
-        Within [0, 1].
-    digits : int
-        After the point.
-
-    Returns
-    -------
-    str
-        A dash for None.
-    """
+    """Write a share in percent, without the sign."""
     return NOTHING if share is None else points(share, digits)
 
 
 def interval(ends: list[float]) -> str:
-    """Write an interval of shares in percent.
-
-    Parameters
-    ----------
-    ends : list of float
-        Lower and upper end.
-
-    Returns
-    -------
-    str
-        ``89.12 to 91.40``; more digits where an end would read as zero and is not.
-    """
+    """Write an interval of shares in percent: ``89.12 to 91.40``."""
     return f"{limit(ends[0])} to {limit(ends[1])}"
 
 
 def span(ends: list[float]) -> str:
-    """Write an interval of shares that cannot be negative, in percent, as short as possible.
-
-    Parameters
-    ----------
-    ends : list of float
-        Lower and upper end, not negative.
-
-    Returns
-    -------
-    str
-        ``89.12–91.40``.
-    """
+    """Write an interval of shares that cannot be negative, in percent, as short as possible."""
     return f"{points(ends[0])}–{points(ends[1])}"
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Write a number with a fixed count of digits after the point.
-
-    Parameters
-    ----------
-    value : float or None
-        Any number.
-    digits : int
-        After the point.
-
-    Returns
-    -------
-    str
-        A dash for None.
-    """
+    """Write a number with a fixed count of digits after the point."""
     return NOTHING if value is None else f"{value:.{digits}f}"
 
 
 def general(value: float | None) -> str:
-    """Write a number of any size with three significant digits.
-
-    Parameters
-    ----------
-    value : float or None
-        Any number.
-
-    Returns
-    -------
-    str
-        A dash for None.
-    """
+    """Write a number of any size with three significant digits."""
     return NOTHING if value is None else f"{value:.3g}"
 
 
 def count(value: int | None) -> str:
-    """Write a whole number with its thousands apart.
-
-    Parameters
-    ----------
-    value : int or None
-        Any whole number.
-
-    Returns
-    -------
-    str
-        A dash for None.
-    """
+    """Write a whole number with its thousands apart."""
     return NOTHING if value is None else f"{value:,}"
 
 
 def seconds(value: float | None) -> str:
-    """Write a duration as people do.
-
-    Parameters
-    ----------
-    value : float or None
-        Seconds.
-
-    Returns
-    -------
-    str
-        ``0.04 s``, ``12.3 s``, ``3 min 20 s``.
-    """
+    """Write a duration as people do."""
     if value is None:
         return NOTHING
     if value < 10:
@@ -160,18 +79,7 @@ _MARKUP = re.compile(r"[\\`*\[\]|~#$]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def markdown_text(value: Any) -> Any:
-    """Escape what Markdown and the HTML within it would take for markup.
-
-    Parameters
-    ----------
-    value : object
-        A value about to be written.
-
-    Returns
-    -------
-    object
-        Strings escaped, on one line; anything else as it is.
-    """
+    """Escape what Markdown and the HTML within it would take for markup."""
     if not isinstance(value, str):
         return value
     text = _CONTROL.sub(" ", value)
@@ -231,22 +139,7 @@ def _environment(*, html: bool) -> Environment:
 
 
 def render_html(template: str, figures: Mapping[str, str], **context: Any) -> str:
-    """Fill an HTML template; its figures and styles go inside, so that nothing is fetched.
-
-    Parameters
-    ----------
-    template : str
-        File name under ``templates``.
-    figures : mapping of str to str
-        SVG documents of `classify.report.figures.style`.
-    **context : object
-        What the template shows.
-
-    Returns
-    -------
-    str
-        The page.
-    """
+    """Fill an HTML template; its figures and styles go inside, so that nothing is fetched."""
     from markupsafe import Markup
 
     # Our own SVG, in which matplotlib and `escape` have escaped every name.
@@ -257,38 +150,13 @@ def render_html(template: str, figures: Mapping[str, str], **context: Any) -> st
 
 
 def render_markdown(template: str, figures: Mapping[str, str], **context: Any) -> str:
-    """Fill a Markdown template, which links to ``figures/NAME.svg``.
-
-    Parameters
-    ----------
-    template : str
-        File name under ``templates``.
-    figures : mapping of str to str
-        SVG documents; only the names matter.
-    **context : object
-        What the template shows.
-
-    Returns
-    -------
-    str
-        The document.
-    """
+    """Fill a Markdown template, which links to ``figures/NAME.svg``."""
     text = _environment(html=False).get_template(template).render(figures=figures, **context)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def write_pages(folder: Path, html: str, markdown: str, figures: Mapping[str, str]) -> None:
-    """Write report.html, report.md and the figures into a folder.
-
-    Parameters
-    ----------
-    folder : Path
-        It must exist.
-    html, markdown : str
-        The two pages.
-    figures : mapping of str to str
-        SVG documents by name.
-    """
+    """Write report.html, report.md and the figures into a folder."""
     from data.common.files import write_text
 
     (folder / "figures").mkdir(exist_ok=True)

@@ -24,7 +24,8 @@ from classify.report.figures import validation as figures_validation
 from classify.report.figures import views as figures_views
 from classify.report.figures.style import PALETTE
 from classify.report.pages import TEMPLATES, render_html, render_markdown, write_pages
-from classify.results import FILE_NAME, backbone_name, has_random_weights, read_results
+from classify.report.runs import read_results
+from classify.results import FILE_NAME, backbone_name, has_random_weights
 from classify.wording import decoding_sentence, display_name, labels_sentence
 from data.common.cli import progress
 from data.common.files import write_text
@@ -51,23 +52,7 @@ LONG = 50
 
 
 def write_report(folder: Path) -> Path:
-    """Write report.html, report.md, metrics.csv and figures/ from the results.json of a run.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder of a run.
-
-    Returns
-    -------
-    Path
-        Of report.html.
-
-    Raises
-    ------
-    UserError
-        If results.json is missing, damaged or of a newer schema.
-    """
+    """Write report.html, report.md, metrics.csv and figures/ from the results.json of a run."""
     results = read_results(folder / FILE_NAME)
     figures = draw_figures(results)
     context = report_context(results)
@@ -82,15 +67,7 @@ def write_report(folder: Path) -> Path:
 
 
 def write_metrics(path: Path, results: Mapping[str, Any]) -> None:
-    """Write the numbers of section 2 as CSV, one row a strategy.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    results : mapping
-        A checked results.json.
-    """
+    """Write the numbers of section 2 as CSV, one row a strategy."""
     majority = results.get("majority")
     rows = [metrics_row(name, entry, majority) for name, entry in results["strategies"].items()]
     text = io.StringIO(newline="")
@@ -103,22 +80,7 @@ def write_metrics(path: Path, results: Mapping[str, Any]) -> None:
 def metrics_row(
     name: str, entry: Mapping[str, Any], majority: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Flatten what is known of a strategy.
-
-    Parameters
-    ----------
-    name : str
-        The strategy.
-    entry : mapping
-        Its entry in results.json.
-    majority : mapping, optional
-        The ``majority`` of results.json.
-
-    Returns
-    -------
-    dict
-        Numbers by column name; None, an empty cell in CSV, for what is not known.
-    """
+    """Flatten what is known of a strategy."""
     test, certificate = entry["test"], entry["certificate"]
     calibration = entry.get("calibration") or {}
     after = calibration.get("after") or {}
@@ -146,18 +108,7 @@ def metrics_row(
 
 
 def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
-    """Draw every figure of a run.
-
-    Parameters
-    ----------
-    results : mapping
-        A checked results.json.
-
-    Returns
-    -------
-    dict of str to str
-        SVG documents by name; those that make no sense for this run are left out.
-    """
+    """Draw every figure of a run."""
     figures = {}
     with progress(len(FIGURES), "figures", "part") as bar:
         for module in FIGURES:
@@ -169,23 +120,7 @@ def draw_figures(results: Mapping[str, Any]) -> dict[str, str]:
 def most_confused(
     strategies: Mapping[str, Any], class_names: Sequence[str], n: int = CONFUSED_SHOWN
 ) -> list[dict[str, Any]]:
-    """List the errors that are made most often, summed over the strategies.
-
-    Parameters
-    ----------
-    strategies : mapping
-        The ``strategies`` of results.json.
-    class_names : sequence of str
-        In the order of the confusion matrices.
-    n : int
-        How many at most.
-
-    Returns
-    -------
-    list of dict
-        ``truth``, ``answer``, ``support`` (test rows of the true class) and ``counts``, one for
-        each strategy; the most frequent first.
-    """
+    """List the errors that are made most often, summed over the strategies."""
     matrices = [entry["test"]["confusion_matrix"] for entry in strategies.values()]
     support = [sum(row) for row in matrices[0]]
     errors = [
@@ -206,18 +141,7 @@ def most_confused(
 
 
 def extract_command(store: Mapping[str, Any]) -> str:
-    """Rebuild the command that makes the store, from what it remembers of the request.
-
-    Parameters
-    ----------
-    store : mapping
-        The ``store`` of results.json.
-
-    Returns
-    -------
-    str
-        ``python -m extract ...``, or an empty string where the store does not say.
-    """
+    """Rebuild the command that makes the store, from what it remembers of the request."""
     request = store.get("request") or {}
     options, files = request.get("options") or {}, request.get("files") or {}
     if not options.get("model"):
@@ -249,18 +173,7 @@ def extract_command(store: Mapping[str, Any]) -> str:
 
 
 def provenance_rows(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Flatten where the numbers come from into rows of a table.
-
-    Parameters
-    ----------
-    results : mapping
-        A checked results.json.
-
-    Returns
-    -------
-    list of tuple of str
-        What, and its value.
-    """
+    """Flatten where the numbers come from into rows of a table."""
     store, spec = results["store"], results["store"]["spec"]
     rows = [("store", store["path"]), ("key of the store", store["key"])]
     for group in ("dataset", "model", "preprocessing"):
@@ -299,18 +212,7 @@ def _plain(value: Any) -> str:
 
 
 def report_context(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Prepare what the templates of a run show.
-
-    Parameters
-    ----------
-    results : mapping
-        A checked results.json.
-
-    Returns
-    -------
-    dict
-        Variables of ``report.html.j2`` and ``report.md.j2``.
-    """
+    """Prepare what the templates of a run show."""
     spec = results["store"]["spec"]
     strategies = results["strategies"]
     comparisons = results["comparisons"]

@@ -14,7 +14,8 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
-from classify.results import FILE_NAME, backbone_name, load_json, read_results
+from classify.analysis.significance import with_current_method
+from classify.results import FILE_NAME, backbone_name, load_json, read_run
 from data.common.errors import UserError
 
 HOW_TO_FIT = "make one with `make classify`, or `python -m classify fit FILE.h5`"
@@ -43,45 +44,26 @@ class Run:
 class Answers:
     """What a run's strategies answered on its test set, rows in the order of their ids.
 
-    Attributes
-    ----------
-    labels : ndarray of int64, shape (n_samples,)
-        Truth.
-    predictions : dict of str to ndarray of int64, shape (n_samples,)
-        Answers of each strategy.
-    test_set : str
-        Digest of class names, ids and labels: equal for runs that share a test set.
+    Shapes: labels, predictions (n_samples,).
     """
 
     labels: npt.NDArray[np.int64]
     predictions: dict[str, npt.NDArray[np.int64]]
-    test_set: str
+    test_set: str  # digest of class names, ids and labels: equal for runs that share a test set
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read a run; comparisons that an earlier procedure made are judged again from their counts."""
+    return with_current_method(read_run(path))
 
 
 def find_runs(
     given: Sequence[Path], reports_dir: Path, on_skip: Callable[[str], object]
 ) -> list[Run]:
-    """Read the runs that were named, or all below the reports folder.
+    """Read the runs that were named, or all below the reports folder, with labels that differ.
 
-    Parameters
-    ----------
-    given : sequence of Path
-        Folders of runs, or folders above them; empty for all below `reports_dir`.
-    reports_dir : Path
-        Where runs lie by default.
-    on_skip : callable
-        Told in a sentence what was left out and why: damaged files met while searching, and runs
-        that a newer one with the same store and settings replaces.
-
-    Returns
-    -------
-    list of Run
-        At least one, sorted by dataset, backbone and folder, with labels that differ.
-
-    Raises
-    ------
-    UserError
-        If there is no run, or one that was named cannot be read.
+    `on_skip` is told in a sentence what was left out: damaged files met while searching, and runs
+    that a newer one with the same store and settings replaces.
     """
     if not given and not reports_dir.is_dir():
         raise UserError(f"there are no runs: {reports_dir} does not exist; {HOW_TO_FIT}")
@@ -162,23 +144,7 @@ def _labelled(runs: Sequence[Run]) -> list[Run]:
 
 
 def read_answers(run: Run) -> Answers:
-    """Read a run's predictions.npz and check it against its results.json.
-
-    Parameters
-    ----------
-    run : Run
-        A run.
-
-    Returns
-    -------
-    Answers
-        Rows sorted by id.
-
-    Raises
-    ------
-    UserError
-        If the file is missing, damaged, or of another run.
-    """
+    """Read a run's predictions.npz, rows sorted by id, and check it against its results.json."""
     path = run.folder / "predictions.npz"
     strategies = run.results["strategies"]
     try:

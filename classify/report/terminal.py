@@ -16,36 +16,14 @@ BOLD, RESET = "\x1b[1m", "\x1b[0m"
 
 
 def wants_colour(stream: TextIO) -> bool:
-    """Tell whether escape codes are welcome: a terminal, and no NO_COLOR (https://no-color.org).
-
-    Parameters
-    ----------
-    stream : text stream
-        Where the text goes.
-
-    Returns
-    -------
-    bool
-        False for files, pipes and dumb terminals.
-    """
+    """Tell whether escape codes are welcome: a terminal, and no NO_COLOR (https://no-color.org)."""
     return (
         stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") != "dumb"
     )
 
 
 def printable(text: str) -> str:
-    """Replace control characters, so that a name cannot steer the terminal.
-
-    Parameters
-    ----------
-    text : str
-        Any text, such as a class or file name.
-
-    Returns
-    -------
-    str
-        The text on one line.
-    """
+    """Replace control characters, so that a name cannot steer the terminal."""
     kinds = ((letter, unicodedata.category(letter)[0]) for letter in text)
     return "".join(
         " " if kind == "Z" else "\N{REPLACEMENT CHARACTER}" if kind == "C" else letter
@@ -54,18 +32,7 @@ def printable(text: str) -> str:
 
 
 def width(text: str) -> int:
-    """Columns that a text takes on a terminal; East Asian wide letters take two.
-
-    Parameters
-    ----------
-    text : str
-        Printable text.
-
-    Returns
-    -------
-    int
-        The number of columns.
-    """
+    """Columns that a text takes on a terminal; East Asian wide letters take two."""
     return sum(
         0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
         for c in text
@@ -75,24 +42,7 @@ def width(text: str) -> int:
 def table(
     heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, colour: bool = False
 ) -> str:
-    """Align a table for a terminal.
-
-    Parameters
-    ----------
-    heads : sequence of str
-        Column heads.
-    rows : sequence of sequence of str
-        Cells.
-    left : int
-        How many of the first columns are aligned to the left; the others to the right.
-    colour : bool
-        Whether to make the heads bold.
-
-    Returns
-    -------
-    str
-        Lines joined by line feeds, none ending with a space.
-    """
+    """Align a table for a terminal."""
     cells = [[printable(cell) for cell in row] for row in (heads, *rows)]
     widths = [max(width(row[i]) for row in cells) for i in range(len(heads))]
     lines = []
@@ -108,21 +58,7 @@ def table(
 
 
 def results_table(results: Mapping[str, Any], *, colour: bool | None = None) -> str:
-    """Show the strategies of a run.
-
-    Parameters
-    ----------
-    results : mapping
-        A results.json.
-    colour : bool, optional
-        Whether to use escape codes; decided by stderr by default.
-
-    Returns
-    -------
-    str
-        One line for each strategy under a line of heads, and one for what always answering the
-        most frequent class scores.
-    """
+    """Show the strategies of a run."""
     if colour is None:
         colour = wants_colour(sys.stderr)
     heads = ("strategy", "C", "accuracy %", "95 % interval", "macro-F1 %", "log-loss", "fit")
@@ -145,16 +81,5 @@ def results_table(results: Mapping[str, Any], *, colour: bool | None = None) -> 
 
 
 def emphasise(text: str) -> str:
-    """Make a sentence bold where stderr is a terminal.
-
-    Parameters
-    ----------
-    text : str
-        The sentence.
-
-    Returns
-    -------
-    str
-        With escape codes, or as it was.
-    """
+    """Make a sentence bold where stderr is a terminal."""
     return f"{BOLD}{text}{RESET}" if wants_colour(sys.stderr) else text

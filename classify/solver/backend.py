@@ -19,15 +19,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.solver.fit import Fitter, Head
+from classify.linear_head import LinearHead
+from classify.solver.fit import Fitter
 from classify.solver.solution import Solution
-from data.common.allocator import keep_small_blocks
+from data.common.memory import keep_small_blocks
 
 # The device's code on torch's CPU tensors: for tests, being slower than numpy's.
-REHEARSAL = "torch-cpu"
+TORCH_ON_CPU = "torch-cpu"
 
 
-class DeviceMissing(ValueError):
+class DeviceMissingError(ValueError):
     """A CUDA device was asked for, and is not there."""
 
 
@@ -43,19 +44,8 @@ _tell: ContextVar[Callable[[str], None]] = ContextVar("tell", default=_warn)
 
 
 @contextmanager
-def telling(tell: Callable[[str], None]) -> Iterator[None]:
-    """Send what a fit has to say about its device elsewhere than to a `DeviceMemoryWarning`.
-
-    Parameters
-    ----------
-    tell : callable
-        Takes one line of text.
-
-    Yields
-    ------
-    None
-        While it is in force.
-    """
+def redirect_notes(tell: Callable[[str], None]) -> Iterator[None]:
+    """Send what a fit has to say about its device elsewhere than to a `DeviceMemoryWarning`."""
     token = _tell.set(tell)
     try:
         yield
@@ -64,48 +54,21 @@ def telling(tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def may_have_nvidia() -> bool:
-    """Tell, without torch, whether this machine could have an NVIDIA device.
-
-    Returns
-    -------
-    bool
-        False where there is neither a device file nor the driver's tool.
-    """
+    """Tell, without torch, whether this machine could have an NVIDIA device."""
     return bool(glob.glob("/dev/nvidia*")) or shutil.which("nvidia-smi") is not None
 
 
 def check_device(option: Any) -> None:
     """Raise `ValueError` for a ``device`` parameter that names no kind of device."""
     known = isinstance(option, str) and re.fullmatch(r"auto|cpu|cuda(:\d+)?", option)
-    if not known and option != REHEARSAL:
+    if not known and option != TORCH_ON_CPU:
         raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {option!r}")
 
 
 def choose_device(option: str, X: Any = None) -> str:
-    """Turn a ``device`` parameter into a device that is there.
-
-    Parameters
-    ----------
-    option : {'auto', 'cpu', 'cuda', 'cuda:N'}
-        ``auto`` is the device that `X` lies on if it is a CUDA tensor, else CUDA where there is
-        one, else the CPU.
-    X : array-like, optional
-        Features.
-
-    Returns
-    -------
-    str
-        ``cpu``, or a CUDA device with its number.
-
-    Raises
-    ------
-    DeviceMissing
-        If CUDA is asked for and absent.
-    ValueError
-        If the option is none of these.
-    """
+    """Turn a ``device`` parameter into a device that is there."""
     check_device(option)
-    if option in ("cpu", REHEARSAL):
+    if option in ("cpu", TORCH_ON_CPU):
         return option
     if option in ("auto", "cuda") and is_tensor(X) and X.device.type == "cuda":
         return str(X.device)
@@ -119,24 +82,13 @@ def choose_device(option: str, X: Any = None) -> str:
 
         why = f"torch {torch.__version__} finds none" if torch.version.cuda else "torch has no CUDA"
         which = "CUDA device" if option == "cuda" else f"CUDA device with the number {option[5:]}"
-        raise DeviceMissing(f"device {option}: there is no {which} ({why}); use cpu, or auto")
+        raise DeviceMissingError(f"device {option}: there is no {which} ({why}); use cpu, or auto")
     return found or "cpu"
 
 
 def describe(device: str) -> str:
-    """Name a device for the record of a run: a GPU's own name, or ``cpu``.
-
-    Parameters
-    ----------
-    device : str
-        What `choose_device` returned.
-
-    Returns
-    -------
-    str
-        For a person.
-    """
-    if device in ("cpu", REHEARSAL):
+    """Name a device for the record of a run: a GPU's own name, or ``cpu``."""
+    if device in ("cpu", TORCH_ON_CPU):
         return device
     from classify.solver.torch_backend.fit import device_name
 
@@ -151,7 +103,7 @@ def is_tensor(X: Any) -> bool:
 
 def lies_on(X: Any, device: str) -> bool:
     """Tell whether features are a tensor that a fit on this device can use where it lies."""
-    at = "cpu" if device == REHEARSAL else device
+    at = "cpu" if device == TORCH_ON_CPU else device
     return device != "cpu" and is_tensor(X) and str(X.device) == at
 
 
@@ -169,20 +121,7 @@ def open_fitter(
     workers: Any,
     **options: Any,
 ) -> Fitter | DeviceFitter:
-    """Set up a fit on a device.
-
-    Parameters
-    ----------
-    device : str
-        What `choose_device` returned.
-    strategy, X, labels, n_classes, workers, **options
-        As `classify.solver.fit.Fitter` takes them; `X` may be a tensor on the device.
-
-    Returns
-    -------
-    Fitter or DeviceFitter
-        Both have ``solve``, and ``device``: where they run.
-    """
+    """Set up a fit on a device."""
     if device == "cpu":
         keep_small_blocks()
         return Fitter(strategy, X, labels, n_classes, workers, **options)
@@ -190,20 +129,7 @@ def open_fitter(
 
 
 class DeviceFitter:
-    """A fit on a device that goes on with the CPU when the device's memory is too small.
-
-    Parameters
-    ----------
-    device : str
-        What `choose_device` returned.
-    strategy, X, labels, n_classes, workers, **options
-        As `classify.solver.fit.Fitter` takes them.
-
-    Attributes
-    ----------
-    device : str
-        Where it runs now.
-    """
+    """A fit on a device that goes on with the CPU when the device's memory is too small."""
 
     def __init__(
         self,
@@ -224,7 +150,7 @@ class DeviceFitter:
     def _open(self) -> Fitter:
         from classify.solver.torch_backend.fit import TorchFitter
 
-        at = "cpu" if self.device == REHEARSAL else self.device
+        at = "cpu" if self.device == TORCH_ON_CPU else self.device
         self._fitter = TorchFitter(*self._arguments, at=at, **self._options)
         return self._fitter
 
@@ -238,7 +164,7 @@ class DeviceFitter:
             reason = str(error)
         # Outside the handler: its traceback holds on to the tensors.
         self._fitter = None
-        if self.device != REHEARSAL:
+        if self.device != TORCH_ON_CPU:
             release(self.device)
         _tell.get()(
             f"{describe(self.device)} has too little memory for the {self._arguments[0]} fit "
@@ -251,11 +177,11 @@ class DeviceFitter:
         return None
 
     def solve(
-        self, C: float | Any, *, tol: float, max_iter: int, start: Head | None = None
-    ) -> tuple[Head, Solution]:
+        self, C: float | Any, *, tol: float, max_iter: int, start: LinearHead | None = None
+    ) -> tuple[LinearHead, Solution]:
         """Fit the heads for one value of C; see `classify.solver.fit.Fitter.solve`."""
 
-        def work() -> tuple[Head, Solution]:
+        def work() -> tuple[LinearHead, Solution]:
             assert self._fitter is not None
             return self._fitter.solve(C, tol=tol, max_iter=max_iter, start=start)
 

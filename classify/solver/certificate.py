@@ -33,19 +33,17 @@ Problems without intercepts have no constraint, and ``q = p``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from classify.solver.losses import logistic, sigmoid
+from classify.solver.arrays import Arrays, LabelEntries, PositiveEntries, ScoreBlock
 from classify.solver.passes import Group
-from classify.solver.problems import BinaryProblems, Problems
-from classify.solver.softmax_problems import SoftmaxProblems
+from classify.solver.problems import BinaryProblems, Problems, SoftmaxProblems
 from classify.solver.solution import Certificate
 
 Array = npt.NDArray[np.float64]
-Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
 NEWTON_STEPS = 30
@@ -53,362 +51,272 @@ NEWTON_STEPS = 30
 BALANCED = 1e-11
 # Newton's step of an intercept; far from the optimum the quadratic model is worthless.
 LARGEST_STEP = 2.0
-# Rows, and float64 scores, in one block of them.
-ROWS = 4096
-BLOCK_NUMBERS = 500_000
+TINY = float(np.finfo(float).tiny)
 
 
-class Side(Protocol):
-    """The scores of some problems, and what the dual needs of them."""
+class _Feasible(NamedTuple):
+    """A feasible point of the dual, at the shifted intercepts."""
 
-    def best_shift(self) -> Array:
-        """Solve for the change of the intercepts that balances the residuals."""
-
-    def feasible(self, shift: Array) -> tuple[Array, Array, list[Any], Array]:
-        """Return losses, divergences, feasible residuals per group, and the imbalance removed."""
+    losses: Array  # of each problem
+    divergence: Array  # the sum of KL(q || p), of each problem
+    residuals: list[Any]  # q less the labels, of each group, times the sample weights
+    imbalance: Array  # of p, before mass was moved: the intercepts' gradient
 
 
 def certify(objective: Problems, problems: Integers, points: Array) -> Certificate:
-    """Optimise the intercepts and evaluate the duality gaps.
+    """Optimise the intercepts at some problems' points, and evaluate the duality gaps.
 
-    Parameters
-    ----------
-    objective : Problems
-        The objective.
-    problems : ndarray of int, shape (k,)
-        Which of its problems.
-    points : ndarray of float64, shape (k, n_parameters)
-        Their parameters.
-
-    Returns
-    -------
-    Certificate
-        Costs one pass over the rows.
+    Takes one pass over the rows; `points` is float64, ``(k, n_parameters)``.
     """
     weights, intercepts = objective.split(points)
     groups = objective.groups(problems)
-    scores = objective.passes.scores(groups, weights, intercepts)
+    # In the features' precision: an error of a score changes the bound by C times that error times
+    # the residual, as it changes the objective. All sums over rows are float64.
+    scores: list[Any] = objective.passes.scores(groups, weights, intercepts)
     if isinstance(objective, BinaryProblems):
-        side: _Binary | _Softmax = _Binary(objective, problems, groups, scores)
+        dual: _BinaryDual | _SoftmaxDual = _BinaryDual(objective, problems, groups, scores)
     elif isinstance(objective, SoftmaxProblems):
-        side = _Softmax(objective, problems, groups, scores)
+        dual = _SoftmaxDual(objective, problems, groups, scores)
     else:
         raise TypeError(f"no dual is known for {type(objective).__name__}")
-    return conclude(objective, problems, points, groups, side)
-
-
-def conclude(
-    objective: Problems, problems: Integers, points: Array, groups: list[Group], side: Side
-) -> Certificate:
-    """Turn what the scores say into a certificate: the part that is the same for every dual.
-
-    Parameters
-    ----------
-    objective, problems, points
-        As `certify` takes them.
-    groups : list of Group
-        What the scores were computed with.
-    side : Side
-        The dual, at the scores.
-
-    Returns
-    -------
-    Certificate
-        Costs half a pass over the rows.
-    """
-    weights, _ = objective.split(points)
-    shift = side.best_shift()
-    losses, divergence, residuals, imbalance = side.feasible(shift)
-    totals, products = objective.passes.back(groups, residuals, len(weights))
+    shift = dual.best_shift()
+    found = dual.feasible(shift)
+    totals, products = objective.passes.back(groups, found.residuals, len(weights))
     C = objective.C[problems]
+    # w - v. The residuals of a feasible q sum to zero, so the intercepts' entries, which
+    # rounding alone would fill, are set to zero.
     slack = objective.assemble(problems, weights, np.zeros_like(totals), products)
     half = 0.5 * np.einsum("ij,ij->i", slack, slack)
     moved = points.copy()
     objective.split(moved)[1][:] += shift.reshape(-1)
     return Certificate(
         points=moved,
-        objective=objective.value(problems, weights, losses),
-        grad_norm=np.sqrt(2 * half + (C * imbalance) ** 2),
-        gap_bound=C * np.maximum(divergence, 0.0) + half,
+        objective=objective.value(problems, weights, found.losses),
+        grad_norm=np.sqrt(2 * half + (C * found.imbalance) ** 2),
+        # A divergence is not negative; a sum of rounded ones may be, by next to nothing.
+        gap_bound=C * np.maximum(found.divergence, 0.0) + half,
     )
 
 
-class _Binary:
-    """The scores of binary problems; ``shift`` is what is added to the intercepts."""
+class _Dual:
+    """The scores of some problems, in float64 block by block, and sums over the blocks."""
 
     def __init__(
-        self,
-        objective: BinaryProblems,
-        problems: Integers,
-        groups: list[Group],
-        scores: list[Floats],
+        self, objective: Problems, problems: Integers, groups: list[Group], scores: list[Any]
     ) -> None:
-        self.objective, self.problems, self.groups = objective, problems, groups
+        self.arrays: Arrays = objective.arrays
+        self.intercept, self.n_problems = objective.intercept, len(problems)
         self.scores = scores
-        self._known: tuple[Array, tuple[Array, Array, Array]] | None = None
-
-    def _each(
-        self, visit: Callable[[int, slice, Array, _Own, Any], Array]
-    ) -> list[tuple[Group, Array]]:
-        """Call ``visit(group, its rows, u, own, weight)`` for blocks of rows, in threads."""
-
-        def work(piece: tuple[int, int]) -> tuple[Group, Array]:
-            index, low = piece
-            group = self.groups[index]
-            some = slice(low, low + block_rows(len(group.columns)))
-            u = self.scores[index][some].astype(np.float64)
-            rows = slice(group.start + low, group.start + low + len(u))
-            own = _Own(group, self.objective.labels[rows], self.objective.positive[self.problems])
-            own.flip(u)
-            weight = self.objective.weight
-            return group, visit(index, some, u, own, 1.0 if weight is None else weight[rows, None])
-
-        pieces = [
-            (index, low)
-            for index, group in enumerate(self.groups)
-            for low in range(0, group.stop - group.start, block_rows(len(group.columns)))
+        self.blocks = [
+            ScoreBlock(index, slice(low, high), slice(low - group.start, high - group.start))
+            for index, group in enumerate(groups)
+            for step in [self.arrays.block_rows(len(group.columns))]
+            for low in range(group.start, group.stop, step)
+            for high in [min(low + step, group.stop)]
         ]
-        return self.objective.workers.map(work, pieces)
 
-    def _sums(self, shift: Array) -> tuple[Array, Array, Array]:
-        """Sum, per problem, the residual mass of negatives and positives, and the curvature."""
+
+class _BinaryDual(_Dual):
+    """The dual of binary problems; ``u`` is minus the margins, so that ``p`` is sigmoid(u)."""
+
+    def __init__(
+        self, objective: BinaryProblems, problems: Integers, groups: list[Group], scores: list[Any]
+    ) -> None:
+        super().__init__(objective, problems, groups, scores)
+        self.groups = self.arrays.groups(groups)
+        self.positive = self.arrays.send(objective.positive[problems])
+        self._known: tuple[Array, Array] | None = None
+
+    def _total(
+        self, n_sums: int, visit: Callable[[ScoreBlock, Any, PositiveEntries, Any], Any]
+    ) -> Array:
+        """Add up ``visit(block, u, positive entries, weights)`` of all blocks, per problem."""
+
+        def work(block: ScoreBlock) -> Any:
+            u = self.arrays.double(self.scores[block.group][block.within])
+            group = self.groups[block.group]
+            entries = self.arrays.positive_entries(group, block.rows, self.positive)
+            entries.flip(u)
+            return visit(block, u, entries, self.arrays.weight(block.rows, 2))
+
+        total = self.arrays.zeros(n_sums, self.n_problems)
+        for block, part in self.arrays.map(work, self.blocks):
+            total[:, self.groups[block.group].columns] += part
+        return self.arrays.host(total)
+
+    def _sums(self, shift: Array) -> Array:
+        """Sum, per problem, the residuals of negatives and of positives, and the curvature."""
         if self._known is not None and np.array_equal(self._known[0], shift):
             return self._known[1]
+        move = self.arrays.send(shift)
 
-        def visit(index: int, some: slice, u: Array, own: _Own, s: Any) -> Array:
-            own.add(u, shift)
-            p = sigmoid(np.negative(u, out=u))
+        def visit(block: ScoreBlock, u: Any, entries: PositiveEntries, s: Any) -> Any:
+            entries.add(u, move)
+            p = self.arrays.sigmoid(u)
             sp = s * p
-            bent = (sp - sp * p).sum(axis=0)
-            return np.stack([*own.sums(sp), bent])
+            curvature = (sp - sp * p).sum(axis=0)
+            return self.arrays.xp.stack([*entries.sums(sp), curvature])
 
-        total = np.zeros((3, len(shift)))
-        for group, part in self._each(visit):
-            total[:, group.columns] += part
-        self._known = shift.copy(), (total[0], total[1], total[2])
+        self._known = shift.copy(), self._total(3, visit)
         return self._known[1]
 
     def best_shift(self) -> Array:
         """Solve for the change of each intercept that balances the residuals."""
-        shift = np.zeros(len(self.problems))
-        if not self.objective.intercept:
+        shift = np.zeros(self.n_problems)
+        if not self.intercept:
             return shift
         for _ in range(NEWTON_STEPS):
             negative, positive, curvature = self._sums(shift)
             off = positive - negative
-            scale = np.maximum(positive, negative)
-            if np.all(np.abs(off) <= BALANCED * scale):
+            if np.all(np.abs(off) <= BALANCED * np.maximum(positive, negative)):
                 break
-            step = off / np.maximum(curvature, np.finfo(float).tiny)
+            step = off / np.maximum(curvature, TINY)
             shift += np.clip(step, -LARGEST_STEP, LARGEST_STEP)
         return shift
 
-    def feasible(self, shift: Array) -> tuple[Array, Array, list[Floats], Array]:
-        """Scale the heavier side's residuals down until both sides weigh the same."""
+    def feasible(self, shift: Array) -> _Feasible:
+        """Scale the heavier side's residuals down until both sides weigh the same.
+
+        Whatever Newton's method has left over, the constraint then holds: the bound does not
+        depend on its convergence, only the bound's size does.
+        """
+        arrays, xp = self.arrays, self.arrays.xp
         negative, positive, _ = self._sums(shift)
-        if not self.objective.intercept:  # then there is nothing to balance
+        if not self.intercept:  # then there is nothing to balance
             negative = positive = np.zeros_like(positive)
-        heavier = np.maximum(np.maximum(positive, negative), np.finfo(float).tiny)
-        cut_positive = np.maximum(positive - negative, 0.0) / heavier
-        cut_negative = np.maximum(negative - positive, 0.0) / heavier
+        heavier = np.maximum(np.maximum(positive, negative), TINY)
+        cut_positive = arrays.send(np.maximum(positive - negative, 0.0) / heavier)
+        cut_negative = arrays.send(np.maximum(negative - positive, 0.0) / heavier)
+        move = arrays.send(shift)
         residuals = self.scores  # each block is read before it is written
 
-        def visit(index: int, some: slice, u: Array, own: _Own, s: Any) -> Array:
-            own.add(u, shift)
-            cut = own.choose(cut_positive, cut_negative, len(u))
+        def visit(block: ScoreBlock, u: Any, entries: PositiveEntries, s: Any) -> Any:
+            entries.add(u, move)
+            cut = entries.choose(cut_positive, cut_negative, len(u))
+            # With q = (1 - cut) p, the divergence is q log(1 - cut) + (1 - q) log((1 - q) / (1 -
+            # p)). Logarithms of quotients near one would round to nothing what is summed here:
             # (1 - q) / (1 - p) is 1 + cut p / (1 - p), and p / (1 - p) is exp(u).
-            kl = np.log1p(cut * np.exp(np.minimum(u, 700.0)))
-            loss, p = logistic(u)
+            kl = xp.log1p(cut * xp.exp(arrays.at_most(u, 700.0)))
+            loss, p = arrays.logistic(u)
             q = (1 - cut) * p
             kl *= 1 - q
-            kl += q * np.log1p(-np.minimum(cut, 1 - 1e-16))
-            sums = np.stack([(s * loss).sum(axis=0), (s * kl).sum(axis=0)])
+            kl += q * xp.log1p(-arrays.at_most(cut, 1 - 1e-16))
+            sums = xp.stack([(s * loss).sum(axis=0), (s * kl).sum(axis=0)])
             q *= s
-            own.flip(q)
-            residuals[index][some] = q
+            entries.flip(q)
+            residuals[block.group][block.within] = q
             return sums
 
-        total = np.zeros((2, len(self.problems)))
-        for group, part in self._each(visit):
-            total[:, group.columns] += part
-        return total[0], total[1], residuals, np.abs(positive - negative)
+        losses, divergence = self._total(2, visit)
+        return _Feasible(losses, divergence, residuals, np.abs(positive - negative))
 
 
-class _Own:
-    """Which of a block's entries are those of rows in their own class's columns.
-
-    One-vs-one's groups say it for whole columns, and their scores are signed already. One-vs-rest's
-    rows have at most one such entry each, whose score has to be negated here.
-    """
-
-    def __init__(self, group: Group, labels: Integers, positive: Integers) -> None:
-        self.columns, self.sign = group.columns, group.sign
-        self._entries: tuple[Integers, ...] | None = None
-        if group.sign is None:
-            self._entries = np.nonzero(labels[:, None] == positive)
-
-    def flip(self, table: Array) -> None:
-        """Negate the entries, in place, where the group's signs have not."""
-        if self._entries is not None:
-            table[self._entries] = -table[self._entries]
-
-    def add(self, u: Array, shift: Array) -> None:
-        """Add a change of the intercepts to scores, in place."""
-        move = shift[self.columns]
-        if self.sign is not None:
-            u += self.sign * move
-            return
-        u += move
-        assert self._entries is not None
-        u[self._entries] -= 2 * move[self._entries[1]]
-
-    def sums(self, table: Array) -> tuple[Array, Array]:
-        """Sum the columns of the entries that are not their own's, and of those that are."""
-        whole = table.sum(axis=0)
-        if self.sign is not None:
-            return np.where(self.sign < 0, 0.0, whole), np.where(self.sign < 0, whole, 0.0)
-        assert self._entries is not None
-        mine = np.zeros_like(table)
-        mine[self._entries] = table[self._entries]
-        return (table - mine).sum(axis=0), mine.sum(axis=0)
-
-    def choose(self, own: Array, other: Array, n_rows: int) -> Array:
-        """Give every entry of so many rows its column's one of two values."""
-        own, other = own[self.columns], other[self.columns]
-        if self.sign is not None:
-            return np.where(self.sign < 0, own, other)
-        assert self._entries is not None
-        table = np.tile(other, (n_rows, 1))
-        table[self._entries] = own[self._entries[1]]
-        return table
-
-
-class _Softmax:
-    """The scores of multinomial problems, rows x problems x classes."""
+class _SoftmaxDual(_Dual):
+    """The dual of multinomial problems; scores are rows x problems x classes."""
 
     def __init__(
-        self,
-        objective: SoftmaxProblems,
-        problems: Integers,
-        groups: list[Group],
-        scores: list[Floats],
+        self, objective: SoftmaxProblems, problems: Integers, groups: list[Group], scores: list[Any]
     ) -> None:
-        self.objective, self.n_problems = objective, len(problems)
-        self.scores = scores[0].reshape(len(scores[0]), len(problems), -1)
+        super().__init__(objective, problems, groups, scores)
+        self.table = scores[0].reshape(len(scores[0]), len(problems), -1)
+        self.n_classes = k = self.table.shape[2]
+        # The weight of each block's rows of each class: what the probabilities must sum to.
+        labels, weight = objective.labels, objective.weight
+        self.mass = {
+            block.rows.start: self.arrays.send(
+                np.bincount(
+                    labels[block.rows], None if weight is None else weight[block.rows], minlength=k
+                ).astype(np.float64)
+            )
+            for block in self.blocks
+        }
 
-    def _each(self, visit: Callable[..., Any]) -> list[Any]:
-        """Call ``visit(first row, log p, labels, weight)`` for blocks of rows, in threads."""
-        step = block_rows(self.scores[0].size)
+    def _total(self, shape: tuple[int, ...], shift: Array, visit: Callable[..., Any]) -> Array:
+        """Add up ``visit(block, shifted scores, label entries)`` of all blocks."""
+        move = self.arrays.send(shift)
 
-        def work(low: int) -> Any:
-            z = self.scores[low : low + step].astype(np.float64)
-            labels = self.objective.labels[low : low + len(z)]
-            weight = self.objective.weight
-            s = np.ones(len(z)) if weight is None else weight[low : low + len(z)]
-            return visit(low, z, labels, s[:, None])
+        def work(block: ScoreBlock) -> Any:
+            z = self.arrays.double(self.table[block.within]) + move
+            return visit(block, z, self.arrays.label_entries(block.rows, self.n_problems))
 
-        return self.objective.workers.map(work, list(range(0, len(self.scores), step)))
+        total = self.arrays.zeros(*shape)
+        for _, part in self.arrays.map(work, self.blocks):
+            total += part
+        return self.arrays.host(total)
 
     def best_shift(self) -> Array:
         """Solve for the change of the intercepts that balances every class's residuals."""
-        n_classes = self.scores.shape[2]
-        shift = np.zeros((self.n_problems, n_classes))
-        if not self.objective.intercept:
+        k = self.n_classes
+        shift = np.zeros((self.n_problems, k))
+        if not self.intercept:
             return shift
+
+        def visit(block: ScoreBlock, z: Any, entries: LabelEntries) -> Any:
+            p, _ = self.arrays.softmax(z)
+            sp = self.arrays.weight(block.rows, 3) * p
+            mass = sp.sum(axis=0)
+            sums = self.arrays.xp.stack([mass - self.mass[block.rows.start], mass], 1)
+            return self.arrays.xp.concatenate([sums, self.arrays.outer(sp, p)], 1)
+
         for _ in range(NEWTON_STEPS):
-
-            def visit(low: int, z: Array, labels: Integers, s: Array) -> tuple[Array, Array, Array]:
-                p, _ = _probabilities(z + shift)  # noqa: B023 - used before it changes
-                sp = s[:, :, None] * p
-                off = sp.sum(axis=0) - np.bincount(labels, s[:, 0], minlength=n_classes)
-                outer = np.einsum("npk,npl->pkl", sp, p, optimize=True)
-                return off, sp.sum(axis=0), outer
-
-            parts = self._each(visit)
-            off = sum(part[0] for part in parts)
-            mass = sum(part[1] for part in parts)
-            outer = sum(part[2] for part in parts)
+            total = self._total((self.n_problems, k + 2, k), shift, visit)
+            off, mass, outer = total[:, 0], total[:, 1], total[:, 2:]
             if np.all(np.abs(off) <= BALANCED * mass.sum(axis=1, keepdims=True)):
                 break
             # The curvature does not see a common shift of all classes; fill that direction in.
-            hessian = -outer + mass.mean(axis=1)[:, None, None] / n_classes
-            index = np.arange(n_classes)
+            hessian = -outer + mass.mean(axis=1)[:, None, None] / k
+            index = np.arange(k)
             hessian[:, index, index] += mass * (1 + 1e-14)
             step = np.linalg.solve(hessian, off[:, :, None])[:, :, 0]
             step -= step.mean(axis=1, keepdims=True)
             shift -= np.clip(step, -LARGEST_STEP, LARGEST_STEP)
         return shift
 
-    def feasible(self, shift: Array) -> tuple[Array, Array, list[Floats], Array]:
+    def feasible(self, shift: Array) -> _Feasible:
         """Move mass from the classes that have too much to those that have too little."""
+        arrays, xp = self.arrays, self.arrays.xp
 
-        def weigh(low: int, z: Array, labels: Integers, s: Array) -> tuple[Array, Array]:
-            r, _ = _residuals(z + shift, labels)
-            sr = s[:, :, None] * r
-            return sr.sum(axis=0), np.maximum(sr, 0.0).sum(axis=0)
+        def weigh(block: ScoreBlock, z: Any, entries: LabelEntries) -> Any:
+            sr = arrays.weight(block.rows, 3) * self._residuals(z, entries)[0]
+            return xp.stack([sr.sum(axis=0), arrays.at_least(sr, 0.0).sum(axis=0)])
 
-        parts = self._each(weigh)
-        off = sum(part[0] for part in parts) * self.objective.intercept
-        foreign = sum(part[1] for part in parts)  # mass that rows of other classes give a class
-        excess = np.maximum(off, 0.0)
-        cut = np.minimum(excess / np.maximum(foreign, np.finfo(float).tiny), 1.0)
+        off, foreign = self._total((2, self.n_problems, self.n_classes), shift, weigh)
+        off *= self.intercept
+        # A class can only lose what rows of other classes give it (`foreign`), which is at least
+        # what it has too much. All that is freed goes to the classes that lack some.
+        cut = np.minimum(np.maximum(off, 0.0) / np.maximum(foreign, TINY), 1.0)
         lack = np.maximum(-off, 0.0)
-        share = lack / np.maximum(lack.sum(axis=1, keepdims=True), np.finfo(float).tiny)
-        flat = self.scores.reshape(len(self.scores), -1)
-        residuals = flat  # each block is read before it is written
+        share = lack / np.maximum(lack.sum(axis=1, keepdims=True), TINY)
+        cut, share = arrays.send(cut), arrays.send(share)
 
-        def visit(low: int, z: Array, labels: Integers, s: Array) -> Array:
-            r, log_p = _residuals(z + shift, labels)
-            rows = np.arange(len(z))
-            p = np.maximum(r, 0.0)  # what the row gives to classes that are not its own
+        def visit(block: ScoreBlock, z: Any, entries: LabelEntries) -> Any:
+            r, log_p = self._residuals(z, entries)
+            p = arrays.at_least(r, 0.0)  # what the row gives to classes that are not its own
             freed = cut * p
             q = p - freed + freed.sum(axis=2, keepdims=True) * share
-            own = np.exp(log_p[rows, :, labels])
-            q[rows, :, labels] += own
-            log_q = np.log(np.maximum(q, np.finfo(float).tiny))
-            kl = np.where(q > 0, q * (log_q - log_p), 0.0).sum(axis=2)
-            q[rows, :, labels] = 0.0
-            q[rows, :, labels] = -q.sum(axis=2)
-            residuals[low : low + len(z)] = (s[:, :, None] * q).reshape(len(z), -1)
-            return np.stack([(-s * log_p[rows, :, labels]).sum(axis=0), (s * kl).sum(axis=0)])
+            log_own = entries.of(log_p)
+            entries.put(q, entries.of(q) + xp.exp(log_own))
+            log_q = xp.log(arrays.at_least(q, TINY))
+            kl = xp.where(q > 0, q * (log_q - log_p), 0.0).sum(axis=2)
+            entries.put(q, 0.0)
+            entries.put(q, -q.sum(axis=2))
+            self.table[block.within] = arrays.weight(block.rows, 3) * q
+            s = arrays.weight(block.rows, 2)
+            return xp.stack([(-s * log_own).sum(axis=0), (s * kl).sum(axis=0)])
 
-        losses, divergence = np.sum(self._each(visit), axis=0)
-        return losses, divergence, [residuals], np.linalg.norm(off, axis=1)
+        losses, divergence = self._total((2, self.n_problems), shift, visit)
+        flat = self.table.reshape(len(self.table), -1)
+        return _Feasible(losses, divergence, [flat], np.linalg.norm(off, axis=1))
 
-
-def block_rows(columns: int) -> int:
-    """Say how many rows of scores make a block.
-
-    Parameters
-    ----------
-    columns : int
-        Scores of a row.
-
-    Returns
-    -------
-    int
-        Fewer for many columns: a block has some ten temporary arrays of its size.
-    """
-    return min(ROWS, max(64, BLOCK_NUMBERS // max(1, columns)))
-
-
-def _probabilities(z: Array) -> tuple[Array, Array]:
-    z = z - z.max(axis=-1, keepdims=True)
-    p = np.exp(z)
-    total = p.sum(axis=-1, keepdims=True)
-    return p / total, z - np.log(total)
-
-
-def _residuals(z: Array, labels: Integers) -> tuple[Array, Array]:
-    """Return softmax minus indicator, without cancellation in the label's own entry."""
-    p, log_p = _probabilities(z)
-    rows = np.arange(len(z))
-    p[rows, :, labels] = 0.0
-    p[rows, :, labels] = -p.sum(axis=-1)
-    # The same for the logarithm: log(1 - others) keeps the small losses of well-classified rows.
-    own = p[rows, :, labels]
-    sure = own > -0.5
-    log_p[rows, :, labels] = np.where(
-        sure, np.log1p(np.where(sure, own, 0.0)), log_p[rows, :, labels]
-    )
-    return p, log_p
+    def _residuals(self, z: Any, entries: LabelEntries) -> tuple[Any, Any]:
+        """Return softmax less indicator, without cancellation in the label's entry, and log p."""
+        xp = self.arrays.xp
+        p, log_p = self.arrays.softmax(z)
+        entries.put(p, 0.0)
+        own = -p.sum(axis=-1)
+        entries.put(p, own)
+        # The same for log p: log(1 - others) keeps the small losses of well-classified rows.
+        sure = own > -0.5
+        exact = xp.log1p(xp.where(sure, own, 0.0))
+        entries.put(log_p, xp.where(sure, exact, entries.of(log_p)))
+        return p, log_p

@@ -12,28 +12,21 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from classify.solver.rowwise import some_rows
-from classify.solver.threads import Workers
+from classify.solver.threads import Workers, some_rows
+from classify.solver.tuning import (
+    BLOCK_BYTES,
+    COPY_BYTES,
+    FEWEST_ROWS,
+    LARGEST_FOLD,
+    MOMENT_ROWS,
+    MOST_ROWS,
+    SMALL_BACK,
+    SMALL_PRODUCT,
+)
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
-
-# Rows in one product: features that stay in the shared cache, so that the second product of a pass
-# finds there what the first one read, and enough of them that the interpreter's part is small
-# (blocks of a core's own cache, a quarter of this, took a third longer on two cores).
-BLOCK_BYTES = 5_300_000
-FEWEST_ROWS, MOST_ROWS = 64, 4096
-# OpenBLAS multiplies without packing below 10^6 multiply-adds, which for thin factors is twice
-# as fast (the packed copy of the features costs more than the arithmetic).
-SMALL_PRODUCT = 1_000_000
-# The product back is fastest with half as many: batches of 32 rows for ten columns of 1,280
-# features took 16 ms where those of 64 took 20.
-SMALL_BACK = 500_000
-# Folding the shift in loses as many digits as |shift| / scale has; beyond this a copy is made.
-LARGEST_FOLD = 50.0
-# Rows in another order are copied up to this size.
-COPY_BYTES = 300_000_000
 
 
 class Blocks(Protocol):
@@ -46,14 +39,7 @@ class Blocks(Protocol):
 class DesignMatrix:
     """Features with a shift and a scale per column, and an order of rows.
 
-    Parameters
-    ----------
-    X : ndarray of float32 or float64, shape (n_rows, n_features)
-        Features, as they lie in memory.
-    shift, scale : ndarray of float64, shape (n_features,), optional
-        Column ``j`` stands for ``(X[:, j] - shift[j]) / scale[j]``.
-    order : ndarray of int, shape (n_used,), optional
-        The rows to use, in this order; all of them as they come by default.
+    Shapes: `X` (n_rows, n_features), `shift, scale` (n_features,), `order` (n_used,).
     """
 
     def __init__(
@@ -73,21 +59,7 @@ class DesignMatrix:
         self.block_rows = product_rows(self.n_features, self.dtype.itemsize)
 
     def take(self, rows: Integers, workers: Workers) -> DesignMatrix:
-        """Return the same features with other rows, in another order.
-
-        Parameters
-        ----------
-        rows : ndarray of int
-            Rows of `X`.
-        workers : Workers
-            Threads.
-
-        Returns
-        -------
-        DesignMatrix
-            A copy of the rows where that is small; otherwise it shares the features, and every
-            pass gathers its blocks of rows, which takes half as long again.
-        """
+        """Return the same features with other rows of `X`; small ones are copied."""
         if np.array_equal(rows, np.arange(len(self.X))):
             return DesignMatrix(self.X, self.shift, self.scale)
         if len(rows) * self.n_features * self.X.itemsize <= COPY_BYTES:
@@ -95,18 +67,9 @@ class DesignMatrix:
         return DesignMatrix(self.X, self.shift, self.scale, rows)
 
     def standardized(self, shift: Array, scale: Array) -> DesignMatrix:
-        """Return the same rows, shifted and scaled on the fly.
+        """Return the same rows, shifted and scaled on the fly, or copied where that loses digits.
 
-        Parameters
-        ----------
-        shift, scale : ndarray of float64, shape (n_features,)
-            What is subtracted from each column, and what it is then divided by.
-
-        Returns
-        -------
-        DesignMatrix
-            Shares the features, unless a column is so far from zero for its scale that folding
-            the shift into the weights would lose digits: then it is a copy.
+        Shapes: `shift, scale` (n_features,).
         """
         if np.any(np.abs(shift) > LARGEST_FOLD * scale):
             X = self.X if self.order is None else self.X[self.order]
@@ -121,19 +84,8 @@ class DesignMatrix:
     def fold(self, weights: Array, intercepts: Array) -> tuple[Floats, Floats]:
         """Turn weights for the columns as they stand into weights for the raw features.
 
-        Parameters
-        ----------
-        weights : ndarray of float64, shape (n_columns, n_features)
-            Weights of the shifted and scaled features.
-        intercepts : ndarray of float64, shape (n_columns,)
-            Intercepts.
-
-        Returns
-        -------
-        weights : ndarray, shape (n_features, n_columns)
-            In the features' dtype, C-contiguous: the layout that the product is fastest with.
-        intercepts : ndarray, shape (n_columns,)
-            In the features' dtype.
+        Shapes: `weights` (n_columns, n_features), `intercepts` (n_columns,), `weights` (n_features,
+        n_columns), `intercepts` (n_columns,).
         """
         if self.scale is not None:
             weights = weights / self.scale
@@ -147,19 +99,8 @@ class DesignMatrix:
     def unfold(self, products: Array, totals: Array, features: slice = slice(None)) -> Array:
         """Turn ``R.T @ X`` into ``R.T @ ((X - shift) / scale)``, in its place.
 
-        Parameters
-        ----------
-        products : ndarray of float64, shape (n_columns, n_features)
-            ``R.T @ X``; overwritten.
-        totals : ndarray of float64, shape (n_columns,)
-            Column sums of ``R``.
-        features : slice
-            Of which features; the others are left alone.
-
-        Returns
-        -------
-        ndarray of float64, shape (n_columns, n_features)
-            The same for the shifted and scaled features.
+        Shapes: `products` (n_columns, n_features), `totals` (n_columns,), returns (n_columns,
+        n_features).
         """
         part = products[:, features]
         if self.shift is not None:
@@ -169,47 +110,17 @@ class DesignMatrix:
         return products
 
     def spans(self, rows: int) -> list[tuple[int, int]]:
-        """Cut the rows into what one thread takes at a time.
-
-        Parameters
-        ----------
-        rows : int
-            How many rows that shall be.
-
-        Returns
-        -------
-        list of (int, int)
-            First row, last row + 1.
-        """
+        """Cut the rows into what one thread takes at a time."""
         return [(low, min(low + rows, self.n_rows)) for low in range(0, self.n_rows, rows)]
 
     def load(self, start: int, stop: int) -> Blocks:
-        """Bring rows into memory, for a thread that will ask for blocks of them.
-
-        Parameters
-        ----------
-        start, stop : int
-            Rows, in this design's order; not across an edge.
-
-        Returns
-        -------
-        Blocks
-            Good until the same thread loads others.
-        """
+        """Bring rows into memory, for a thread that will ask for blocks of them."""
         return self
 
     def block(self, start: int, stop: int) -> Floats:
         """Return raw rows ``start`` to ``stop``: a view where the order allows.
 
-        Parameters
-        ----------
-        start, stop : int
-            Rows, in this design's order.
-
-        Returns
-        -------
-        ndarray, shape (stop - start, n_features)
-            Not to be written to.
+        Shapes: returns (stop - start, n_features).
         """
         if self.order is None:
             return self.X[start:stop]
@@ -218,15 +129,7 @@ class DesignMatrix:
     def dense(self, rows: Integers) -> Floats:
         """Copy some rows, shifted and scaled.
 
-        Parameters
-        ----------
-        rows : ndarray of int, shape (k,)
-            Rows, in this design's order.
-
-        Returns
-        -------
-        ndarray, shape (k, n_features)
-            In the features' dtype.
+        Shapes: `rows` (k,), returns (k, n_features).
         """
         rows = rows if self.order is None else self.order[rows]
         # Without a mode that needs no check, numpy's gather takes several times as long.
@@ -245,19 +148,9 @@ def product_rows(n_features: int, itemsize: int) -> int:
 
 
 def thin_product(block: Floats, weights: Floats) -> Floats:
-    """Multiply a block of rows by a few columns.
+    """Multiply a block of rows by a few columns, by batches that BLAS does not pack.
 
-    Parameters
-    ----------
-    block : ndarray, shape (k, n_features)
-        C-contiguous rows.
-    weights : ndarray, shape (n_features, n_columns)
-        C-contiguous.
-
-    Returns
-    -------
-    ndarray, shape (k, n_columns)
-        The product, by batches of rows small enough for BLAS's unpacked kernels.
+    Shapes: `block` (k, n_features), `weights` (n_features, n_columns), returns (k, n_columns).
     """
     n_rows, n_features = block.shape
     n_columns = weights.shape[1]
@@ -277,19 +170,9 @@ def thin_product(block: Floats, weights: Floats) -> Floats:
 
 
 def thin_back(block: Floats, residual: Floats) -> Floats:
-    """Multiply a few columns, transposed, by a block of rows.
+    """Multiply a few columns, transposed, by a block of rows: ``residual.T @ block``.
 
-    Parameters
-    ----------
-    block : ndarray, shape (k, n_features)
-        C-contiguous rows.
-    residual : ndarray, shape (k, n_columns)
-        C-contiguous.
-
-    Returns
-    -------
-    ndarray, shape (n_columns, n_features)
-        ``residual.T @ block``, by batches of rows as in `thin_product`.
+    Shapes: `block` (k, n_features), `residual` (k, n_columns), returns (n_columns, n_features).
     """
     n_rows, n_features = block.shape
     n_columns = residual.shape[1]
@@ -319,14 +202,91 @@ def _batch(n_rows: int, n_features: int, n_columns: int, limit: int) -> int:
 def column_sums(table: Floats) -> Array:
     """Sum the columns of a tall table in float64.
 
-    Parameters
-    ----------
-    table : ndarray, shape (n_rows, n_columns)
-        C-contiguous.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_columns,)
-        BLAS's sums: for few columns many times as fast as numpy's, which take one row at a time.
+    Shapes: `table` (n_rows, n_columns), returns (n_columns,).
     """
     return np.ones(len(table)) @ table.astype(np.float64, copy=False)
+
+
+NOT_FINITE = "X contains NaN or infinity"
+
+
+def mean_and_scale(
+    design: DesignMatrix, workers: Workers, weight: Array | None = None
+) -> tuple[Array, Array]:
+    """Compute what standardises features: mean and standard deviation of each.
+
+    Chan, Golub and LeVeque, "Algorithms for computing the sample variance", *The American
+    Statistician* 37 (1983) 242-247: blocks are centred on their own means and then merged, so that
+    a feature far from zero keeps its digits.
+
+    Shapes: `weight` (n_rows,), `mean` (n_features,), `scale` (n_features,).
+    """
+
+    def work(span: tuple[int, int]) -> tuple[float, Array, Array]:
+        start, stop = span
+        rows = design.load(start, stop)
+        count, mean, square = 0.0, np.zeros(design.n_features), np.zeros(design.n_features)
+        for low in range(start, stop, design.block_rows):
+            high = min(low + design.block_rows, stop)
+            block = rows.block(low, high)
+            w = np.ones(high - low) if weight is None else weight[low:high]
+            mass = float(w.sum())
+            if mass <= 0:
+                continue
+            block = block.astype(np.float64)
+            # Centred on one of its rows first, so that a constant feature varies by exactly zero.
+            first = block[0].copy()
+            with np.errstate(invalid="ignore"):  # infinities are found at the end
+                block -= first
+                centre = w @ block / mass
+                block -= centre
+                spread = w @ np.square(block, out=block)
+                centre += first
+            count, mean, square = _merge(count, mean, square, mass, centre, spread)
+        return count, mean, square
+
+    total, mean, square = 0.0, np.zeros(design.n_features), np.zeros(design.n_features)
+    for part in workers.stream(work, design.spans(MOMENT_ROWS)):
+        if part[0] > 0:
+            total, mean, square = _merge(total, mean, square, *part)
+    if not np.isfinite(mean).all():
+        raise ValueError(NOT_FINITE)
+    scale = np.sqrt(square / max(total, np.finfo(float).tiny))
+    constant = scale <= 10 * np.finfo(float).eps * np.abs(mean)
+    return mean, np.where(constant, 1.0, scale)
+
+
+def refuse_not_finite(design: DesignMatrix, workers: Workers) -> None:
+    """Look for NaN and infinities in one pass."""
+
+    def work(span: tuple[int, int]) -> bool:
+        start, stop = span
+        rows = design.load(start, stop)
+        return all(
+            bool(np.isfinite(rows.block(low, min(low + design.block_rows, stop))).all())
+            for low in range(start, stop, design.block_rows)
+        )
+
+    if not all(workers.stream(work, design.spans(MOMENT_ROWS))):
+        raise ValueError(NOT_FINITE)
+
+
+def _merge(
+    n: float, mean: Array, square: Array, n_new: float, mean_new: Array, square_new: Floats
+) -> tuple[float, Array, Array]:
+    total = n + n_new
+    delta = mean_new - mean
+    with np.errstate(invalid="ignore"):
+        square = square + square_new + delta**2 * (n * n_new / total)
+    return total, mean + delta * (n_new / total), square
+
+
+def all_finite(X: npt.NDArray[np.floating[Any]], workers: Workers) -> bool:
+    """Say whether sums of rows are finite, which they are not where a number is not.
+
+    Shapes: `X` (n_rows, n_features).
+    """
+    steps = range(0, len(X), MOMENT_ROWS)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = workers.map(lambda low: np.sum(X[low : low + MOMENT_ROWS]), steps)
+    return bool(np.isfinite(sums).all())

@@ -8,65 +8,59 @@ back into heads for the raw features.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import class_pairs, n_heads
+from classify.linear_head import LinearHead
 from classify.solver.certificate import certify
-from classify.solver.design import DesignMatrix
+from classify.solver.design import DesignMatrix, mean_and_scale, refuse_not_finite
 from classify.solver.lbfgs import minimise, rounding_of
-from classify.solver.memory import Layout, lay_out
+from classify.solver.memory import MemoryPlan, plan_memory
+from classify.solver.moves import Moves
+from classify.solver.moves import start as start_moves
 from classify.solver.out_of_core import ChunkedDesign, chunk_order
-from classify.solver.preconditioner.principal_start import (
-    CLOSE_TOL,
-    TOL,
-    start_from_directions,
-    worthwhile,
-)
-from classify.solver.preconditioner.sampled import OWN_ROWS, SHARED_ROWS, SampledHessian
-from classify.solver.problems import BinaryProblems, Problems
-from classify.solver.softmax_problems import SoftmaxProblems
+from classify.solver.preconditioner.principal_start import start_from_directions, worthwhile
+from classify.solver.preconditioner.sampled import SampledHessian
+from classify.solver.problems import BinaryProblems, Problems, SoftmaxProblems, class_pairs, n_heads
 from classify.solver.solution import Solution, Status
-from classify.solver.standardize import mean_and_scale, refuse_not_finite
 from classify.solver.threads import Workers, thread_count
+from classify.solver.tuning import (
+    DOUBLE_NUMBERS,
+    FACTOR_NUMBERS,
+    LARGEST_PRICE,
+    OWN_ROWS,
+    SHARED_PRICE,
+    SHARED_ROWS,
+    SLOW_PRICE,
+    SMALL_WORK,
+    START_CLOSE_TOL,
+    START_TOL,
+)
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
 
-# An inverse Hessian for each column may cost this many passes and hold this many numbers.
-LARGEST_PRICE = 12.0
-# Multiply-adds that are done at once whatever a pass costs.
-SMALL_WORK = 2e9
-# What an update of the shared one costs, in passes.
-SHARED_PRICE = 13.0
-# Fewer features in single precision than this, of all rows together, are copied to double where
-# single precision does not reach the tolerance: up to 64 MB.
-DOUBLE_NUMBERS = 8_000_000
-# A column's own inverse beside it, in rounds of that column.
-SLOW_PRICE = 20.0
-FACTOR_NUMBERS = 50_000_000
-
-
-def _own_rows(columns: int, meetings: int, n: int, d: int) -> tuple[int, float]:
+def _per_column_rows(columns: int, meetings: int, n: int, d: int) -> tuple[int, float]:
     """Say how many rows an inverse for each column may have, and what renewing it costs in passes.
 
     None, where that costs more than some passes; `meetings` is how many scores a pass computes.
     """
-    own = OWN_ROWS * d
-    side = min(own, d, n)
+    per_column = OWN_ROWS * d
+    side = min(per_column, d, n)
     # Multiply-adds; those of thin products take half as long again.
-    work = columns * side**2 * (min(own, n) / 2 + 0.8 * side)
+    work = columns * side**2 * (min(per_column, n) / 2 + 0.8 * side)
     price = work / (6 * meetings * d)
     if work <= SMALL_WORK:
         price = min(price, 1.0)
     if price > LARGEST_PRICE or columns * side * d > FACTOR_NUMBERS:
         return 0, SHARED_PRICE
-    return own, price
+    return per_column, price
 
 
 def plan(
@@ -76,107 +70,33 @@ def plan(
     n_classes: int,
     memory: int,
     n_jobs: int | None,
-) -> Layout:
-    """Lay out a fit of a source of rows.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Rows and features of the source.
-    dtype : numpy.dtype
-        What it hands over.
-    strategy : {'multinomial', 'ovr', 'ovo'}
-        How classes become problems.
-    n_classes : int
-        Number of classes.
-    memory : int
-        Bytes that the fit may take.
-    n_jobs : int or None
-        Threads at most; see `classify.solver.threads.thread_count`.
-
-    Returns
-    -------
-    Layout
-        For `Fitter`, which then takes no more than so many threads.
-
-    Raises
-    ------
-    TooLittleMemoryError
-        If there is no way.
-    """
+) -> MemoryPlan:
+    """Lay out a fit of a source of rows."""
     columns = n_heads(strategy, n_classes)
     meets = n_classes - 1 if strategy == "ovo" else columns
-    own, _ = _own_rows(columns, shape[0] * meets, *shape)
-    return lay_out(
+    per_column, _ = _per_column_rows(columns, shape[0] * meets, *shape)
+    return plan_memory(
         shape,
         dtype.itemsize,
         strategy,
         n_classes,
         memory,
         threads=thread_count(n_jobs),
-        sampled=own > 0,
+        sampled=per_column > 0,
     )
-
-
-@dataclass(frozen=True)
-class Head:
-    """Linear heads for raw features.
-
-    Attributes
-    ----------
-    coef : ndarray of float64, shape (n_heads, n_features)
-        Weights.
-    intercept : ndarray of float64, shape (n_heads,)
-        Intercepts.
-    """
-
-    coef: Array
-    intercept: Array
-
-    def scores(self, X: Floats) -> Floats:
-        """Return ``X @ coef.T + intercept`` in the features' dtype, ``(n_rows, n_heads)``."""
-        return X @ self.coef.astype(X.dtype).T + self.intercept.astype(X.dtype)
 
 
 class Fitter:
     """One strategy on one set of rows, for any value of C.
 
-    Parameters
-    ----------
-    strategy : {'multinomial', 'ovr', 'ovo'}
-        How classes become problems.
-    X : ndarray of float32 or float64, shape (n_rows, n_features)
-        Features, C-contiguous; or a source of rows, for which there must be a `layout`.
-    labels : ndarray of int, shape (n_rows,)
-        Class indices.
-    n_classes : int
-        Number of classes, at least 2.
-    workers : Workers
-        Threads.
-    sample_weight : ndarray of float64, shape (n_rows,), optional
-        Weight of each row's loss, and of the row in the standardisation.
-    standardize : bool
-        Whether the penalty applies to weights of standardised features.
-    rows : ndarray of int, optional
-        Which rows of `X` to use; `labels` and `sample_weight` are those rows' own. Ascending,
-        where `X` is a source.
-    layout : Layout, optional
-        How a source of rows is read.
-    fit_intercept : bool
-        Without intercepts, standardised features are scaled and not centred: a head for raw
-        features has then none either.
-
-    Raises
-    ------
-    ValueError
-        If a source holds NaN or infinities. (Arrays have been looked at before.)
+    Shapes: `X` (n_rows, n_features), `labels` (n_rows,), `sample_weight` (n_rows,).
     """
 
     device = "cpu"
     # What another engine puts in place of numpy's: see `classify.solver.torch_backend.fit`.
     _binary: type[BinaryProblems] = BinaryProblems
     _softmax: type[SoftmaxProblems] = SoftmaxProblems
-    _certify = staticmethod(certify)
+    _start: Callable[..., Moves] = staticmethod(start_moves)
 
     def __init__(
         self,
@@ -189,17 +109,17 @@ class Fitter:
         sample_weight: Array | None = None,
         standardize: bool = False,
         rows: Integers | None = None,
-        layout: Layout | None = None,
+        memory_plan: MemoryPlan | None = None,
         fit_intercept: bool = True,
     ) -> None:
         self.fit_intercept = fit_intercept
         self.strategy, self.n_classes, self.workers = strategy, n_classes, workers
         if strategy == "ovo" and n_classes > 2:
-            order = self._by_class(labels, rows, layout)
+            order = self._by_class(labels, rows, memory_plan)
             labels = labels[order]
             sample_weight = None if sample_weight is None else sample_weight[order]
             rows = order if rows is None else rows[order]
-        design = self._open(X) if layout is None else ChunkedDesign(X, layout.chunk_rows)
+        design = self._open(X) if memory_plan is None else ChunkedDesign(X, memory_plan.chunk_rows)
         if rows is not None:
             design = design.take(rows, workers)
         self.shift = self.scale = None
@@ -207,11 +127,11 @@ class Fitter:
             mean, self.scale = self._moments(design, sample_weight)
             design = design.standardized(mean if fit_intercept else 0 * mean, self.scale)
             self.shift = mean if fit_intercept else None
-        elif layout is not None:
+        elif memory_plan is not None:
             refuse_not_finite(design, workers)
         self.design, self.labels, self.sample_weight = design, labels, sample_weight
 
-        self._layout = layout
+        self._memory_plan = memory_plan
         self._preconditioner: SampledHessian | None = None
         self._double: Fitter | None = None
 
@@ -222,23 +142,32 @@ class Fitter:
         return mean_and_scale(design, self.workers, sample_weight)
 
     @staticmethod
-    def _by_class(labels: Integers, rows: Integers | None, layout: Layout | None) -> Integers:
+    def _by_class(
+        labels: Integers, rows: Integers | None, memory_plan: MemoryPlan | None
+    ) -> Integers:
         """Sort rows by class, for one-vs-one: those of a chunk, where they come in chunks."""
-        if layout is None:
+        if memory_plan is None:
             return np.argsort(labels, kind="stable")
         rows = np.arange(len(labels)) if rows is None else rows
-        return chunk_order(rows, labels, layout.chunk_rows)
+        return chunk_order(rows, labels, memory_plan.chunk_rows)
 
     def _choose(self, objective: Problems) -> SampledHessian:
         """Give each column an inverse of its own where that costs no more than some passes."""
-        n, d, layout = self.design.n_rows, self.design.n_features, self._layout
-        own, price = _own_rows(objective.n_problems * objective.columns, objective.meetings, n, d)
+        n, d, memory_plan = self.design.n_rows, self.design.n_features, self._memory_plan
+        per_column, price = _per_column_rows(
+            objective.n_problems * objective.columns, objective.meetings, n, d
+        )
         shared = SHARED_ROWS * d
         slow = SLOW_PRICE
-        if layout is not None:
-            own, shared = own if layout.sampled else 0, min(shared, layout.shared_rows)
+        if memory_plan is not None:
+            per_column, shared = (
+                per_column if memory_plan.sampled else 0,
+                min(shared, memory_plan.shared_rows),
+            )
             slow = 0.0  # no room is set aside for more inverses
-        return SampledHessian(own, shared, price if own else SHARED_PRICE, 0.0 if own else slow)
+        return SampledHessian(
+            per_column, shared, price if per_column else SHARED_PRICE, 0.0 if per_column else slow
+        )
 
     def _coarse(self, objective: Problems) -> bool:
         """Start in a few directions, where inverses are dear: those made there serve longer."""
@@ -263,27 +192,11 @@ class Fitter:
     # looked for by value.
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def solve(
-        self, C: float | Array, *, tol: float, max_iter: int, start: Head | None = None
-    ) -> tuple[Head, Solution]:
+        self, C: float | Array, *, tol: float, max_iter: int, start: LinearHead | None = None
+    ) -> tuple[LinearHead, Solution]:
         """Fit the heads for one value of C.
 
-        Parameters
-        ----------
-        C : float or ndarray of float64, shape (n_heads,)
-            Weight of the losses against the penalty; binary problems may each have their own.
-        tol : float
-            Largest duality gap relative to the objective, for every problem.
-        max_iter : int
-            Largest number of iterations.
-        start : Head, optional
-            Heads to start from; zero by default.
-
-        Returns
-        -------
-        head : Head
-            For raw features.
-        solution : Solution
-            In the standardised features, if they are.
+        Shapes: `C` (n_heads,).
         """
         objective = self.problems(C)
         points = np.zeros((objective.n_problems, objective.n_parameters))
@@ -299,10 +212,10 @@ class Fitter:
         if self._preconditioner is None:
             self._preconditioner = self._choose(objective)
         if start is None and self._coarse(objective):
-            own = self._preconditioner.own_rows > 0
-            near = CLOSE_TOL if own else TOL
+            per_column = self._preconditioner.rows_per_column > 0
+            near = START_CLOSE_TOL if per_column else START_TOL
             points, self._preconditioner.sketch = start_from_directions(objective, points, near)
-            if own:  # these are made from the features themselves
+            if per_column:  # these are made from the features themselves
                 self._preconditioner.sketch = None
         everything = np.arange(objective.n_problems)
         solution = self._minimise(objective, everything, points, tol, max_iter)
@@ -317,10 +230,10 @@ class Fitter:
             self._preconditioner = self._choose(objective)
         self._preconditioner.attach(objective)
         return minimise(
-            objective,
+            functools.partial(self._start, objective),
             points,
             self._preconditioner,
-            lambda problems, at: self._certify(objective, problems, at),
+            lambda problems, at: certify(objective, problems, at),
             tol=tol,
             max_iter=max_iter,
             rounding=rounding_of(self.design.dtype),
@@ -335,7 +248,7 @@ class Fitter:
         late = np.flatnonzero([status is Status.PRECISION for status in solution.status])
         left = max_iter - int(solution.n_iter[late].max(initial=0))
         small = self.design.n_rows * self.design.n_features <= DOUBLE_NUMBERS
-        single = self.design.dtype == np.float32 and self._layout is None
+        single = self.design.dtype == np.float32 and self._memory_plan is None
         if not (len(late) and left > 0 and small and single):
             return solution
         if self._double is None:
@@ -346,7 +259,7 @@ class Fitter:
         more = double._minimise(double.problems(C), late, solution.points[late], tol, left)
         return solution.improved(late, more)
 
-    def head(self, objective: Problems, points: Array) -> Head:
+    def head(self, objective: Problems, points: Array) -> LinearHead:
         """Fold the standardisation into heads for raw features."""
         weights, intercepts = objective.split(points)
         if self.scale is not None:
@@ -355,4 +268,4 @@ class Fitter:
             intercepts = intercepts - weights @ self.shift
         folded = objective.centred(np.column_stack([weights, intercepts]).reshape(points.shape))
         weights, intercepts = objective.split(folded)
-        return Head(weights.copy(), intercepts.copy())
+        return LinearHead(weights.copy(), intercepts.copy())

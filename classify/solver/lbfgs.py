@@ -1,8 +1,8 @@
 """A batched, preconditioned limited-memory BFGS: many problems at once, each on its own.
 
-The minimiser knows nothing about classes, features or rows. It is given an objective that can start
-from any points, and go from there along a direction for each problem, as far as is worth while
-(`classify.solver.moves`); and a preconditioner. A problem that has converged leaves the work (its
+The minimiser knows nothing about classes, features or rows. It is given a function that starts
+problems from any points, which then go along a direction each, as far as is worth while
+(`classify.solver.moves`), and a preconditioner. A problem that has converged leaves the work (its
 columns are dropped).
 
 - Direction: Nocedal and Wright, *Numerical Optimization* (2nd ed., 2006), algorithm 7.4, with the
@@ -23,26 +23,116 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from classify.solver.history import History
-from classify.solver.rowwise import row_dots
+from classify.solver.moves import Moves
 from classify.solver.solution import Certificate, Solution, Status
-from classify.solver.threads import Workers
+from classify.solver.threads import Workers, each_piece, row_dots, some_rows
+from classify.solver.tuning import FAILURES, IN_USE, PATIENCE, SLOWEST, SPAN
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.intp]
 
+
+class History:
+    """The unfinished problems' corrections."""
+
+    def __init__(
+        self, memory: int, n_problems: int, n_parameters: int, dtype: Any, workers: Workers
+    ) -> None:
+        self.workers, self._memory, self._dtype = workers, memory, np.dtype(dtype)
+        self._stored = n_problems
+        # Which of the stored rows the unfinished problems have; None for all.
+        self._rows: npt.NDArray[np.intp] | None = None
+        self._steps: list[Floats] = []  # differences of points, each (n_stored, n_parameters)
+        self._gradient_steps: list[Floats] = []  # differences of gradients
+        self._rho = np.zeros(
+            (memory, n_problems)
+        )  # 1 / (step . gradient step), 0 for an empty place
+        self._newest = -1  # the place that was filled last
+
+    def keep(self, mask: Bools) -> None:
+        """Drop the problems that are not in `mask`."""
+        rows = np.flatnonzero(mask) if self._rows is None else self._rows[mask]
+        self._rho = self._rho[:, mask]
+        self._rows = rows
+        if len(rows) <= IN_USE * self._stored:
+            for kept in (self._steps, self._gradient_steps):
+                for place, table in enumerate(kept):
+                    kept[place] = some_rows(self.workers, table, rows)
+            self._stored, self._rows = len(rows), None
+
+    def forget(self, mask: Bools) -> None:
+        """Empty all places of the problems in `mask`."""
+        self._rho[:, mask] = 0.0
+
+    def add(self, points: Array, before: Array, gradients: Array, gradients_before: Array) -> None:
+        """Fill a place; it stays empty for problems whose curvature rounding has hidden.
+
+        Shapes: `points, before` (k, n_parameters), `gradients, gradients_before` (k, n_parameters).
+        """
+        self._newest = place = (self._newest + 1) % self._memory
+        if place == len(self._steps):
+            shape = self._stored, points.shape[1]
+            self._steps.append(np.empty(shape, self._dtype))
+            self._gradient_steps.append(np.empty(shape, self._dtype))
+
+        def fill(part: slice) -> None:
+            s, y = points[part] - before[part], gradients[part] - gradients_before[part]
+            sy = np.einsum("ij,ij->i", s, y)
+            size = np.sqrt(np.einsum("ij,ij->i", s, s) * np.einsum("ij,ij->i", y, y))
+            use = (sy > 0) & (sy > 1e-14 * size)
+            rows = part if self._rows is None else self._rows[part]
+            self._steps[place][rows], self._gradient_steps[place][rows] = s, y
+            self._rho[place, part] = np.where(use, 1 / np.where(use, sy, 1.0), 0.0)
+
+        each_piece(self.workers, points, fill)
+
+    def direction(self, gradients: Array, precondition: Callable[[Floats], Floats]) -> Array:
+        """Compute approximate Newton steps.
+
+        Shapes: `gradients` (k, n_parameters), returns (k, n_parameters).
+        """
+        places = [(self._newest - i) % self._memory for i in range(self._memory)]
+        used = [place for place in places if self._rho[place].any()]
+        alpha = np.zeros_like(self._rho)
+        q: Floats = np.empty(gradients.shape, self._dtype)
+
+        def down(part: slice) -> None:
+            block = q[part]
+            block[...] = gradients[part]
+            for place in used:
+                a = self._rho[place, part] * np.einsum(
+                    "ij,ij->i", self._of(self._steps, place, part), block
+                )
+                block -= a.astype(block.dtype)[:, None] * self._of(
+                    self._gradient_steps, place, part
+                )
+                alpha[place, part] = a
+
+        def up(part: slice) -> None:
+            block = q[part]
+            for place in reversed(used):
+                b = self._rho[place, part] * np.einsum(
+                    "ij,ij->i", self._of(self._gradient_steps, place, part), block
+                )
+                left = (alpha[place, part] - b).astype(block.dtype)
+                block += left[:, None] * self._of(self._steps, place, part)
+            np.negative(block, out=result[part])
+
+        each_piece(self.workers, q, down)
+        q = precondition(q).astype(self._dtype, copy=False)
+        result = np.empty(q.shape)
+        each_piece(self.workers, q, up)
+        return result
+
+    def _of(self, kept: list[Floats], place: int, part: slice) -> Floats:
+        """Return some problems' rows of a place."""
+        return kept[place][part if self._rows is None else self._rows[part]]
+
+
 # Objectives that are rounded by more than this, relatively, come from single precision.
 SINGLE = 1e-12
-# How many iterations without progress before rounding is blamed.
-PATIENCE = 30
-# And how many rounds in a row may go nowhere: from L-BFGS's direction, from the preconditioned
-# gradient, from the gradient.
-FAILURES = 3
-# Rounds that a problem's speed is judged by, and the least speed, in powers of e a round.
-SPAN = 6
-SLOWEST = 0.02
 
 
 def rounding_of(dtype: npt.DTypeLike) -> float:
@@ -50,28 +140,8 @@ def rounding_of(dtype: npt.DTypeLike) -> float:
     return float(np.finfo(np.dtype(dtype)).eps) / 10
 
 
-class Moves(Protocol):
-    """Points of unfinished problems, and what is known there."""
-
-    points: Array
-    value: Array
-    gradient: Array
-
-    def advance(self, directions: Array) -> Bools:
-        """Go along descent directions; return which problems have moved."""
-
-    def keep(self, mask: Bools) -> None:
-        """Drop the problems that are not in `mask`."""
-
-
-class Starts(Protocol):
-    """What the minimiser needs of an objective."""
-
-    n_problems: int
-    n_parameters: int
-
-    def iterate(self, problems: Integers, points: Array, rounding: float) -> Moves:
-        """Start some problems from some points."""
+# From problems, points and the relative rounding error of an objective to where they start.
+Start = Callable[[Integers, Array, float], Moves]
 
 
 class Preconditions(Protocol):
@@ -80,7 +150,7 @@ class Preconditions(Protocol):
     def due(self, problems: Integers, ahead: Array) -> bool:
         """Say whether an update is worth its cost now, or needed.
 
-        `ahead` says how many more rounds each problem is expected to take.
+        `ahead` says how many more iterations each problem is expected to take.
         """
 
     def apply(self, problems: Integers, gradients: Array) -> Array:
@@ -91,8 +161,8 @@ class Preconditions(Protocol):
 
 
 def minimise(
-    objective: Starts,
-    start: Array,
+    start: Start,
+    points: Array,
     preconditioner: Preconditions,
     certify: Callable[[Integers, Array], Certificate],
     *,
@@ -103,45 +173,19 @@ def minimise(
     problems: Integers | None = None,
     workers: Workers | None = None,
 ) -> Solution:
-    """Minimise every problem of an objective.
+    """Minimise problems that `start` takes up at `points`, all of them by default.
 
-    Parameters
-    ----------
-    objective : Problems
-        Starts any of its problems from any points.
-    start : ndarray of float64, shape (k, n_parameters)
-        Where to start.
-    preconditioner : Preconditions
-        Approximate inverse Hessians.
-    certify : callable
-        From problems and points to points with bounds.
-    tol : float
-        Largest duality gap relative to the objective.
-    max_iter : int
-        Largest number of iterations of any problem.
-    memory : int
-        Corrections kept.
-    rounding : float
-        Relative rounding error of an objective's value.
-    problems : ndarray of int, shape (k,), optional
-        Which problems; all by default.
-    workers : Workers, optional
-        Threads; none by default.
-
-    Returns
-    -------
-    Solution
-        Points, and how each problem ended.
+    Shapes: `points` (k, n_parameters), `problems` (k,).
     """
     threads = Workers(1) if workers is None else workers
-    run = _Run(objective, preconditioner, certify, tol, max_iter, memory, rounding, threads)
-    return run.solve(np.arange(objective.n_problems) if problems is None else problems, start)
+    run = _Run(start, preconditioner, certify, tol, max_iter, memory, rounding, threads)
+    return run.solve(np.arange(len(points)) if problems is None else problems, points)
 
 
 class _Run:
     def __init__(
         self,
-        objective: Starts,
+        start: Start,
         preconditioner: Preconditions,
         certify: Callable[[Integers, Array], Certificate],
         tol: float,
@@ -150,11 +194,11 @@ class _Run:
         rounding: float,
         workers: Workers,
     ) -> None:
-        self.objective, self.preconditioner, self.certify = objective, preconditioner, certify
+        self.start, self.preconditioner, self.certify = start, preconditioner, certify
         self.tol, self.max_iter, self.memory, self.rounding = tol, max_iter, memory, rounding
         self.workers = workers
         self.n_passes = self.column_products = 0
-        self.course: list[tuple[Integers, Array]] = []
+        self.trace: list[tuple[Integers, Array]] = []
 
     def solve(self, problems: Integers, start: Array) -> Solution:
         """Run, certify, and run on with what is not good enough yet."""
@@ -187,7 +231,7 @@ class _Run:
                 break
         return Solution(
             points, tuple(status), value, norm, bound, n_iter, self.n_passes, self.column_products,
-            tuple(self.course),
+            tuple(self.trace),
         )  # fmt: skip
 
     def _count(self, columns: int) -> None:
@@ -198,7 +242,7 @@ class _Run:
         self, problems: Integers, todo: Integers, points: Array, n_iter: Integers, goal: Array
     ) -> list[Status]:
         """Iterate on the problems ``todo`` until each has stopped; writes points and n_iter."""
-        at = self.objective.iterate(problems[todo], points[todo], self.rounding)
+        at = self.start(problems[todo], points[todo], self.rounding)
         self._count(len(todo))
         k, p = at.points.shape
         # Where the features are in single precision, so are the corrections, which may be many.
@@ -207,7 +251,7 @@ class _Run:
         watch = _Watch(todo.copy(), goal[todo], self.rounding, at.value.copy())
         ended: dict[int, Status] = {}
         while True:
-            self.course.append((watch.index, at.value.copy()))
+            self.trace.append((watch.index, at.value.copy()))
             half = 0.5 * row_dots(self.workers, at.gradient, at.gradient)
             stop = watch.stopped(at.value, half, n_iter, self.max_iter)
             alive = np.array([status is None for status in stop])
@@ -250,29 +294,33 @@ class _Watch:
     def __init__(self, index: Integers, goal: Array, rounding: float, value: Array) -> None:
         k = len(index)
         self.index, self.goal, self.rounding = index, goal, rounding
-        self.failures = np.zeros(k, dtype=np.intp)  # rounds in a row that went nowhere
+        self.failures = np.zeros(k, dtype=np.intp)  # iterations in a row that went nowhere
         self._best = np.full(k, np.inf)  # the smallest half squared gradient
-        self._since = np.zeros(k, dtype=np.intp)  # rounds since it last fell by a tenth
+        self._since = np.zeros(k, dtype=np.intp)  # iterations since it last fell by a tenth
         self._past = value  # objective when it last did
-        self._course: list[Array] = []  # logarithms of what is left, over the goal, of late
+        self.recent_gaps: list[Array] = []  # logarithms of what is left, over the goal, of late
 
     @property
     def stuck(self) -> Bools:
-        """Which problems did not move in the last round."""
+        """Which problems did not move in the last iteration."""
         return self.failures > 0
 
     def keep(self, mask: Bools) -> None:
         """Drop the problems that are not in `mask`."""
-        for name in ("index", "goal", "failures", "_best", "_since", "_past"):
-            setattr(self, name, getattr(self, name)[mask])
-        self._course = [left[mask] for left in self._course]
+        self.index, self.goal, self.failures = (
+            self.index[mask],
+            self.goal[mask],
+            self.failures[mask],
+        )
+        self._best, self._since, self._past = self._best[mask], self._since[mask], self._past[mask]
+        self.recent_gaps = [left[mask] for left in self.recent_gaps]
 
     def ahead(self) -> Array:
-        """Guess how many more rounds each problem takes, from its last few; 0 where unknown."""
-        if len(self._course) <= SPAN:
+        """Guess how many more iterations each problem takes, from its last few; 0 where unknown."""
+        if len(self.recent_gaps) <= SPAN:
             return np.zeros(len(self.index))
-        left = self._course[-1]
-        return left / np.maximum((self._course[0] - left) / SPAN, SLOWEST)
+        left = self.recent_gaps[-1]
+        return left / np.maximum((self.recent_gaps[0] - left) / SPAN, SLOWEST)
 
     def stopped(
         self, value: Array, half: Array, n_iter: Integers, max_iter: int
@@ -293,7 +341,7 @@ class _Watch:
         near = (half <= goal) & begun
         with np.errstate(divide="ignore", invalid="ignore"):
             left = np.nan_to_num(np.log(half) - np.log(goal), nan=0.0, posinf=0.0, neginf=0.0)
-        self._course = [*self._course[-SPAN:], left]
+        self.recent_gaps = [*self.recent_gaps[-SPAN:], left]
         tired = (self.failures >= FAILURES) | (self._since >= PATIENCE)
         late = n_iter[self.index] >= max_iter
         result: list[Status | None] = []

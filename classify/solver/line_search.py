@@ -18,20 +18,15 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from classify.solver.tuning import CURVATURE, LARGEST_TRIALS, MARGIN, STRETCH
+
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-LARGEST_TRIALS = 40
-# A step is at most this many times the one before, until one has been too long.
-STRETCH = 10.0
 # And never longer than this, which single precision still holds.
 LARGEST = 1e30
-# Newton's steps stay this far inside the bracket, as a share of its width.
-MARGIN = 0.05
 
 
-# The share of the slope at zero that may be left after a step that does not lower the value.
-CURVATURE = 0.9
 # Values of functions are known to so many of their rounding errors.
 ROUNDINGS = 10.0
 # A bracket that two trials have not halved is halved, whatever Newton's steps say.
@@ -50,21 +45,14 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Steps:
-    """Where the searches ended.
+    """Where the searches ended."""
 
-    Attributes
-    ----------
-    step : ndarray of float64, shape (k,)
-        Steps.
-    slope : ndarray of float64, shape (k,)
-        Slopes there.
-    found : ndarray of bool, shape (k,)
-        Whether the slope there is as flat as was asked for, and the function not above its start.
-        Where it is not, the step is the longest that is known to be short of the minimum.
-    """
-
+    # (k,): Steps.
     step: Array
+    # (k,): Slopes there.
     slope: Array
+    # (k,): Whether the slope there is as flat as was asked for, and the function not above its
+    # start. Where it is not, the step is the longest that is known to be short of the minimum.
     found: Bools
 
 
@@ -73,22 +61,7 @@ def search(
 ) -> Steps:
     """Find where convex functions are nearly flat, from zero upwards.
 
-    Parameters
-    ----------
-    evaluate : callable
-        From steps, shape (k,), to what is known there. It is called with all steps until the last
-        search has ended, those that have ended at their last step.
-    slope : ndarray of float64, shape (k,)
-        Slopes at zero, negative.
-    flat : float
-        A step is taken where the slope's size is at most this share of the one at zero.
-    first : ndarray of float64, shape (k,), optional
-        The first steps; 1 by default.
-
-    Returns
-    -------
-    Steps
-        One for each function.
+    Shapes: `slope` (k,), `first` (k,).
     """
     step = np.ones_like(slope) if first is None else first
     low, high = np.zeros_like(slope), np.full_like(slope, np.inf)

@@ -24,35 +24,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from classify.coding import n_heads
-from classify.solver.certificate import block_rows
-from classify.solver.design import BLOCK_BYTES, product_rows
-from classify.solver.preconditioner.sampled import OWN_ROWS
-from classify.solver.preconditioner.sampled import SHARED_ROWS as SHARED
-from classify.solver.preconditioner.shared import DENSE_NUMBERS, LEADING, PARTS, ROWS
-
-# One-vs-one cuts a chunk into the runs of its classes, which should not be too short.
-CHUNK_BYTES, RUN_BYTES, LARGEST_CHUNK = 32_000_000, 1_000_000, 256_000_000
-SMALLEST_CHUNK = 1_000_000
-GOOD_CHUNK = 8_000_000
-# A chunk leaves room for so many threads.
-THREADS = 4
-# Objects of the interpreter for each column: status, counters, its own inverse.
-OBJECT_BYTES = 3000
-# Sizes of curvature that columns' factorisations are made for: more are rare.
-BUCKETS = 6
-# Samples of the shared basis, from the best to the smallest that is of any use.
-SHARED_ROWS = (12_000, 6_000, 3_000, 1_500)
+from classify.solver.arrays import block_rows
+from classify.solver.design import product_rows
+from classify.solver.problems import n_heads
+from classify.solver.tuning import (
+    BLOCK_BYTES,
+    BUCKETS,
+    CHUNK_BYTES,
+    CHUNK_THREADS,
+    DENSE_NUMBERS,
+    GOOD_CHUNK,
+    LARGEST_CHUNK,
+    LEADING,
+    OBJECT_BYTES,
+    OWN_ROWS,
+    PARTS,
+    RUN_BYTES,
+    SAMPLE_ROWS,
+    SHARED_ROWS,
+    SHARED_SAMPLES,
+    SMALLEST_CHUNK,
+)
 
 
 class TooLittleMemoryError(ValueError):
-    """A fit needs more memory than it was given.
-
-    Attributes
-    ----------
-    needed, given : int
-        Bytes.
-    """
+    """A fit needs more memory than it was given."""
 
     def __init__(self, what: str, needed: int, given: int) -> None:
         super().__init__(
@@ -63,25 +59,17 @@ class TooLittleMemoryError(ValueError):
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What `lay_out` decides.
+class MemoryPlan:
+    """What `plan_memory` decides."""
 
-    Attributes
-    ----------
-    chunk_rows : int
-        Rows in a chunk.
-    threads : int
-        Threads that there is memory for, of those that were asked for.
-    sampled : bool
-        Whether each column may have an inverse Hessian of its own.
-    shared_rows : int
-        Rows in the sample of the preconditioner that all columns share.
-    """
-
+    # Rows in a chunk.
     chunk_rows: int
+    # Threads that there is memory for, of those that were asked for.
     threads: int = 1
+    # Whether each column may have an inverse Hessian of its own.
     sampled: bool = True
-    shared_rows: int = SHARED_ROWS[0]
+    # Rows in the sample of the preconditioner that all columns share.
+    shared_rows: int = SHARED_SAMPLES[0]
 
 
 @dataclass(frozen=True)
@@ -118,7 +106,7 @@ def _shared(shape: _Shape, rows: int) -> tuple[int, int]:
     in the leading directions, every column's own part there, the curvature of all rows with its
     temporaries. A thread: a piece of the sample, and what an inversion takes.
     """
-    rows = min(rows, SHARED * shape.d, shape.n)
+    rows = min(rows, SHARED_ROWS * shape.d, shape.n)
     # What `light` inverses have room for comes from a start in few directions, in memory alone.
     leading = int(min(LEADING, (DENSE_NUMBERS / shape.K) ** 0.5)) if shape.m < shape.K else 0
     kept = (
@@ -126,7 +114,7 @@ def _shared(shape: _Shape, rows: int) -> tuple[int, int]:
     )
     kept += shape.n * shape.m
     return (kept + 8 * shape.K * shape.d) * shape.f + 8 * 8 * shape.K * shape.d, (
-        PARTS * ROWS * shape.d + 5 * shape.d**2
+        PARTS * SAMPLE_ROWS * shape.d + 5 * shape.d**2
     ) * shape.f
 
 
@@ -138,13 +126,13 @@ def _sampled(shape: _Shape) -> tuple[int, int]:
     """
     rows = min(OWN_ROWS * shape.d, shape.n)
     side = min(rows, shape.d)
-    kept, _ = _shared(shape, SHARED_ROWS[0])
+    kept, _ = _shared(shape, SHARED_SAMPLES[0])
     return kept + 2 * shape.K * side * max(side, shape.d) * shape.f, (
         80 * shape.n + (3 * rows * shape.d + 4 * side**2) * shape.f
     )
 
 
-def lay_out(
+def plan_memory(
     table: tuple[int, int],
     itemsize: int,
     strategy: str,
@@ -153,36 +141,8 @@ def lay_out(
     *,
     threads: int,
     sampled: bool,
-) -> Layout:
-    """Divide the memory of a fit out of core.
-
-    Parameters
-    ----------
-    table : tuple of int
-        Rows and features.
-    itemsize : int
-        Bytes of a feature, as it is computed with.
-    strategy : {'multinomial', 'ovr', 'ovo'}
-        How classes become problems.
-    n_classes : int
-        Number of classes.
-    memory : int
-        Bytes.
-    threads : int
-        How many threads are wanted.
-    sampled : bool
-        Whether an inverse Hessian for each column is worth its time.
-
-    Returns
-    -------
-    Layout
-        Chunks and threads.
-
-    Raises
-    ------
-    TooLittleMemoryError
-        If it does not even fit with one thread and the smallest of everything.
-    """
+) -> MemoryPlan:
+    """Divide the memory of a fit out of core."""
     n, d = table
     columns = n_heads(strategy, n_classes)
     meets = n_classes - 1 if strategy == "ovo" else columns
@@ -192,21 +152,21 @@ def lay_out(
     good = min(max(GOOD_CHUNK, smallest), max(1, n) * row)
     most = CHUNK_BYTES if meets == columns else RUN_BYTES * n_classes
     most = max(smallest, min(max(CHUNK_BYTES, most), LARGEST_CHUNK))
-    choices = [(True, SHARED_ROWS[0], _sampled(shape))] if sampled else []
-    choices += [(False, rows, _shared(shape, rows)) for rows in SHARED_ROWS]
+    choices = [(True, SHARED_SAMPLES[0], _sampled(shape))] if sampled else []
+    choices += [(False, rows, _shared(shape, rows)) for rows in SHARED_SAMPLES]
     for room in (good, smallest):
-        for each, rows, (kept, own) in choices:
+        for each, rows, (kept, a_thread_more) in choices:
             rest = memory - shape.fixed() - kept
-            a_thread = shape.thread() + own
+            a_thread = shape.thread() + a_thread_more
             if rest < a_thread + room:
                 continue
-            chunk = min(max(rest // THREADS - a_thread, room), most)
+            chunk = min(max(rest // CHUNK_THREADS - a_thread, room), most)
             chunk_rows = max(1, chunk // row)
             if chunk_rows > 64:
                 chunk_rows = chunk_rows // 64 * 64
             fit = max(1, min(threads, rest // (a_thread + chunk)))
-            return Layout(min(chunk_rows, max(1, n)), fit, each, rows)
-    least = min(kept + own for _, _, (kept, own) in choices)
+            return MemoryPlan(min(chunk_rows, max(1, n)), fit, each, rows)
+    least = min(kept + a_thread_more for _, _, (kept, a_thread_more) in choices)
     raise TooLittleMemoryError(
         f"{strategy} on {n:,} rows x {d:,} features with {n_classes:,} classes ({columns:,} heads)",
         shape.fixed() + shape.thread() + least + smallest,
@@ -215,42 +175,13 @@ def lay_out(
 
 
 def column_bytes(n_features: int, itemsize: int, strategy: str, n_classes: int) -> int:
-    """Count what a fit takes for its columns, wherever the features are.
-
-    Parameters
-    ----------
-    n_features : int
-        Width of the features.
-    itemsize : int
-        Bytes of a feature, as it is computed with.
-    strategy : {'multinomial', 'ovr', 'ovo'}
-        How classes become problems.
-    n_classes : int
-        Number of classes.
-
-    Returns
-    -------
-    int
-        Bytes: the lines of the table above that the number of rows is not in, without the
-        preconditioner, and what the interpreter keeps for each column.
-    """
+    """Count what a fit takes for its columns, wherever the features are."""
     columns = n_heads(strategy, n_classes)
     return _Shape(0, n_features, itemsize, columns, 0).fixed() + OBJECT_BYTES * columns
 
 
 def show_bytes(count: float) -> str:
-    """Write a number of bytes for a person.
-
-    Parameters
-    ----------
-    count : float
-        Bytes.
-
-    Returns
-    -------
-    str
-        Such as ``1.5 GB``; powers of ten.
-    """
+    """Write a number of bytes for a person."""
     for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6)):
         if count >= size:
             return f"{count / size:.3g} {unit}"

@@ -14,59 +14,50 @@ intercepts' own second derivatives, ``diag(sum p) - p'p``, are replaced by twice
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from classify.solver.design import column_sums
 from classify.solver.line_search import ROUNDINGS, Look, Steps, fell, search
-from classify.solver.passes import Group, Piece
-from classify.solver.rowwise import each_piece, row_dots, some_rows
-
-if TYPE_CHECKING:
-    from classify.solver.problems import Problems
+from classify.solver.losses import DirectionSums
+from classify.solver.passes import Group, RowSpan, SignedScores, score_spans
+from classify.solver.problems import Problems
+from classify.solver.threads import each_piece, row_dots, some_rows
+from classify.solver.tuning import CURVATURE, EXACT, FLAT, LARGEST_SHIFT, LARGEST_STRETCH
 
 Array = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.floating[Any]]
+Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.intp]
 
-# The line search ends where the slope has fallen to this share; Newton's step does the rest.
-FLAT = 0.7
-# Where that step led astray, the search is done again, this exactly and without it.
-EXACT = 0.01
-# Newton's step may change the step's length and an intercept by this much.
-LARGEST_STRETCH = 0.5
-LARGEST_SHIFT = 1.0
+
 # The shortest first step of that search.
 SHORTEST = 1e-12
+
+
+class Moves(Protocol):
+    """Points of unfinished problems, and what is known there."""
+
+    points: Array
+    value: Array
+    gradient: Array
+
+    def advance(self, directions: Array) -> Bools:
+        """Go along descent directions; return which problems have moved."""
+
+    def scores(self) -> SignedScores:
+        """Return the signed scores of all rows where the problems are."""
+
+    def keep(self, mask: Bools) -> None:
+        """Drop the problems that are not in `mask`."""
 
 
 class Iterates:
     """Points of a set of problems, their objectives and gradients.
 
-    Parameters
-    ----------
-    objective : Problems
-        The problems.
-    problems : ndarray of int, shape (k,)
-        Which of them.
-    points : ndarray of float64, shape (k, n_parameters)
-        Where they start; copied.
-    rounding : float
-        Relative rounding error of an objective's value.
-
-    Attributes
-    ----------
-    points : ndarray of float64, shape (k, n_parameters)
-        Where they are.
-    value : ndarray of float64, shape (k,)
-        Objectives.
-    gradient : ndarray of float64, shape (k, n_parameters)
-        Gradients.
-    scores : list of ndarray, shape (rows of the group, columns of the group)
-        Signed scores of every group of `groups`, one column after the other in memory.
+    Shapes: `problems` (k,), `points` (k, n_parameters).
     """
 
     def __init__(
@@ -76,7 +67,7 @@ class Iterates:
         self.rounding = rounding
         self.groups, self.link = objective.groups(problems), objective.weighted_link(problems)
         weights, intercepts = objective.split(self.points)
-        self.scores = objective.passes.scores(self.groups, weights, intercepts)
+        self.row_scores = objective.passes.scores(self.groups, weights, intercepts)
         self.value, self.gradient = self._pull()
 
     def keep(self, mask: Bools) -> None:
@@ -89,22 +80,18 @@ class Iterates:
         self.gradient = some_rows(workers, self.gradient, rows)
         groups = self.objective.groups(self.problems) if len(self.problems) else []
         places = [(old[group.start], group) for group in groups]
-        scores, kept = self.scores, [columns[group.columns] for group in self.groups]
-        self.scores = workers.share(lambda place: scores[place[0]].T[kept[place[0]]].T, places)
+        scores, kept = self.row_scores, [columns[group.columns] for group in self.groups]
+        self.row_scores = workers.share(lambda place: scores[place[0]].T[kept[place[0]]].T, places)
         self.groups, self.link = groups, self.objective.weighted_link(self.problems)
+
+    def scores(self) -> SignedScores:
+        """Return the scores of all rows where the problems are; they stay in use here."""
+        return SignedScores(self.groups, self.row_scores, fresh=False)
 
     def advance(self, directions: Array) -> Bools:
         """Go along descent directions, each problem as far as it is worth.
 
-        Parameters
-        ----------
-        directions : ndarray of float64, shape (k, n_parameters)
-            Descent directions.
-
-        Returns
-        -------
-        ndarray of bool, shape (k,)
-            Which problems have moved. For the others rounding hides any descent; they stay.
+        Shapes: `directions` (k, n_parameters), returns (k,).
         """
         objective = self.objective
         workers = objective.workers
@@ -148,7 +135,7 @@ class Iterates:
         places = {group.start: i for i, group in enumerate(self.groups)}
         for group, scores in zip(groups, fresh, strict=True):
             i = places[group.start]
-            self.scores[i].T[columns[self.groups[i].columns]] = scores.T
+            self.row_scores[i].T[columns[self.groups[i].columns]] = scores.T
 
     def _beside(self, points: Array, directions: Array, alpha: Array, beta: Array) -> Array:
         """Return other points: a step along, and beside it for the intercepts."""
@@ -170,16 +157,16 @@ class Iterates:
     ) -> tuple[Array, Array]:
         """Compute objectives and gradients, half a pass, where a step along leads the scores."""
         objective, groups, problems = self.objective, self.groups, self.problems
-        residuals = [np.empty(scores.shape, scores.dtype) for scores in self.scores]
+        residuals = [np.empty(scores.shape, scores.dtype) for scores in self.row_scores]
 
-        def work(piece: Piece) -> tuple[Group, Array]:
-            index, low, high = piece
+        def work(span: RowSpan) -> tuple[Group, Array]:
+            index, low, high = span
             group = groups[index]
             rows = slice(low - group.start, high - group.start)
             if along is not None and alpha is not None and beta is not None:
-                self._step(along, alpha, beta, piece)
+                self._step(along, alpha, beta, span)
             # The product back wants one row after the other; the link writes into its scores.
-            scores = np.array(self.scores[index][rows], order="C")
+            scores = np.array(self.row_scores[index][rows], order="C")
             with np.errstate(invalid="ignore", over="ignore"):  # of a step that will not be taken
                 loss, residual = self.link(scores, low, high, group)
                 residuals[index][rows] = residual
@@ -187,7 +174,7 @@ class Iterates:
 
         weights, _ = objective.split(self.points)
         losses = np.zeros(len(weights))
-        for group, loss in objective.workers.share(work, objective.passes.score_pieces(groups)):
+        for group, loss in objective.workers.share(work, score_spans(groups)):
             losses[group.columns[: len(loss)]] += loss
         totals, products = objective.passes.back(groups, residuals, len(weights))
         return (
@@ -195,9 +182,9 @@ class Iterates:
             objective.assemble(problems, weights, totals, products),
         )
 
-    def _step(self, along: list[Floats], alpha: Array, beta: Array, piece: Piece) -> None:
-        """Add a step to the scores of a piece."""
-        index, low, high = piece
+    def _step(self, along: list[Floats], alpha: Array, beta: Array, span: RowSpan) -> None:
+        """Add a step to the scores of some rows."""
+        index, low, high = span
         group = self.groups[index]
         rows = slice(low - group.start, high - group.start)
         shift = beta[group.columns]
@@ -208,7 +195,7 @@ class Iterates:
         with np.errstate(invalid="ignore", over="ignore"):
             step = lengths[:, None].astype(on.dtype) * on
             step += shift[:, None].astype(on.dtype)
-            self.scores[index][rows].T[...] += step
+            self.row_scores[index][rows].T[...] += step
 
 
 class _Ray:
@@ -224,8 +211,8 @@ class _Ray:
         self._square = row_dots(objective.workers, on, on).reshape(k, -1).sum(axis=1)
         # Of the last look at each problem: its step, slope and curvature; and of each column the
         # derivative in its intercept, the mixed second derivative, and the intercept's own.
-        self._taken, self._slope, self._bend = (np.full(k, np.nan) for _ in range(3))
-        self._sides = np.zeros((3, len(at)))
+        self._taken, self._slope, self._curvature = (np.full(k, np.nan) for _ in range(3))
+        self._residual, self._mixed, self._intercept_curvature = np.zeros((3, len(at)))
         self._above = np.zeros(k, dtype=bool)
 
     def look(self, step: Array) -> Look:
@@ -236,7 +223,7 @@ class _Ray:
         new = step != self._taken
         if new.any():
             self._look(step, new)
-        return Look(self._slope, self._bend, self._above)
+        return Look(self._slope, self._curvature, self._above)
 
     def closely(self, some: Bools, slope: Array, flat: float, value: Array, noise: Array) -> Steps:
         """Search again for some problems, with a look at their objectives too."""
@@ -249,12 +236,12 @@ class _Ray:
                 rise = self._values(step, new) - value
                 self._above = np.where(new, ~(rise <= noise), self._above)
             # The others have ended before they begin.
-            at, bend = np.where(some, self._slope, 0.0), np.where(some, self._bend, 1.0)
-            return Look(at, bend, some & self._above)
+            at, curvature = np.where(some, self._slope, 0.0), np.where(some, self._curvature, 1.0)
+            return Look(at, curvature, some & self._above)
 
         self._look(np.zeros_like(slope), some)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            first = np.clip(-slope / self._bend, SHORTEST, 1.0)
+            first = np.clip(-slope / self._curvature, SHORTEST, 1.0)
         return search(look, slope, flat, np.where(np.isfinite(first), first, 1.0))
 
     def _values(self, step: Array, some: Bools) -> Array:
@@ -267,19 +254,19 @@ class _Ray:
         groups = objective.groups(problems)
         places = {group.start: i for i, group in enumerate(iterates.groups)}
 
-        def work(piece: Piece) -> tuple[Integers, Array]:
-            index, low, high = piece
+        def work(span: RowSpan) -> tuple[Integers, Array]:
+            index, low, high = span
             group, place = groups[index], places[groups[index].start]
             rows = slice(low - group.start, high - group.start)
             mine = columns[iterates.groups[place].columns]
             on = self.along[place][rows].T[mine]
-            scores = iterates.scores[place][rows].T[mine]
+            scores = iterates.row_scores[place][rows].T[mine]
             with np.errstate(invalid="ignore", over="ignore"):  # far too long a step
                 scores = scores + alpha[columns][group.columns, None].astype(on.dtype) * on
                 loss, _ = link(np.array(scores.T, order="C"), low, high, group)
                 return group.columns, column_sums(loss)
 
-        for which, loss in objective.workers.share(work, objective.passes.score_pieces(groups)):
+        for which, loss in objective.workers.share(work, score_spans(groups)):
             losses[which[: len(loss)]] += loss
         weights, _ = objective.split(iterates.points[some])
         result = np.full(len(step), np.nan)
@@ -296,16 +283,16 @@ class _Ray:
         columns = np.repeat(new, objective.columns)
         link = iterates.link if all_new else objective.weighted_link(problems)
         alpha = np.repeat(step, objective.columns)
-        chosen = {id(group.columns): np.flatnonzero(columns[group.columns]) for group in groups}
+        chosen = {group.kind: np.flatnonzero(columns[group.columns]) for group in groups}
 
-        def work(piece: Piece) -> tuple[Integers, Array] | None:
-            index, low, high = piece
+        def work(span: RowSpan) -> tuple[Integers, DirectionSums] | None:
+            index, low, high = span
             group = groups[index]
             rows = slice(low - group.start, high - group.start)
-            on, at = along[index][rows].T, iterates.scores[index][rows].T
+            on, at = along[index][rows].T, iterates.row_scores[index][rows].T
             which, sign = group.columns, group.sign
             if not all_new:
-                some = chosen[id(group.columns)]
+                some = chosen[group.kind]
                 if not len(some):
                     return None
                 on, at, which = on[some], at[some], which[some]
@@ -313,35 +300,126 @@ class _Ray:
             with np.errstate(invalid="ignore", over="ignore"):  # far too long a step
                 scores = alpha[which, None].astype(on.dtype) * on
                 scores += at
-                sums = link.bend_sums(scores, low, high, group, on)
+                sums = link.direction_sums(scores, low, high, group, on)
             if sign is not None:
-                sums[2:4] *= sign
+                np.multiply(sums.residual, sign, out=sums.residual)
+                np.multiply(sums.mixed, sign, out=sums.mixed)
             return which, sums
 
-        total = np.zeros((5, len(alpha)))
-        for found in objective.workers.share(work, objective.passes.score_pieces(groups)):
+        total = DirectionSums(*np.zeros((5, len(alpha))))
+        for found in objective.workers.share(work, score_spans(groups)):
             if found is not None:
-                total[:, found[0]] += found[1]
+                which, sums = found
+                for summed, part in zip(total, sums, strict=True):
+                    summed[which] += part
         C = objective.C[iterates.problems]
-        slope, bend = (C * total[i].reshape(len(C), -1).sum(axis=1) for i in (0, 1))
+        slope = C * total.slope.reshape(len(C), -1).sum(axis=1)
+        curvature = C * total.curvature.reshape(len(C), -1).sum(axis=1)
         self._slope = np.where(new, slope + self._tilt + step * self._square, self._slope)
-        self._bend = np.where(new, bend + self._square, self._bend)
-        self._sides = np.where(columns, total[2:] * np.repeat(C, objective.columns), self._sides)
+        self._curvature = np.where(new, curvature + self._square, self._curvature)
+        weight = np.repeat(C, objective.columns)
+        self._residual = np.where(columns, total.residual * weight, self._residual)
+        self._mixed = np.where(columns, total.mixed * weight, self._mixed)
+        self._intercept_curvature = np.where(
+            columns, total.diagonal * weight, self._intercept_curvature
+        )
         self._taken = np.where(new, step, self._taken)
 
     def newton(self, step: Array, found: Bools) -> tuple[Array, Array]:
         """Improve the steps that were found, and the intercepts beside them, by Newton's step."""
         columns, intercept = self.iterates.objective.columns, self.iterates.objective.intercept
         tiny = np.finfo(float).tiny
-        push, mixed, stiff = self._sides if intercept else np.zeros_like(self._sides)
-        stiff = np.maximum(stiff * (2.0 if columns > 1 else 1.0), tiny)
+        residual, mixed, intercept_curvature = (
+            self._residual,
+            self._mixed,
+            self._intercept_curvature,
+        )
+        if not intercept:
+            residual, mixed, intercept_curvature = np.zeros((3, len(residual)))
+        # Twice the softmax's diagonal bounds its intercepts' second derivatives; see above.
+        intercept_curvature = np.maximum(intercept_curvature * (2.0 if columns > 1 else 1.0), tiny)
         shape = (len(step), -1)
-        bend = self._bend - (mixed**2 / stiff).reshape(shape).sum(axis=1)
-        slope = self._slope - (mixed * push / stiff).reshape(shape).sum(axis=1)
+        curvature = self._curvature - (mixed**2 / intercept_curvature).reshape(shape).sum(axis=1)
+        slope = self._slope - (mixed * residual / intercept_curvature).reshape(shape).sum(axis=1)
         limit = LARGEST_STRETCH * step
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            change = np.where(bend > 1e-3 * self._bend, -slope / bend, 0.0)
+            change = np.where(curvature > 1e-3 * self._curvature, -slope / curvature, 0.0)
             change = np.where(found & np.isfinite(change), np.clip(change, -limit, limit), 0.0)
-            shift = -(push + mixed * np.repeat(change, columns)) / stiff
+            shift = -(residual + mixed * np.repeat(change, columns)) / intercept_curvature
         shift = np.where(np.isfinite(shift), np.clip(shift, -LARGEST_SHIFT, LARGEST_SHIFT), 0.0)
         return step + change, np.where(np.repeat(found, columns), shift, 0.0)
+
+
+class Evaluates(Protocol):
+    """What is needed of an objective."""
+
+    def evaluate(self, problems: Integers, points: Array) -> tuple[Array, Array]:
+        """Return values ``(k,)`` and gradients ``(k, n_parameters)``."""
+
+    def scores(self, problems: Integers, points: Array) -> SignedScores:
+        """Return the signed scores of all rows."""
+
+
+class Trials:
+    """Points of a set of problems, their objectives and gradients.
+
+    Shapes: `problems` (k,), `points` (k, n_parameters).
+    """
+
+    def __init__(
+        self, objective: Evaluates, problems: Integers, points: Array, rounding: float
+    ) -> None:
+        self.objective, self.problems, self.points = objective, problems, points.copy()
+        self.rounding = rounding
+        self.value, self.gradient = objective.evaluate(problems, self.points)
+
+    def keep(self, mask: Bools) -> None:
+        """Drop the problems that are not in `mask`."""
+        self.problems, self.points = self.problems[mask], self.points[mask]
+        self.value, self.gradient = self.value[mask], self.gradient[mask]
+
+    def scores(self) -> SignedScores:
+        """Compute the scores of all rows where the problems are: half a pass."""
+        return self.objective.scores(self.problems, self.points)
+
+    def advance(self, directions: Array) -> Bools:
+        """Go along descent directions; return which problems have moved."""
+        slope = np.einsum("ij,ij->i", self.gradient, directions)
+        value, gradient = self.value.copy(), self.gradient.copy()
+        noise = ROUNDINGS * self.rounding * np.abs(self.value)
+        taken = np.full(len(slope), np.nan)
+        last, past = np.zeros_like(slope), slope.copy()
+        at, curvature = slope.copy(), np.full_like(slope, np.nan)
+        above = np.zeros(len(slope), dtype=bool)
+
+        def look(step: Array) -> Look:
+            new = np.flatnonzero(step != taken)  # the others have ended at their last step
+            if len(new):
+                f, g = self.objective.evaluate(
+                    self.problems[new], self.points[new] + step[new, None] * directions[new]
+                )
+                value[new], gradient[new], taken[new] = f, g, step[new]
+                at[new] = np.einsum("ij,ij->i", g, directions[new])
+                above[new] = ~(f <= self.value[new] + noise[new])
+                with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+                    curvature[new] = (at[new] - past[new]) / (step[new] - last[new])
+                finite = new[np.isfinite(at[new])]
+                last[finite], past[finite] = step[finite], at[finite]
+                # A slope that has not changed says nothing about where it vanishes.
+                curvature[new] = np.where(curvature[new] > 0, curvature[new], np.finfo(float).tiny)
+            return Look(at, curvature, above)
+
+        search(look, slope, CURVATURE)
+        moved = fell(self.value, value, slope, at, noise)
+        self.points = np.where(
+            moved[:, None], self.points + taken[:, None] * directions, self.points
+        )
+        self.gradient = np.where(moved[:, None], gradient, self.gradient)
+        self.value = np.where(moved, value, self.value)
+        return moved
+
+
+def start(objective: Problems, problems: Integers, points: Array, rounding: float) -> Moves:
+    """Start some problems from some points, with their scores kept where features are in memory."""
+    kind = Iterates if len(objective.design.edges) == 2 else Trials
+    return kind(objective, problems, points, rounding)

@@ -20,53 +20,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.solver.design import BLOCK_BYTES, LARGEST_FOLD, DesignMatrix
+from classify.solver.design import DesignMatrix
 from classify.solver.threads import Workers
+from classify.solver.tuning import BLOCK_BYTES, LARGEST_FOLD, STEP_NUMBERS, STEP_ROWS, WHOLE_NUMBERS
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
-# Scores that are made at once where rows are answered for; and rows, however many columns there
-# are, since what a step does with the weights of all columns is the same for one row.
-STEP_NUMBERS, STEP_ROWS = 500_000, 16
-# Scores that may be made at once of features in memory, where larger products are faster.
-WHOLE_NUMBERS = 20_000_000
-
 
 def is_source(X: Any) -> bool:
-    """Say whether features are a source of rows rather than an array.
-
-    Parameters
-    ----------
-    X : object
-        Whatever a caller has.
-
-    Returns
-    -------
-    bool
-        True for `data.format.stored_rows.StoredRows` and its like.
-    """
+    """Say whether features are a source of rows rather than an array."""
     return hasattr(X, "gather") and hasattr(X, "read")
 
 
 def row_steps(source: Any, n_rows: int, columns: int) -> list[tuple[int, int]]:
-    """Cut rows into steps in which a source's rows are scored.
-
-    Parameters
-    ----------
-    source : StoredRows or the like
-        The features.
-    n_rows : int
-        How many rows there are.
-    columns : int
-        Scores of a row.
-
-    Returns
-    -------
-    list of (int, int)
-        First row, last row + 1. Small enough that the temporary arrays of a step do not matter.
-    """
+    """Cut rows into steps in which a source's rows are scored."""
     row = max(1, source.shape[1] * source.dtype.itemsize)
     step = max(1, min(BLOCK_BYTES // row, max(STEP_ROWS, STEP_NUMBERS // max(1, columns))))
     return [(low, min(low + step, n_rows)) for low in range(0, n_rows, step)]
@@ -75,20 +44,7 @@ def row_steps(source: Any, n_rows: int, columns: int) -> list[tuple[int, int]]:
 def answer_steps(X: Any, n_rows: int, columns: int) -> list[tuple[int, int]]:
     """Cut rows into steps in which they are scored and answered for.
 
-    Parameters
-    ----------
-    X : ndarray, shape (n, n_features), or a source of rows
-        The features.
-    n_rows : int
-        How many rows are answered for.
-    columns : int
-        Scores of a row.
-
-    Returns
-    -------
-    list of (int, int)
-        First row, last row + 1: those of `row_steps`, or all rows of an array at once, unless their
-        scores are many (the 499,500 pairs of 1,000 classes are 4 MB a row).
+    Shapes: `X` (n, n_features).
     """
     if is_source(X) or n_rows * columns > WHOLE_NUMBERS:
         return row_steps(X, n_rows, columns)
@@ -98,19 +54,7 @@ def answer_steps(X: Any, n_rows: int, columns: int) -> list[tuple[int, int]]:
 def chunk_order(rows: Integers, labels: Integers, chunk_rows: int) -> Integers:
     """Order rows by class within each chunk.
 
-    Parameters
-    ----------
-    rows : ndarray of int, shape (n_used,)
-        Rows of the source, ascending.
-    labels : ndarray of int, shape (n_used,)
-        Their classes.
-    chunk_rows : int
-        Rows of the source in a chunk.
-
-    Returns
-    -------
-    ndarray of int, shape (n_used,)
-        Places in `rows`.
+    Shapes: `rows` (n_used,), `labels` (n_used,), returns (n_used,).
     """
     return np.lexsort((labels, rows // chunk_rows))
 
@@ -118,15 +62,7 @@ def chunk_order(rows: Integers, labels: Integers, chunk_rows: int) -> Integers:
 class ChunkedDesign(DesignMatrix):
     """A design over a source of rows.
 
-    Parameters
-    ----------
-    source : StoredRows or the like
-        The features.
-    chunk_rows : int
-        Rows of the source in a chunk.
-    order : ndarray of int, shape (n_used,), optional
-        The rows to use, in this order: chunk by chunk, in any order within a chunk. All of them as
-        they come by default.
+    Shapes: `order` (n_used,).
     """
 
     def __init__(self, source: Any, chunk_rows: int, order: Integers | None = None) -> None:

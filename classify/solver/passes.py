@@ -17,48 +17,43 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from classify.solver.design import Blocks, DesignMatrix, column_sums, thin_back, thin_product
-from classify.solver.rowwise import PIECE_NUMBERS
 from classify.solver.threads import Workers
+from classify.solver.tuning import PIECE_BYTES, PIECE_NUMBERS, SHARE_NUMBERS
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
-# What one thread does at a time: enough for its start to cost nothing, little enough to share out.
-PIECE_BYTES = 16_000_000
-# Sums larger than this are added up by several threads.
-SHARE_NUMBERS = 250_000
-
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Consecutive rows and the columns they meet.
-
-    Attributes
-    ----------
-    start, stop : int
-        Rows.
-    columns : ndarray of int, shape (k,)
-        Columns of the pass.
-    sign : ndarray of float64, shape (k,), or None
-        What these rows' scores are multiplied by: -1 where all of them are positive in the
-        column, +1 where all are negative. ``None`` leaves the scores as they are.
-    """
+    """Consecutive rows and the columns they meet."""
 
     start: int
     stop: int
+    # (k,): Columns of the pass.
     columns: Integers
+    # (k,): What these rows' scores are multiplied by: -1 where all of them are positive in the
+    # column, +1 where all are negative. ``None`` leaves the scores as they are.
     sign: Array | None = None
+    # Groups of a kind have the same columns and signs: with one-vs-one the runs of one class.
+    kind: int = 0
 
 
-# Index of a group, first row, last row + 1.
-Piece = tuple[int, int, int]
+class RowSpan(NamedTuple):
+    """Consecutive rows of one group: what one thread does at a time."""
+
+    group: int  # its place in the list of groups
+    start: int
+    stop: int
+
+
 Result = TypeVar("Result")
 # (signed scores, first row, last row + 1, group) -> (losses per row, residuals)
 Link = Callable[[Floats, int, int, Group], tuple[Floats, Floats]]
@@ -66,88 +61,59 @@ Link = Callable[[Floats, int, int, Group], tuple[Floats, Floats]]
 Residuals = Callable[[int, int, int, Floats], tuple[Floats, Floats]]
 
 
-class Passes:
-    """The passes over one design matrix.
+class SignedScores(NamedTuple):
+    """The signed scores of all rows in some problems' columns, group by group."""
 
-    Parameters
-    ----------
-    design : DesignMatrix
-        The features.
-    workers : Workers
-        Threads.
-    """
+    groups: list[Group]
+    # (rows of the group, columns of the group): one column after the other in memory.
+    values: list[Floats]
+    # Whether the caller may overwrite them.
+    fresh: bool
+
+
+class Passes:
+    """The passes over one design matrix."""
 
     def __init__(self, design: DesignMatrix, workers: Workers) -> None:
         self.design, self.workers = design, workers
 
-    def pieces(self, groups: Sequence[Group]) -> list[Piece]:
-        """Cut groups into what one thread does at a time.
-
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-
-        Returns
-        -------
-        list of tuple
-            Index of the group, first row, last row + 1.
-        """
+    def row_spans(self, groups: Sequence[Group]) -> list[RowSpan]:
+        """Cut groups into what one thread does at a time."""
         rows = self.design.block_rows
         bytes_a_row = max(1, self.design.n_features * self.design.dtype.itemsize)
         step = max(rows, PIECE_BYTES // bytes_a_row // rows * rows)
         return [
-            (index, start, min(start + step, group.stop))
+            RowSpan(index, start, min(start + step, group.stop))
             for index, group in enumerate(groups)
             for start in range(group.start, group.stop, step)
         ]
 
-    def score_pieces(self, groups: Sequence[Group]) -> list[Piece]:
-        """Cut groups into what one thread does at a time where no features are touched.
-
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-
-        Returns
-        -------
-        list of tuple
-            Index of the group, first row, last row + 1.
-        """
-        return [
-            (index, start, min(start + step, group.stop))
-            for index, group in enumerate(groups)
-            for step in [max(64, PIECE_NUMBERS // max(1, len(group.columns)))]
-            for start in range(group.start, group.stop, step)
-        ]
-
-    def _by_chunk(self, groups: Sequence[Group]) -> list[list[Piece]]:
+    def _by_chunk(self, groups: Sequence[Group]) -> list[list[RowSpan]]:
         """Cut groups where the design's chunks end, and put the pieces of a chunk together."""
         edges = self.design.edges
-        found: list[list[Piece]] = [[] for _ in edges[1:]]
+        found: list[list[RowSpan]] = [[] for _ in edges[1:]]
         for index, group in enumerate(groups):
             chunk = int(np.searchsorted(edges, group.start, side="right")) - 1
             start = group.start
             while start < group.stop:
                 stop = min(group.stop, int(edges[chunk + 1]))
                 if start < stop:
-                    found[chunk].append((index, start, stop))
+                    found[chunk].append(RowSpan(index, start, stop))
                 start, chunk = stop, chunk + 1
-        return [pieces for pieces in found if pieces]
+        return [spans for spans in found if spans]
 
     def _each(
-        self, groups: Sequence[Group], visit: Callable[[Piece, Blocks], Result]
+        self, groups: Sequence[Group], visit: Callable[[RowSpan, Blocks], Result]
     ) -> Iterable[Result]:
         """Call `visit` with every piece of the groups, in threads; results in a fixed order."""
         design = self.design
         if len(design.edges) == 2:  # all rows are at hand
             rows = design.load(0, design.n_rows)
-            return self.workers.map(lambda piece: visit(piece, rows), self.pieces(groups))
+            return self.workers.map(lambda span: visit(span, rows), self.row_spans(groups))
 
-        def work(pieces: list[Piece]) -> list[Result]:
-            rows = design.load(pieces[0][1], pieces[-1][2])
-            return [visit(piece, rows) for piece in pieces]
+        def work(spans: list[RowSpan]) -> list[Result]:
+            rows = design.load(spans[0].start, spans[-1].stop)
+            return [visit(span, rows) for span in spans]
 
         # The sums of all chunks together may be larger than memory: take them as they come.
         parts = self.workers.stream(work, self._by_chunk(groups))
@@ -161,7 +127,7 @@ class Passes:
         self, groups: Sequence[Group], weights: Array, intercepts: Array
     ) -> list[tuple[Floats, Floats]]:
         """Fold every group's weights; runs of a class share their columns, and so their weights."""
-        distinct = {id(group.columns): group for group in groups}
+        distinct = {group.kind: group for group in groups}
 
         def fold(group: Group) -> tuple[Floats, Floats]:
             w, b = self.design.fold(weights[group.columns], intercepts[group.columns])
@@ -172,33 +138,15 @@ class Passes:
             return w, b
 
         made = dict(zip(distinct, self.workers.map(fold, distinct.values()), strict=True))
-        return [made[id(group.columns)] for group in groups]
+        return [made[group.kind] for group in groups]
 
     def fused(
         self, groups: Sequence[Group], weights: Array, intercepts: Array, link: Link
     ) -> tuple[Array, Array, Array]:
         """Compute scores, losses, residuals and their products with the features.
 
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-        weights : ndarray of float64, shape (n_columns, n_features)
-            Weights of the design's features.
-        intercepts : ndarray of float64, shape (n_columns,)
-            Intercepts.
-        link : callable
-            From signed scores to losses, shape ``(rows, k)`` or ``(rows, 1)``, and residuals.
-
-        Returns
-        -------
-        losses : ndarray of float64, shape (n_columns,)
-            Summed losses. Where `link` returns fewer losses than there are columns, as many
-            leading entries are filled.
-        totals : ndarray of float64, shape (n_columns,)
-            Column sums of the residuals.
-        products : ndarray of float64, shape (n_columns, n_features)
-            ``residuals.T @ features``.
+        Shapes: `weights` (n_columns, n_features), `intercepts` (n_columns,), `losses` (n_columns,),
+        `totals` (n_columns,), `products` (n_columns, n_features).
         """
         factors = self._folded(groups, weights, intercepts)
 
@@ -213,19 +161,8 @@ class Passes:
     def scores(self, groups: Sequence[Group], weights: Array, intercepts: Array) -> list[Floats]:
         """Compute every group's signed scores: the first half of a pass.
 
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-        weights : ndarray of float64, shape (n_columns, n_features)
-            Weights of the design's features.
-        intercepts : ndarray of float64, shape (n_columns,)
-            Intercepts.
-
-        Returns
-        -------
-        list of ndarray, shape (rows of the group, columns of the group)
-            In the features' dtype, one column after the other in memory.
+        Shapes: `weights` (n_columns, n_features), `intercepts` (n_columns,), returns (rows of the
+        group, columns of the group).
         """
         factors = self._folded(groups, weights, intercepts)
         result = [
@@ -233,8 +170,8 @@ class Passes:
             for group in groups
         ]
 
-        def visit(piece: Piece, rows: Blocks) -> None:
-            index, start, stop = piece
+        def visit(span: RowSpan, rows: Blocks) -> None:
+            index, start, stop = span
             w, b = factors[index]
             first = groups[index].start
             for low, high in self._blocks(start, stop):
@@ -250,29 +187,11 @@ class Passes:
     ) -> tuple[Array, Array, Array]:
         """Sum losses, and multiply signed residuals by the features: the second half of a pass.
 
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-        residuals : callable
-            From a group's index, the edges of a block of its rows and the block itself to their
-            losses, ``(rows, k)`` or ``(rows, 1)``, and the derivatives with respect to the signed
-            scores, in the features' dtype.
-        n_columns : int
-            Columns of the pass.
-
-        Returns
-        -------
-        losses : ndarray of float64, shape (n_columns,)
-            Summed losses; leading entries are filled where there are fewer than columns.
-        totals : ndarray of float64, shape (n_columns,)
-            Column sums of the residuals.
-        products : ndarray of float64, shape (n_columns, n_features)
-            ``residuals.T @ features``.
+        Shapes: `losses` (n_columns,), `totals` (n_columns,), `products` (n_columns, n_features).
         """
 
-        def visit(piece: Piece, rows: Blocks) -> tuple[Group, Array, Array, Array]:
-            index, start, stop = piece
+        def visit(span: RowSpan, rows: Blocks) -> tuple[Group, Array, Array, Array]:
+            index, start, stop = span
             group = groups[index]
             loss: Array | float = 0.0
             total = np.zeros(len(group.columns))
@@ -290,7 +209,7 @@ class Passes:
         found = self._each(groups, visit)
         # Where all pieces are there at once, threads share the features.
         at_once = isinstance(found, list)
-        parts = self._shares(products) if at_once else [slice(None)]
+        parts = self._feature_slices(products) if at_once else [slice(None)]
         for some in [found] if at_once else ([piece] for piece in found):
             for group, loss, total, _ in some:
                 losses[group.columns[: len(loss)]] += loss
@@ -299,7 +218,7 @@ class Passes:
         self.workers.map(lambda part: self.design.unfold(products, totals, part), parts)
         return losses, totals, products
 
-    def _shares(self, table: Array) -> list[slice]:
+    def _feature_slices(self, table: Array) -> list[slice]:
         """Cut the columns of a table into what threads take, if it is large."""
         edges = np.linspace(0, table.shape[1], 1 + min(16, 1 + table.size // SHARE_NUMBERS))
         return [slice(*edge) for edge in itertools.pairwise(edges.astype(int).tolist())]
@@ -309,21 +228,8 @@ class Passes:
     ) -> tuple[Array, Array]:
         """Multiply signed residuals by the features: `pull` without the losses.
 
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-        residuals : sequence of ndarray, shape (rows of the group, columns of the group)
-            Derivatives with respect to the signed scores, in the features' dtype.
-        n_columns : int
-            Columns of the pass.
-
-        Returns
-        -------
-        totals : ndarray of float64, shape (n_columns,)
-            Column sums of the residuals.
-        products : ndarray of float64, shape (n_columns, n_features)
-            ``residuals.T @ features``.
+        Shapes: `residuals` (rows of the group, columns of the group), `totals` (n_columns,),
+        `products` (n_columns, n_features).
         """
 
         def each(index: int, low: int, high: int, _: Floats) -> tuple[Floats, Floats]:
@@ -332,6 +238,16 @@ class Passes:
 
         _, totals, products = self.pull(groups, each, n_columns)
         return totals, products
+
+
+def score_spans(groups: Sequence[Group]) -> list[RowSpan]:
+    """Cut groups into what one thread does at a time where no features are touched."""
+    return [
+        RowSpan(index, start, min(start + step, group.stop))
+        for index, group in enumerate(groups)
+        for step in [max(64, PIECE_NUMBERS // max(1, len(group.columns)))]
+        for start in range(group.start, group.stop, step)
+    ]
 
 
 def _gather(

@@ -5,9 +5,8 @@ Every problem has scikit-learn's objective,
     ``f(w, b) = C * sum_i s_i loss_i(w, b) + 0.5 * ||w||^2``,
 
 with sample weights ``s`` and an intercept ``b`` that is not penalised. A problem's parameters are
-one flat vector: for each of its columns the weights, then the intercept. `BinaryProblems` are one
-column each (one-vs-rest, one-vs-one, two classes); `classify.solver.softmax_problems` has those of
-one column a class.
+one flat vector: for each of its columns the weights, then the intercept. `BinaryProblems` have
+one column each (one-vs-rest, one-vs-one, two classes), `SoftmaxProblems` one for each class.
 
 All problems, or those that are still being solved, are evaluated in one pass over the rows; see
 `classify.solver.passes`. ``C`` belongs to the problem, so several values of C can ride in one pass.
@@ -21,44 +20,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.solver.arrays import Arrays, Design, HostArrays, RowPasses
 from classify.solver.design import DesignMatrix
-from classify.solver.links import BinaryLink
-from classify.solver.losses import logistic_curvature
-from classify.solver.moves import Iterates
-from classify.solver.passes import Group, Passes
-from classify.solver.rowwise import each_piece, row_dots
-from classify.solver.threads import Workers
-from classify.solver.trials import Trials
+from classify.solver.losses import BinaryLink, SoftmaxLink, logistic_curvature
+from classify.solver.passes import Group, Passes, SignedScores
+from classify.solver.threads import Workers, each_piece, row_dots
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
+STRATEGIES = ("multinomial", "ovr", "ovo")
+
 
 class Problems(ABC):
     """Problems over the same rows.
 
-    Parameters
-    ----------
-    design : DesignMatrix
-        The features.
-    labels : ndarray of int, shape (n_rows,)
-        Class index of each row of `design`.
-    sample_weight : ndarray of float64, shape (n_rows,), or None
-        Weight of each row's loss; 1 by default.
-    C : ndarray of float64, shape (n_problems,)
-        Weight of the losses against the penalty, per problem.
-    columns : int
-        Columns per problem.
-    workers : Workers
-        Threads.
-    intercept : bool
-        Whether there are intercepts. Where there are none, their places stay zero.
+    Shapes: `labels` (n_rows,), `sample_weight` (n_rows,), `C` (n_problems,).
     """
 
     def __init__(
         self,
-        design: DesignMatrix,
+        design: Design,
         labels: Integers,
         sample_weight: Array | None,
         C: Array,
@@ -73,7 +56,12 @@ class Problems(ABC):
         self.n_problems = len(self.C)
         self.columns = columns
         self.n_parameters = columns * (design.n_features + 1)
-        self.passes = Passes(design, workers)
+        self.passes: RowPasses = self._passes()
+        self.arrays: Arrays = HostArrays(labels, sample_weight, workers)
+
+    def _passes(self) -> RowPasses:
+        assert isinstance(self.design, DesignMatrix)
+        return Passes(self.design, self.workers)
 
     @property
     def meetings(self) -> int:
@@ -81,7 +69,7 @@ class Problems(ABC):
         groups = self.groups(np.arange(self.n_problems))
         return sum((group.stop - group.start) * len(group.columns) for group in groups)
 
-    def mass(self, group: Group) -> float:
+    def weight_sum(self, group: Group) -> float:
         """Return the summed weights of a group's rows."""
         if self.weight is None:
             return float(group.stop - group.start)
@@ -93,65 +81,22 @@ class Problems(ABC):
 
     @abstractmethod
     def weighted_link(self, problems: Integers) -> Any:
-        """Bind the loss to the problems of a pass, with the sample weights.
-
-        Parameters
-        ----------
-        problems : ndarray of int
-            The problems in the pass.
-
-        Returns
-        -------
-        RowLink
-            What `classify.solver.passes.Passes.fused` asks for, and
-            `classify.solver.moves.Iterates`.
-        """
+        """Bind the loss to the problems of a pass, with the sample weights."""
 
     @abstractmethod
-    def curvature(
-        self, scores: Floats, start: int, stop: int, group: Group, directions: Floats | None
-    ) -> Floats:
-        """Return the loss's second derivative in the scores, or its product with directions.
+    def curvature(self, scores: Any) -> Any:
+        """Return each column's second derivative of every row's loss, without sample weights.
 
-        Parameters
-        ----------
-        scores : ndarray, shape (stop - start, k)
-            Signed scores in the group's columns.
-        start, stop : int
-            Rows.
-        group : Group
-            What the rows meet.
-        directions : ndarray, shape (stop - start, k), or None
-            Signed scores of a direction.
-
-        Returns
-        -------
-        ndarray, shape (stop - start, k)
-            Without directions, the diagonal (each column's own second derivative); with them,
-            the second derivative applied to them. No sample weights.
+        `scores` are ``(rows, k)``, signed or not, in the columns of a group; left as they are.
         """
 
     @abstractmethod
     def restricted(
-        self, design: DesignMatrix, rows: Integers, stride: Array, workers: Workers
+        self, design: Design, rows: Integers, stride: Array, workers: Workers
     ) -> Problems:
         """Set up the same problems over other features of some of the rows.
 
-        Parameters
-        ----------
-        design : DesignMatrix
-            The other features of those rows.
-        rows : ndarray of int, shape (design.n_rows,)
-            Which rows, ascending.
-        stride : ndarray of float64, shape (design.n_rows,)
-            How many rows each of them stands for.
-        workers : Workers
-            Threads.
-
-        Returns
-        -------
-        Problems
-            Of the same kind, in the same order.
+        Shapes: `rows` (design.n_rows,), `stride` (design.n_rows,).
         """
 
     def _scaled(self, rows: Integers, stride: Array) -> tuple[Array | None, Array]:
@@ -166,10 +111,7 @@ class Problems(ABC):
     def base_rates(self) -> Array:
         """Return the intercepts that are best where all weights are zero.
 
-        Returns
-        -------
-        ndarray of float64, shape (n_problems * columns,)
-            Finite, whatever the labels and the sample weights are.
+        Shapes: returns (n_problems * columns,).
         """
 
     def centred(self, points: Array) -> Array:
@@ -179,17 +121,8 @@ class Problems(ABC):
     def split(self, points: Array) -> tuple[Array, Array]:
         """Split parameters into weights and intercepts.
 
-        Parameters
-        ----------
-        points : ndarray of float64, shape (k, n_parameters)
-            Parameters of some problems.
-
-        Returns
-        -------
-        weights : ndarray of float64, shape (k * columns, n_features)
-            A view.
-        intercepts : ndarray of float64, shape (k * columns,)
-            A view.
+        Shapes: `points` (k, n_parameters), `weights` (k * columns, n_features), `intercepts` (k *
+        columns,).
         """
         table = points.reshape(-1, self.design.n_features + 1)
         return table[:, :-1], table[:, -1]
@@ -197,19 +130,8 @@ class Problems(ABC):
     def evaluate(self, problems: Integers, points: Array) -> tuple[Array, Array]:
         """Evaluate objectives and gradients in one pass over the rows.
 
-        Parameters
-        ----------
-        problems : ndarray of int, shape (k,)
-            Which problems.
-        points : ndarray of float64, shape (k, n_parameters)
-            Their parameters.
-
-        Returns
-        -------
-        values : ndarray of float64, shape (k,)
-            Objectives.
-        gradients : ndarray of float64, shape (k, n_parameters)
-            Gradients.
+        Shapes: `problems` (k,), `points` (k, n_parameters), `values` (k,), `gradients` (k,
+        n_parameters).
         """
         weights, intercepts = self.split(points)
         losses, totals, products = self.passes.fused(
@@ -218,34 +140,15 @@ class Problems(ABC):
         values = self.value(problems, weights, losses)
         return values, self.assemble(problems, weights, totals, products)
 
-    def iterate(self, problems: Integers, points: Array, rounding: float) -> Iterates | Trials:
-        """Start from some points, with their scores kept where the features are in memory."""
-        kind = Iterates if len(self.design.edges) == 2 else Trials
-        return kind(self, problems, points, rounding)
-
-    def scored(self, problems: Integers, moves: Any) -> tuple[list[Group], list[Floats], bool]:
-        """Return groups and signed scores at iterates, and whether the caller may keep them."""
-        if isinstance(moves, Iterates):
-            return moves.groups, moves.scores, False
+    def scores(self, problems: Integers, points: Array) -> SignedScores:
+        """Compute the signed scores of all rows at some points: half a pass."""
         groups = self.groups(problems)
-        return groups, self.passes.scores(groups, *self.split(moves.points)), True
+        return SignedScores(groups, self.passes.scores(groups, *self.split(points)), fresh=True)
 
     def value(self, problems: Integers, weights: Array, losses: Array) -> Array:
         """Weigh summed losses by C and add the penalty.
 
-        Parameters
-        ----------
-        problems : ndarray of int, shape (k,)
-            Which problems.
-        weights : ndarray of float64, shape (k * columns, n_features)
-            Their weights.
-        losses : ndarray of float64
-            Their summed losses come first.
-
-        Returns
-        -------
-        ndarray of float64, shape (k,)
-            Objectives.
+        Shapes: `problems` (k,), `weights` (k * columns, n_features), returns (k,).
         """
         squares = row_dots(self.workers, weights, weights).reshape(len(problems), -1).sum(axis=1)
         return self.C[problems] * losses[: len(problems)] + 0.5 * squares
@@ -253,21 +156,8 @@ class Problems(ABC):
     def assemble(self, problems: Integers, weights: Array, totals: Array, products: Array) -> Array:
         """Weigh a pass's sums by C and add the penalty's part.
 
-        Parameters
-        ----------
-        problems : ndarray of int, shape (k,)
-            Which problems.
-        weights : ndarray of float64, shape (k * columns, n_features)
-            What the penalty's derivative is: the weights themselves.
-        totals : ndarray of float64, shape (k * columns,)
-            Summed residuals.
-        products : ndarray of float64, shape (k * columns, n_features)
-            Residuals times features.
-
-        Returns
-        -------
-        ndarray of float64, shape (k, n_parameters)
-            The gradients.
+        Shapes: `problems` (k,), `weights` (k * columns, n_features), `totals` (k * columns,),
+        `products` (k * columns, n_features), returns (k, n_parameters).
         """
         C = np.repeat(self.C[problems], self.columns)
         gradients = np.empty((len(weights), self.design.n_features + 1))
@@ -280,61 +170,17 @@ class Problems(ABC):
         gradients[:, -1] = totals * C if self.intercept else 0.0
         return gradients.reshape(len(problems), -1)
 
-    def hessian_product(self, problems: Integers, points: Array, directions: Array) -> Array:
-        """Multiply the Hessians at `points` by `directions`.
-
-        Parameters
-        ----------
-        problems : ndarray of int, shape (k,)
-            Which problems.
-        points, directions : ndarray of float64, shape (k, n_parameters)
-            Where, and what is multiplied.
-
-        Returns
-        -------
-        ndarray of float64, shape (k, n_parameters)
-            The products.
-        """
-        groups = self.groups(problems)
-        along, along_intercepts = self.split(directions)
-        at = self.passes.scores(groups, *self.split(points))
-        of = self.passes.scores(groups, along, along_intercepts)
-        bent = []
-        for group, scores, direction in zip(groups, at, of, strict=True):
-            product = self.curvature(scores, group.start, group.stop, group, direction)
-            if self.weight is not None:
-                product = product * self.weight[group.start : group.stop, None]
-            bent.append(product.astype(scores.dtype, copy=False))
-        totals, products = self.passes.back(groups, bent, len(along))
-        return self.assemble(problems, along, totals, products)
-
 
 class BinaryProblems(Problems):
     """Binary logistic problems: one-vs-rest, one-vs-one, or two classes.
 
-    Parameters
-    ----------
-    design : DesignMatrix
-        The features; for one-vs-one with its rows sorted by class, within each chunk at least.
-    labels : ndarray of int, shape (n_rows,)
-        Class index of each row of `design`.
-    sample_weight : ndarray of float64, shape (n_rows,), or None
-        Weight of each row's loss.
-    C : ndarray of float64, shape (n_problems,)
-        Per problem.
-    positive : ndarray of int, shape (n_problems,)
-        The class whose rows are positive.
-    negative : ndarray of int, shape (n_problems,), or None
-        The class whose rows are negative; ``None`` for all the rest.
-    workers : Workers
-        Threads.
-    intercept : bool
-        Whether there are intercepts.
+    Shapes: `labels` (n_rows,), `sample_weight` (n_rows,), `C` (n_problems,), `positive`
+    (n_problems,), `negative` (n_problems,).
     """
 
     def __init__(
         self,
-        design: DesignMatrix,
+        design: Design,
         labels: Integers,
         sample_weight: Array | None,
         C: Array,
@@ -365,7 +211,7 @@ class BinaryProblems(Problems):
             columns = np.flatnonzero((positive == label) | (negative == label))
             meets[label] = columns, np.where(positive[columns] == label, -1.0, 1.0)
         return [
-            Group(start, stop, *meets[label])
+            Group(start, stop, *meets[label], kind=label)
             for start, stop, label in self._runs
             if len(meets[label][0])
         ]
@@ -375,7 +221,7 @@ class BinaryProblems(Problems):
         return BinaryLink(self.labels, self.weight, self.positive[problems])
 
     def restricted(
-        self, design: DesignMatrix, rows: Integers, stride: Array, workers: Workers
+        self, design: Design, rows: Integers, stride: Array, workers: Workers
     ) -> BinaryProblems:
         """Set up the same problems over other features of some of the rows."""
         weight, C = self._scaled(rows, stride)
@@ -390,9 +236,82 @@ class BinaryProblems(Problems):
         low = np.finfo(float).eps * max(float(mass.sum()), np.finfo(float).tiny)
         return np.log(np.maximum(positive, low) / np.maximum(negative, low))
 
-    def curvature(
-        self, scores: Floats, start: int, stop: int, group: Group, directions: Floats | None
-    ) -> Floats:
-        """Return ``p (1 - p)``, which knows no sign, times the directions."""
-        second = logistic_curvature(scores.copy())[1]
-        return second if directions is None else second * directions
+    def curvature(self, scores: Any) -> Any:
+        """Return ``p (1 - p)``, which knows no sign."""
+        return logistic_curvature(scores.copy())[1]
+
+
+class SoftmaxProblems(Problems):
+    """Multinomial logistic problems: one for each value of C, a column for each class.
+
+    Shapes: `labels` (n_rows,), `sample_weight` (n_rows,), `C` (n_problems,).
+    """
+
+    def __init__(
+        self,
+        design: Design,
+        labels: Integers,
+        sample_weight: Array | None,
+        C: Array,
+        n_classes: int,
+        workers: Workers,
+        intercept: bool = True,
+    ) -> None:
+        super().__init__(design, labels, sample_weight, C, n_classes, workers, intercept)
+
+    def groups(self, problems: Integers) -> list[Group]:
+        """All rows meet all columns."""
+        return [Group(0, self.design.n_rows, np.arange(len(problems) * self.columns))]
+
+    def weighted_link(self, problems: Integers) -> Any:
+        """Bind the softmax loss, problem by problem."""
+        return SoftmaxLink(self.labels, self.weight, self.columns)
+
+    def curvature(self, scores: Any) -> Any:
+        """Return ``p_k (1 - p_k)``."""
+        z = scores.reshape(-1, self.columns)
+        p = np.exp(z - z.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        return (p * (1 - p)).reshape(scores.shape)
+
+    def restricted(
+        self, design: Design, rows: Integers, stride: Array, workers: Workers
+    ) -> SoftmaxProblems:
+        """Set up the same problems over other features of some of the rows."""
+        weight, C = self._scaled(rows, stride)
+        common = design, self.labels[rows], weight, C
+        return SoftmaxProblems(*common, self.columns, workers, self.intercept)
+
+    def centred(self, points: Array) -> Array:
+        """Subtract the mean over the classes: adding it to all of them changes no probability."""
+        return without_mean(points.reshape(len(points), self.columns, -1)).reshape(points.shape)
+
+    def base_rates(self) -> Array:
+        """Return the classes' log shares, less their mean."""
+        mass = np.bincount(self.labels, self.weight, minlength=self.columns)
+        low = np.finfo(float).eps * max(float(mass.sum()), np.finfo(float).tiny)
+        logs = np.log(np.maximum(mass, low))
+        return np.tile(logs - logs.mean(), self.n_problems)
+
+
+def without_mean(table: Array) -> Array:
+    """Subtract means over the second axis; twice, since the first leaves rounding."""
+    table = table - table.mean(axis=1, keepdims=True)
+    return np.asarray(table - table.mean(axis=1, keepdims=True))
+
+
+def class_pairs(n_classes: int) -> Integers:
+    """List one-vs-one's pairs in scikit-learn's order; the second of a pair is its positive class.
+
+    Shapes: returns (n_classes * (n_classes - 1) / 2, 2).
+    """
+    return np.stack(np.triu_indices(n_classes, k=1), axis=1)
+
+
+def n_heads(strategy: str, n_classes: int) -> int:
+    """Count a strategy's linear heads (rows of ``coef_``): 1 for two classes, whatever it is."""
+    if strategy not in STRATEGIES:
+        raise ValueError(f"unknown strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}")
+    if n_classes == 2:
+        return 1
+    return n_classes * (n_classes - 1) // 2 if strategy == "ovo" else n_classes

@@ -12,33 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.solver.out_of_core import is_source
+from classify.solver.tuning import NORM_NUMBERS
 
 NORMS = ("none", "l2")
-# Numbers that are normalised at a time.
-NUMBERS = 1_000_000
 
 
 def normalized(X: Any, norm: str | None) -> Any:
-    """Return features whose rows have a norm of one.
-
-    Parameters
-    ----------
-    X : ndarray of float32 or float64, torch.Tensor, or a source of rows
-        Features, ``(n_rows, n_features)``.
-    norm : {'l2', None}
-        None returns `X` itself.
-
-    Returns
-    -------
-    ndarray, torch.Tensor, or `NormalizedRows`
-        A copy in the same dtype, where it was; of a source, one that normalises what it reads.
-    """
+    """Return features whose rows have a norm of one."""
     if norm is None:
         return X
     if is_source(X):
         return NormalizedRows(X)
     result = np.empty_like(X) if isinstance(X, np.ndarray) else X.new_empty(X.shape)
-    step = max(1, NUMBERS // max(1, X.shape[1]))
+    step = max(1, NORM_NUMBERS // max(1, X.shape[1]))
     for low in range(0, len(X), step):
         block = X[low : low + step]
         result[low : low + step] = (
@@ -48,13 +34,7 @@ def normalized(X: Any, norm: str | None) -> Any:
 
 
 class NormalizedRows:
-    """A source of rows that are normalised when they are read, like `data.format.stored_rows`.
-
-    Parameters
-    ----------
-    source : StoredRows or the like
-        Where they come from.
-    """
+    """A source of rows that are normalised when they are read, like `data.format.stored_rows`."""
 
     def __init__(self, source: Any) -> None:
         self.source = source

@@ -28,85 +28,66 @@ class Status(Enum):
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is known about some problems' points.
+    """What is known about some problems' points."""
 
-    Attributes
-    ----------
-    points : ndarray of float64, shape (k, n_parameters)
-        The points with their intercepts made optimal.
-    objective : ndarray of float64, shape (k,)
-        Objectives there.
-    grad_norm : ndarray of float64, shape (k,)
-        Norms of the gradient there.
-    gap_bound : ndarray of float64, shape (k,)
-        Duality gaps: no objective is further above its minimum.
-    """
-
+    # (k, n_parameters): The points with their intercepts made optimal.
     points: Array
+    # (k,): Objectives there.
     objective: Array
+    # (k,): Norms of the gradient there.
     grad_norm: Array
+    # (k,): Duality gaps: no objective is further above its minimum.
     gap_bound: Array
 
 
 @dataclass(frozen=True)
 class Solution:
-    """The outcome of solving a set of problems that share their rows.
+    """The outcome of solving a set of problems that share their rows."""
 
-    Attributes
-    ----------
-    points : ndarray of float64, shape (n_problems, n_parameters)
-        The minimisers found.
-    status : tuple of Status, length n_problems
-        How each problem ended.
-    objective : ndarray of float64, shape (n_problems,)
-        ``C * sum(loss) + 0.5 * ||w||^2`` at `points`.
-    grad_norm : ndarray of float64, shape (n_problems,)
-        Euclidean norm of that objective's gradient at `points`.
-    gap_bound : ndarray of float64, shape (n_problems,)
-        Duality gap: `objective` is at most this much above the minimum. See
-        `classify.solver.certificate`.
-    n_iter : ndarray of int, shape (n_problems,)
-        Iterations each problem took.
-    n_passes : int
-        Passes over the rows, all problems together.
-    column_products : int
-        Sum over the passes of the columns in the product: what the work is proportional to.
-    course : tuple of (ndarray of int, ndarray of float64)
-        Round by round, the problems that were at work (by their place in `points`) and their
-        objectives.
-    """
-
+    # (n_problems, n_parameters): The minimisers found.
     points: Array
+    # How each problem ended.
     status: tuple[Status, ...]
+    # (n_problems,): ``C * sum(loss) + 0.5 * ||w||^2`` at `points`.
     objective: Array
+    # (n_problems,): Euclidean norm of that objective's gradient at `points`.
     grad_norm: Array
+    # (n_problems,): Duality gap: `objective` is at most this much above the minimum. See
+    # `classify.solver.certificate`.
     gap_bound: Array
+    # (n_problems,): Iterations each problem took.
     n_iter: npt.NDArray[np.int64]
+    # Reads of all rows, all problems together.
     n_passes: int
+    # Sum over the passes of the columns in the product: what the work is proportional to.
     column_products: int
-    course: tuple[tuple[npt.NDArray[np.intp], Array], ...] = field(default=(), repr=False)
+    # Iteration by iteration, the problems that were at work (by their place in `points`) and their
+    # objectives.
+    trace: tuple[tuple[npt.NDArray[np.intp], Array], ...] = field(default=(), repr=False)
 
     def improved(self, places: npt.NDArray[np.intp], other: Solution) -> Solution:
         """Put another solve of some problems, which went on from here, in their places."""
 
-        def put(name: str) -> Any:
-            mine = getattr(self, name).copy()
-            mine[places] = getattr(other, name)
-            return mine
+        def put(before: Array, after: Array) -> Array:
+            result = before.copy()
+            result[places] = after
+            return result
 
         status = list(self.status)
         for place, end in zip(places.tolist(), other.status, strict=True):
             status[place] = end
         n_iter = self.n_iter.copy()
         n_iter[places] += other.n_iter
-        names = ("points", "objective", "grad_norm", "gap_bound")
         return Solution(
-            **{name: put(name) for name in names},
+            points=put(self.points, other.points),
+            objective=put(self.objective, other.objective),
+            grad_norm=put(self.grad_norm, other.grad_norm),
+            gap_bound=put(self.gap_bound, other.gap_bound),
             status=tuple(status),
             n_iter=n_iter,
             n_passes=self.n_passes + other.n_passes,
             column_products=self.column_products + other.column_products,
-            course=(*self.course, *((places[rows], value) for rows, value in other.course)),
+            trace=(*self.trace, *((places[rows], value) for rows, value in other.trace)),
         )
 
     @property
@@ -123,9 +104,9 @@ class Solution:
             ``grad_norm``, ``objective``, ``gap_bound`` (sums over the problems, but the norm of
             all gradients together), ``relative_gap`` (the largest of any problem), ``converged``,
             ``status``, ``n_iter`` (the largest), ``n_problems``, ``n_passes``, under ``problems``
-            the arrays per problem, and under ``hardest`` the course of the problem that took the
+            the arrays per problem, and under ``hardest`` the trace of the problem that took the
             most iterations: its ``problem`` number, its ``objective`` at the end, and for each
-            round the ``gaps``, at most so far above the minimum.
+            iteration the ``gaps``, at most so far above the minimum.
         """
         scale = np.abs(self.objective)
         # An objective of zero is at its minimum: it is a sum of terms that are not negative.
@@ -154,7 +135,7 @@ class Solution:
     def _hardest(self, relative: Array) -> dict[str, Any]:
         """Follow the problem with the most iterations; among equals, the one with the worst gap."""
         problem = int(np.lexsort((-relative, -self.n_iter))[0])
-        heights = np.concatenate([values[rows == problem] for rows, values in self.course])
+        heights = np.concatenate([values[rows == problem] for rows, values in self.trace])
         end, bound = self.objective[problem], self.gap_bound[problem]
         return {
             "problem": problem,

@@ -17,7 +17,13 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
+
+from classify.solver.tuning import PIECE_NUMBERS
+
+Array = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,20 +36,7 @@ def _controller() -> ThreadpoolController:
 
 
 def thread_count(n_jobs: int | None) -> int:
-    """Say how many threads a fit uses.
-
-    Parameters
-    ----------
-    n_jobs : int or None
-        As in scikit-learn, except that ``None`` means as many threads as BLAS may use: all
-        processors, unless ``OMP_NUM_THREADS``, a `threadpoolctl` limit or a joblib worker process
-        says fewer.
-
-    Returns
-    -------
-    int
-        At least 1.
-    """
+    """Say how many threads a fit uses: None means as many as BLAS may, by whatever limits it."""
     import joblib
 
     if n_jobs is not None:
@@ -96,33 +89,14 @@ def _no_flags() -> None:
 
 
 class Workers:
-    """Threads that map a function over items, results in the order of the items.
-
-    Parameters
-    ----------
-    n_threads : int
-        How many threads; with 1 everything runs in the caller's.
-    """
+    """Threads that map a function over items, results in the order of the items."""
 
     def __init__(self, n_threads: int = 1) -> None:
         self.n_threads = n_threads
         self._pool = ThreadPoolExecutor(n_threads, initializer=_no_flags) if n_threads > 1 else None
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-        """Apply `function` to every item.
-
-        Parameters
-        ----------
-        function : callable
-            Takes one item; must not touch what another call writes.
-        items : iterable
-            The items.
-
-        Returns
-        -------
-        list
-            One result an item, in order.
-        """
+        """Apply `function` to every item."""
         if self._pool is None:
             return [function(item) for item in items]
         return list(self._pool.map(function, items))
@@ -131,16 +105,6 @@ class Workers:
         """Apply `function` to items that take about as long as each other, and not long.
 
         Every thread gets its share at once: handing over an item takes longer than some of them.
-
-        Parameters
-        ----------
-        function, items
-            As for `map`.
-
-        Returns
-        -------
-        list
-            One result an item, in order.
         """
         if self._pool is None or len(items) < 2:
             return [function(item) for item in items]
@@ -149,18 +113,7 @@ class Workers:
         return [done[i % len(parts)][i // len(parts)] for i in range(len(items))]
 
     def stream(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """Apply `function` to every item, a few ahead of the caller.
-
-        Parameters
-        ----------
-        function, items
-            As for `map`.
-
-        Yields
-        ------
-        object
-            The results, in order. At most two a thread are in work or wait to be taken.
-        """
+        """Apply `function` to every item, a few ahead of the caller."""
         if self._pool is None:
             yield from map(function, items)
             return
@@ -184,21 +137,48 @@ class Workers:
 
 @contextmanager
 def workers(n_jobs: int | None) -> Iterator[Workers]:
-    """Open the threads of one fit, with BLAS limited to one thread in each.
-
-    Parameters
-    ----------
-    n_jobs : int or None
-        See `thread_count`.
-
-    Yields
-    ------
-    Workers
-        Closed on leaving.
-    """
+    """Open the threads of one fit, with BLAS limited to one thread in each."""
     pool = Workers(thread_count(n_jobs))
     try:
         with _single_threaded_blas:
             yield pool
     finally:
         pool.close()
+
+
+def each_piece(workers: Workers, table: Floats, work: Callable[[slice], None]) -> None:
+    """Do something for all rows of a table, some at a time.
+
+    Shapes: `table` (n_rows, n_columns).
+    """
+    step = max(1, PIECE_NUMBERS // max(1, table.shape[1]))
+    workers.share(work, [slice(low, low + step) for low in range(0, len(table), step)])
+
+
+def row_dots(workers: Workers, a: Floats, b: Floats) -> Array:
+    """Multiply two tables row by row.
+
+    Shapes: `a, b` (n_rows, n_columns), returns (n_rows,).
+    """
+    result = np.empty(len(a))
+
+    def multiply(part: slice) -> None:
+        result[part] = np.einsum("ij,ij->i", a[part], b[part])
+
+    each_piece(workers, a, multiply)
+    return result
+
+
+def some_rows(workers: Workers, table: Floats, rows: npt.NDArray[np.intp]) -> Any:
+    """Copy some rows of a table; most of the time goes into fresh pages, which threads share.
+
+    Shapes: `table` (n_rows, n_columns), `rows` (k,), returns (k, n_columns).
+    """
+    result = np.empty((len(rows), table.shape[1]), table.dtype)
+
+    def copy(part: slice) -> None:
+        # Without a mode that needs no check, numpy fills a buffer first, and copies that.
+        np.take(table, rows[part], axis=0, out=result[part], mode="clip")
+
+    each_piece(workers, result, copy)
+    return result

@@ -40,16 +40,8 @@ def user_cache() -> Path | None:
 def cache_folder(features_dir: Path | None = None) -> Path:
     """Choose the folder for caches; nothing is created but a folder for temporary use.
 
-    Parameters
-    ----------
-    features_dir : Path, optional
-        The features folder, in which they go where the user has none.
-
-    Returns
-    -------
-    Path
-        The user's cache folder, or ``FEATURES_DIR/.cache``, or without a features folder one of
-        this user's in the system's folder for temporary files.
+    It is the user's cache folder, or ``FEATURES_DIR/.cache``, or without a features folder one of
+    this user's in the system's folder for temporary files.
     """
     found = user_cache()
     if found is not None:
@@ -63,11 +55,6 @@ def use_cache_folder(features_dir: Path | None = None) -> None:
     """Show libraries the folder for caches, where the user has none: for a command line.
 
     Only variables of the environment that are not set are set, for this process and its children.
-
-    Parameters
-    ----------
-    features_dir : Path, optional
-        As for `cache_folder`.
     """
     if user_cache() is not None and _has_home() and _has_name():
         return
@@ -79,13 +66,7 @@ def use_cache_folder(features_dir: Path | None = None) -> None:
 
 
 def expand_user(text: str | os.PathLike[str]) -> Path:
-    """Put the home folder in place of ``~``, also where no shell saw it.
-
-    Raises
-    ------
-    UserError
-        If there is no home folder, or no such user.
-    """
+    """Put the home folder in place of ``~``, also where no shell saw it."""
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

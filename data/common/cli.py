@@ -77,22 +77,7 @@ def without_progress() -> Iterator[None]:
 
 
 def progress(total: int, desc: str, unit: str, initial: int = 0) -> tqdm[NoReturn]:
-    """Open a progress bar on stderr with a rate and the time left.
-
-    Parameters
-    ----------
-    total : int
-        How many units the whole job has.
-    desc, unit : str
-        What is being done and what is being counted.
-    initial : int
-        Units already done by an earlier run; they do not count towards the rate.
-
-    Returns
-    -------
-    tqdm.tqdm
-        Call ``update(k)`` after every ``k`` units; it is a context manager.
-    """
+    """Open a progress bar on stderr; what was done ``initial``-ly does not count for the rate."""
     from tqdm import tqdm
 
     # A log file gets a line now and then, not ten a second.
@@ -125,18 +110,8 @@ def _is_memory(error: Exception) -> bool:
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Run a command line and turn what it raises into an exit code and one message.
 
-    Parameters
-    ----------
-    main : callable
-        Takes the arguments; returns nothing; raises `UserError` for bad input and
-        ``KeyboardInterrupt`` (whose argument, if any, says how to go on) on Ctrl-C.
-    argv : sequence of str, optional
-        The arguments; those of the process by default.
-
-    Returns
-    -------
-    int
-        The exit code.
+    ``main`` raises `UserError` for bad input, and ``KeyboardInterrupt`` (whose argument, if any,
+    says how to go on) on Ctrl-C.
     """
     try:
         main(sys.argv[1:] if argv is None else argv)

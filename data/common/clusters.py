@@ -34,13 +34,7 @@ ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.CRITICA
 
 
 def add_cluster_options(parser: Any) -> None:
-    """Add ``--cluster``, ``--scheduler`` and ``--address``.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser or group of its arguments
-        To add them to.
-    """
+    """Add ``--cluster``, ``--scheduler`` and ``--address``."""
     parser.add_argument(
         "--cluster",
         choices=CLUSTERS,
@@ -52,20 +46,7 @@ def add_cluster_options(parser: Any) -> None:
 
 
 def check_cluster(cluster: str, scheduler: str | None, address: str | None) -> None:
-    """Refuse the address of a cluster that is not asked for, and one without its library.
-
-    Parameters
-    ----------
-    cluster : {'none', 'dask', 'ray'}
-        As given.
-    scheduler, address : str or None
-        As given.
-
-    Raises
-    ------
-    UserError
-        If an address is given for another kind of cluster.
-    """
+    """Refuse the address of a cluster that is not asked for, and one without its library."""
     for option, value, kind in (("--scheduler", scheduler, "dask"), ("--address", address, "ray")):
         if value is not None and cluster != kind:
             raise UserError(
@@ -75,18 +56,7 @@ def check_cluster(cluster: str, scheduler: str | None, address: str | None) -> N
 
 
 def check_installed(cluster: str) -> None:
-    """Make sure that the library of a kind of cluster is there.
-
-    Parameters
-    ----------
-    cluster : {'dask', 'ray'}
-        As given.
-
-    Raises
-    ------
-    UserError
-        If it is not.
-    """
+    """Make sure that the library of a kind of cluster is there."""
     module, name = EXTRAS[cluster]
     if importlib.util.find_spec(module) is None:
         raise UserError(
@@ -96,20 +66,7 @@ def check_installed(cluster: str) -> None:
 
 
 def start_dask(workers: int, devices: int = 0) -> tuple[Any, Any]:
-    """Start Dask workers on this machine, each a process that does one thing at a time.
-
-    Parameters
-    ----------
-    workers : int
-        How many, where there are no GPUs.
-    devices : int
-        GPUs; each worker then sees one of them.
-
-    Returns
-    -------
-    tuple of (distributed.Client, distributed.SpecCluster)
-        Close the first, then the second.
-    """
+    """Start Dask workers on this machine, each a process that does one thing at a time."""
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
     options: dict[str, Any] = {
@@ -146,23 +103,7 @@ def dask_setup(worker: object) -> None:
 
 
 def connect_dask(address: str) -> Any:
-    """Connect to a Dask scheduler that has a worker.
-
-    Parameters
-    ----------
-    address : str
-        ``HOST:PORT``, with or without ``tcp://`` in front.
-
-    Returns
-    -------
-    distributed.Client
-        Connected.
-
-    Raises
-    ------
-    UserError
-        If there is none.
-    """
+    """Connect to a Dask scheduler that has a worker."""
     import asyncio
 
     from distributed import Client
@@ -202,15 +143,7 @@ def close_dask(client: Any, cluster: Any = None) -> None:
 
 
 def start_ray(workers: int, devices: int = 0) -> None:
-    """Start Ray on this machine; ``ray.shutdown()`` ends it.
-
-    Parameters
-    ----------
-    workers : int
-        How many tasks run side by side, where there are no GPUs.
-    devices : int
-        GPUs; one task runs on each.
-    """
+    """Start Ray on this machine; ``ray.shutdown()`` ends it."""
     _init_ray(
         num_cpus=devices or workers,
         num_gpus=devices,
@@ -220,18 +153,7 @@ def start_ray(workers: int, devices: int = 0) -> None:
 
 
 def connect_ray(address: str) -> None:
-    """Connect to a Ray cluster; ``ray.shutdown()`` lets it go.
-
-    Parameters
-    ----------
-    address : str
-        ``HOST:PORT``, ``ray://HOST:PORT`` or ``auto``.
-
-    Raises
-    ------
-    UserError
-        If there is none.
-    """
+    """Connect to a Ray cluster; ``ray.shutdown()`` lets it go."""
     import subprocess
 
     if address != "auto":

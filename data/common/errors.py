@@ -15,22 +15,7 @@ class UserError(Exception):
 
 
 def nearest(name: str, options: Iterable[str], n: int = 3) -> str:
-    """Suggest the known names that look most like an unknown one.
-
-    Parameters
-    ----------
-    name : str
-        What the user typed.
-    options : iterable of str
-        The names that exist.
-    n : int
-        How many suggestions at most.
-
-    Returns
-    -------
-    str
-        ``"did you mean a, b?"``, or an empty string when nothing is near.
-    """
+    """Suggest the known names most like an unknown one: ``"did you mean a, b?"``, or ``""``."""
     known = list(options)
     # The dashes of options would make any two of them alike.
     lowered = {option.lower().lstrip("-"): option for option in known}

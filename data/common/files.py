@@ -54,19 +54,7 @@ def in_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def temporary_path(final: str | os.PathLike[str]) -> Path:
-    """Name a temporary file in the folder of ``final``, unique to this process and call.
-
-    Parameters
-    ----------
-    final : path
-        The name that the file will get. Its suffix is kept, because some writers choose
-        their format by it.
-
-    Returns
-    -------
-    pathlib.Path
-        ``.tmp-<pid>-<random><suffix>``; nothing is created.
-    """
+    """Name a temporary file in the folder of ``final``, unique to this process and call."""
     final = Path(final)
     unique = f".tmp-{os.getpid()}-{_host()}{secrets.token_hex(5)}"
     return final.parent / f"{unique}{final.suffix}"
@@ -78,16 +66,6 @@ def atomic_path(final: str | os.PathLike[str]) -> Iterator[Path]:
 
     The order is: sync the data, rename over the old file, sync the folder. When the block
     raises, Ctrl-C included, the temporary file is removed and the old file stays as it was.
-
-    Parameters
-    ----------
-    final : path
-        Where the file shall be; its folder must exist.
-
-    Yields
-    ------
-    pathlib.Path
-        The temporary file to create. It must be closed when the block ends.
     """
     final = Path(final)
     with temporary_file(final) as temporary:
@@ -118,16 +96,6 @@ def temporary_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a hidden folder to fill and then to rename; what is left of it is removed at the end.
 
     What killed processes left of theirs in the same place is removed first.
-
-    Parameters
-    ----------
-    folder : path
-        Where to make it; created when missing.
-
-    Yields
-    ------
-    pathlib.Path
-        The new, empty folder, under a name that `clean_leftovers` knows.
     """
     temporary = temporary_path(Path(folder) / "folder")
     _live.add(temporary)
@@ -141,13 +109,7 @@ def temporary_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def sync_file(path: str | os.PathLike[str]) -> None:
-    """Wait until the content of a closed file is on the disk.
-
-    Parameters
-    ----------
-    path : path
-        An existing file.
-    """
+    """Wait until the content of a closed file is on the disk."""
     descriptor = os.open(path, os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -156,13 +118,7 @@ def sync_file(path: str | os.PathLike[str]) -> None:
 
 
 def sync_folder(folder: str | os.PathLike[str]) -> None:
-    """Wait until a folder's entries, a fresh rename among them, are on the disk.
-
-    Parameters
-    ----------
-    folder : path
-        An existing folder.
-    """
+    """Wait until a folder's entries, a fresh rename among them, are on the disk."""
     if os.name != "posix":  # other systems cannot open a folder
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -177,15 +133,7 @@ def sync_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file atomically.
-
-    Parameters
-    ----------
-    path : path
-        The final name; its folder must exist.
-    content : bytes
-        The whole content.
-    """
+    """Write a file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
@@ -195,48 +143,20 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
 
     A byte of a file's name that is no UTF-8, which Python keeps as a lone surrogate, is written as
     ``\udcNN``.
-
-    Parameters
-    ----------
-    path : path
-        The final name; its folder must exist.
-    content : str
-        The whole text.
     """
     # What JSON and Python read as that surrogate again; in other texts, it is legible.
     write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write a JSON file atomically, indented, with a final newline.
-
-    Parameters
-    ----------
-    path : path
-        The final name; its folder must exist.
-    content : object
-        What `json.dumps` takes. NaN and infinities are refused: they are not JSON.
-    """
+    """Write a JSON file atomically, indented, with a final newline."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def sha256_file(
     path: str | os.PathLike[str], on_bytes: Callable[[int], object] | None = None
 ) -> str:
-    """Digest a file in blocks.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-    on_bytes : callable, optional
-        Called with the number of bytes after each block, for a progress bar.
-
-    Returns
-    -------
-    str
-        SHA-256, 64 hexadecimal digits.
-    """
+    """Digest a file in blocks: SHA-256, hex; ``on_bytes`` hears of each block's length."""
     digest = hashlib.sha256()
     block = memoryview(bytearray(HASH_BLOCK))
     with open(path, "rb", buffering=0) as stream:
@@ -252,19 +172,6 @@ def stat_stamp(path: str | os.PathLike[str], names: Iterable[str] | None = None)
 
     Two equal stamps mean the same unchanged files (size, times of change of content and of
     status, inode); a different stamp only means that the files must be read to know.
-
-    Parameters
-    ----------
-    path : path
-        A file, or a folder.
-    names : iterable of str, optional
-        The files below the folder, as relative POSIX paths; all files below it by default.
-        A name that does not exist is part of the stamp too.
-
-    Returns
-    -------
-    str
-        SHA-256, 64 hexadecimal digits.
     """
     root = os.fspath(path)
     if names is None:
@@ -302,23 +209,6 @@ def lock(
     that ends. Its empty file is removed by who holds it; that of a killed process stays until
     the next holder is done. (Who waits looks, once it has the lock, whether the file still has a
     name, and tries again where it has none: filelock does so since 3.24.)
-
-    Parameters
-    ----------
-    path : path
-        The lock file; its folder is created.
-    on_wait : callable, optional
-        Called once if somebody else holds the lock, before waiting for it. Ctrl-C ends the wait.
-
-    Yields
-    ------
-    bool
-        Whether the lock is held; False where the file system has none.
-
-    Raises
-    ------
-    UserError
-        If the lock file cannot be created.
     """
     import filelock
 
@@ -352,24 +242,7 @@ def lock(
 
 
 def check_writable(folder: str | os.PathLike[str]) -> Path:
-    """Create a folder if it is missing, and prove that a file can be written in it.
-
-    Parameters
-    ----------
-    folder : path
-        The folder that results shall go to.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder.
-
-    Raises
-    ------
-    UserError
-        Naming the folder and the reason: no permission, read-only, full, or something on the
-        way is not a folder.
-    """
+    """Create a folder if it is missing, and prove that a file can be written in it."""
     folder = Path(folder)
     probe = temporary_path(folder / "probe")
     try:
@@ -407,18 +280,6 @@ def clean_leftovers(folder: str | os.PathLike[str], *, recursive: bool = False) 
 
     A file of a process that runs on this machine stays, as does one of another machine (a
     shared disk) until it has not been touched for a day.
-
-    Parameters
-    ----------
-    folder : path
-        Where to look; it need not exist.
-    recursive : bool
-        Look in the folders below as well.
-
-    Returns
-    -------
-    list of pathlib.Path
-        What was removed.
     """
     folder = Path(folder)
     removed = []

@@ -17,55 +17,19 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def raw_bytes(array: npt.NDArray[Any]) -> memoryview:
-    """View an array as its bytes.
-
-    Parameters
-    ----------
-    array : ndarray, C-contiguous
-        Of any shape.
-
-    Returns
-    -------
-    memoryview of bytes
-        The same memory.
-    """
+    """View a C-contiguous array as its bytes, in the same memory."""
     return array.reshape(-1).view(np.uint8).data
 
 
 def write_at(descriptor: int, offset: int, content: memoryview) -> None:
-    """Write all bytes at a position of a file.
-
-    Parameters
-    ----------
-    descriptor : int
-        The open file.
-    offset : int
-        Where to start, in bytes.
-    content : memoryview of bytes
-        What to write.
-    """
+    """Write all bytes at a position of a file."""
     done = 0
     while done < len(content):
         done += os.pwrite(descriptor, content[done : done + BLOCK_BYTES], offset + done)
 
 
 def disk_trouble(path: Path, error: OSError, needed: int | None) -> str:
-    """Say in one sentence why a file could not be written.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The final name.
-    error : OSError
-        What the system said.
-    needed : int or None
-        Bytes that it needs; None where that is not known.
-
-    Returns
-    -------
-    str
-        The message, with the space needed and free where space is the trouble.
-    """
+    """Say in one sentence why a file could not be written."""
     if error.errno not in NO_ROOM:
         return f"cannot write {path}: {error.strerror or error}"
     limit = {
@@ -88,19 +52,7 @@ _READ = 4 << 20
 def read_at(descriptor: int, offset: int, buffer: memoryview) -> None:
     """Fill a buffer from a position in a file, without moving the file's own position.
 
-    Parameters
-    ----------
-    descriptor : int
-        An open file.
-    offset : int
-        Where to start, in bytes.
-    buffer : memoryview of bytes
-        What to fill.
-
-    Raises
-    ------
-    EOFError
-        If the file ends before the buffer is full.
+    An `EOFError` says that the file ends before the buffer is full.
     """
     done = 0
     while done < len(buffer):

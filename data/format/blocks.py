@@ -10,13 +10,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from data.common.raw_io import BLOCK_BYTES, raw_bytes, read_at, write_at
+from data.format.records import StoreError
 
 IDS_NAMED = 5
 _FLOAT16_EXPONENT = np.uint16(0x7C00)
@@ -27,21 +31,7 @@ def read_array(
 ) -> tuple[str | None, bool]:
     """Fill an array from a file; digest it and look for NaN and infinities on the way.
 
-    Parameters
-    ----------
-    read : callable
-        Takes a position in the array's bytes, and a buffer to fill from there.
-    array : ndarray, C-contiguous
-        What to fill.
-    verify : bool
-        Digest and check; without it the array is only read.
-
-    Returns
-    -------
-    sha256 : str or None
-        Digest of the bytes.
-    finite : bool
-        Whether all values are finite; True for integers, and where not checked.
+    ``read`` takes a position in the array's bytes, and a buffer to fill from there.
     """
     raw = raw_bytes(array)
     flat = array.reshape(-1)
@@ -59,17 +49,7 @@ def read_array(
 
 
 def move_down(descriptor: int, source: int, target: int, length: int) -> None:
-    """Move bytes within a file towards its beginning; the two extents may overlap.
-
-    Parameters
-    ----------
-    descriptor : int
-        The open file.
-    source, target : int
-        Where the bytes are, and where they shall be: ``target <= source``.
-    length : int
-        How many.
-    """
+    """Move bytes within a file towards its beginning; the two extents may overlap."""
     if target > source:
         raise ValueError("bytes can only be moved towards the beginning")
     buffer = memoryview(bytearray(min(length, BLOCK_BYTES)))
@@ -80,18 +60,7 @@ def move_down(descriptor: int, source: int, target: int, length: int) -> None:
 
 
 def all_finite(values: npt.NDArray[Any]) -> bool:
-    """Say whether an array holds neither NaN nor infinity.
-
-    Parameters
-    ----------
-    values : ndarray
-        Of any number type.
-
-    Returns
-    -------
-    bool
-        True for integers.
-    """
+    """Say whether an array holds neither NaN nor infinity; True for integers."""
     if values.dtype == np.float16:  # its own isfinite is slow
         bits = np.ascontiguousarray(values).view(np.uint16)
         return not bool(((bits & _FLOAT16_EXPONENT) == _FLOAT16_EXPONENT).any())
@@ -101,15 +70,7 @@ def all_finite(values: npt.NDArray[Any]) -> bool:
 def rows_not_finite(features: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
     """Find the rows that hold NaN or infinity.
 
-    Parameters
-    ----------
-    features : ndarray, shape (n_samples, n_features)
-        The rows.
-
-    Returns
-    -------
-    ndarray of int
-        Their indices.
+    Shape: ``features`` (n_samples, n_features).
     """
     step = max(1, BLOCK_BYTES // max(1, features.itemsize * features.shape[1]))
     found = [np.empty(0, np.intp)]
@@ -121,20 +82,7 @@ def rows_not_finite(features: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
 
 
 def name_rows(count: int, first_ids: Sequence[str]) -> str:
-    """Count rows and name the first few.
-
-    Parameters
-    ----------
-    count : int
-        How many rows there are, at least one.
-    first_ids : sequence of str
-        The names of the first of them.
-
-    Returns
-    -------
-    str
-        ``"2 rows (cats/1.png, cats/7.png)"``.
-    """
+    """Count rows and name the first few: ``"2 rows (cats/1.png, cats/7.png)"``."""
     named = ", ".join(first_ids[:IDS_NAMED]).replace("\n", " ")
     more = ", ..." if count > min(IDS_NAMED, len(first_ids)) else ""
     return f"{count:,} {'row' if count == 1 else 'rows'} ({named}{more})"
@@ -150,25 +98,14 @@ class RowCheck:
     def add(self, features: npt.NDArray[Any], ids: Sequence[str]) -> None:
         """Look at a block of rows.
 
-        Parameters
-        ----------
-        features : ndarray, shape (n_samples, n_features)
-            The rows.
-        ids : sequence of str
-            Their names.
+        Shape: ``features`` (n_samples, n_features).
         """
         bad = rows_not_finite(features)
         self._not_finite += [ids[int(row)] for row in bad]
         self._zero += [ids[int(row)] for row in np.flatnonzero(~features.any(axis=1))]
 
     def message(self) -> str | None:
-        """Say what was found, with the likely causes.
-
-        Returns
-        -------
-        str or None
-            None when all is well.
-        """
+        """Say what was found, with the likely causes."""
         if self._not_finite:
             return (
                 f"NaN or infinite values in {name_rows(len(self._not_finite), self._not_finite)}. "
@@ -185,20 +122,7 @@ class RowCheck:
 
 
 def reserve(descriptor: int, size: int) -> None:
-    """Claim disk space for a file at once, so that a full disk shows before the work is done.
-
-    Parameters
-    ----------
-    descriptor : int
-        The file, open for writing.
-    size : int
-        Bytes it will have.
-
-    Raises
-    ------
-    OSError
-        If the disk, the quota or the process's limit does not allow for it.
-    """
+    """Claim disk space for a file at once, so that a full disk shows before the work is done."""
     os.ftruncate(descriptor, size)
     if not hasattr(os, "posix_fallocate"):
         return
@@ -207,3 +131,53 @@ def reserve(descriptor: int, size: int) -> None:
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
             raise
+
+
+@dataclass(frozen=True)
+class FileRun:
+    """A run of a dataset's bytes in a file of its own."""
+
+    path: Path
+    stamp: tuple[int, int, int]  # its inode, size and time of change when it was verified
+    offset: int  # where in the file the run begins, in bytes
+    first: int  # where in the dataset it begins
+    nbytes: int  # its length
+
+
+def stamp_of(descriptor: int) -> tuple[int, int, int]:
+    """Fingerprint an open file by what the file system knows of it."""
+    found = os.fstat(descriptor)
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def read_runs(runs: Sequence[FileRun], position: int, buffer: memoryview) -> None:
+    """Fill a buffer from a position in a dataset."""
+    done = 0
+    index = bisect_right(runs, position, key=lambda run: run.first) - 1
+    while done < len(buffer):
+        if not 0 <= index < len(runs):
+            raise EOFError(f"the shards end at byte {position + done:,}")
+        run = runs[index]
+        skip = position + done - run.first
+        length = min(run.nbytes - skip, len(buffer) - done)
+        _read_run(run, skip, buffer[done : done + length])
+        done += length
+        index += 1
+
+
+def _read_run(run: FileRun, skip: int, buffer: memoryview) -> None:
+    try:
+        descriptor = os.open(run.path, os.O_RDONLY)
+    except OSError as error:
+        raise StoreError(
+            f"the shard {run.path} cannot be read any more: {error.strerror}. The store needs "
+            "the folder of its shards beside it"
+        ) from error
+    try:
+        if stamp_of(descriptor) != run.stamp:
+            raise StoreError(
+                f"the shard {run.path} has changed since it was verified; open the store again"
+            )
+        read_at(descriptor, run.offset + skip, buffer)
+    finally:
+        os.close(descriptor)

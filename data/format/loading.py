@@ -3,53 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from data.common.raw_io import BLOCK_BYTES, raw_bytes, read_at
-from data.format.blocks import IDS_NAMED, name_rows, read_array, rows_not_finite
-from data.format.moments import Moments
-from data.format.pieces import Piece, read_pieces
+from data.format.blocks import IDS_NAMED, FileRun, name_rows, read_array, read_runs, rows_not_finite
 from data.format.records import Features, FeatureSplit, Header, StoreError
-from data.format.text_heaps import DamagedTextError, read_texts
 
 AGAIN = "Extract the features again (python -m extract ... --force)"
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a dataset lies in its file, by the file's own account.
+    """Where a dataset lies in its file, by the file's own account."""
 
-    Attributes
-    ----------
-    name : str
-        Its path in the file, as ``/train/features``.
-    shape : tuple of int
-        Its shape.
-    dtype : numpy.dtype
-        The type of its elements; ``object`` for text.
-    offset : int
-        Its first byte.
-    sha256 : str
-        The digest that its content shall have.
-    pieces : tuple of Piece or None
-        Where it lies if in other files.
-    """
-
-    name: str
+    name: str  # its path in the file, as ``/train/features``
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int
-    sha256: str
-    pieces: tuple[Piece, ...] | None = None
+    dtype: np.dtype[Any]  # the type of its elements; ``object`` for text
+    offset: int  # its first byte
+    sha256: str  # the digest that its content shall have
+    runs: tuple[FileRun, ...] | None = None  # where it lies if in other files
 
     @property
     def nbytes(self) -> int:
@@ -59,126 +39,87 @@ class Stored:
 
     def read(self, descriptor: int, position: int, buffer: memoryview) -> None:
         """Fill a buffer from a position in the dataset, of a file that is open."""
-        if self.pieces is None:
+        if self.runs is None:
             read_at(descriptor, self.offset + position, buffer)
         else:
-            read_pieces(self.pieces, position, buffer)
+            read_runs(self.runs, position, buffer)
+
+
+class OpenFile(Protocol):
+    """An open file, as `data.store` hands it over."""
+
+    path: Path
+    descriptor: int
+    foreign_seal: bool
+
+    def version(self) -> object:
+        """Return the root attribute ``schema_version``, or None."""
+
+    def text(self, name: str) -> str:
+        """Return a text attribute of the root."""
+
+    def stored(self, name: str) -> Stored:
+        """Find a dataset that lies in the file, whole."""
+
+    def texts(self, stored: Stored) -> list[str]:
+        """Read a dataset of texts."""
 
 
 def digest_ids(ids: Sequence[str]) -> str:
-    """Digest ids the way the store does.
-
-    Parameters
-    ----------
-    ids : sequence of str
-        Names without NUL.
-
-    Returns
-    -------
-    str
-        SHA-256 of each id's UTF-8 bytes followed by one NUL.
-    """
+    """Digest each id's UTF-8 bytes followed by one NUL."""
     return hashlib.sha256("".join(f"{name}\0" for name in ids).encode("utf-8")).hexdigest()
 
 
-def load(
-    path: Path, descriptor: int, datasets: Sequence[Stored], *, verify: bool
-) -> dict[str, Any]:
-    """Read datasets side by side, and verify them.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file, for messages.
-    descriptor : int
-        The same file, open.
-    datasets : sequence of Stored
-        Which datasets; that they lie in the file has been checked.
-    verify : bool
-        Compare with the digests, and look for NaN and infinities.
-
-    Returns
-    -------
-    dict of str to (ndarray or list of str)
-        Read-only arrays, and lists of text, by dataset name.
-
-    Raises
-    ------
-    StoreError
-        If a dataset is damaged or holds NaN, or does not fit the memory.
-    """
+def load(file: OpenFile, datasets: Sequence[Stored], *, verify: bool) -> dict[str, Any]:
+    """Read datasets side by side, read-only, and compare them with their digests."""
     numbers = [stored for stored in datasets if stored.dtype != object]
     numbers.sort(key=lambda stored: -stored.nbytes)  # the longest task first
     try:  # all at once, and before any thread runs
         found: dict[str, Any] = {s.name: np.empty(s.shape, s.dtype) for s in numbers}
     except MemoryError as error:
         need = sum(stored.nbytes for stored in numbers) / 2**20
-        raise StoreError(f"{path} needs {need:,.0f} MiB of memory, which is not free") from error
+        raise StoreError(
+            f"{file.path} needs {need:,.0f} MiB of memory, which is not free"
+        ) from error
     with ThreadPoolExecutor(max_workers=4) as pool:
         running = [
-            pool.submit(read_array, partial(s.read, descriptor), found[s.name], verify=verify)
+            pool.submit(read_array, partial(s.read, file.descriptor), found[s.name], verify=verify)
             for s in numbers
         ]
         for stored in datasets:
             if stored.dtype == object:  # here, since it needs Python's lock and arrays do not
-                found[stored.name] = _load_texts(path, descriptor, stored, verify=verify)
+                found[stored.name] = _load_texts(file, stored, verify=verify)
         results = [task.result() for task in running]
     for stored, (digest, finite) in zip(numbers, results, strict=True):
         array = found[stored.name]
         if verify and digest != stored.sha256:
-            raise _other_digest(path, stored, str(digest), array)
+            raise _other_digest(file.path, stored, str(digest), array)
         if not finite:
             ids = found.get(f"{stored.name.removesuffix('/features')}/ids")
             raise StoreError(
-                f"{path}: {stored.name} holds NaN or infinite values{_in_rows(array, ids)}. "
+                f"{file.path}: {stored.name} holds NaN or infinite values{_in_rows(array, ids)}. "
                 f"{AGAIN}, with --precision fp32 if half precision overflowed"
             )
         array.flags.writeable = False
     return found
 
 
-def _load_texts(path: Path, descriptor: int, stored: Stored, *, verify: bool) -> list[str]:
-    try:
-        size = os.fstat(descriptor).st_size
-        texts = read_texts(descriptor, stored.offset, stored.shape[0], size)
-        ids = [text.decode("utf-8") for text in texts]
-    except (DamagedTextError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} is damaged: {stored.name}: {error}. {AGAIN}") from error
+def _load_texts(file: OpenFile, stored: Stored, *, verify: bool) -> list[str]:
+    ids = file.texts(stored)
     if verify and digest_ids(ids) != stored.sha256:
-        raise _other_digest(path, stored, digest_ids(ids))
+        raise _other_digest(file.path, stored, digest_ids(ids))
     return ids
 
 
 def to_features(header: Header, found: Mapping[str, Any]) -> Features:
-    """Put a store's datasets into the record that its reader gets.
-
-    Parameters
-    ----------
-    header : Header
-        What the store says of itself.
-    found : mapping of str to (ndarray or list of str)
-        Every dataset, as `load` returns them.
-
-    Returns
-    -------
-    Features
-        The whole store.
-
-    Raises
-    ------
-    StoreError
-        If a label indexes no class.
-    """
+    """Put a store's datasets into the record that its reader gets."""
     splits: dict[str, Any] = {}
     for split in ("train", "test"):
         labels = found[f"/{split}/labels"]
         check_labels(header.path, f"/{split}/labels", labels, len(header.class_names))
         splits[split] = FeatureSplit(found[f"/{split}/features"], labels, found[f"/{split}/ids"])
-    moments = None
-    if "/train/moments/count" in found:
-        moments = Moments(*(found[f"/train/moments/{field.name}"] for field in fields(Moments)))
     facts = {field.name: getattr(header, field.name) for field in fields(Header)}
-    return Features(**facts, **splits, moments=moments)
+    return Features(**facts, **splits)
 
 
 def iter_table(
@@ -192,30 +133,7 @@ def iter_table(
 ) -> Iterator[npt.NDArray[Any]]:
     """Read a table in blocks of rows.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file, for messages.
-    descriptor : int
-        The same file, open.
-    stored : Stored
-        Which dataset, of two dimensions.
-    rows : int
-        Rows of a block.
-    verify : bool
-        Look for NaN and infinities in each block, and compare the digest after the last one.
-    ids : sequence of str, optional
-        The names of the rows, for messages.
-
-    Yields
-    ------
-    ndarray, shape (k, n_features)
-        The next rows.
-
-    Raises
-    ------
-    StoreError
-        If the table is damaged or holds NaN.
+    Shape: (k, n_features).
     """
     height, width = stored.shape
     digest = hashlib.sha256()
@@ -240,24 +158,7 @@ def iter_table(
 def verify_table(
     path: Path, descriptor: int, stored: Stored, ids: Sequence[str] | None = None
 ) -> None:
-    """Compare an array of numbers with its digest, and refuse NaN, a block at a time.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file, for messages.
-    descriptor : int
-        The same file, open.
-    stored : Stored
-        Which dataset, of any shape.
-    ids : sequence of str, optional
-        The names of its rows, for messages.
-
-    Raises
-    ------
-    StoreError
-        If it is damaged or holds NaN.
-    """
+    """Compare an array of numbers with its digest, and refuse NaN, a block at a time."""
     height = stored.shape[0]
     width = stored.nbytes // max(1, height * stored.dtype.itemsize)
     table = replace(stored, shape=(height, width))
@@ -269,21 +170,7 @@ def verify_table(
 def check_labels(path: Path, name: str, labels: npt.NDArray[np.int64], n_classes: int) -> None:
     """Refuse labels that index no class.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file, for messages.
-    name : str
-        The dataset, for messages.
-    labels : ndarray of int64, shape (n_samples,)
-        What to check.
-    n_classes : int
-        How many classes there are.
-
-    Raises
-    ------
-    StoreError
-        If a label is negative or too large.
+    Shape: ``labels`` (n_samples,).
     """
     wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
     if len(wrong):

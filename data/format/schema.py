@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from data.format.loading import AGAIN, Stored
+from data.common.shapes import mismatch
+from data.format.loading import AGAIN, OpenFile, Stored
 from data.format.records import Header, StoreError
-from data.format.spec import PROVENANCE_SHAPE, REQUEST_SHAPE, SPEC_SHAPE, mismatch, spec_key
+from data.format.spec import PROVENANCE_SHAPE, REQUEST_SHAPE, SPEC_SHAPE, spec_key
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "test")
@@ -27,49 +28,12 @@ TEXT = np.dtype(object)
 SHAPES = {"spec": SPEC_SHAPE, "provenance": PROVENANCE_SHAPE, "request": REQUEST_SHAPE}
 
 
-class Source(Protocol):
-    """An open file, as `data.store` hands it over."""
-
-    path: Path
-    foreign_seal: bool
-
-    def version(self) -> object:
-        """Return the root attribute ``schema_version``, or None."""
-
-    def text(self, name: str) -> str:
-        """Return a text attribute of the root."""
-
-    def has(self, name: str) -> bool:
-        """Say whether there is an object of this name."""
-
-    def stored(self, name: str) -> Stored:
-        """Find a dataset that lies in the file, whole."""
-
-
 Description = tuple[Header, dict[str, Stored]]
 
 
-def describe(source: Source) -> Description:
-    """Check a store's structure, by the rules of its schema version.
-
-    Parameters
-    ----------
-    source : Source
-        The open file.
-
-    Returns
-    -------
-    header : Header
-        What it says of itself.
-    datasets : dict of str to Stored
-        Where its datasets lie, by name.
-
-    Raises
-    ------
-    StoreError
-        If it is of an unknown version, or breaks a rule.
-    """
-    path, version = source.path, source.version()
+def describe(file: OpenFile) -> Description:
+    """Check a store's structure, by the rules of its schema version."""
+    path, version = file.path, file.version()
     if not isinstance(version, int | np.integer):
         raise StoreError(f"{path} is not a feature store: it has no schema_version. {AGAIN}")
     if version > SCHEMA_VERSION:
@@ -79,15 +43,15 @@ def describe(source: Source) -> Description:
         )
     if int(version) not in READERS:
         raise StoreError(f"{path} is of store schema {version}, which never existed. {AGAIN}")
-    if source.foreign_seal:
+    if file.foreign_seal:
         raise StoreError(f"{path} is damaged: its seal is of no version of that time. {AGAIN}")
-    return READERS[int(version)](source)
+    return READERS[int(version)](file)
 
 
-def _describe_1(source: Source) -> Description:
-    path = source.path
-    key = source.text("key")
-    values = {name: _parse(path, name, source.text(name)) for name in JSON_ATTRIBUTES}
+def _describe_1(file: OpenFile) -> Description:
+    path = file.path
+    key = file.text("key")
+    values = {name: _parse(path, name, file.text(name)) for name in JSON_ATTRIBUTES}
     if _key(values["spec"]) != key:
         raise StoreError(f"{path} is damaged: its key is not the digest of its spec. {AGAIN}")
     for name, shape in SHAPES.items():
@@ -101,7 +65,7 @@ def _describe_1(source: Source) -> Description:
     datasets: dict[str, Stored] = {}
 
     def need(name: str, shape: tuple[int, ...] | None, dtypes: Sequence[np.dtype[Any]]) -> Stored:
-        found = datasets[name] = source.stored(name)
+        found = datasets[name] = file.stored(name)
         if found.dtype not in dtypes:
             wanted = " or ".join("text" if dtype == TEXT else str(dtype) for dtype in dtypes)
             raise StoreError(f"{path}: {name} holds {found.dtype}, expected {wanted}. {AGAIN}")
@@ -119,11 +83,6 @@ def _describe_1(source: Source) -> Description:
     for split, (rows, _) in (("train", train.shape), ("test", test.shape)):
         need(f"/{split}/labels", (rows,), [INTEGER])
         need(f"/{split}/ids", (rows,), [TEXT])
-    width = train.shape[1]
-    if source.has("/train/moments"):
-        need("/train/moments/count", (len(names),), [INTEGER])
-        need("/train/moments/mean", (len(names), width), FLOATS[:1])
-        need("/train/moments/scatter", (len(names), width, width), FLOATS[:1])
     header = Header(
         path=path,
         schema_version=1,
@@ -134,7 +93,7 @@ def _describe_1(source: Source) -> Description:
         class_names=names,
         n_train=train.shape[0],
         n_test=test.shape[0],
-        n_features=width,
+        n_features=train.shape[1],
         dtype=str(train.dtype),
     )
     return header, datasets
@@ -158,4 +117,4 @@ def _key(spec: dict[str, Any]) -> str | None:
 
 
 # One function for each schema that was ever released; tests/archives holds a file of each.
-READERS: dict[int, Callable[[Source], Description]] = {1: _describe_1}
+READERS: dict[int, Callable[[OpenFile], Description]] = {1: _describe_1}

@@ -36,17 +36,9 @@ class BrokenSealError(Exception):
 
 
 def hdf5_end(descriptor: int) -> int | None:
-    """Read from the superblock where the HDF5 part of a file ends.
+    """Read from the superblock where the HDF5 part of a file ends, in bytes.
 
-    Parameters
-    ----------
-    descriptor : int
-        An open file that begins with HDF5's signature.
-
-    Returns
-    -------
-    int or None
-        The end in bytes; None for superblocks older than version 2, which Icebox never writes.
+    None for superblocks older than version 2, which Icebox never writes.
     """
     head = os.pread(descriptor, 48, 0)
     if len(head) < 48 or head[8] not in (2, 3) or head[9] != 8:
@@ -78,17 +70,7 @@ def is_being_written(descriptor: int) -> bool:
 
 
 def append_seal(descriptor: int, end: int, outside: Sequence[Extent]) -> None:
-    """Seal a file that is otherwise finished.
-
-    Parameters
-    ----------
-    descriptor : int
-        The file, open for reading and writing.
-    end : int
-        Where HDF5's part ends; the line goes there.
-    outside : sequence of (offset, length)
-        Extents that have digests of their own, in ascending order.
-    """
+    """Seal a finished file, whose HDF5 part stops at ``end``; ``outside`` is in ascending order."""
     listed = [list(extent) for extent in outside]
     line = {
         "icebox_seal": SEAL_VERSION,
@@ -102,23 +84,10 @@ def append_seal(descriptor: int, end: int, outside: Sequence[Extent]) -> None:
 
 
 def check_seal(descriptor: int) -> int | None:
-    """Compare a file with its seal.
+    """Compare a file with its seal, and return the seal's version; None where there is no seal.
 
-    Parameters
-    ----------
-    descriptor : int
-        An open file that begins with HDF5's signature.
-
-    Returns
-    -------
-    int or None
-        The version of the seal; None where there is none. A version other than `SEAL_VERSION`
-        was not compared: it is good only in a file whose schema is newer, too.
-
-    Raises
-    ------
-    BrokenSealError
-        If the file is truncated, or any byte that the seal covers was changed.
+    A version other than `SEAL_VERSION` is not compared: it is good only in a file whose schema is
+    newer, too. A `BrokenSealError` says that a byte under the seal was changed, or is missing.
     """
     size = os.fstat(descriptor).st_size
     end = hdf5_end(descriptor)

@@ -11,48 +11,55 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data.common.datasets import BUILT_IN
+from data.common.shapes import any_may_miss
+
 NAME_LENGTH = 100
 PRECISIONS = ("fp32", "bf16", "fp16")
 
 # What the parts of the JSON that a store or a head carries must be, where they are there: files
 # come from anywhere, and whoever reads these would fall over others.
-SPEC_SHAPE: dict[str, Any] = {
-    "dataset": {"name": str, "digest": str, "limit": (int, type(None))},
-    "model": {
-        "name": str,
-        "args": dict,
-        "weights": {"source": str, "digest": str},
-        "config": dict,  # of a model that brings its own: hf-hub:NAME, local-dir:FOLDER
-    },
-    "preprocessing": {
-        "image_size": (int, list),
-        "crop_pct": (int, float),
-        "crop_mode": str,
-        "interpolation": str,
-        "antialias": bool,
-        "mean": list,
-        "std": list,
-    },
-    "pool": str,
-    "precision": str,
-    "store_dtype": str,
-    "seed": (int, type(None)),
-}
-PROVENANCE_SHAPE: dict[str, Any] = {
-    "dataset": dict,
-    "skipped_images": list,
-    # Of images that are taken as stored, because the rotation they ask for cannot be read.
-    "unread_rotations": {"count": int, "first": list},
-    "weights_file": (str, type(None)),
-    "weights_origin": (str, type(None)),
-}
-REQUEST_SHAPE: dict[str, Any] = {
-    "options": dict,
-    "files": {name: {"path": str, "stat": str} for name in ("dataset", "weights")},
-}
+SPEC_SHAPE: dict[str, Any] = any_may_miss(
+    {
+        "dataset": {"name": str, "digest": str, "limit": (int, None)},
+        "model": {
+            "name": str,
+            "args": dict,
+            "weights": {"source": str, "digest": str},
+            "config": dict,  # of a model that brings its own: hf-hub:NAME, local-dir:FOLDER
+        },
+        "preprocessing": {
+            "image_size": (int, list),
+            "crop_pct": (int, float),
+            "crop_mode": str,
+            "interpolation": str,
+            "antialias": bool,
+            "mean": list,
+            "std": list,
+        },
+        "pool": str,
+        "precision": str,
+        "store_dtype": str,
+        "seed": (int, None),
+    }
+)
+PROVENANCE_SHAPE: dict[str, Any] = any_may_miss(
+    {
+        "dataset": dict,
+        "skipped_images": list,
+        # Of images that are taken as stored, because the rotation they ask for cannot be read.
+        "unread_rotations": {"count": int, "first": list},
+        "weights_file": (str, None),
+        "weights_origin": (str, None),
+    }
+)
+REQUEST_SHAPE: dict[str, Any] = any_may_miss(
+    {
+        "options": dict,
+        "files": {name: {"path": str, "stat": str} for name in ("dataset", "weights")},
+    }
+)
 KEY_DIGITS = 8
-# Datasets whose images are arrays; a folder of images never has one of these names.
-ARRAY_DATASETS = ("cifar10", "cifar100", "digits")
 # In the preprocessing of a spec where it decides the numbers: how often an image file is cropped.
 CROPS = "crops"
 TWICE = "made by a version of Icebox that cropped photographs twice"
@@ -65,39 +72,16 @@ def crop_marker(dataset: str, preprocessing: Mapping[str, Any]) -> dict[str, int
     That changed them wherever the resize aims at another size than the input's; a squashed image
     was resized in another order of its axes than Pillow's, too. Only such stores have another key
     than they had.
-
-    Parameters
-    ----------
-    dataset : str
-        Its name in the spec.
-    preprocessing : mapping
-        As in the spec, with ``image_size``, ``crop_pct`` and ``crop_mode``.
-
-    Returns
-    -------
-    dict
-        ``{"crops": 1}`` or empty.
     """
     size = preprocessing["image_size"]
     sides = [size] if isinstance(size, int) else size
     again = any(math.floor(side / preprocessing["crop_pct"]) != side for side in sides)
     squashed = preprocessing["crop_mode"] == "squash"
-    return {CROPS: 1} if (again or squashed) and dataset not in ARRAY_DATASETS else {}
+    return {CROPS: 1} if (again or squashed) and dataset not in BUILT_IN else {}
 
 
 def cropped_twice(spec: Mapping[str, Any]) -> bool:
-    """Tell whether the rows of a spec may come from photographs that were cropped twice.
-
-    Parameters
-    ----------
-    spec : mapping
-        Of a store or a head that anybody made.
-
-    Returns
-    -------
-    bool
-        True only for stores of image files by versions before the mark of `crop_marker`.
-    """
+    """Tell whether the rows of a spec may come from photographs that were cropped twice."""
     preprocessing = spec.get("preprocessing") or {}
     try:
         marker = crop_marker(spec["dataset"]["name"], preprocessing)
@@ -111,21 +95,6 @@ def canonical_json(value: Any) -> str:
 
     Sorted names, no spaces, ASCII only, no NaN. ``1`` and ``1.0`` are different: whoever builds
     a spec settles each number's type.
-
-    Parameters
-    ----------
-    value : object
-        Dicts with text keys, lists, tuples (as lists), text, numbers, booleans and None.
-
-    Returns
-    -------
-    str
-        JSON text.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If the value is not JSON.
     """
     _check_names(value)
     return json.dumps(
@@ -146,76 +115,12 @@ def _check_names(value: Any) -> None:
 
 
 def spec_key(spec: Mapping[str, Any]) -> str:
-    """Digest a spec.
-
-    Parameters
-    ----------
-    spec : mapping
-        Everything that decides the numbers of a store.
-
-    Returns
-    -------
-    str
-        SHA-256 of the canonical JSON, 64 hexadecimal digits.
-    """
+    """Digest the canonical JSON of a spec: the store's key."""
     return hashlib.sha256(canonical_json(spec).encode("ascii")).hexdigest()
 
 
-def mismatch(value: Any, shape: Any, where: str) -> str:
-    """Name the first part of a JSON value that is not what it must be.
-
-    Parameters
-    ----------
-    value : object
-        As `json.loads` returns it.
-    shape : dict, type or tuple of types
-        A dict describes an object: whichever of its names are there must have that shape, and
-        others may be there.
-    where : str
-        What to call the value.
-
-    Returns
-    -------
-    str
-        ``"model.args is a number, expected an object"``, or an empty string.
-    """
-    if isinstance(shape, dict):
-        if not isinstance(value, dict):
-            return f"{where} is {_KINDS[type(value)]}, expected an object"
-        parts = (mismatch(value[k], s, f"{where}.{k}") for k, s in shape.items() if k in value)
-        return next((part for part in parts if part), "")
-    kinds = shape if isinstance(shape, tuple) else (shape,)
-    if isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds):
-        return ""
-    return f"{where} is {_KINDS[type(value)]}, expected {' or '.join(_KINDS[k] for k in kinds)}"
-
-
-_KINDS = {
-    dict: "an object",
-    list: "a list",
-    str: "text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    type(None): "null",
-}
-
-
 def store_path(features_dir: str | os.PathLike[str], spec: Mapping[str, Any]) -> Path:
-    """Name the file of a spec: ``FEATURES_DIR/{dataset}/{model}-{image_size}px-{key8}.h5``.
-
-    Parameters
-    ----------
-    features_dir : path
-        The folder of all stores.
-    spec : mapping
-        With ``dataset.name``, ``model.name`` and ``preprocessing.image_size``.
-
-    Returns
-    -------
-    pathlib.Path
-        The final name. Characters that are unsafe in file names are replaced by ``-``.
-    """
+    """Name the file of a spec: ``FEATURES_DIR/{dataset}/{model}-{image_size}px-{key8}.h5``."""
     dataset = _safe(spec["dataset"]["name"])
     model = _safe(spec["model"]["name"])
     size = spec["preprocessing"]["image_size"]
@@ -231,35 +136,11 @@ def _safe(name: str) -> str:
 
 
 def work_dir(features_dir: str | os.PathLike[str], key: str) -> Path:
-    """Name the folder for work in progress on a store.
-
-    Parameters
-    ----------
-    features_dir : path
-        The folder of all stores.
-    key : str
-        The store's key.
-
-    Returns
-    -------
-    pathlib.Path
-        ``FEATURES_DIR/.work/{key}``; not created.
-    """
+    """Name the folder for work in progress on a store."""
     return Path(features_dir) / ".work" / key
 
 
 def find_stores(features_dir: str | os.PathLike[str]) -> list[Path]:
-    """List the finished stores below a folder, by name.
-
-    Parameters
-    ----------
-    features_dir : path
-        The folder of all stores; it need not exist.
-
-    Returns
-    -------
-    list of pathlib.Path
-        Every ``{dataset}/*.h5``; work in progress and temporary files are not among them.
-    """
+    """List the finished stores below a folder, by name."""
     found = Path(features_dir).glob("*/*.h5")
     return sorted(p for p in found if not p.name.startswith(".") and p.parent.name[0] != ".")

@@ -28,24 +28,7 @@ SPAN_BYTES = 4 << 20
 
 
 class StoredRows:
-    """A table of features in a store.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file, for messages.
-    descriptor : int
-        The same file, open; it is duplicated, and may be closed.
-    stored : Stored
-        Which dataset, of two dimensions, float32 or float16.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Rows and features.
-    dtype : numpy.dtype
-        What `read` hands over: float32, for float16 too.
-    """
+    """A table of features in a store."""
 
     def __init__(self, path: Path, descriptor: int, stored: Stored) -> None:
         self.path, self.name = path, stored.name
@@ -75,22 +58,7 @@ class StoredRows:
     def read(self, start: int, stop: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """Read consecutive rows. Several threads may read at the same time.
 
-        Parameters
-        ----------
-        start, stop : int
-            The first row, and the one after the last.
-        out : ndarray of float32, shape (stop - start, n_features), optional
-            What to fill, C-contiguous; a new array by default.
-
-        Returns
-        -------
-        ndarray of float32, shape (stop - start, n_features)
-            The rows.
-
-        Raises
-        ------
-        StoreError
-            If the file has become shorter, or cannot be read any more.
+        Shapes: ``out`` (stop - start, n_features); returns (stop - start, n_features).
         """
         if not 0 <= start <= stop <= self.shape[0]:
             raise IndexError(f"rows {start} to {stop} of {self.shape[0]}")
@@ -110,20 +78,7 @@ class StoredRows:
     def gather(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
         """Read any rows, from the front of the file to its end.
 
-        Parameters
-        ----------
-        rows : ndarray of int, shape (k,)
-            Which rows, in any order.
-
-        Returns
-        -------
-        ndarray of float32, shape (k, n_features)
-            In the order of `rows`.
-
-        Raises
-        ------
-        StoreError
-            As `read`.
+        Shapes: ``rows`` (k,); returns (k, n_features).
         """
         rows = np.asarray(rows, dtype=np.intp)
         result = np.empty((len(rows), self.shape[1]), self.dtype)
@@ -156,20 +111,3 @@ class StoredRows:
                 f"{self.path} cannot be read any more: {error.strerror}. See that its disk is "
                 "there, and run the same command again"
             ) from error
-
-
-class GatheredRows:
-    """Stored rows that are picked as an array's are.
-
-    Parameters
-    ----------
-    table : StoredRows
-        Where they lie.
-    """
-
-    def __init__(self, table: StoredRows) -> None:
-        self._table = table
-        self.shape = table.shape
-
-    def __getitem__(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-        return self._table.gather(rows)

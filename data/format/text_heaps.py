@@ -1,10 +1,9 @@
-"""Text of variable length in HDF5 files, read without the HDF5 library.
+"""Guards for text of variable length in HDF5 files that no seal proves whole.
 
 A dataset of such text holds, for each element, a length, an address and an index; the characters
 lie in *global heap collections* elsewhere in the file (HDF5 file format specification 3.0,
-sections III.E and IV.B). None of this is under a checksum of HDF5's own, and HDF5 2.0 follows a
-damaged reference into an endless loop. The reader here trusts nothing: every length and address
-is compared with the file before it is used.
+sections III.E and IV.B). None of this is under a checksum of HDF5's own, and HDF5 2.0 follows
+damaged ones in an endless loop. So they are looked at before the library sees them.
 """
 
 from __future__ import annotations
@@ -26,30 +25,8 @@ class DamagedTextError(Exception):
     """References or heaps do not fit together; the message says what was found."""
 
 
-def read_texts(descriptor: int, offset: int, count: int, size: int) -> list[bytes]:
-    """Read the elements of a contiguous dataset of variable-length text.
-
-    Parameters
-    ----------
-    descriptor : int
-        The open file.
-    offset : int
-        Where the dataset's references begin, in bytes.
-    count : int
-        How many there are.
-    size : int
-        Bytes of the file.
-
-    Returns
-    -------
-    list of bytes
-        The encoded texts.
-
-    Raises
-    ------
-    DamagedTextError
-        If a reference points nowhere.
-    """
+def check_references(descriptor: int, offset: int, count: int, size: int) -> None:
+    """Compare what a dataset of texts refers to with the file, before HDF5 goes there."""
     if offset + count * _REFERENCE.itemsize > size:
         raise DamagedTextError("its references reach beyond the end of the file")
     raw = bytearray(count * _REFERENCE.itemsize)
@@ -58,53 +35,13 @@ def read_texts(descriptor: int, offset: int, count: int, size: int) -> list[byte
     # Many references to one text could otherwise fill the memory from a small file.
     if int(references["length"].sum(dtype=np.uint64)) > size:
         raise DamagedTextError("its texts claim to be longer than the file")
-
-    heaps: dict[int, dict[int, bytes]] = {}
-    texts = []
-    heap: dict[int, bytes] = {}
-    last = -1
-    for length, address, index in references.tolist():
-        if length == 0:
-            texts.append(b"")
-            continue
-        if address != last:
-            if address not in heaps:
-                heaps[address] = _read_heap(descriptor, address, size)
-            heap, last = heaps[address], address
-        text = heap.get(index, b"")
-        if len(text) != length:
-            if len(text) < length:
-                raise DamagedTextError(f"text {index} of a heap is missing or too short")
-            text = text[:length]
-        texts.append(text)
-    if any(b"\0" in text for text in texts):  # some writers count the closing NUL
-        return [text.partition(b"\0")[0] for text in texts]
-    return texts
-
-
-def _read_heap(descriptor: int, address: int, size: int) -> dict[int, bytes]:
-    header = bytearray(_HEAP_HEADER.size)
-    if address + len(header) > size:
-        raise DamagedTextError("a reference points beyond the end of the file")
-    read_at(descriptor, address, memoryview(header))
-    signature, version, length = _HEAP_HEADER.unpack(header)
-    if signature != b"GCOL" or version != 1 or address + length > size or length < len(header):
-        raise DamagedTextError("a reference points to something that is not a text heap")
-    heap = bytearray(length)
-    read_at(descriptor, address, memoryview(heap))
-
-    objects = {}
-    position = _HEAP_HEADER.size
-    while position + _HEAP_OBJECT.size <= length:
-        index, _, extent = _HEAP_OBJECT.unpack_from(heap, position)
-        if index == 0:  # the free space at the end
-            break
-        start = position + _HEAP_OBJECT.size
-        if start + extent > length:
-            raise DamagedTextError("a text is longer than the heap that holds it")
-        objects[index] = bytes(heap[start : start + extent])
-        position = start + (extent + 7) // 8 * 8
-    return objects
+    start = memoryview(bytearray(len(_HEAP_START)))
+    for address in np.unique(references["address"][references["length"] > 0]).tolist():
+        if address + _HEAP_HEADER.size > size:
+            raise DamagedTextError("a reference points beyond the end of the file")
+        read_at(descriptor, address, start)
+        if bytes(start) != _HEAP_START:
+            raise DamagedTextError("a reference points to something that is not a text heap")
 
 
 def check_heaps(descriptor: int, size: int) -> None:
@@ -113,18 +50,6 @@ def check_heaps(descriptor: int, size: int) -> None:
     In a heap, the library goes from one object to the next by the lengths that the objects state:
     a length of zero, or one beyond 64 bits, keeps it in place for ever. Needed for files without
     a seal only, before the library sees them.
-
-    Parameters
-    ----------
-    descriptor : int
-        The open file.
-    size : int
-        Bytes of the file.
-
-    Raises
-    ------
-    DamagedTextError
-        If there is such a heap.
     """
     overlap = len(_HEAP_START) - 1
     block = bytearray(min(size, _SCAN_BYTES + overlap))

@@ -1,36 +1,36 @@
-"""Images in memory or in files, splits, datasets: what every source hands over."""
+"""Images in memory, in image files or in a nameless file; splits, datasets."""
 
 from __future__ import annotations
 
 import hashlib
 import math
+import os
 import struct
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from data.common.raw_io import BLOCK_BYTES, raw_bytes, read_at, write_at
 from data.images.decode import DecodedImage, decode_file
 
 DIGEST_BYTES = 32  # of SHA-256
 # Images digested at a time.
 _DIGEST_ROWS = 1024
+# Fewer are not worth a file.
+SPILL_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages:
-    """Images of one size, all in memory.
+    """Images of one size, all in memory."""
 
-    Parameters
-    ----------
-    array : ndarray of uint8, shape (n, height, width, 3)
-        RGB.
-    """
-
-    array: npt.NDArray[np.uint8]
+    array: npt.NDArray[np.uint8]  # (n, height, width, 3): RGB
 
     def __post_init__(self) -> None:
         if self.array.dtype != np.uint8 or self.array.ndim != 4 or self.array.shape[3] != 3:
@@ -44,51 +44,23 @@ class ArrayImages:
     def rows(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         """Give the images ``start`` to ``stop - 1``.
 
-        Parameters
-        ----------
-        start, stop : int
-            As in a slice.
-
-        Returns
-        -------
-        ndarray of uint8, shape (stop - start, height, width, 3)
-            A view, not a copy.
+        Shape: (stop - start, height, width, 3).
         """
         return self.array[start:stop]
 
     def take(self, rows: npt.NDArray[np.int64]) -> ArrayImages:
-        """Choose images.
-
-        Parameters
-        ----------
-        rows : ndarray of int64
-            Their indices.
-
-        Returns
-        -------
-        ArrayImages
-            A copy of those.
-        """
+        """Choose images."""
         return ArrayImages(self.array[rows])
 
 
 @dataclass(frozen=True)
 class FileImages:
-    """Images in files, decoded when asked for; sizes may differ. Cheap to send to a process.
+    """Images in files, decoded when asked for; sizes may differ. Cheap to send to a process."""
 
-    Parameters
-    ----------
-    root : pathlib.Path
-        The folder that the names count from; absolute.
-    names : tuple of str
-        Relative POSIX paths.
-    digests : bytes
-        SHA-256 of each file, 32 bytes, one after another; empty where they are not known. A file
-        whose bytes have changed since is refused.
-    """
-
-    root: Path
-    names: tuple[str, ...]
+    root: Path  # the folder that the names count from; absolute
+    names: tuple[str, ...]  # relative POSIX paths
+    # SHA-256 of each file, 32 bytes, one after another; empty where they are not known. A file
+    # whose bytes have changed since is refused
     digests: bytes = field(default=b"", repr=False)
 
     def __len__(self) -> int:
@@ -97,22 +69,7 @@ class FileImages:
     def decode(self, i: int) -> npt.NDArray[np.uint8]:
         """Decode one image.
 
-        Parameters
-        ----------
-        i : int
-            Its index.
-
-        Returns
-        -------
-        ndarray of uint8, shape (height, width, 3)
-            RGB; see `data.images.decode.decode_file`.
-
-        Raises
-        ------
-        BadImage
-            Naming the file, if it cannot be decoded.
-        UserError
-            If it cannot be read, or has changed since it was digested.
+        Shape: (height, width, 3).
         """
         return self.decode_file(i).pixels
 
@@ -122,18 +79,7 @@ class FileImages:
         return decode_file(self.root / self.names[i], known or None)
 
     def take(self, rows: npt.NDArray[np.int64]) -> FileImages:
-        """Choose images.
-
-        Parameters
-        ----------
-        rows : ndarray of int64
-            Their indices.
-
-        Returns
-        -------
-        FileImages
-            Those alone.
-        """
+        """Choose images."""
         names = tuple(self.names[row] for row in rows)
         known = np.frombuffer(self.digests, np.uint8).reshape(-1, DIGEST_BYTES)
         return FileImages(self.root, names, known[rows].tobytes() if len(known) else b"")
@@ -141,21 +87,11 @@ class FileImages:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The training or the test part of a dataset.
-
-    Parameters
-    ----------
-    images : ArrayImages or FileImages
-        The images.
-    labels : ndarray of int64, shape (n,)
-        Indices into the dataset's class names.
-    ids : tuple of str
-        Which image a row is; unique within the split.
-    """
+    """The training or the test part of a dataset."""
 
     images: ArrayImages | FileImages
-    labels: npt.NDArray[np.int64]
-    ids: tuple[str, ...]
+    labels: npt.NDArray[np.int64]  # (n,), indices into the dataset's class names
+    ids: tuple[str, ...]  # which image a row is; unique within the split
 
     def __post_init__(self) -> None:
         if not len(self.images) == len(self.labels) == len(self.ids):
@@ -167,82 +103,39 @@ class Split:
         return len(self.ids)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Split:
-        """Choose rows.
-
-        Parameters
-        ----------
-        rows : ndarray of int64
-            Their indices.
-
-        Returns
-        -------
-        Split
-            Those rows, in that order.
-        """
+        """Choose rows."""
         ids = tuple(self.ids[row] for row in rows)
         return Split(self.images.take(rows), self.labels[rows], ids)
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """A dataset as its source read it: all rows, not yet digested.
+class RawDataset:
+    """A dataset as its source read it: all rows, not yet digested."""
 
-    Parameters
-    ----------
-    name : str
-        Short name, good for file names.
-    class_names : tuple of str
-        The classes.
-    train, test : Split
-        The rows.
-    origin : dict
-        Where the data came from, JSON: ``kind``, ``path``, ``sha256`` (None where there is no
-        such thing), ``verified`` (whether against a checksum known beforehand), and more.
-    validation : Split or None
-        A validation split beside the test split, where the source has one. It is no part of the
-        digest, since nothing is made of it yet.
-    """
-
-    name: str
+    name: str  # short name, good for file names
     class_names: tuple[str, ...]
     train: Split
     test: Split
+    # Where the data came from, JSON: ``kind``, ``path``, ``sha256`` (None where there is no such
+    # thing), ``verified`` (whether against a checksum known beforehand), and more
     origin: dict[str, Any]
+    # A validation split beside the test split, where the source has one. It is no part of the
+    # digest, since nothing is made of it yet
     validation: Split | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
-class ImageDataset(Source):
-    """A dataset ready to be embedded.
+class ImageDataset(RawDataset):
+    """A dataset ready to be embedded."""
 
-    Parameters
-    ----------
-    digest : str
-        SHA-256 over the class names and, for each split, ids, labels and pixels (of images in
-        files: the bytes of the files), of the rows in use.
-    limit : int or None
-        The number of training rows asked for; None if all are in use.
-    """
-
+    # SHA-256 over the class names and, for each split, ids, labels and pixels (of images in
+    # files: the bytes of the files), of the rows in use
     digest: str
-    limit: int | None
+    limit: int | None  # the number of training rows asked for; None if all are in use
 
 
 def digested(split: Split, hash_files: Callable[[Path, tuple[str, ...]], bytes]) -> Split:
-    """Digest the files of a split, so that only these very bytes are decoded later on.
-
-    Parameters
-    ----------
-    split : Split
-        The rows.
-    hash_files : callable
-        Takes a folder and names in it, returns the digests of those files, one after another.
-
-    Returns
-    -------
-    Split
-        The same rows, with the digests of their files; as it is where they lie in memory.
-    """
+    """Digest the files of a split, so that only these very bytes are decoded later on."""
     images = split.images
     if isinstance(images, ArrayImages):
         return split
@@ -251,20 +144,7 @@ def digested(split: Split, hash_files: Callable[[Path, tuple[str, ...]], bytes])
 
 
 def digest_rows(class_names: tuple[str, ...], train: Split, test: Split) -> str:
-    """Digest everything that a row can mean; each field goes in with its name and length.
-
-    Parameters
-    ----------
-    class_names : tuple of str
-        The classes.
-    train, test : Split
-        The rows; those in files as `digested` gives them.
-
-    Returns
-    -------
-    str
-        SHA-256, 64 hexadecimal digits.
-    """
+    """Digest everything that a row can mean; each field goes in with its name and length."""
     digest = hashlib.sha256(b"icebox dataset, version 1\0")
 
     def begin(field: str, size: int) -> None:
@@ -295,3 +175,46 @@ def digest_rows(class_names: tuple[str, ...], train: Split, test: Split) -> str:
 def _strings(strings: tuple[str, ...]) -> bytes:
     encoded = [string.encode("utf-8") for string in strings]
     return b"".join(struct.pack("<Q", len(raw)) + raw for raw in encoded)
+
+
+@dataclass(frozen=True, eq=False)
+class SpilledImages(ArrayImages):
+    """Images of one size in a file without a name, which ends with the object."""
+
+    stream: IO[bytes]  # the same file, for `rows`
+
+    def rows(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """Read the images ``start`` to ``stop - 1``.
+
+        Shape: (stop - start, height, width, 3).
+        """
+        start, stop, _ = slice(start, stop).indices(len(self))
+        shape = self.array.shape[1:]
+        found = np.empty((max(0, stop - start), *shape), dtype=np.uint8)
+        read_at(self.stream.fileno(), start * int(np.prod(shape)), raw_bytes(found))
+        return found
+
+
+def spill(split: Split, folder: Path) -> Split:
+    """Move the images of a split out of memory, where that is worth it and there is a place."""
+    images = split.images
+    if not isinstance(images, ArrayImages) or images.array.nbytes < SPILL_BYTES:
+        return split
+    for place in (folder, Path(tempfile.gettempdir())):
+        with suppress(OSError):
+            return Split(_write_nameless(images.array, place), split.labels, split.ids)
+    return split
+
+
+def _write_nameless(array: npt.NDArray[np.uint8], folder: Path) -> SpilledImages:
+    stream = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - the images keep it
+    step = max(1, BLOCK_BYTES // int(np.prod(array.shape[1:])))
+    try:
+        os.posix_fallocate(stream.fileno(), 0, array.nbytes)  # a full disk shows here
+        for start in range(0, len(array), step):
+            block = np.ascontiguousarray(array[start : start + step])
+            write_at(stream.fileno(), start * block[0].nbytes, raw_bytes(block))
+    except BaseException:
+        stream.close()
+        raise
+    return SpilledImages(np.memmap(stream, np.uint8, "r", shape=array.shape), stream)

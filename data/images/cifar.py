@@ -1,27 +1,78 @@
 """CIFAR-10 and CIFAR-100 from their official binary archives (Krizhevsky, 2009).
 
-Found in the data folder or downloaded, verified, and read. The archives in Python's pickle format
-are never opened.
+Found in the data folder or downloaded, verified, and read. A record is one label byte (CIFAR-100:
+coarse label, then fine label) and 3,072 bytes of pixels: 1,024 red, 1,024 green, 1,024 blue, each
+32 x 32 in row-major order. Nothing is unpacked to the disk: members with the expected name and size
+are read from the stream, everything else in the archive is passed over. The archives in Python's
+pickle format are never opened.
 """
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import os
 import re
+import stat
+import tarfile
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from data.common.cli import log
 from data.common.errors import UserError
 from data.common.files import sha256_file
-from data.images.arrays import Source
-from data.images.cifar_members import CifarLayout, CifarReader, combined_sha256, incomplete
+from data.images.arrays import ArrayImages, RawDataset, Split
 from data.images.decode import looks_like_html
 from data.images.download import download
 
-LAYOUTS = {
-    "cifar10": CifarLayout(
+SIDE = 32
+PIXELS = 3 * SIDE * SIDE
+BLOCK = 2000  # records turned from planes into pixels at a time: 6 MB
+NAMES_BYTES = 64 << 10  # a list of class names is far below this
+
+
+@dataclass(frozen=True)
+class CifarArchive:
+    """What an official archive is called and holds."""
+
+    name: str
+    archive: str  # its file name
+    folder: str  # in the archive: it holds the members
+    url: str
+    sha256: str
+    n_bytes: int
+    # Names of the members with the images, and the number of records in each
+    train: tuple[tuple[str, int], ...]
+    test: tuple[tuple[str, int], ...]
+    names: str  # the member with the class names, one a line
+    # How many values each label byte of a record may take; the last byte is the label used
+    n_labels: tuple[int, ...]
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of one record."""
+        return len(self.n_labels) + PIXELS
+
+    @property
+    def records(self) -> dict[str, int]:
+        """Number of records of each member with images."""
+        return dict(self.train + self.test)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of all the members that are read."""
+        return (*self.records, self.names)
+
+
+ARCHIVES = {
+    "cifar10": CifarArchive(
         name="cifar10",
         archive="cifar-10-binary.tar.gz",
         folder="cifar-10-batches-bin",
@@ -33,7 +84,7 @@ LAYOUTS = {
         names="batches.meta.txt",
         n_labels=(10,),
     ),
-    "cifar100": CifarLayout(
+    "cifar100": CifarArchive(
         name="cifar100",
         archive="cifar-100-binary.tar.gz",
         folder="cifar-100-binary",
@@ -49,56 +100,22 @@ LAYOUTS = {
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a dataset lies: its archive, or its unpacked folder, and what vouches for it.
+class ArchiveLocation:
+    """Where a dataset lies: its archive, or its unpacked folder, and what vouches for it."""
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The archive or the folder; an archive that is not there yet must be downloaded.
-    kind : str
-        ``"archive"`` or ``"folder"``.
-    exists : bool
-        Whether it is there.
-    sha256 : str
-        What the archive's digest must be.
-    url : str
-        Where the archive can be had.
-    """
-
-    path: Path
-    kind: str
+    path: Path  # the archive or the folder; an archive that is not there yet must be downloaded
+    kind: str  # ``"archive"`` or ``"folder"``
     exists: bool
-    sha256: str
-    url: str
+    sha256: str  # what the archive's digest must be
+    url: str  # where the archive can be had
 
 
 def locate(
-    layout: CifarLayout, data_dir: Path, data_url: str | None, data_sha256: str | None
-) -> Place:
+    cifar: CifarArchive, data_dir: Path, data_url: str | None, data_sha256: str | None
+) -> ArchiveLocation:
     """Find what ``data_dir`` holds of a dataset, without reading it.
 
     An archive comes before an unpacked folder, since it can be verified.
-
-    Parameters
-    ----------
-    layout : CifarLayout
-        Of the dataset.
-    data_dir : pathlib.Path
-        Where archives and unpacked folders lie.
-    data_url, data_sha256 : str, optional
-        A mirror and the checksum of its archive. The checksum alone verifies an archive that is
-        there already.
-
-    Returns
-    -------
-    Place
-        What to read, or what to download.
-
-    Raises
-    ------
-    UserError
-        If the options do not fit together, or something else is in the archive's place.
     """
     if data_sha256 is not None:
         data_sha256 = data_sha256.strip().lower().removeprefix("sha256:")
@@ -112,10 +129,10 @@ def locate(
             "--data-url needs --data-sha256 with it: the SHA-256 of the mirror's archive, "
             "without which it could not be verified"
         )
-    archive, folder = data_dir / layout.archive, data_dir / layout.folder
-    sha256, url = data_sha256 or layout.sha256, data_url or layout.url
+    archive, folder = data_dir / cifar.archive, data_dir / cifar.folder
+    sha256, url = data_sha256 or cifar.sha256, data_url or cifar.url
     if archive.is_file():
-        return Place(archive, "archive", True, sha256, url)
+        return ArchiveLocation(archive, "archive", True, sha256, url)
     if os.path.lexists(archive):
         raise UserError(f"{archive} is not a file (a folder or a broken link?); move it away")
     if data_sha256 is not None and data_url is None:
@@ -124,104 +141,235 @@ def locate(
             f"{archive}; put it there, or give --data-url with it"
         )
     if folder.is_dir():
-        return Place(folder, "folder", True, sha256, url)
-    return Place(archive, "archive", False, sha256, url)
+        return ArchiveLocation(folder, "folder", True, sha256, url)
+    return ArchiveLocation(archive, "archive", False, sha256, url)
 
 
 def read_cifar(
-    layout: CifarLayout, data_dir: Path, data_url: str | None = None, data_sha256: str | None = None
-) -> Source:
-    """Read CIFAR-10 or CIFAR-100, downloading the archive if ``data_dir`` holds nothing of it.
-
-    Parameters
-    ----------
-    layout : CifarLayout
-        Of the dataset.
-    data_dir, data_url, data_sha256
-        As for `locate`.
-
-    Returns
-    -------
-    Source
-        Images uint8 (32, 32, 3); ids ``MEMBER:INDEX``, such as ``test_batch.bin:17``.
-
-    Raises
-    ------
-    UserError
-        If the archive cannot be had, is not the expected one, or does not hold the dataset.
-    """
-    place = locate(layout, data_dir, data_url, data_sha256)
-    if not place.exists:
-        official = place.sha256 == layout.sha256
-        n_bytes = layout.n_bytes if official else None
-        download(place.url, place.path, sha256=place.sha256, n_bytes=n_bytes)
-    reader = CifarReader(layout)
+    cifar: CifarArchive, data_dir: Path, data_url: str | None = None, data_sha256: str | None = None
+) -> RawDataset:
+    """Read CIFAR-10 or CIFAR-100, downloading the archive if ``data_dir`` holds nothing of it."""
+    location = locate(cifar, data_dir, data_url, data_sha256)
+    if not location.exists:
+        official = location.sha256 == cifar.sha256
+        n_bytes = cifar.n_bytes if official else None
+        download(location.url, location.path, sha256=location.sha256, n_bytes=n_bytes)
+    reader = CifarReader(cifar)
     origin: dict[str, Any] = {
-        "kind": "archive" if place.kind == "archive" else "unpacked",
-        "path": os.path.abspath(place.path),
+        "kind": "archive" if location.kind == "archive" else "unpacked",
+        "path": os.path.abspath(location.path),
     }
-    if place.kind == "archive":
-        _verify(layout, place)
-        reader.read_archive(place.path)
-        origin |= {"sha256": place.sha256, "verified": True}
-        if not place.exists:
-            origin["url"] = place.url
+    if location.kind == "archive":
+        _verify(cifar, location)
+        reader.read_archive(location.path)
+        origin |= {"sha256": location.sha256, "verified": True}
+        if not location.exists:
+            origin["url"] = location.url
     else:
         log(
-            f"warning: {place.path} is used as it is: an unpacked folder cannot be verified "
-            f"against a checksum (put {layout.archive} in {data_dir} to have it verified)"
+            f"warning: {location.path} is used as it is: an unpacked folder cannot be verified "
+            f"against a checksum (put {cifar.archive} in {data_dir} to have it verified)"
         )
-        origin |= {"sha256": reader.read_folder(place.path), "verified": False}
+        origin |= {"sha256": reader.read_folder(location.path), "verified": False}
     return reader.source(origin)
 
 
-def cifar_sha256(layout: CifarLayout, place: Place) -> str:
-    """Digest what lies on the disk, whether it is the right thing or not.
-
-    Parameters
-    ----------
-    layout : CifarLayout
-        Of the dataset.
-    place : Place
-        From `locate`.
-
-    Returns
-    -------
-    str
-        SHA-256 of the archive, or one over those of the members of an unpacked folder: what
-        ``origin["sha256"]`` is. If nothing is there yet, the digest that a download must have.
-
-    Raises
-    ------
-    UserError
-        If an unpacked folder lacks a member.
-    """
-    if place.kind == "folder":
+def cifar_sha256(cifar: CifarArchive, location: ArchiveLocation) -> str:
+    """Digest what lies on the disk, whether it is the right thing or not."""
+    if location.kind == "folder":
         try:
-            digests = {name: sha256_file(place.path / name) for name in layout.members}
+            digests = {name: sha256_file(location.path / name) for name in cifar.members}
         except (FileNotFoundError, IsADirectoryError) as error:
-            raise incomplete(layout, place.path, Path(error.filename).name) from error
+            raise incomplete(cifar, location.path, Path(error.filename).name) from error
         return combined_sha256(digests)
-    return sha256_file(place.path) if place.exists else place.sha256
+    return sha256_file(location.path) if location.exists else location.sha256
 
 
-def _verify(layout: CifarLayout, place: Place) -> None:
-    with place.path.open("rb") as stream:
+def _verify(cifar: CifarArchive, location: ArchiveLocation) -> None:
+    with location.path.open("rb") as stream:
         if looks_like_html(stream.read(512)):
             raise UserError(
-                f"{place.path} is an HTML page, not an archive: a login or error page was saved "
+                f"{location.path} is an HTML page, not an archive: a login or error page was saved "
                 "under its name\ndelete it to have it downloaded again"
             )
-    found = sha256_file(place.path)
-    if found == place.sha256:
+    found = sha256_file(location.path)
+    if found == location.sha256:
         return
-    size = place.path.stat().st_size
-    official = place.sha256 == layout.sha256
-    expected = f"{layout.n_bytes:,} bytes and " if official else ""
-    cut = ", so it may be cut off" if official and size < layout.n_bytes else ""
+    size = location.path.stat().st_size
+    official = location.sha256 == cifar.sha256
+    expected = f"{cifar.n_bytes:,} bytes and " if official else ""
+    cut = ", so it may be cut off" if official and size < cifar.n_bytes else ""
     raise UserError(
-        f"wrong checksum: {place.path} has {size:,} bytes and SHA-256 {found}\n"
-        f"expected: {expected}SHA-256 {place.sha256}{cut}\n"
+        f"wrong checksum: {location.path} has {size:,} bytes and SHA-256 {found}\n"
+        f"expected: {expected}SHA-256 {location.sha256}{cut}\n"
         "delete the file to have it downloaded again, or, if it is a mirror's that you trust, "
         "give its own checksum with --data-sha256"
+    )
+
+
+class CifarReader:
+    """The arrays of one dataset, filled member by member in whatever order they come."""
+
+    def __init__(self, cifar: CifarArchive, only: Collection[str] | None = None) -> None:
+        self.cifar = cifar
+        self.members = cifar.members if only is None else tuple(only)
+        self.images: dict[str, npt.NDArray[np.uint8]] = {}
+        self.labels: dict[str, npt.NDArray[np.int64]] = {}
+        self.class_names: tuple[str, ...] = ()
+        self.arrays: list[npt.NDArray[np.uint8]] = []
+        for members in (cifar.train, cifar.test):
+            split = [(name, count) for name, count in members if name in self.members]
+            # One array a split, and each member a window of it: the images exist once.
+            whole = np.empty((sum(count for _, count in split), SIDE, SIDE, 3), np.uint8)
+            self.arrays.append(whole)
+            start = 0
+            for name, count in split:
+                self.images[name] = whole[start : start + count]
+                self.labels[name] = np.empty(count, np.int64)
+                start += count
+
+    def read_archive(self, path: Path) -> None:
+        """Read the members from a gzipped tar stream, in one pass."""
+        cifar = self.cifar
+        missing = {f"{cifar.folder}/{name}": name for name in self.members}
+        with (
+            _damage(path),
+            gzip.open(path) as inflated,
+            tarfile.open(fileobj=inflated, mode="r|", bufsize=1 << 18) as archive,
+        ):
+            for member in archive:
+                name = missing.get(member.name)
+                if name is None or not member.isfile():
+                    continue
+                self._check_size(f"{path}: {member.name}", name, member.size)
+                stream = archive.extractfile(member)
+                assert stream is not None  # it is a regular file
+                self._read_member(f"{path}: {member.name}", name, stream)
+                del missing[member.name]
+                if not missing:
+                    return
+        raise UserError(
+            f"{path} does not hold {', '.join(sorted(missing))}; is it the binary version of "
+            f"{cifar.name} ({cifar.url})?"
+        )
+
+    def read_folder(self, folder: Path) -> str:
+        """Read the members of an unpacked folder; returns the digest over all of them."""
+        digests = {}
+        for name in self.members:
+            path = folder / name
+            try:
+                with path.open("rb") as stream:
+                    found = os.fstat(stream.fileno())
+                    if not stat.S_ISREG(found.st_mode):
+                        raise UserError(f"{path} is not a regular file")
+                    self._check_size(str(path), name, found.st_size)
+                    hashed = _Hashed(stream)
+                    self._read_member(str(path), name, hashed)
+                    digests[name] = hashed.digest.hexdigest()
+            except (FileNotFoundError, IsADirectoryError) as error:
+                raise incomplete(self.cifar, folder, name) from error
+        return combined_sha256(digests)
+
+    def source(self, origin: dict[str, Any]) -> RawDataset:
+        """Hand over what was read."""
+        train, test = (
+            Split(
+                ArrayImages(array),
+                np.concatenate([self.labels[name] for name, _ in split]),
+                tuple(f"{name}:{row}" for name, count in split for row in range(count)),
+            )
+            for array, split in zip(self.arrays, (self.cifar.train, self.cifar.test), strict=True)
+        )
+        return RawDataset(self.cifar.name, self.class_names, train, test, origin)
+
+    def _check_size(self, where: str, name: str, size: int) -> None:
+        """Compare the size that is claimed with the expected one, before anything is read."""
+        if name == self.cifar.names:
+            if size > NAMES_BYTES:
+                raise UserError(f"{where} has {size:,} bytes, too many for a list of class names")
+            return
+        records = self.cifar.records[name]
+        if size != records * self.cifar.record_bytes:
+            raise UserError(
+                f"{where} has {size:,} bytes; {records * self.cifar.record_bytes:,} were expected "
+                f"({records:,} records of {self.cifar.record_bytes:,} bytes)"
+            )
+
+    def _read_member(self, where: str, name: str, stream: IO[bytes] | _Hashed) -> None:
+        if name == self.cifar.names:
+            self.class_names = _parse_names(
+                where, stream.read(NAMES_BYTES), self.cifar.n_labels[-1]
+            )
+            return
+        n_labels, width = self.cifar.n_labels, self.cifar.record_bytes
+        images, labels = self.images[name], self.labels[name]
+        for start in range(0, len(labels), BLOCK):
+            stop = min(start + BLOCK, len(labels))
+            raw = stream.read((stop - start) * width)
+            if len(raw) != (stop - start) * width:
+                raise UserError(f"{where} is cut off in record {start + len(raw) // width}")
+            records = np.frombuffer(raw, np.uint8).reshape(-1, width)
+            for column, count in enumerate(n_labels):
+                wrong = np.flatnonzero(records[:, column] >= count)
+                if wrong.size:
+                    raise UserError(
+                        f"{where}: record {start + wrong[0]} has the label "
+                        f"{records[wrong[0], column]}; 0 to {count - 1} were expected, so the "
+                        "file is damaged or is not what its name says"
+                    )
+            labels[start:stop] = records[:, len(n_labels) - 1]
+            planes = records[:, len(n_labels) :].reshape(-1, 3, SIDE, SIDE)
+            images[start:stop] = planes.transpose(0, 2, 3, 1)
+
+
+def _parse_names(where: str, raw: bytes, n_classes: int) -> tuple[str, ...]:
+    try:
+        names = tuple(line.strip() for line in raw.decode("utf-8").splitlines() if line.strip())
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not a text of class names: {error}") from error
+    if len(names) != n_classes or len(set(names)) != n_classes:
+        raise UserError(
+            f"{where} holds {len(set(names))} different class names in {len(names)} lines; "
+            f"{n_classes} were expected"
+        )
+    return names
+
+
+class _Hashed:
+    """A stream that digests what is read from it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.stream = stream
+        self.digest = hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        block = self.stream.read(size)
+        self.digest.update(block)
+        return block
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """Turn what the decoders of tar and gzip say of damaged bytes into one message."""
+    try:
+        yield
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
+        raise UserError(
+            f"{path} is cut off or damaged, or is not a gzipped tar archive: {error}\n"
+            "delete it to have it downloaded again"
+        ) from error
+
+
+def combined_sha256(digests: dict[str, str]) -> str:
+    """Digest an unpacked folder by its members."""
+    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def incomplete(cifar: CifarArchive, folder: Path, name: str) -> UserError:
+    """Say that a member of an unpacked folder is missing."""
+    return UserError(
+        f"{folder} is not whole: there is no file {name}\ncomplete the folder, or move it away "
+        f"and put {cifar.archive} beside it"
     )

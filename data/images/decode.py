@@ -51,16 +51,8 @@ _FTYP_AVIF = (b"avif", b"avis")
 _FTYP_HEIC = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 
 
-class BadImage(UserError):
-    """A file that exists and can be read, but is no image that can be decoded.
-
-    Parameters
-    ----------
-    path : str
-        The file.
-    reason : str
-        What is wrong with it.
-    """
+class BadImageError(UserError):
+    """A file that exists and can be read, but is no image that can be decoded."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(
@@ -70,24 +62,17 @@ class BadImage(UserError):
         self.path = path
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[BadImageError], tuple[str, str]]:
         # Worker processes send it home; the default would call it with the message alone.
-        return (BadImage, (self.path, self.reason))
+        return (BadImageError, (self.path, self.reason))
 
 
 class DecodedImage(NamedTuple):
-    """One image, and what its file did not tell.
+    """One image, and what its file did not tell."""
 
-    Attributes
-    ----------
-    pixels : ndarray of uint8, shape (height, width, 3)
-        Red first.
-    unread_rotation : str or None
-        Why the rotation that the file may ask for could not be read; the pixels are then as they
-        are stored. None where there is none, or it was applied.
-    """
-
-    pixels: npt.NDArray[np.uint8]
+    pixels: npt.NDArray[np.uint8]  # (height, width, 3), red first
+    # Why the rotation that the file may ask for could not be read; the pixels are then as they
+    # are stored. None where there is none, or it was applied
     unread_rotation: str | None
 
 
@@ -96,20 +81,7 @@ def decode_image(
 ) -> npt.NDArray[np.uint8]:
     """Decode a file as `decode_file` does, and return the pixels alone.
 
-    Parameters
-    ----------
-    path, sha256
-        As for `decode_file`.
-
-    Returns
-    -------
-    ndarray of uint8, shape (height, width, 3)
-        The pixels, red first.
-
-    Raises
-    ------
-    BadImage, UserError
-        As `decode_file`.
+    Shape: (height, width, 3).
     """
     return decode_file(path, sha256).pixels
 
@@ -121,29 +93,6 @@ def decode_file(path: str | os.PathLike[str], sha256: bytes | None = None) -> De
     told. Palettes, grey levels and CMYK are converted to RGB, 16-bit grey levels scaled to 8
     bits. An alpha channel is dropped, which is what ``Image.convert("RGB")`` and with it
     torchvision and timm do. Of an animation the first frame is taken, of a TIFF the first page.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-    sha256 : bytes, optional
-        The digest that its bytes must have, 32 bytes: those very bytes are decoded, so that what
-        was digested earlier is what is seen now.
-
-    Returns
-    -------
-    DecodedImage
-        The pixels, and whether a rotation could not be read.
-
-    Raises
-    ------
-    BadImage
-        If the content is not an image of these formats, is cut off or damaged, has samples
-        without a defined white (floating point, 32-bit integers), or has more pixels than
-        Pillow's limit for decompression bombs.
-    UserError
-        If the file is not there or cannot be read, its bytes have another digest, or this
-        Pillow lacks the format.
     """
     from PIL import Image
 
@@ -183,7 +132,7 @@ def decode_file(path: str | os.PathLike[str], sha256: bytes | None = None) -> De
             raise UserError(
                 f"cannot read the image {name}: {error.strerror}; repair it, or leave it out"
             ) from error
-        raise BadImage(name, str(error) or type(error).__name__) from error
+        raise BadImageError(name, str(error) or type(error).__name__) from error
 
 
 @functools.cache
@@ -201,7 +150,7 @@ def _check_size(name: str, image: Image.Image) -> None:
     limit = Pillow.MAX_IMAGE_PIXELS
     width, height = image.size
     if limit is not None and width * height > limit:
-        raise BadImage(name, f"{width} x {height} pixels are more than the limit, {limit}")
+        raise BadImageError(name, f"{width} x {height} pixels are more than the limit, {limit}")
 
 
 def _unchanged(name: str, sha256: bytes) -> io.BytesIO:
@@ -261,21 +210,10 @@ def _unidentified(name: str) -> UserError:
         reason = "it is a HEIC image, which is not read; convert it to JPEG or PNG"
     else:
         reason = f"its content is not a {KINDS} image"
-    return BadImage(name, reason)
+    return BadImageError(name, reason)
 
 
 def looks_like_html(head: bytes) -> bool:
-    """Tell a web page by its first bytes.
-
-    Parameters
-    ----------
-    head : bytes
-        The first bytes of a file, 512 or so.
-
-    Returns
-    -------
-    bool
-        Whether they begin an HTML (or XML) document.
-    """
+    """Tell an HTML (or XML) document by its first bytes, 512 or so."""
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<body", b"<!--"))

@@ -6,6 +6,7 @@ Optical Recognition of Handwritten Digits data (Alpaydin and Kaynak, 1998).
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from pathlib import Path
 
@@ -14,24 +15,17 @@ import numpy.typing as npt
 
 from data.common.errors import UserError
 from data.common.files import sha256_file
-from data.common.versions import installed_version
-from data.images.arrays import ArrayImages, Source, Split
+from data.images.arrays import ArrayImages, RawDataset, Split
 
 CLASS_NAMES = tuple("0123456789")
 TEST_EVERY = 5  # the fifth, tenth, ... image of each class is for testing: 1,442 and 355 images
 
 
-def read_digits() -> Source:
+def read_digits() -> RawDataset:
     """Read the digits as RGB images with a fixed stratified split.
 
     Within each class, in the order in which scikit-learn ships them, every fifth image is for
     testing and the others are for training: the same split everywhere, with no random numbers.
-
-    Returns
-    -------
-    Source
-        1,442 training and 355 test images, uint8 (8, 8, 3), grey levels 0..16 scaled to 0..255;
-        ids ``digits:123`` count in scikit-learn's order.
     """
     from sklearn.datasets import load_digits
 
@@ -39,7 +33,7 @@ def read_digits() -> Source:
     grey = np.rint(np.asarray(bunch.images) * (255 / 16)).astype(np.uint8)
     labels = np.asarray(bunch.target, dtype=np.int64)
     test = _is_test(labels)
-    return Source(
+    return RawDataset(
         name="digits",
         class_names=CLASS_NAMES,
         train=_split(grey, labels, ~test),
@@ -70,29 +64,12 @@ def _split(
 
 
 def version() -> str:
-    """Version of the installed scikit-learn, without importing it.
-
-    Returns
-    -------
-    str
-        Such as ``"1.6.1"``.
-    """
-    return installed_version("scikit-learn")
+    """Version of the installed scikit-learn, without importing it."""
+    return importlib.metadata.version("scikit-learn")
 
 
 def digits_sha256() -> str:
-    """Digest of the file that scikit-learn reads the digits from, without importing it.
-
-    Returns
-    -------
-    str
-        SHA-256, 64 hexadecimal digits.
-
-    Raises
-    ------
-    UserError
-        If scikit-learn is not installed, or not whole.
-    """
+    """Digest of the file that scikit-learn reads the digits from, without importing it."""
     found = importlib.util.find_spec("sklearn")
     if found is None or found.origin is None:
         raise UserError("the dataset digits is a part of scikit-learn, which is not installed")

@@ -34,22 +34,6 @@ def download(url: str, final: Path, *, sha256: str, n_bytes: int | None = None) 
     are tried again `RETRIES` times with growing pauses. A second process that wants the same
     file waits for the first one's and uses it. What a killed download leaves lies in a hidden
     folder beside the file, and the next download removes it.
-
-    Parameters
-    ----------
-    url : str
-        HTTP or HTTPS.
-    final : pathlib.Path
-        Where the file shall be; nothing may be there yet. Its folder is created.
-    sha256 : str
-        What the file's digest must be, 64 hexadecimal digits.
-    n_bytes : int, optional
-        The size of the file, where it is known.
-
-    Raises
-    ------
-    UserError
-        If the address cannot be used, the network fails for good, or what came is not the file.
     """
     import pooch
     import requests

@@ -23,7 +23,7 @@ import numpy as np
 
 from data.common.cli import log, progress
 from data.common.errors import UserError
-from data.images.arrays import FileImages, Source, Split
+from data.images.arrays import FileImages, RawDataset, Split
 from data.images.decode import KINDS, SUFFIXES
 from data.images.left_out import HIDDEN_FOLDERS, LeftOut, kind_of
 from data.images.sampling import hold_out
@@ -36,38 +36,21 @@ BAR_FROM = 5_000  # files; fewer are read before anyone wonders
 
 @dataclass(frozen=True)
 class Folder:
-    """What lies in a folder of images.
-
-    Parameters
-    ----------
-    root : pathlib.Path
-        The folder; absolute.
-    train : dict of str to list of str
-        The training images of each class, as POSIX paths relative to ``root / train_part``,
-        sorted by code point, whatever the order of the listing and the locale. Without a test
-        part it holds all the images.
-    test : dict of str to list of str
-        The same of the test part.
-    validation : dict of str to list of str
-        The same of the validation part, where there is one beside a test part.
-    train_part, test_part, validation_part : str
-        The folders' names; empty where there are no such folders.
-    test_named : str
-        What split the test part's folder is named for: ``test`` or ``validation``.
-    notes : list of str
-        What the user should know.
-    left_out : LeftOut
-        What lies there and is not read.
-    """
+    """What lies in a folder of images."""
 
     root: Path
+    # The training images of each class, as POSIX paths relative to ``root / train_part``, sorted
+    # by code point, whatever the order of the listing and the locale. Without a test part it
+    # holds all the images
     train: dict[str, list[str]]
     test: dict[str, list[str]] = field(default_factory=dict)
     train_part: str = ""
     test_part: str = ""
     notes: list[str] = field(default_factory=list)
+    # The same of the validation part, where there is one beside a test part
     validation: dict[str, list[str]] = field(default_factory=dict)
     validation_part: str = ""
+    # What split the test part's folder is named for: ``test`` or ``validation``
     test_named: str = "test"
     left_out: LeftOut = field(default_factory=LeftOut)
 
@@ -81,24 +64,7 @@ class Folder:
 
 
 def scan(root: Path) -> Folder:
-    """List a folder of images; no image is opened.
-
-    Parameters
-    ----------
-    root : pathlib.Path
-        The folder; absolute.
-
-    Returns
-    -------
-    Folder
-        Its classes and images.
-
-    Raises
-    ------
-    UserError
-        If it has neither layout, a class has no image, the test part has a class that the
-        training part has not, or a name is not UTF-8.
-    """
+    """List a folder of images; no image is opened."""
     entries = [entry for entry in _entries(root) if _is_folder(entry)]
     folders = [_utf8(root, entry.name) for entry in entries]
     splits = find_splits(root, folders, [name for name in folders if _has_folders(root / name)])
@@ -181,30 +147,8 @@ def _flat(folder: Path) -> int:
     return 0 if any(map(_is_folder, entries)) else sum(map(_is_image, entries))
 
 
-def read_folder(root: Path, name: str, *, test_fraction: float | None, seed: int) -> Source:
-    """Take a folder of images as a dataset.
-
-    Parameters
-    ----------
-    root : pathlib.Path
-        The folder; absolute.
-    name : str
-        What to call the dataset.
-    test_fraction : float, optional
-        The share of each class to hold out where there is no test part.
-    seed : int
-        Of that choice.
-
-    Returns
-    -------
-    Source
-        Classes in the order of their names; ids are paths relative to the split's folder.
-
-    Raises
-    ------
-    UserError
-        As `scan`, or if ``test_fraction`` is missing or one too many.
-    """
+def read_folder(root: Path, name: str, *, test_fraction: float | None, seed: int) -> RawDataset:
+    """Take a folder of images as a dataset."""
     found = scan(root)
     for note in found.notes:
         log(note)
@@ -243,7 +187,7 @@ def read_folder(root: Path, name: str, *, test_fraction: float | None, seed: int
         origin["splits"] = _describe_splits(found)
     if found.left_out:
         origin["not_read"] = found.left_out.to_json()
-    return Source(
+    return RawDataset(
         name,
         class_names,
         _split(root / found.train_part, class_names, train),
@@ -270,25 +214,7 @@ def _describe_splits(found: Folder) -> dict[str, Any]:
 
 
 def hash_files(root: Path, names: tuple[str, ...]) -> bytes:
-    """Digest files, several at a time.
-
-    Parameters
-    ----------
-    root : pathlib.Path
-        The folder that the names count from.
-    names : tuple of str
-        Relative POSIX paths.
-
-    Returns
-    -------
-    bytes
-        The SHA-256 of each file, 32 bytes, in the order of the names.
-
-    Raises
-    ------
-    UserError
-        Naming a file that cannot be read.
-    """
+    """Digest files, several at a time."""
 
     def one(name: str) -> bytes:
         try:

@@ -26,26 +26,7 @@ def find_pictures(
 ) -> list[Picture]:
     """Read test images of a store.
 
-    Parameters
-    ----------
-    request : mapping
-        The store's, which says of what and from where it was made.
-    ids : sequence of str
-        Of rows of the test split.
-    data_dir : Path, optional
-        Where the data lies now: the folder of the archive, or the folder of images. By default
-        where it lay when the store was made.
-
-    Returns
-    -------
-    list of ndarray of uint8, shape (height, width, 3)
-        One for each id.
-
-    Raises
-    ------
-    UserError
-        If the store does not say where its images are, they are not there, or they are others
-        than those that the features were made of.
+    Shape: (height, width, 3).
     """
     stamp = (request.get("files") or {}).get("dataset") or {}
     name, path = str((request.get("options") or {}).get("dataset", "")), str(stamp.get("path", ""))
@@ -74,33 +55,32 @@ def _digits(ids: Sequence[str]) -> list[Picture]:
 def _cifar(
     name: str, data_dir: Path, stamp: Mapping[str, Any], ids: Sequence[str]
 ) -> list[Picture]:
-    from data.images.cifar import LAYOUTS, cifar_sha256, locate
-    from data.images.cifar_members import CifarReader
+    from data.images.cifar import ARCHIVES, CifarReader, cifar_sha256, locate
 
-    layout = LAYOUTS[name]
-    place = locate(layout, data_dir, None, None)
-    if not place.exists:
-        raise UserError(f"there is no {layout.archive} or {layout.folder} in {data_dir}")
-    members = layout.members if place.kind == "folder" else None
-    if stat_stamp(place.path, members) != stamp.get("stat"):
+    archive = ARCHIVES[name]
+    location = locate(archive, data_dir, None, None)
+    if not location.exists:
+        raise UserError(f"there is no {archive.archive} or {archive.folder} in {data_dir}")
+    members = archive.members if location.kind == "folder" else None
+    if stat_stamp(location.path, members) != stamp.get("stat"):
         # Another copy, or another kind of copy, whose digest is of other bytes: then its labels
         # and sizes are all that can be checked, and the reader checks the sizes.
-        same_kind = Path(str(stamp.get("path"))).name == place.path.name
-        if same_kind and cifar_sha256(layout, place) != stamp.get("sha256"):
-            raise UserError(f"{place.path} is not the file that the features were made of")
-    wanted = [_record(layout.records, place.path, identity) for identity in ids]
-    reader = CifarReader(layout, {member for member, _ in wanted})
-    if place.kind == "folder":
-        reader.read_folder(place.path)
+        same_kind = Path(str(stamp.get("path"))).name == location.path.name
+        if same_kind and cifar_sha256(archive, location) != stamp.get("sha256"):
+            raise UserError(f"{location.path} is not the file that the features were made of")
+    wanted = [_record(archive.records, location.path, identity) for identity in ids]
+    reader = CifarReader(archive, {member for member, _ in wanted})
+    if location.kind == "folder":
+        reader.read_folder(location.path)
     else:
-        reader.read_archive(place.path)
+        reader.read_archive(location.path)
     return [reader.images[member][row] for member, row in wanted]
 
 
-def _record(records: Mapping[str, int], place: Path, identity: str) -> tuple[str, int]:
+def _record(records: Mapping[str, int], location: Path, identity: str) -> tuple[str, int]:
     member, _, row = identity.rpartition(":")
     if not row.isdecimal() or int(row) >= records.get(member, 0):
-        raise UserError(f"{place} has no image {identity}")
+        raise UserError(f"{location} has no image {identity}")
     return member, int(row)
 
 

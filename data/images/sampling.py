@@ -19,19 +19,7 @@ def stratified_subset(
     smallest random keys are taken. The keys are raw output of PCG64, whose stream numpy
     guarantees for good (NEP 19), so that the choice never changes.
 
-    Parameters
-    ----------
-    labels : ndarray of int64, shape (n,)
-        The class of each row.
-    limit : int
-        How many rows to choose; all of them if there are no more than that.
-    seed : int
-        Of the random keys.
-
-    Returns
-    -------
-    ndarray of int64, shape (min(limit, n),)
-        The indices of the chosen rows, ascending.
+    Shapes: ``labels`` (n,); returns (min(limit, n),).
     """
     n_rows = len(labels)
     if limit >= n_rows:
@@ -72,20 +60,7 @@ def hold_out(ids: Sequence[str], fraction: float, seed: int) -> npt.NDArray[np.b
     the order of the listing nor on a random generator, and most images stay where they are when
     others are added.
 
-    Parameters
-    ----------
-    ids : sequence of str
-        The images of one class.
-    fraction : float
-        The share to hold out, between 0 and 1. At least one image, and never all; a class of
-        one image is not split, it stays in training.
-    seed : int
-        Another seed, another choice.
-
-    Returns
-    -------
-    ndarray of bool, shape (len(ids),)
-        True where the image is held out.
+    Shape: (len(ids),).
     """
     chosen = np.zeros(len(ids), dtype=np.bool_)
     if len(ids) < 2:

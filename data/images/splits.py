@@ -39,25 +39,6 @@ def find_splits(root: Path, folders: list[str], has_folders: list[str]) -> dict[
 
     Two folders that are named for splits are splits. A single one may be a class of that name
     (``train``, of vehicles, say): it is a split if it holds folders, which are then the classes.
-
-    Parameters
-    ----------
-    root : Path
-        The data set, for messages.
-    folders : list of str
-        Its sub-folders.
-    has_folders : list of str
-        Those that hold folders themselves; it need only be right for split names.
-
-    Returns
-    -------
-    dict of str to str
-        The folder of each split; empty where the sub-folders are classes.
-
-    Raises
-    ------
-    UserError
-        If two folders are named for one split.
     """
     named: dict[str, list[str]] = {}
     for name in folders:

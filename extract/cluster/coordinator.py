@@ -24,16 +24,16 @@ from data.common.clusters import check_installed
 from data.common.errors import UserError
 from data.dataset import FileImages
 from data.format.spec import canonical_json
-from extract.cluster.crew import Crew, WorkersDied
-from extract.cluster.messages import Archive, Outcome, Settings, Task
+from extract.cluster.crew import Crew, WorkersDiedError
+from extract.cluster.messages import Archive, Outcome, RunSettings, ShardTask
 from extract.cluster.worker import choose_here, embed_shard, look
-from extract.engines.device import OutOfMemory
-from extract.engines.place import Place, find_place
+from extract.engines.device import OutOfMemoryError
+from extract.engines.place import Device, find_device
+from extract.engines.plan import Plan
 from extract.options import Options
-from extract.shards.fill import interrupted, note_skipped, unfinished
-from extract.shards.job import N_FIRST, Job, plan_of
-from extract.shards.plan import Plan, Shard
-from extract.shards.watch import Watch
+from extract.shards.fill import Watch, interrupted, note_skipped, unfinished
+from extract.shards.job import N_FIRST, Job, cut_for
+from extract.shards.plan import Shard
 
 # Tasks that wait at each worker, so that none is idle between two.
 AHEAD = 2
@@ -45,47 +45,19 @@ APPEAR_SECONDS = 5.0
 
 @dataclass
 class Done:
-    """What a run on a cluster did.
+    """What a run on a cluster did."""
 
-    Attributes
-    ----------
-    computed : int
-        Images that were embedded now.
-    seconds : float
-        In how many seconds.
-    workers, devices : set of str
-        By whom, and on what.
-    """
-
-    computed: int = 0
+    computed: int = 0  # images that were embedded now
     seconds: float = 0.0
     workers: set[str] = field(default_factory=set)
     devices: set[str] = field(default_factory=set)
 
 
-def find_workers_place(options: Options, crew: Crew) -> Place:
-    """Find out where the network will run.
-
-    Parameters
-    ----------
-    options : Options
-        Of the run.
-    crew : Crew
-        Connected, where it is not local.
-
-    Returns
-    -------
-    Place
-        A worker's; this process's where the workers will be on this machine.
-
-    Raises
-    ------
-    UserError
-        If the device is not there, or the workers lack this project.
-    """
+def find_workers_device(options: Options, crew: Crew) -> Device:
+    """Find out where the network will run."""
     asked = (options.device, options.precision, options.engine)
     if crew.local:
-        return find_place(*asked)
+        return find_device(*asked)
     try:
         found = crew.call(look, *asked, on_gpu=_wants_gpu(options, crew))
     except ImportError as error:
@@ -103,25 +75,7 @@ def _wants_gpu(options: Options, crew: Crew) -> bool:
 
 
 def choose_on_worker(job: Job, crew: Crew) -> Plan:
-    """Choose engine and batch size by measuring on a worker that is not on this machine.
-
-    Parameters
-    ----------
-    job : Job
-        What the run is about.
-    crew : Crew
-        Connected.
-
-    Returns
-    -------
-    Plan
-        Of a new run.
-
-    Raises
-    ------
-    UserError
-        If not even single images fit, or the worker lacks the images or the weights.
-    """
+    """Choose engine and batch size by measuring on a worker that is not on this machine."""
     log("a worker chooses the engine and the batch size")
     images, count = job.dataset.train.images, min(N_FIRST, job.sizes["train"])
     found = crew.call(
@@ -132,23 +86,26 @@ def choose_on_worker(job: Job, crew: Crew) -> Plan:
         job.options.compile != "off",
         job.options.batch_size,
         sum(job.sizes.values()),
-        on_gpu=job.device.type == "cuda",
+        on_gpu=job.device.kind == "cuda",
     )
     if isinstance(found, str):
         raise UserError(found)
-    return plan_of(job, found)
+    device = job.device  # the run is on all workers that are like this one
+    return cut_for(
+        job, replace(found, device=device.name, threads=device.threads, torch=device.torch)
+    )
 
 
-def settings_of(job: Job) -> Settings:
+def settings_of(job: Job) -> RunSettings:
     """Put together what all tasks share."""
     options, source = job.options, job.backbone.source
     in_files = isinstance(job.dataset.train.images, FileImages)
-    return Settings(
+    return RunSettings(
         folder=str(job.folder.resolve()),
         key=job.key,
         spec=canonical_json(job.spec),
         weights=str(source.path) if source.source == "file" else None,
-        device=job.device.type,
+        device=job.device.kind,
         skip_bad_images=options.skip_bad_images,
         archive=None
         if in_files
@@ -163,64 +120,39 @@ def settings_of(job: Job) -> Settings:
 
 
 def fill(job: Job, plan: Plan, crew: Crew) -> Done:
-    """Have every shard computed that is not there yet.
-
-    Parameters
-    ----------
-    job : Job
-        Its ``skipped`` is filled with the ids of images that could not be decoded.
-    plan : Plan
-        As written in the work folder.
-    crew : Crew
-        Its local workers are started when there is something to do.
-
-    Returns
-    -------
-    Done
-        By whom, and how fast.
-
-    Raises
-    ------
-    UserError
-        For what is wrong with an image or an embedding, or where every worker died on a shard.
-    OutOfMemory
-        If a batch does not fit; no task is running any more.
-    KeyboardInterrupt
-        On Ctrl-C, with a message of how much is kept.
-    """
+    """Have every shard computed that is not there yet."""
     missing, kept = unfinished(job, plan)
-    done = Done()
     if not missing:
-        return done
+        return Done()
+    filling = _Filling(job, plan, crew, missing, kept)
     try:
-        return _Filling(job, plan, crew, missing, kept, done).run()
+        return filling.run()
     except KeyboardInterrupt as error:
-        raise interrupted(job, kept + done.computed) from error
+        raise interrupted(job, kept + filling.done.computed) from error
 
 
 class _Filling:
     """The state of `fill`."""
 
-    def __init__(
-        self, job: Job, plan: Plan, crew: Crew, missing: list[Shard], kept: int, done: Done
-    ) -> None:
-        self.job, self.plan, self.crew, self.done = job, plan, crew, done
+    def __init__(self, job: Job, plan: Plan, crew: Crew, missing: list[Shard], kept: int) -> None:
+        self.job, self.plan, self.crew = job, plan, crew
+        self.done = Done()
         self.settings = settings_of(job)
         self.queue = deque(missing)
         self.running: dict[Any, Shard] = {}
         self.lost: dict[Shard, int] = {}
         self.kept = kept
-        self.too_large: OutOfMemory | None = None
+        self.too_large: OutOfMemoryError | None = None
 
     def run(self) -> Done:
         job, crew = self.job, self.crew
         threads = None
         if crew.local:
             workers = min(job.options.jobs, len(self.queue))
-            threads = max(1, job.place.threads // max(1, job.place.devices or workers))
-            crew.start(workers, min(job.place.devices, len(self.queue)))
+            threads = max(1, job.device.threads // max(1, job.device.count or workers))
+            crew.start(workers, min(job.device.count, len(self.queue)))
         total = sum(job.sizes.values())
-        watch = Watch(total, self.kept, job.device.type, job.options.model)
+        watch = Watch(total, self.kept, job.device.kind, job.options.model)
         try:
             with progress(total, "embedding", "img", initial=self.kept) as bar:
                 while self.running or (self.queue and self.too_large is None):
@@ -247,7 +179,7 @@ class _Filling:
 
     def _hand_out(self, threads: int | None) -> None:
         window = AHEAD * self.crew.width()
-        on_gpu = self.job.device.type == "cuda"
+        on_gpu = self.job.device.kind == "cuda"
         while self.queue and self.too_large is None and len(self.running) < window:
             shard = self.queue.popleft()
             task = _task(self.job, self.settings, self.plan, shard, threads)
@@ -257,7 +189,7 @@ class _Filling:
         """Take a result; False where there is none yet, or a batch was too large."""
         try:
             outcome: Outcome = self.crew.result(handle)
-        except WorkersDied as error:
+        except WorkersDiedError as error:
             raise UserError(
                 f"rows {shard.start} to {shard.stop} of {shard.split}: {error}; if memory is "
                 "short, give a smaller --batch-size or fewer --jobs. What is finished is kept: "
@@ -266,7 +198,7 @@ class _Filling:
         if outcome.out_of_memory:
             # No shard of this plan may be written any more when the next one begins, so the run
             # ends only after what is running has ended.
-            self.too_large = OutOfMemory(outcome.problem)
+            self.too_large = OutOfMemoryError(outcome.problem)
             return False
         if outcome.problem is not None:
             raise UserError(outcome.problem)
@@ -302,9 +234,11 @@ class _Filling:
         return found[1]
 
 
-def _task(job: Job, settings: Settings, plan: Plan, shard: Shard, threads: int | None) -> Task:
+def _task(
+    job: Job, settings: RunSettings, plan: Plan, shard: Shard, threads: int | None
+) -> ShardTask:
     images = job.splits[shard.split].images
-    task = Task(settings, plan, shard.split, shard.start, shard.stop, threads)
+    task = ShardTask(settings, plan, shard.split, shard.start, shard.stop, threads)
     if isinstance(images, FileImages):
         return replace(task, images=images.take(np.arange(shard.start, shard.stop)))
     return task
@@ -312,23 +246,7 @@ def _task(job: Job, settings: Settings, plan: Plan, shard: Shard, threads: int |
 
 @contextmanager
 def open_crew(options: Options) -> Iterator[Crew | None]:
-    """Connect to the cluster that the options name, or prepare for one on this machine.
-
-    Parameters
-    ----------
-    options : Options
-        Of the run.
-
-    Yields
-    ------
-    Crew or None
-        None without ``--cluster``.
-
-    Raises
-    ------
-    UserError
-        If the library is not installed, or nobody answers at the address.
-    """
+    """Connect to the cluster that the options name, or prepare for one on this machine."""
     if options.cluster == "none":
         yield None
         return

@@ -12,18 +12,12 @@ from data.common.errors import UserError
 RETRIES = 2
 
 
-class WorkersDied(UserError):
+class WorkersDiedError(UserError):
     """Every worker that tried a task died."""
 
 
 class Crew(abc.ABC):
-    """Workers that run functions of `extract.cluster.worker`.
-
-    Parameters
-    ----------
-    address : str or None
-        Of a cluster that is there already; None for one on this machine.
-    """
+    """Workers that run functions of `extract.cluster.worker`."""
 
     kind = ""
 
@@ -61,7 +55,7 @@ class Crew(abc.ABC):
 
     @abc.abstractmethod
     def result(self, handle: Any) -> Any:
-        """Return what the function returned, or raise what it raised (`WorkersDied`)."""
+        """Return what the function returned, or raise what it raised (`WorkersDiedError`)."""
 
     @abc.abstractmethod
     def close(self, handles: Collection[Any] = ()) -> None:

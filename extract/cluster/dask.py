@@ -8,7 +8,7 @@ from typing import Any
 
 from data.common.cli import log
 from data.common.clusters import close_dask, connect_dask, start_dask
-from extract.cluster.crew import RETRIES, Crew, WorkersDied
+from extract.cluster.crew import RETRIES, Crew, WorkersDiedError
 
 _WAIT_SECONDS = 30.0
 
@@ -62,7 +62,9 @@ class DaskCrew(Crew):
         try:
             return handle.result()
         except KilledWorker as error:
-            raise WorkersDied(f"every worker that tried it died ({error.last_worker})") from error
+            raise WorkersDiedError(
+                f"every worker that tried it died ({error.last_worker})"
+            ) from error
 
     def close(self, handles: Collection[Any] = ()) -> None:
         """Cancel what has not begun; end local workers."""

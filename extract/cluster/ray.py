@@ -9,7 +9,7 @@ from contextlib import redirect_stdout, suppress
 from typing import Any
 
 from data.common.clusters import connect_ray, start_ray
-from extract.cluster.crew import RETRIES, Crew, WorkersDied
+from extract.cluster.crew import RETRIES, Crew, WorkersDiedError
 
 
 class RayCrew(Crew):
@@ -83,7 +83,7 @@ class RayCrew(Crew):
             return ray.get(handle)
         except (OutOfMemoryError, WorkerCrashedError) as error:
             reason = re.split(r"[.\n]", str(error))[0]
-            raise WorkersDied(f"every worker that tried it died ({reason})") from error
+            raise WorkersDiedError(f"every worker that tried it died ({reason})") from error
 
     def close(self, handles: Collection[Any] = ()) -> None:
         """End this job, and Ray itself where it was started here."""

@@ -24,17 +24,18 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
-from data.dataset import ArrayImages, BadImage, FileImages, load_dataset
+from data.dataset import ArrayImages, BadImageError, FileImages, load_dataset
 from data.shards import write_shard
-from extract.cluster.messages import Outcome, Settings, Task
-from extract.engines.place import Place, find_place
-from extract.shards.plan import PLAN_NAME, Plan, read_plan
+from extract.cluster.messages import Outcome, RunSettings, ShardTask
+from extract.engines.place import Device, find_device
+from extract.engines.plan import Plan
+from extract.shards.fill import as_stored
+from extract.shards.plan import PLAN_NAME, read_plan
 
 if TYPE_CHECKING:
     from extract.engines.embed import Embedder, Images
-    from extract.engines.tuning import Choice
     from extract.model.backbone import Backbone
-    from extract.model.preprocess import Preprocessing
+    from extract.model.preprocessing import Preprocessing
 
 # Engines whose rows do not depend on torch's threads, but for the rule in `threads_for`.
 _INDIFFERENT = ("torch", "channels-last", "folded", "openvino")
@@ -47,58 +48,26 @@ _PREFETCH = 2  # batches that are decoded ahead
 _one_at_a_time = threading.Lock()
 
 
-def look(device: str, precision: str, engine: str) -> Place | str:
-    """Say where this worker would run a network; or what is wrong.
-
-    Parameters
-    ----------
-    device, precision, engine : str
-        The options.
-
-    Returns
-    -------
-    Place or str
-        This worker's; a message in place of a `UserError`.
-    """
+def look(option: str, precision: str, engine: str) -> Device | str:
+    """Say where this worker would run a network; or what is wrong."""
     with _one_at_a_time:
         try:
-            found = find_place(device, precision, engine)
+            found = find_device(option, precision, engine)
         except UserError as error:
             return f"{error} (on the worker {worker_name()})"
         return replace(found, threads=_threads_of_worker())
 
 
 def choose_here(
-    settings: Settings,
+    settings: RunSettings,
     first: FileImages | int,
     engine: str,
     may_compile: bool,
     batch_size: int | None,
     n_images: int,
-) -> Choice | str:
-    """Choose engine and batch size by measuring on this worker: `extract.engines.tuning.choose`.
-
-    Parameters
-    ----------
-    settings : Settings
-        Of the run.
-    first : FileImages or int
-        The images to measure with; of an archive, how many.
-    engine : str
-        ``--engine``.
-    may_compile : bool
-        Unless ``--compile off``.
-    batch_size : int or None
-        ``--batch-size``.
-    n_images : int
-        Of the run.
-
-    Returns
-    -------
-    Choice or str
-        A message in place of a `UserError`.
-    """
-    from extract.engines.device import OutOfMemory, choose_device
+) -> Plan | str:
+    """Choose engine and batch size by measuring on this worker: `extract.engines.tuning.choose`."""
+    from extract.engines.device import OutOfMemoryError, choose_device
     from extract.engines.measured import Subject
     from extract.engines.torch_settings import using_threads
     from extract.engines.tuning import choose
@@ -122,33 +91,22 @@ def choose_here(
             )
             with using_threads(_threads_of_worker()):
                 return choose(subject, n_images)
-        except OutOfMemory:
+        except OutOfMemoryError:
             return str(no_memory(batch_size or 1, f"the worker {worker_name()}"))
         except UserError as error:
             return f"{error} (on the worker {worker_name()})"
 
 
-def embed_shard(task: Task) -> Outcome:
-    """Compute one shard and write it, unless it is there already.
-
-    Parameters
-    ----------
-    task : Task
-        Which one.
-
-    Returns
-    -------
-    Outcome
-        The receipt, or what no other worker could mend.
-    """
-    from extract.engines.device import OutOfMemory, choose_device, device_name
+def embed_shard(task: ShardTask) -> Outcome:
+    """Compute one shard and write it, unless it is there already."""
+    from extract.engines.device import OutOfMemoryError, choose_device, device_name
 
     with _one_at_a_time:
         device = ""
         try:
             device = device_name(choose_device(task.settings.device))
             return _embed_shard(task, device)
-        except OutOfMemory as error:
+        except OutOfMemoryError as error:
             return Outcome(worker_name(), device, problem=str(error), out_of_memory=True)
         except UserError as error:
             return Outcome(worker_name(), device, problem=str(error))
@@ -165,18 +123,6 @@ def threads_for(plan: Plan, share: int) -> int:
     On the CPU, rows in float32 do not depend on the number of threads, with one exception: with
     one thread, ATen takes another kernel for 1x1 convolutions of fewer than 16 images
     (``use_mkldnn`` in aten/src/ATen/native/Convolution.cpp).
-
-    Parameters
-    ----------
-    plan : Plan
-        With the number of threads that a single process would have.
-    share : int
-        The CPUs of this worker.
-
-    Returns
-    -------
-    int
-        At least one.
     """
     if plan.engine not in _INDIFFERENT:
         return plan.threads
@@ -197,7 +143,7 @@ def _threads_of_worker() -> int:
         return torch.get_num_threads()
 
 
-def _embed_shard(task: Task, device: str) -> Outcome:
+def _embed_shard(task: ShardTask, device: str) -> Outcome:
     from extract.engines.torch_settings import using_threads
 
     shard, settings = task.shard, task.settings
@@ -215,11 +161,9 @@ def _embed_shard(task: Task, device: str) -> Outcome:
     if read_plan(shard.path.parent) != task.plan:  # the run has started over meanwhile
         raise UserError(f"{shard.path} belongs to a plan that is no longer followed")
     dtype = json.loads(settings.spec)["store_dtype"]
-    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is refused
-        stored = features if dtype == "float32" else features.astype(np.float16)
     receipt = write_shard(
         shard.path,
-        stored,
+        as_stored(features, dtype),
         ok,
         key=settings.key,
         split=task.split,
@@ -231,7 +175,7 @@ def _embed_shard(task: Task, device: str) -> Outcome:
 
 
 def _rows(
-    task: Task, embedder: Embedder, unread: set[int]
+    task: ShardTask, embedder: Embedder, unread: set[int]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Sequence[str]]:
     """Embed the rows of a shard, batch by batch."""
     from extract.model.preprocess import prepared_array
@@ -263,7 +207,7 @@ def _rows(
 
 
 def _decoded(
-    task: Task,
+    task: ShardTask,
     images: FileImages,
     spans: Sequence[range],
     settings: Preprocessing,
@@ -284,7 +228,7 @@ def _decoded(
             unread |= decoder.unread_rotations
             bad = [item for item in items if isinstance(item, UserError)]
             for item in bad:
-                if not (isinstance(item, BadImage) and task.settings.skip_bad_images):
+                if not (isinstance(item, BadImageError) and task.settings.skip_bad_images):
                     pool.shutdown(cancel_futures=True)
                     raise item
             good = np.array([not isinstance(item, UserError) for item in items])
@@ -292,7 +236,7 @@ def _decoded(
 
 
 def _first_images(
-    settings: Settings, first: FileImages | int, preprocessing: Preprocessing
+    settings: RunSettings, first: FileImages | int, preprocessing: Preprocessing
 ) -> Images:
     from extract.model.preprocess import NetworkInput, prepared_array
     from extract.shards.loading import Decoder
@@ -307,8 +251,8 @@ def _first_images(
 
 # A process keeps what the next task needs, too.
 @functools.lru_cache(maxsize=1)
-def _backbone(settings: Settings) -> Backbone:
-    from data.common.allocator import keep_pages
+def _backbone(settings: RunSettings) -> Backbone:
+    from data.common.memory import keep_pages
     from extract.model.from_spec import backbone_of_spec
 
     if settings.device == "cpu":
@@ -317,7 +261,7 @@ def _backbone(settings: Settings) -> Backbone:
 
 
 @functools.lru_cache(maxsize=1)
-def _embedder(settings: Settings, plan: Plan) -> Embedder:
+def _embedder(settings: RunSettings, plan: Plan) -> Embedder:
     from extract.engines.device import choose_device
     from extract.engines.embed import Embedder
 
@@ -327,7 +271,7 @@ def _embedder(settings: Settings, plan: Plan) -> Embedder:
 
 
 @functools.lru_cache(maxsize=1)
-def _archive(settings: Settings) -> dict[str, tuple[ArrayImages, Sequence[str]]]:
+def _archive(settings: RunSettings) -> dict[str, tuple[ArrayImages, Sequence[str]]]:
     """Read the dataset, and make sure that it is the one that the coordinator has read."""
     archive = settings.archive
     assert archive is not None

@@ -12,36 +12,22 @@ import numpy as np
 from data.common.cli import log, progress
 from data.common.errors import UserError
 from data.common.files import atomic_path, check_writable
-from data.dataset import BadImage
-from data.format.spec import PRECISIONS, SPEC_SHAPE, mismatch
+from data.common.shapes import mismatch
+from data.dataset import BadImageError
+from data.format.spec import PRECISIONS, SPEC_SHAPE
 from data.images.decode import decode_file
 from extract.engines.build import default_engine
-from extract.engines.device import OutOfMemory, choose_device, default_batch_size
+from extract.engines.device import OutOfMemoryError, choose_device, default_batch_size
 from extract.engines.embed import Embedder
 from extract.model.from_spec import backbone_of_spec
-from extract.model.preprocess import Prepared, Preprocessing, prepared
+from extract.model.preprocess import Prepared, prepared
+from extract.model.preprocessing import Preprocessing
 
 IMAGES_NAMED = 5
 
 
 def read_spec(path: Path) -> tuple[dict[str, Any], str | None]:
-    """Read ``{"spec": ..., "weights_file": path or null}``.
-
-    Parameters
-    ----------
-    path : Path
-        A JSON file.
-
-    Returns
-    -------
-    tuple of (dict, str or None)
-        The spec, and where its weights file lay.
-
-    Raises
-    ------
-    UserError
-        If the file is missing or is something else.
-    """
+    """Read ``{"spec": ..., "weights_file": path or null}``."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -74,23 +60,7 @@ def read_spec(path: Path) -> tuple[dict[str, Any], str | None]:
 
 
 def read_list(path: Path) -> list[Path]:
-    """Read a JSON list of file names.
-
-    Parameters
-    ----------
-    path : Path
-        A JSON file.
-
-    Returns
-    -------
-    list of Path
-        At least one.
-
-    Raises
-    ------
-    UserError
-        If the file is missing or is something else.
-    """
+    """Read a JSON list of file names."""
     try:
         names = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
@@ -152,7 +122,7 @@ def embed_files(
                     blocks.append(embedder.embed(batch))
                     bar.update(len(batch))
             break
-        except OutOfMemory as error:
+        except OutOfMemoryError as error:
             if batch_size == 1:
                 raise UserError("one image does not fit into memory; give --device cpu") from error
             batch_size //= 2
@@ -170,7 +140,7 @@ def embed_files(
 def _decode(path: Path, settings: Preprocessing, unread: list[Path]) -> Prepared:
     try:
         pixels, unread_rotation = decode_file(path)
-    except BadImage as error:
+    except BadImageError as error:
         # Its own advice is about leaving images out, which makes no sense for one asked for.
         raise UserError(
             f"{path} is not an image that can be decoded: {error.reason}; "

@@ -13,7 +13,7 @@ from data.common.errors import UserError, nearest
 from data.common.files import write_json
 from extract.model import names
 from extract.model.backbone import embed_normalised
-from extract.model.preprocess import size_text
+from extract.model.preprocessing import size_text
 
 ROW = "{:<48} {:>6} {:>9}  {}"
 
@@ -63,18 +63,7 @@ def _measured(found: list[str], cache: _Cache) -> Iterator[tuple[str, dict[str, 
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Measure a model's embedding width and input size, without its weights.
-
-    Parameters
-    ----------
-    name : str
-        An architecture that timm knows.
-
-    Returns
-    -------
-    dict
-        ``width`` (None where the model gives no vector for an image) and ``input``.
-    """
+    """Measure a model's embedding width and input size, without its weights."""
     import timm
     import torch
 

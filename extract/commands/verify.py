@@ -20,6 +20,8 @@ from data.format.records import Features
 from data.format.spec import TWICE, cropped_twice
 from data.reading import open_features, verify_store
 from data.reembedded import Rechecked, digest_of, write_rechecked
+from extract.commands.witness import Witness
+from extract.engines.device import choose_device
 
 # What stored rows in fp32 may differ from timm's: the lowest cosine, and the largest difference
 # relative to the largest value. Pillow gives timm's very pixels; small square images are resized
@@ -81,7 +83,10 @@ def verify(
     except UserError as error:
         log(f"the rows were not embedded again: {error}")
         return
-    _compare(store, dataset, backbone, rows, device, seed, every_engine)
+    chosen, size = choose_device(device), min(rows, BATCH)
+    witness = Witness(backbone.module, store.spec, chosen, size)
+    sample = _sampled(store, dataset, backbone.preprocessing, witness, rows, seed)
+    _compare(store, backbone, chosen, size, sample, every_engine)
 
 
 def _images_of(store: Features, data_dir: Path | None) -> ImageDataset:
@@ -122,43 +127,41 @@ class _Sample:
     ids: list[str] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)  # keys of `TOLERANCE`
     seen: list[int] = field(default_factory=list)  # those that timm's transform can do
+    again: Any = None  # timm's vectors of those: float32, (n, width)
 
 
-def _compare(
-    store: Features,
-    dataset: ImageDataset,
-    backbone: Any,
-    rows: int,
-    device: str,
-    seed: int,
-    every_engine: bool,
-) -> None:
-    """Embed random rows of both splits in float32, and compare them with what is stored."""
-    from extract.commands.witness import Witness
-    from extract.engines.device import choose_device
-    from extract.engines.embed import Embedder
-
-    chosen, size = choose_device(device), min(rows, BATCH)
-    witness = Witness(backbone.module, store.spec, chosen, size)
+def _sampled(
+    store: Features, dataset: ImageDataset, settings: Any, witness: Witness, rows: int, seed: int
+) -> _Sample:
+    """Draw rows of both splits, and have timm embed their images in float32."""
     sample = _Sample()
     for stored, split, count in zip(
-        (store.test, store.train), (dataset.test, dataset.train), _shares(store, rows), strict=True
-    ):
+        (store.test, store.train), (dataset.test, dataset.train), _rows_of_each(store, rows),
+        strict=True,
+    ):  # fmt: skip
         generator = np.random.default_rng(seed)
         numbers = np.sort(generator.choice(len(stored.labels), size=count, replace=False))
         names = [stored.ids[row] for row in numbers]
-        _add(sample, split, names, backbone.preprocessing, witness)
+        _add(sample, split, names, settings, witness)
         sample.numbers.append(numbers)
         sample.stored.append(stored.features[numbers])
-    again = witness.rows()
+    sample.again = witness.rows()
+    return sample
+
+
+def _compare(
+    store: Features, backbone: Any, device: Any, size: int, sample: _Sample, every_engine: bool
+) -> None:
+    """Compare what is stored with timm's rows, and where asked for with every engine's."""
+    from extract.engines.embed import Embedder
+
     kept = np.concatenate(sample.stored).astype(np.float32)[sample.seen]
-    _say_differences(store, kept, again)
+    _log_differences(store, kept, sample.again)
     if every_engine:
-        plain = _embed(
-            Embedder(backbone, chosen, "fp32", "torch", size), sample.images, "torch fp32"
-        )
-        others = _compare_engines(backbone, chosen, sample.images, plain, size)
-    _refuse(store, kept, again, sample)
+        torch_fp32 = Embedder(backbone, device, "fp32", "torch", size)
+        plain = _embed(torch_fp32, sample.images, "torch fp32")
+        others = _compare_engines(backbone, device, sample.images, plain, size)
+    _refuse(store, kept, sample.again, sample)
     if every_engine and len(sample.numbers[0]):
         _keep(store, sample.numbers[0], sample.stored[0], plain, others)
 
@@ -187,7 +190,7 @@ def _add(sample: _Sample, split: Split, names: list[str], settings: Any, witness
         sample.kinds.append("device" if on_device else "pillow")
 
 
-def _shares(store: Features, rows: int) -> tuple[int, int]:
+def _rows_of_each(store: Features, rows: int) -> tuple[int, int]:
     """Divide the rows among the test and the training rows: half and half, where there are."""
     n_test, n_train = len(store.test.labels), len(store.train.labels)
     test = min(n_test, max(rows - rows // 2, rows - n_train))
@@ -232,7 +235,7 @@ def _compare_engines(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Print how far every engine and precision here is from plain torch in fp32; give the rows."""
     from extract.engines.build import candidates, differences
-    from extract.engines.device import EngineFailed
+    from extract.engines.device import EngineError
     from extract.engines.embed import Embedder
 
     log(TABLE.format("engine", "precision", "largest error", "lowest cosine", "mean cosine"))
@@ -254,12 +257,12 @@ def _compare_engines(
             try:
                 embedder = Embedder(backbone, device, precision, engine, size)
                 row(engine, precision, _embed(embedder, images, f"{engine} {precision}"))
-            except (EngineFailed, UserError) as failure:
+            except (EngineError, UserError) as failure:
                 log(f"  {engine} {precision}: {failure}")
     return found
 
 
-def _say_differences(
+def _log_differences(
     store: Features, stored: npt.NDArray[np.float32], again: npt.NDArray[np.float32]
 ) -> None:
     """Say how far timm's rows are from what is stored."""
@@ -283,7 +286,8 @@ def _refuse(
     sample: _Sample,
 ) -> None:
     """Refuse rows that rounding cannot explain."""
-    from extract.engines.build import LOWEST_COSINE, differences
+    from extract.engines.build import differences
+    from extract.engines.constants import LOWEST_COSINE
 
     if not len(again):
         return

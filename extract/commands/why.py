@@ -53,20 +53,7 @@ def explain(options: Options) -> Path | None:
 
 
 def differences(request: requests.Request, header: Header) -> list[tuple[str, str, str]]:
-    """List the settings in which a request differs from the one that a store was made for.
-
-    Parameters
-    ----------
-    request : Request
-        Of now.
-    header : Header
-        Of the store.
-
-    Returns
-    -------
-    list of (str, str, str)
-        Setting, its value now, its value then.
-    """
+    """List the settings in which a request differs from the one that a store was made for."""
     theirs: dict[str, Any] = header.request.get("options", {})
     found = [
         (_option(name), _text(name, value), _text(name, theirs.get(name)))

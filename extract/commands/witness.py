@@ -20,19 +20,7 @@ MOST_PIXELS = 2**28
 
 
 class Witness:
-    """Embeds images as timm documents it.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        The frozen model, without a classifier, pooled as the spec says.
-    spec : mapping
-        Of a store: the input size, the crop and the normalisation.
-    device : torch.device
-        Where to compute.
-    batch_size : int
-        Images that are embedded, and kept, at a time.
-    """
+    """Embeds images as timm documents it."""
 
     def __init__(
         self, module: nn.Module, spec: Mapping[str, Any], device: torch.device, batch_size: int

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
-from extract.engines.device import EngineFailed, openvino_version
+from extract.engines.constants import FP32_TOLERANCE, LOWEST_COSINE
+from extract.engines.device import EngineError, openvino_version
 from extract.model.backbone import Backbone, vector_function
 from extract.options import ENGINES
 
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 # Those that compute otherwise than torch's own layers, and are compared with them first.
 CHECKED = ("folded", "compiled", "openvino")
-# Largest difference from torch in float32, relative to the largest value of the first batch.
-FP32_TOLERANCE = 1e-3
-# Half-precision networks lose digits at every layer: the direction of a row is what remains.
-LOWEST_COSINE = {"fp32": 0.9999, "fp16": 0.99, "bf16": 0.98}
 
 
 def default_engine(backbone: Backbone) -> str:
@@ -44,20 +41,6 @@ def candidates(backbone: Backbone, device: torch.device, precision: str) -> list
     """List the engines that can be tried here at once, the default one first.
 
     Not ``compiled``, which takes tens of seconds to try.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        The network.
-    device : torch.device
-        Where it runs; OpenVINO and folded batch norms are for the CPU.
-    precision : {'fp32', 'bf16', 'fp16'}
-        Of its products.
-
-    Returns
-    -------
-    list of str
-        Of `ENGINES`.
     """
     from extract.engines.folding import foldable
 
@@ -94,22 +77,7 @@ def why_not(name: str, device: torch.device, precision: str) -> str | None:
 
 
 def check_engine(name: str, device: torch.device, precision: str) -> None:
-    """Refuse an engine that the user insists on and that cannot run here.
-
-    Parameters
-    ----------
-    name : str
-        One of `ENGINES`, or ``auto``.
-    device : torch.device
-        Where the network runs.
-    precision : {'fp32', 'bf16', 'fp16'}
-        Of its products.
-
-    Raises
-    ------
-    UserError
-        If the device, the precision or the installation rule it out.
-    """
+    """Refuse an engine that the user insists on and that cannot run here."""
     reason = None if name == "auto" else why_not(name, device, precision)
     if reason is not None:
         raise UserError(f"--engine {name}: {reason}")
@@ -118,33 +86,7 @@ def check_engine(name: str, device: torch.device, precision: str) -> None:
 def build(
     name: str, backbone: Backbone, device: torch.device, precision: str, batch_size: int
 ) -> Network:
-    """Prepare a network for batches of one size.
-
-    Parameters
-    ----------
-    name : str
-        One of `ENGINES`.
-    backbone : Backbone
-        Its module is moved to the device and into the engine's memory format.
-    device : torch.device
-        Where to compute.
-    precision : {'fp32', 'bf16', 'fp16'}
-        Of the products; torch uses autocast.
-    batch_size : int
-        Images in every call.
-
-    Returns
-    -------
-    callable
-        From normalised images, float32, shape (batch_size, 3, height, width), to
-        vectors, shape (batch_size, width).
-
-    Raises
-    ------
-    EngineFailed
-        If OpenVINO cannot convert the network, torch cannot compile it, or no batch norm can be
-        folded.
-    """
+    """Prepare a network for batches of one size."""
     import torch
 
     module = backbone.module.to(device)
@@ -155,29 +97,29 @@ def build(
         return compile_network(backbone, precision, batch_size)
     convolutional = backbone.is_convolutional
     last = name == "channels-last" or (name in ("folded", "compiled") and convolutional)
-    layout = torch.channels_last if last else torch.contiguous_format
+    memory_format = torch.channels_last if last else torch.contiguous_format
     size = backbone.preprocessing.size
     if name == "folded":
         from extract.engines.folding import fold_batch_norms
 
         module = fold_batch_norms(copy.deepcopy(module), torch.zeros(1, 3, *size))
-    module.to(memory_format=layout)
+    module.to(memory_format=memory_format)
     if name != "compiled":
-        return _torch_network(vector_function(module), device, precision, layout)
+        return _torch_network(vector_function(module), device, precision, memory_format)
     from extract.engines.compiled import compiled_function
 
     def first_batch(function: Network) -> None:
         images = torch.zeros(batch_size, 3, *size, device=device)
         with torch.inference_mode():
-            _torch_network(function, device, precision, layout)(images)
+            _torch_network(function, device, precision, memory_format)(images)
 
     kept_as = f"compiled-{device}-{precision}-{batch_size}"
-    function = compiled_function(backbone, device, layout, first_batch, kept_as)
-    return _torch_network(function, device, precision, layout)
+    function = compiled_function(backbone, device, memory_format, first_batch, kept_as)
+    return _torch_network(function, device, precision, memory_format)
 
 
 def _torch_network(
-    function: Network, device: torch.device, precision: str, layout: torch.memory_format
+    function: Network, device: torch.device, precision: str, memory_format: torch.memory_format
 ) -> Network:
     """Put a network's function behind the conversions that its format and precision ask for."""
     import torch
@@ -185,7 +127,7 @@ def _torch_network(
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     def run(images: torch.Tensor) -> torch.Tensor:
-        images = images.contiguous(memory_format=layout)
+        images = images.contiguous(memory_format=memory_format)
         if dtype is None:
             return function(images)
         with torch.autocast(device.type, dtype=dtype):
@@ -199,28 +141,18 @@ def check_rows(
 ) -> None:
     """Compare an engine's vectors of some images with those of plain torch in float32.
 
-    Parameters
-    ----------
-    rows, reference : ndarray of float32, shape (n, width)
-        The engine's and torch's.
-    precision : {'fp32', 'bf16', 'fp16'}
-        Of the engine.
-
-    Raises
-    ------
-    EngineFailed
-        If they differ by more than the precision explains.
+    Shapes: `rows` and `reference` (n, width).
     """
     error, cosine = differences(rows, reference)
     if not np.isfinite(rows).all():
-        raise EngineFailed("it gives NaN or infinite values")
+        raise EngineError("it gives NaN or infinite values")
     if precision == "fp32" and error.max() > FP32_TOLERANCE:
-        raise EngineFailed(
+        raise EngineError(
             f"it differs from torch by {error.max():.1e} of the largest value, more than "
             f"{FP32_TOLERANCE:g}"
         )
     if cosine.min() < LOWEST_COSINE[precision]:
-        raise EngineFailed(
+        raise EngineError(
             f"a vector of it in {precision} has a cosine of {cosine.min():.4f} with torch's in "
             f"fp32, less than {LOWEST_COSINE[precision]:g}"
         )
@@ -231,17 +163,8 @@ def differences(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Measure how far vectors are from a reference.
 
-    Parameters
-    ----------
-    rows, reference : ndarray of float32, shape (n, width)
-        To compare, row by row.
-
-    Returns
-    -------
-    error : ndarray of float32, shape (n,)
-        Each row's largest difference, relative to the largest value of the whole reference.
-    cosine : ndarray of float32, shape (n,)
-        Of each row with its reference.
+    Shapes: `rows` and `reference` (n, width); returns `error` (n,), each row's largest difference
+    relative to the largest value of the whole reference, and `cosine` (n,).
     """
     scale = float(np.abs(reference).max()) or 1.0
     error = np.abs(rows - reference).max(axis=1) / scale

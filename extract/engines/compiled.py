@@ -9,6 +9,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from extract.engines.device import EngineError, is_out_of_memory
 from extract.model.backbone import Backbone, vector_function
 from extract.model.silence import silenced
 
@@ -19,13 +20,7 @@ _COMPILERS = ("g++", "clang++", "c++")
 
 
 def missing_tool(device: torch.device) -> str | None:
-    """Say what torch's compiler lacks on this machine; None where it lacks nothing.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where the network runs.
-    """
+    """Say what torch's compiler lacks on this machine; None where it lacks nothing."""
     if device.type == "cuda" and find_spec("triton") is None:
         return "torch.compile needs the package triton, which is not installed"
     if not any(map(shutil.which, (os.environ.get("CXX") or _COMPILERS[0], *_COMPILERS))):
@@ -36,38 +31,12 @@ def missing_tool(device: torch.device) -> str | None:
 def compiled_function(
     backbone: Backbone,
     device: torch.device,
-    layout: torch.memory_format,
+    memory_format: torch.memory_format,
     example: Callable[[Callable[[torch.Tensor], torch.Tensor]], object],
     name: str,
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Compile a network for one batch size, or give what was compiled before.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        Its module lies on the device, in the memory format wanted.
-    device : torch.device
-        On a CPU the weights are frozen into the code, with batch norms folded.
-    layout : torch.memory_format
-        Of the module.
-    example : callable
-        Runs the network that it is given on a batch: this is when torch compiles.
-    name : str
-        What makes it another program: device, precision and batch size.
-
-    Returns
-    -------
-    callable
-        As `extract.model.backbone.vector_function` gives.
-
-    Raises
-    ------
-    EngineFailed
-        If torch cannot compile the network.
-    """
+    """Compile a network for one batch size, or give what was compiled before."""
     import torch
-
-    from extract.engines.device import EngineFailed, is_out_of_memory
 
     if name in backbone.prepared:
         return backbone.prepared[name]
@@ -75,7 +44,7 @@ def compiled_function(
     options: dict[str, Any] = {}
     if device.type == "cpu":
         # A copy: other engines change the memory format of the module itself.
-        module, options = copy.deepcopy(module).to(memory_format=layout), {"freezing": True}
+        module, options = copy.deepcopy(module).to(memory_format=memory_format), {"freezing": True}
     compiled = torch.compile(vector_function(module), dynamic=False, options=options or None)
     try:
         with silenced("torch"):
@@ -84,7 +53,7 @@ def compiled_function(
     except Exception as error:
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise
-        raise EngineFailed(f"the network cannot be compiled ({_reason(error)})") from error
+        raise EngineError(f"the network cannot be compiled ({_reason(error)})") from error
     backbone.prepared[name] = compiled
     return compiled
 

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, TypeAlias
 
 from data.common.errors import UserError
+from extract.engines.constants import CPU_BATCH, CUDA_BATCH
 
 if TYPE_CHECKING:
     import torch
@@ -16,33 +17,12 @@ if TYPE_CHECKING:
     Network: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
-# On a CPU the activations of large batches do not fit into its caches.
-CPU_BATCH = 16
-CUDA_BATCH = 256
-
-
-class OutOfMemory(Exception):
+class OutOfMemoryError(Exception):
     """A batch did not fit into the device's memory."""
 
 
 def choose_device(option: str) -> torch.device:
-    """Turn ``--device`` into a device that is there.
-
-    Parameters
-    ----------
-    option : {'auto', 'cpu', 'cuda'}
-        ``auto`` takes CUDA where there is one.
-
-    Returns
-    -------
-    torch.device
-        The device.
-
-    Raises
-    ------
-    UserError
-        If CUDA is asked for and absent.
-    """
+    """Turn ``--device`` into a device that is there."""
     import torch
 
     if option == "cpu":
@@ -66,20 +46,7 @@ def device_name(device: torch.device) -> str:
 
 
 def choose_precision(option: str, device: torch.device) -> str:
-    """Turn ``--precision`` into one that the device can compute in.
-
-    Parameters
-    ----------
-    option : {'auto', 'fp32', 'bf16', 'fp16'}
-        ``auto`` is fp32 on a CPU; on CUDA bf16 where the hardware has it, else fp16.
-    device : torch.device
-        Where the network runs.
-
-    Returns
-    -------
-    {'fp32', 'bf16', 'fp16'}
-        The precision of the network's products; embeddings are float32 in any case.
-    """
+    """Turn ``--precision`` into one that the device can compute in."""
     import torch
 
     if option != "auto":
@@ -106,7 +73,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     )
 
 
-class EngineFailed(Exception):
+class EngineError(Exception):
     """An engine cannot run this network, or gives other vectors than torch; says why."""
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from data.common.errors import UserError
 from extract.engines.build import build
-from extract.engines.device import OutOfMemory, device_name, is_out_of_memory
+from extract.engines.device import OutOfMemoryError, device_name, is_out_of_memory
 from extract.engines.torch_settings import full_precision
 from extract.model.backbone import Backbone
 from extract.model.preprocess import NetworkInput, Prepared, normalise, resize_batch
@@ -24,21 +24,12 @@ Images: TypeAlias = "npt.NDArray[np.uint8] | Sequence[Prepared]"
 
 
 class HostGroup(NamedTuple):
-    """Images of a batch that are treated alike, in the host's memory.
+    """Images of a batch that are treated alike, in the host's memory."""
 
-    Attributes
-    ----------
-    rows : torch.Tensor of int64, shape (k,), or None
-        Which rows of the batch they are; None where they are all of them, in order.
-    pixels : ndarray of uint8, shape (k, height, width, 3)
-        The images.
-    raw : bool
-        Whether they are still to be resized and cropped.
-    """
-
+    # int64, (k,): which rows of the batch they are; None for all of them, in order.
     rows: torch.Tensor | None
-    pixels: npt.NDArray[np.uint8]
-    raw: bool
+    pixels: npt.NDArray[np.uint8]  # (k, height, width, 3)
+    raw: bool  # whether they are still to be resized and cropped
 
 
 class Group(NamedTuple):
@@ -54,31 +45,6 @@ class Embedder:
 
     Every batch has the same number of rows, the last one being padded, because the last bits of
     every engine depend on it. So rows do not depend on how many there are.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        Moved to the device.
-    device : torch.device
-        Where to compute.
-    precision : {'fp32', 'bf16', 'fp16'}
-        Of the products; the embeddings are float32.
-    engine : {'torch', 'channels-last', 'folded', 'openvino'}
-        What runs the network; see `extract.engines.build`.
-    batch_size : int
-        Rows in every forward pass.
-
-    Attributes
-    ----------
-    network : callable
-        From a full batch of normalised images on the device to their vectors.
-
-    Raises
-    ------
-    EngineFailed
-        If the engine cannot run this network.
-    UserError
-        If the device has no room for it.
     """
 
     def __init__(
@@ -108,23 +74,7 @@ class Embedder:
     def embed(self, images: Images) -> npt.NDArray[np.float32]:
         """Embed up to one batch of images.
 
-        Parameters
-        ----------
-        images : ndarray of uint8, shape (n, height, width, 3), or sequence
-            RGB, raw. In a sequence the sizes may differ, and what is a `NetworkInput` is not
-            resized again. At most ``batch_size``.
-
-        Returns
-        -------
-        ndarray of float32, shape (n, width)
-            The embeddings, in order.
-
-        Raises
-        ------
-        OutOfMemory
-            If the batch is too large for the device.
-        UserError
-            If the device cannot compute in the precision asked for.
+        Shapes: `images` uint8 (n, height, width, 3); returns float32 (n, width).
         """
         import torch
 
@@ -134,15 +84,8 @@ class Embedder:
     def levels(self, images: Images) -> torch.Tensor:
         """Resize images into a full batch: the part of `embed` before the network.
 
-        Parameters
-        ----------
-        images : ndarray of uint8, shape (n, height, width, 3), or sequence
-            As `embed` takes them.
-
-        Returns
-        -------
-        torch.Tensor of float32, shape (batch_size, 3, height, width)
-            Grey levels, on the device; zeros behind the last image.
+        Shapes: `images` uint8 (n, height, width, 3); returns float32 (batch_size, 3, height,
+        width).
         """
         with self._exact():
             return self._levels(self._groups(images))
@@ -162,15 +105,15 @@ class Embedder:
 
     @contextmanager
     def translated_errors(self) -> Iterator[None]:
-        """Compute without TF32; turn torch's errors into `OutOfMemory` and `UserError`."""
+        """Compute without TF32; turn torch's errors into `OutOfMemoryError` and `UserError`."""
         try:
             with self._exact():
                 yield
         except MemoryError as error:
-            raise OutOfMemory(str(error)) from error
+            raise OutOfMemoryError(str(error)) from error
         except RuntimeError as error:
             if is_out_of_memory(error):
-                raise OutOfMemory(str(error)) from error
+                raise OutOfMemoryError(str(error)) from error
             if self.precision != "fp32" and "not implemented for" in str(error):
                 raise UserError(
                     f"--precision {self.precision}: {device_name(self.device)} cannot run "
@@ -181,17 +124,7 @@ class Embedder:
     def forward(self, groups: Sequence[Group], count: int) -> torch.Tensor:
         """Resize what is raw, normalise and embed a batch that lies on the device.
 
-        Parameters
-        ----------
-        groups : sequence of Group
-            The images.
-        count : int
-            Images in all of them, at most ``batch_size``.
-
-        Returns
-        -------
-        torch.Tensor of float32, shape (count, width)
-            On the device.
+        Shapes: returns float32 (count, width).
         """
         return self._forward(self._levels(groups))[:count].float()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from extract.engines.device import EngineError
 from extract.model.backbone import embed_normalised
 
 if TYPE_CHECKING:
@@ -32,32 +33,15 @@ def fold_batch_norms(module: nn.Module, example: torch.Tensor) -> nn.Module:
     the convolution returned. A convolution whose output something else uses as well cannot be
     told so; the caller compares the result with the network as it was.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        In evaluation mode; changed.
-    example : torch.Tensor of float32, shape (1, 3, height, width)
-        An image to run.
-
-    Returns
-    -------
-    torch.nn.Module
-        The same module.
-
-    Raises
-    ------
-    EngineFailed
-        If there is nothing to fold.
+    Shapes: `example` float32 (1, 3, height, width).
     """
     import torch
     from torch import nn
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-    from extract.engines.device import EngineFailed
-
     pairs = _pairs(module, example)
     if not pairs:
-        raise EngineFailed("no batch norm follows a convolution")
+        raise EngineError("no batch norm follows a convolution")
     with torch.no_grad():
         for conv, norm in pairs:
             conv.weight, bias = fuse_conv_bn_weights(
@@ -65,10 +49,10 @@ def fold_batch_norms(module: nn.Module, example: torch.Tensor) -> nn.Module:
                 norm.eps, norm.weight, norm.bias,
             )  # fmt: skip
             conv.bias = bias
-    replaced = {id(norm) for _, norm in pairs}
+    replaced = {norm for _, norm in pairs}
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if id(child) in replaced:
+            if child in replaced:
                 # timm's norms apply an activation, too.
                 rest = [getattr(child, part, None) for part in ("drop", "act")]
                 kept = [part for part in rest if isinstance(part, nn.Module)]

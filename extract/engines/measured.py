@@ -8,20 +8,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data.common.cache_folder import cache_folder
 from data.common.cli import log
 from data.common.files import write_json
-from data.common.free_memory import free_memory
+from data.common.memory import free_memory
 from data.format.spec import spec_key
 from extract.engines import build as engines
-from extract.engines.activations import activation_bytes
-from extract.engines.device import default_batch_size
+from extract.engines.constants import MEMORY_SHARE
+from extract.engines.device import default_batch_size, device_name, openvino_version
 from extract.engines.embed import Embedder, Images
-from extract.model.backbone import Backbone
+from extract.engines.plan import Plan
+from extract.model.backbone import Backbone, embed_normalised
 
 if TYPE_CHECKING:
     import torch
@@ -32,24 +33,12 @@ VERSION = 2
 
 @dataclass(frozen=True)
 class Measurement:
-    """How fast one engine is at one batch size.
+    """How fast one engine is at one batch size."""
 
-    Attributes
-    ----------
-    engine : str
-        One of `extract.options.ENGINES`.
-    batch_size : int
-        Images in a batch.
-    rate : float
-        Images a second: resize, normalisation and network.
-    build_seconds : float
-        What it takes to prepare the engine, which every run pays.
-    """
-
-    engine: str
-    batch_size: int
-    rate: float
-    build_seconds: float
+    engine: str  # one of `extract.options.ENGINES`
+    batch_size: int  # images in a batch
+    rate: float  # images a second: resize, normalisation and network
+    build_seconds: float  # what it takes to prepare the engine, which every run pays
 
     def seconds(self, n_images: int) -> float:
         """Estimate what so many images take."""
@@ -58,32 +47,14 @@ class Measurement:
 
 @dataclass
 class Measurements:
-    """What is known of the engines for one network on one machine.
+    """What is known of the engines for one network on one machine."""
 
-    Attributes
-    ----------
-    trials : list of Measurement
-        In the order in which they were made.
-    failed : dict of str to str
-        Engines that cannot be used, and why.
-    seconds : float
-        What measuring took.
-    """
-
-    trials: list[Measurement] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
+    trials: list[Measurement] = field(default_factory=list)  # in the order in which they were made
+    failed: dict[str, str] = field(default_factory=dict)  # engines that cannot be used, and why
+    seconds: float = 0.0  # what measuring took
 
     def best(self, n_images: int, compiled: bool = False) -> Measurement:
-        """Choose what embeds so many images soonest.
-
-        Parameters
-        ----------
-        n_images : int
-            Of the run.
-        compiled : bool
-            Whether this process has compiled the network already, so that it costs nothing more.
-        """
+        """Choose what embeds so many images soonest."""
 
         def seconds(trial: Measurement) -> float:
             paid = compiled and trial.engine == "compiled"
@@ -94,6 +65,10 @@ class Measurements:
     def knows(self, engine: str) -> bool:
         """Tell whether an engine has been tried."""
         return engine in self.failed or any(trial.engine == engine for trial in self.trials)
+
+    def drop(self, engine: str) -> None:
+        """Forget what was measured of an engine."""
+        self.trials = [trial for trial in self.trials if trial.engine != engine]
 
     def best_of_each(self) -> list[Measurement]:
         """Return every engine's fastest trial, the fastest of all first."""
@@ -112,20 +87,7 @@ class Measurements:
 
 
 def read(subject: Subject, names: Sequence[str]) -> Measurements | None:
-    """Read what an earlier run measured.
-
-    Parameters
-    ----------
-    subject : Subject
-        The network, the precision, the batch size that the user insists on.
-    names : sequence of str
-        The engines to choose from.
-
-    Returns
-    -------
-    Measurements or None
-        None where nobody measured this on this machine with these libraries.
-    """
+    """Read what an earlier run measured."""
     try:
         content = json.loads(_path(subject, names).read_text(encoding="utf-8"))
         trials = [Measurement(**trial) for trial in content["trials"]]
@@ -136,15 +98,7 @@ def read(subject: Subject, names: Sequence[str]) -> Measurements | None:
 
 
 def write(subject: Subject, names: Sequence[str], measurements: Measurements) -> None:
-    """Keep measurements; a cache that cannot be kept is no error.
-
-    Parameters
-    ----------
-    subject, names
-        As for `read`.
-    measurements : Measurements
-        What was found.
-    """
+    """Keep measurements; a cache that cannot be kept is no error."""
     path = _path(subject, names)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,8 +110,6 @@ def write(subject: Subject, names: Sequence[str], measurements: Measurements) ->
 def _path(subject: Subject, names: Sequence[str]) -> Path:
     """Name the file by all that decides speeds, and whether an engine gives torch's vectors."""
     import torch
-
-    from extract.engines.device import device_name, openvino_version
 
     backbone = subject.backbone
     settings = {
@@ -189,41 +141,48 @@ def _processor() -> str:
     return names[0] if names else platform.processor()
 
 
-# A host that runs out of memory kills the process: no batch may take more of what is free.
-MEMORY_SHARE = 0.5
+def activation_bytes(backbone: Backbone) -> int:
+    """Estimate the memory that an image takes on its way through the network, in float32.
+
+    Four times the largest output of a layer: a layer holds its input and its output, perhaps
+    another branch's, and a copy in another order.
+    """
+    import torch
+
+    if "activation bytes" in backbone.prepared:
+        return int(backbone.prepared["activation bytes"])
+    largest = 0
+
+    def note(_: Any, inputs: Any, output: Any) -> None:
+        nonlocal largest
+        if isinstance(output, torch.Tensor):
+            largest = max(largest, output.numel() * 4)
+
+    hooks = [part.register_forward_hook(note) for part in backbone.module.modules()]
+    try:
+        size = backbone.preprocessing.size
+        device = next(backbone.module.parameters()).device
+        with torch.inference_mode():
+            embed_normalised(backbone.module, torch.zeros(1, 3, *size, device=device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    backbone.prepared["activation bytes"] = 4 * largest
+    return 4 * largest
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is to be measured, and what the user insists on.
-
-    Attributes
-    ----------
-    backbone : Backbone
-        The network.
-    device : torch.device
-        Where it runs.
-    precision : {'fp32', 'bf16', 'fp16'}
-        Of its products.
-    images : ndarray of uint8, shape (n, height, width, 3), or sequence of such images
-        Some of the dataset, at least one.
-    engine : str
-        ``auto``, or an engine that can run here.
-    batch_size : int or None
-        None to measure it.
-    may_compile : bool
-        Whether ``auto`` may choose a compiled network.
-    features_dir : Path or None
-        Where what is measured is kept if the user has no cache folder.
-    """
+    """What is to be measured, and what the user insists on."""
 
     backbone: Backbone
     device: torch.device
-    precision: str
-    images: Images
-    engine: str = "auto"
-    batch_size: int | None = None
-    may_compile: bool = True
+    precision: str  # fp32, bf16 or fp16
+    images: Images  # some of the dataset, at least one
+    engine: str = "auto"  # ``auto``, or an engine that can run here
+    batch_size: int | None = None  # None to measure it
+    may_compile: bool = True  # whether ``auto`` may choose a compiled network
+    # Where what is measured is kept if the user has no cache folder.
     features_dir: Path | None = None
 
     def names(self) -> list[str]:
@@ -257,3 +216,17 @@ class Subject:
     def embedder(self, engine: str, batch_size: int) -> Embedder:
         """Prepare an engine."""
         return Embedder(self.backbone, self.device, self.precision, engine, batch_size)
+
+    def plan(self, engine: str, batch_size: int, instead_of: str | None = None) -> Plan:
+        """Write down a choice, with what else decides last bits in this process."""
+        import torch
+
+        return Plan(
+            batch_size=batch_size,
+            engine=engine,
+            device=device_name(self.device),
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+            openvino=openvino_version() if engine == "openvino" else None,
+            instead_of=instead_of,
+        )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from extract.engines.constants import OPENVINO_PART
+from extract.engines.device import EngineError
 from extract.model.backbone import Backbone, embed_normalised
 from extract.model.silence import silenced
 
@@ -17,9 +19,6 @@ if TYPE_CHECKING:
     from extract.engines.device import Network
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
-# Images that a stream of its own works on at a time: on two cores all networks that were tried
-# (`make bench PARTS=engines`) were fastest with 4, by 3 to 10 % over all threads on a whole batch.
-PART = 4
 # Of the export, where the number of images must be seen to be a variable: not 0 or 1.
 _EXAMPLE_BATCH = 2
 
@@ -63,33 +62,12 @@ def compile_network(backbone: Backbone, precision: str, batch_size: int) -> Netw
 
     A batch is cut into parts of a few images, whose activations stay in a core's cache; the threads
     take parts, not shares of every layer, so that they do not wait for each other.
-
-    Parameters
-    ----------
-    backbone : Backbone
-        Its module lies on the CPU, in contiguous format.
-    precision : {'fp32', 'bf16'}
-        Of the products.
-    batch_size : int
-        Images in every call.
-
-    Returns
-    -------
-    callable
-        From normalised images to vectors, float32 tensors on the CPU.
-
-    Raises
-    ------
-    EngineFailed
-        If the network cannot be exported or converted.
     """
     import torch
 
-    from extract.engines.device import EngineFailed
-
     openvino = without_telemetry()
     size = backbone.preprocessing.size
-    part, threads = math.gcd(batch_size, PART), torch.get_num_threads()
+    part, threads = math.gcd(batch_size, OPENVINO_PART), torch.get_num_threads()
     starts = range(0, batch_size, part)
     try:
         converted = _converted(backbone, part).clone()
@@ -106,7 +84,7 @@ def compile_network(backbone: Backbone, precision: str, batch_size: int) -> Netw
         requests = [compiled.create_infer_request() for _ in starts]
     # Exporters raise whatever the network's own code makes them raise.
     except Exception as error:
-        raise EngineFailed(f"the network cannot be converted ({_reason(error)})") from error
+        raise EngineError(f"the network cannot be converted ({_reason(error)})") from error
 
     def run(images: torch.Tensor) -> torch.Tensor:
         whole = images.contiguous().numpy()

@@ -5,86 +5,53 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from extract.engines.build import check_engine
+from extract.engines.device import (
+    choose_device,
+    choose_precision,
+    device_name,
+    openvino_version,
+)
+
 
 @dataclass(frozen=True)
-class Place:
-    """The device of a run, in this process or in a cluster's worker.
+class Device:
+    """Where a run takes place, in this process or in a cluster's worker."""
 
-    Attributes
-    ----------
-    device : str
-        As torch names it: ``cpu``, ``cuda:0``.
-    name : str
-        What decides the last bits: the GPU's name, or the CPU's instruction set.
-    precision : {'fp32', 'bf16', 'fp16'}
-        Of the network's products there.
-    torch : str
-        Its version.
-    openvino : str or None
-        Its version, where it is installed.
-    threads : int
-        torch's threads.
-    devices : int
-        GPUs; 0 for a CPU.
-    """
+    address: str  # as torch names it: ``cpu``, ``cuda:0``
+    name: str  # what decides the last bits: the GPU's name, or the CPU's instruction set
+    precision: str  # fp32, bf16 or fp16: of the network's products
+    torch: str  # its version
+    openvino: str | None  # its version, where it is installed
+    threads: int  # torch's threads
+    count: int  # GPUs; 0 for a CPU
 
-    device: str
-    name: str
-    precision: str
-    torch: str
-    openvino: str | None
-    threads: int
-    devices: int
+    @property
+    def kind(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return self.address.partition(":")[0]
 
     @property
     def torch_device(self) -> Any:
         """The same as a ``torch.device``; it may be one that is not in this machine."""
         import torch
 
-        return torch.device(self.device)
+        return torch.device(self.address)
 
 
-def find_place(device: str, precision: str, engine: str) -> Place:
-    """Settle the device and the precision of a run in this process.
-
-    Parameters
-    ----------
-    device : {'auto', 'cpu', 'cuda'}
-        ``--device``.
-    precision : {'auto', 'fp32', 'bf16', 'fp16'}
-        ``--precision``.
-    engine : str
-        ``--engine``, which must be able to run there.
-
-    Returns
-    -------
-    Place
-        This process's.
-
-    Raises
-    ------
-    UserError
-        If the device is not there, or the engine cannot run on it.
-    """
+def find_device(option: str, precision: str, engine: str) -> Device:
+    """Settle device and precision of a run in this process; the engine must run there."""
     import torch
 
-    from extract.engines.build import check_engine
-    from extract.engines.device import (
-        choose_device,
-        choose_precision,
-        device_name,
-        openvino_version,
-    )
-
-    chosen = choose_device(device)
+    chosen = choose_device(option)
     settled = choose_precision(precision, chosen)
     check_engine(engine, chosen, settled)
-    return Place(
-        device=str(chosen),
+    return Device(
+        address=str(chosen),
         name=device_name(chosen),
         precision=settled,
         torch=torch.__version__,
         openvino=openvino_version(),
         threads=torch.get_num_threads(),
-        devices=torch.cuda.device_count() if chosen.type == "cuda" else 0,
+        count=torch.cuda.device_count() if chosen.type == "cuda" else 0,
     )

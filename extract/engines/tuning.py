@@ -8,138 +8,99 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from data.common.cli import log
 from extract.engines import build as engines
-from extract.engines.device import EngineFailed, OutOfMemory
+from extract.engines import constants
+from extract.engines.device import EngineError, OutOfMemoryError
 from extract.engines.embed import Embedder, Images
 from extract.engines.measured import Measurement, Measurements, Subject, read, write
-
-# A run that the default engine ends sooner is not worth measuring for.
-WORTH_SECONDS = 30.0
-# Engines are compared at the default batch size, or at this one where a batch takes long.
-SLOW_BATCH = 4
-LONG_SECONDS = 1.0
-# Each candidate is timed for so long, after a first batch that warms it up.
-TRIAL_SECONDS = 0.4
-# Of an engine this much slower than the best, no other batch size is tried.
-CLOSE = 0.8
-# Another batch size must be faster by more than the noise of a trial.
-GAIN = 1.02
-# Before a run that takes longer, engines no slower than this are timed again, in turn.
-SETTLE_SECONDS = 120.0
-CONTENDER = 0.6
-CONTENDERS = 3
-ROUNDS = 3
-# Compiling takes tens of seconds, and is only tried, once, where it may save more than that.
-COMPILE_SECONDS = 30.0
-COMPILE_GAIN = 0.25
-LARGEST_BATCH = {"cpu": 64, "cuda": 1024}
-CHECKED_ROWS = 16
+from extract.engines.plan import Plan
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The engine and the batch size of a run.
-
-    Attributes
-    ----------
-    engine : str
-        One of `extract.options.ENGINES`.
-    batch_size : int
-        Images in a batch.
-    instead_of : str or None
-        The engine that was asked for and failed.
-    """
-
-    engine: str
-    batch_size: int
-    instead_of: str | None = None
-
-
-def choose(subject: Subject, n_images: int) -> Choice:
-    """Choose the engine and the batch size of a run, by measuring where that repays itself.
-
-    Parameters
-    ----------
-    subject : Subject
-        The network, and what the user insists on.
-    n_images : int
-        Of the run.
-
-    Returns
-    -------
-    Choice
-        An engine that gives the vectors of plain torch.
-
-    Raises
-    ------
-    OutOfMemory
-        If not even single images fit.
-    """
+def choose(subject: Subject, n_images: int) -> Plan:
+    """Choose the engine and the batch size of a run, by measuring where that repays itself."""
     names, instead_of = subject.names(), None
-    size = subject.first_batch_size()
     if subject.engine == "compiled" and subject.batch_size is None:
         # Every size would have to be compiled: it takes the one that suits torch.
-        plain = replace(subject, engine=engines.default_engine(subject.backbone))
-        subject = replace(subject, batch_size=choose(plain, n_images).batch_size)
-        size = subject.batch_size or size
+        subject = replace(subject, batch_size=_size_for_torch(subject, n_images))
+    size = subject.first_batch_size()
     if subject.engine in engines.CHECKED:
         try:
             _admit(subject, subject.engine, size)
-        except EngineFailed as error:
-            say_failed(subject.engine, error)
+        except EngineError as error:
+            log_failed(subject.engine, error)
             instead_of = subject.engine
             names = torch_paths(subject, without=subject.engine)
     if len(names) == 1 and subject.batch_size is not None:
-        return Choice(names[0], subject.batch_size, instead_of)
+        return subject.plan(names[0], subject.batch_size, instead_of)
+    best = _fastest(subject, names, n_images)
+    if best is None:
+        return subject.plan(names[0], size, instead_of)
+    return subject.plan(best.engine, best.batch_size, instead_of)
+
+
+def _size_for_torch(subject: Subject, n_images: int) -> int:
+    """Find the batch size at which torch's default engine is the fastest."""
+    plain = replace(subject, engine=engines.default_engine(subject.backbone))
+    best = _fastest(plain, plain.names(), n_images)
+    return subject.first_batch_size() if best is None else best.batch_size
+
+
+def _fastest(subject: Subject, names: Sequence[str], n_images: int) -> Measurement | None:
+    """Find the fastest candidate that gives torch's vectors; None where that is not worth while.
+
+    What an earlier run measured is taken, after a look at the vectors of its engine.
+    """
     known = _read(subject, names)
     fresh = known is None
     if known is None:
         seconds = _seconds_of_one(subject, names[0])
-        if seconds * n_images < WORTH_SECONDS:
-            return Choice(names[0], size, instead_of)
-        slow = SLOW_BATCH * seconds > LONG_SECONDS
-        known = measure(subject, names, min(size, SLOW_BATCH) if slow else size)
+        if seconds * n_images < constants.WORTH_SECONDS:
+            return None
+        size, slow = subject.first_batch_size(), constants.SLOW_BATCH
+        if slow * seconds > constants.LONG_SECONDS:
+            size = min(size, slow)
+        known = measure(subject, names, size)
     compiled = _try_compiling(subject, known, n_images)
     if fresh or compiled:
-        if known.best(n_images).seconds(n_images) > SETTLE_SECONDS:
+        if known.best(n_images).seconds(n_images) > constants.SETTLE_SECONDS:
             _settle(subject, known)
         write(subject, names, known)
         log(known.summary())
         _weigh_precision(subject, known.best(n_images))
     for name, reason in known.failed.items():
-        say_failed(name, reason)
-    best = known.best(n_images, compiled)
-    if not (fresh or compiled):
-        best = _readmit(subject, known, n_images)
-    return Choice(best.engine, best.batch_size, instead_of)
+        log_failed(name, reason)
+    if fresh or compiled:
+        return known.best(n_images, compiled)
+    return _readmitted(subject, known, n_images)
 
 
-def _readmit(subject: Subject, known: Measurements, n_images: int) -> Measurement:
-    """Take the best engine of earlier measurements that still gives torch's vectors."""
-    while True:
+def _readmitted(subject: Subject, known: Measurements, n_images: int) -> Measurement:
+    """Take the best candidate of earlier measurements that still gives torch's vectors."""
+    while known.trials:
         best = known.best(n_images)
         if best.engine not in engines.CHECKED or best.engine == subject.engine:
             return best
         try:
             _admit(subject, best.engine, best.batch_size)
-        except EngineFailed as error:
-            say_failed(best.engine, error)
-            known.trials = [trial for trial in known.trials if trial.engine != best.engine]
+        except EngineError as error:
+            log_failed(best.engine, error)
+            known.drop(best.engine)
             if not known.trials:
                 others = torch_paths(subject, without=best.engine)
                 known = measure(subject, others, subject.first_batch_size())
         else:
             return best
+    raise AssertionError("measuring gives one trial at least")
 
 
 def _read(subject: Subject, names: Sequence[str]) -> Measurements | None:
     """Read what earlier runs measured of the engines that this one may use."""
     known = read(subject, names)
     if known is not None and subject.engine == "auto" and not _can_compile(subject):
-        known.trials = [trial for trial in known.trials if trial.engine != "compiled"]
+        known.drop("compiled")
     return known
 
 
@@ -154,7 +115,7 @@ def _try_compiling(subject: Subject, known: Measurements, n_images: int) -> bool
     if subject.engine != "auto" or known.knows("compiled"):
         return False
     seconds = known.best(n_images).seconds(n_images)
-    if COMPILE_GAIN * seconds < COMPILE_SECONDS or not _can_compile(subject):
+    if constants.COMPILE_GAIN * seconds < constants.COMPILE_SECONDS or not _can_compile(subject):
         return False
     log("compiling the network, to find out whether that repays itself")
     own = [trial for trial in known.trials if trial.engine != "openvino"]
@@ -171,10 +132,12 @@ def _settle(subject: Subject, known: Measurements) -> None:
     Other programs only ever make a trial slower, so the fastest of its batches counts.
     """
     start = time.perf_counter()
-    for _ in range(ROUNDS):
+    for _ in range(constants.ROUNDS):
         ranked = known.best_of_each()
-        contenders = [trial for trial in ranked if trial.rate > CONTENDER * ranked[0].rate]
-        for trial in contenders[:CONTENDERS] if len(contenders) > 1 else []:
+        contenders = [
+            trial for trial in ranked if trial.rate > constants.CONTENDER * ranked[0].rate
+        ]
+        for trial in contenders[: constants.CONTENDERS] if len(contenders) > 1 else []:
             embedder = subject.embedder(trial.engine, trial.batch_size)
             images = subject.batch(trial.batch_size)
             embedder.embed(images)
@@ -199,21 +162,21 @@ def _weigh_precision(subject: Subject, best: Measurement) -> None:
 def _seconds_of_batch(embedder: Embedder, images: Images) -> float:
     """Embed a batch again and again for a while: the seconds of the fastest."""
     seconds: list[float] = []
-    while sum(seconds) < TRIAL_SECONDS:
+    while sum(seconds) < constants.TRIAL_SECONDS:
         before = time.perf_counter()
         embedder.embed(images)
         seconds.append(time.perf_counter() - before)
     return min(seconds)
 
 
-def choose_quickly(subject: Subject, n_images: int) -> Choice:
+def choose_quickly(subject: Subject, n_images: int) -> Plan:
     """Choose from what earlier runs measured, or else the default: nothing is run."""
     names = subject.names()
     known = _read(subject, names)
-    if known is not None:
-        best = known.best(n_images)
-        return Choice(best.engine, best.batch_size)
-    return Choice(names[0], subject.first_batch_size())
+    if known is None:
+        return subject.plan(names[0], subject.first_batch_size())
+    best = known.best(n_images)
+    return subject.plan(best.engine, best.batch_size)
 
 
 def torch_paths(subject: Subject, without: str) -> list[str]:
@@ -222,33 +185,13 @@ def torch_paths(subject: Subject, without: str) -> list[str]:
     return [name for name in every if name not in ("openvino", without)]
 
 
-def say_failed(engine: str, reason: object) -> None:
+def log_failed(engine: str, reason: object) -> None:
     """Say in one line that an engine is not used."""
     log(f"the engine {engine} is not used, torch takes its place: {reason}")
 
 
 def measure(subject: Subject, names: Sequence[str], batch_size: int) -> Measurements:
-    """Time every engine at one batch size, and the fastest ones at others.
-
-    Parameters
-    ----------
-    subject : Subject
-        The network.
-    names : sequence of str
-        Engines.
-    batch_size : int
-        Where to begin; halved as long as no engine has the memory for it.
-
-    Returns
-    -------
-    Measurements
-        With one trial at least.
-
-    Raises
-    ------
-    OutOfMemory
-        If not even single images fit.
-    """
+    """Time every engine at one batch size, and the fastest ones at others."""
     log("measuring which engine and batch size are the fastest")
     start = time.perf_counter()
     found = Measurements()
@@ -256,12 +199,12 @@ def measure(subject: Subject, names: Sequence[str], batch_size: int) -> Measurem
         for name in names:
             _try(subject, name, batch_size, found)
         if not found.trials and batch_size == 1:
-            raise OutOfMemory("one image does not fit")
+            raise OutOfMemoryError("one image does not fit")
         batch_size //= 2 if not found.trials else 1
     if subject.batch_size is None:
         fastest = max(trial.rate for trial in found.trials)
         for trial in tuple(found.trials):
-            if trial.rate >= CLOSE * fastest:
+            if trial.rate >= constants.CLOSE * fastest:
                 _climb(subject, trial, found)
     found.seconds = time.perf_counter() - start
     return found
@@ -269,12 +212,12 @@ def measure(subject: Subject, names: Sequence[str], batch_size: int) -> Measurem
 
 def _climb(subject: Subject, trial: Measurement, found: Measurements) -> None:
     """Go on to larger batches as long as they are faster, or else to smaller ones."""
-    largest = LARGEST_BATCH.get(subject.device.type, trial.batch_size)
+    largest = constants.LARGEST_BATCH.get(subject.device.type, trial.batch_size)
     for factor in (2.0, 0.5):
         best, size = trial, int(trial.batch_size * factor)
         while 1 <= size <= largest and subject.fits(size):
             other = _try(subject, trial.engine, size, found)
-            if other is None or other.rate < GAIN * best.rate:
+            if other is None or other.rate < constants.GAIN * best.rate:
                 break
             best, size = other, int(size * factor)
         if best is not trial:
@@ -291,10 +234,10 @@ def _try(subject: Subject, name: str, size: int, found: Measurements) -> Measure
         built = [trial.build_seconds for trial in found.trials if trial.engine == name]
         first = time.perf_counter()
         seconds = _seconds_of_batch(embedder, subject.batch(size))
-    except EngineFailed as error:
+    except EngineError as error:
         found.failed[name] = str(error)
         return None
-    except OutOfMemory:
+    except OutOfMemoryError:
         return None
     # What is made once, such as a conversion, is kept for the other batch sizes and the run.
     trial = Measurement(name, size, size / seconds, built[0] if built else first - start)
@@ -304,7 +247,7 @@ def _try(subject: Subject, name: str, size: int, found: Measurements) -> Measure
 
 def _admit(subject: Subject, name: str, size: int) -> Embedder:
     """Prepare an engine, and check its vectors of the first images; which warms it up, too."""
-    rows = min(CHECKED_ROWS, size, len(subject.images))
+    rows = min(constants.CHECKED_ROWS, size, len(subject.images))
     reference = None
     if name in engines.CHECKED:
         plain = replace(subject, precision="fp32").embedder("torch", rows)
@@ -319,12 +262,12 @@ def _admit(subject: Subject, name: str, size: int) -> Embedder:
 def _seconds_of_one(subject: Subject, name: str) -> float:
     """Estimate the seconds of an image from one small batch, on the default engine."""
     try:
-        embedder = subject.embedder(name, SLOW_BATCH)
-        images = subject.batch(SLOW_BATCH)
+        embedder = subject.embedder(name, constants.SLOW_BATCH)
+        images = subject.batch(constants.SLOW_BATCH)
         embedder.embed(images)
         start = time.perf_counter()
         embedder.embed(images)
-    except OutOfMemory:
+    except OutOfMemoryError:
         # So large a network is worth measuring, and that finds out what fits.
         return float("inf")
-    return (time.perf_counter() - start) / SLOW_BATCH
+    return (time.perf_counter() - start) / constants.SLOW_BATCH

@@ -13,7 +13,7 @@ from extract.model import names, weights
 from extract.model import sources as model_sources
 from extract.model.checkpoints import read_networks
 from extract.model.input_sizes import size_that_fits
-from extract.model.preprocess import Preprocessing, resolve_preprocessing, size_text
+from extract.model.preprocessing import Preprocessing, resolve_preprocessing, size_text
 from extract.model.silence import silenced
 from extract.model.sources import Named
 from extract.model.weights_fit import Filling, HeadKeys, announce, filled_by
@@ -27,70 +27,25 @@ POOLS = ("default", "avg", "token")
 
 @dataclass(frozen=True)
 class BackboneRequest:
-    """What the user asks of a backbone; everything left at None is the model's own.
+    """What the user asks of a backbone; everything left at None is the model's own."""
 
-    Attributes
-    ----------
-    model : str
-        timm's name, with or without a tag, ``hf-hub:OWNER/NAME`` or ``local-dir:FOLDER``.
-    weights : str
-        ``hub`` (for a folder, those in it), ``random``, or the path of a file or of its folder.
-    model_args : dict
-        Arguments for timm's constructor.
-    image_size : int, tuple of (int, int) or None
-        Side of the network input, in pixels.
-    pool : {'default', 'avg', 'token'}
-        How the embedding is pooled.
-    seed : int
-        Of random weights; unused otherwise.
-    crop_pct, interpolation, mean, std
-        Overrides of the preprocessing.
-    config : mapping or None
-        What the ``spec`` of a store has kept of a model's own ``config.json``.
-    """
-
-    model: str
+    model: str  # timm's name, with or without a tag, ``hf-hub:OWNER/NAME`` or ``local-dir:FOLDER``
+    # ``hub`` (for a folder, those in it), ``random``, or the path of a file or of its folder.
     weights: str = "hub"
-    model_args: Mapping[str, Any] | None = None
-    image_size: int | tuple[int, int] | None = None
-    pool: str = "default"
-    seed: int = 0
-    crop_pct: float | None = None
+    model_args: Mapping[str, Any] | None = None  # arguments for timm's constructor
+    image_size: int | tuple[int, int] | None = None  # side of the network input, in pixels
+    pool: str = "default"  # how the embedding is pooled
+    seed: int = 0  # of random weights; unused otherwise
+    crop_pct: float | None = None  # overrides of the preprocessing
     interpolation: str | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    # What the ``spec`` of a store has kept of a model's own ``config.json``.
     config: Mapping[str, Any] | None = None
 
 
 class Backbone:
-    """A network without its classifier, in evaluation mode, that cannot be trained.
-
-    Attributes
-    ----------
-    name : str
-        timm's name, with the tag of its weights when they come from the hub; or that of a
-        repository or a folder.
-    module : torch.nn.Module
-        On the CPU, in float32, until somebody moves it.
-    config : mapping or None
-        What a model's own ``config.json`` says; None for a name that timm knows.
-    model_args : dict
-        Arguments that the user gave to the constructor.
-    pool : str
-        ``default``, ``avg`` or ``token``.
-    preprocessing : Preprocessing
-        Fully resolved.
-    source : weights.Weights
-        Where the weights come from.
-    digest : str
-        SHA-256 of the weights.
-    seed : int or None
-        Of random weights.
-    width : int
-        Length of the embedding, as measured by a forward pass.
-    prepared : dict
-        What engines have made of the module, so that it is made once.
-    """
+    """A network without its classifier, in evaluation mode, that cannot be trained."""
 
     def __init__(
         self,
@@ -134,18 +89,7 @@ class Backbone:
 
 
 def is_convolutional(module: nn.Module) -> bool:
-    """Tell whether most of a network's weights are kernels larger than one pixel or 1x1 ones.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        The network.
-
-    Returns
-    -------
-    bool
-        True for convolutional networks, false for transformers and mixers.
-    """
+    """Tell whether most of a network's weights are kernels larger than one pixel or 1x1 ones."""
     parameters = list(module.parameters())
     kernels = sum(p.numel() for p in parameters if p.ndim == 4)
     return 2 * kernels > sum(p.numel() for p in parameters)
@@ -154,34 +98,13 @@ def is_convolutional(module: nn.Module) -> bool:
 def embed_normalised(module: nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Give the vectors that the network's own classifier would see.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        A frozen timm model.
-    images : torch.Tensor of float, shape (n, 3, height, width)
-        Normalised.
-
-    Returns
-    -------
-    torch.Tensor, shape (n, width)
-        timm's pre-logits vectors.
+    Shapes: `images` (n, 3, height, width); returns (n, width).
     """
     return vector_function(module)(images)
 
 
 def vector_function(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Give the function behind `embed_normalised`, with nothing left in it to find out.
-
-    Parameters
-    ----------
-    module : torch.nn.Module
-        A frozen timm model.
-
-    Returns
-    -------
-    callable
-        From normalised images to vectors; torch can compile and export it.
-    """
+    """Give the function behind `embed_normalised`, with nothing left in it to find out."""
     model: Any = module  # torch's type says nothing of timm's methods
     has_head = "pre_logits" in _parameters(getattr(model, "forward_head", None))
 
@@ -203,24 +126,7 @@ def _parameters(function: Any) -> Collection[str]:
 
 
 def load_backbone(request: BackboneRequest) -> Backbone:
-    """Create a frozen backbone with its weights and its preprocessing.
-
-    Parameters
-    ----------
-    request : BackboneRequest
-        What the user asks for.
-
-    Returns
-    -------
-    Backbone
-        On the CPU, in evaluation mode, without gradients and without a classifier.
-
-    Raises
-    ------
-    UserError
-        For an unknown model, weights that cannot be had or do not fit, a pooling or an image
-        size that the model does not support.
-    """
+    """Create a frozen backbone with its weights and its preprocessing."""
     named = model_sources.find_model(
         request.model, request.config, from_hub=request.weights == "hub"
     )

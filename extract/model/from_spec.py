@@ -8,29 +8,11 @@ from typing import Any
 
 from data.common.errors import UserError
 from extract.model.backbone import Backbone, BackboneRequest, load_backbone
-from extract.model.preprocess import Preprocessing
+from extract.model.preprocessing import Preprocessing
 
 
 def backbone_of_spec(spec: Mapping[str, Any], weights_file: str | Path | None) -> Backbone:
-    """Load the very backbone that a store was made with.
-
-    Parameters
-    ----------
-    spec : mapping
-        A store's ``spec``.
-    weights_file : str, Path or None
-        Where its weights file lies now, if they came from a file.
-
-    Returns
-    -------
-    Backbone
-        With the same weights, arguments, preprocessing and pooling.
-
-    Raises
-    ------
-    UserError
-        If the weights cannot be had, or are others than those of the spec.
-    """
+    """Load the very backbone that a store was made with."""
     model = spec["model"]
     preprocessing = Preprocessing.from_spec(spec["preprocessing"])
     source = model["weights"]["source"]

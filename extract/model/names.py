@@ -16,18 +16,7 @@ FAST_MODEL = "mobilenetv3_large_100.ra_in1k"
 
 
 def check_model_name(name: str) -> None:
-    """Make sure that timm knows a model.
-
-    Parameters
-    ----------
-    name : str
-        ``architecture`` or ``architecture.tag``.
-
-    Raises
-    ------
-    UserError
-        With the nearest names; where the architecture exists but the tag does not, with its tags.
-    """
+    """Make sure that timm knows a model."""
     import timm
 
     if "/" in name or ":" in name:
@@ -66,20 +55,7 @@ _FACTORY = {
 
 
 def check_model_args(arguments: Mapping[str, Any], where: str = "--model-arg") -> None:
-    """Refuse arguments that are not the network's, but the factory's that builds it.
-
-    Parameters
-    ----------
-    arguments : mapping
-        As given with ``--model-arg``, or as a store or a head records them.
-    where : str
-        What to call the place that they come from.
-
-    Raises
-    ------
-    UserError
-        Naming the argument and what to use instead.
-    """
+    """Refuse arguments that are not the network's, but the factory's that builds it."""
     for name in arguments:
         if name in _FACTORY or name.startswith(("pretrained_", "hf_")):
             advice = _FACTORY.get(name, "leave it out")
@@ -94,13 +70,7 @@ def known_tags(architecture: str) -> list[str]:
 
 
 def pretrained_config(name: str) -> dict[str, Any]:
-    """Return timm's configuration of a checked model name (its default tag's if it has none).
-
-    Returns
-    -------
-    dict
-        Input size, interpolation, mean, std, where the weights are, and so on.
-    """
+    """Return timm's configuration of a checked model name (its default tag's if it has none)."""
     from timm.models import get_pretrained_cfg
 
     config = get_pretrained_cfg(name)
@@ -108,23 +78,7 @@ def pretrained_config(name: str) -> dict[str, Any]:
 
 
 def hub_name(name: str) -> str:
-    """Complete a model name with the tag of the weights that timm would load.
-
-    Parameters
-    ----------
-    name : str
-        A checked model name.
-
-    Returns
-    -------
-    str
-        ``architecture.tag``.
-
-    Raises
-    ------
-    UserError
-        If timm has no pretrained weights for it, with the nearest names that have.
-    """
+    """Complete a model name with the tag of the weights that timm would load."""
     import timm
 
     architecture = name.partition(".")[0]

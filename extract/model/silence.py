@@ -18,15 +18,7 @@ _saved: dict[str, tuple[int, int]] = {}  # name -> level before, blocks that run
 
 @contextmanager
 def silenced(*names: str, warnings: bool = True) -> Iterator[None]:
-    """Let these loggers say nothing but errors, and nobody warn, for a while.
-
-    Parameters
-    ----------
-    *names : str
-        Of loggers.
-    warnings : bool
-        Whether Python's warnings are silenced too: such blocks run one after another.
-    """
+    """Let these loggers say nothing but errors, and nobody warn, for a while."""
     for name in names:
         _enter(name)
     try:

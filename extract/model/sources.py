@@ -16,7 +16,7 @@ from typing import Any
 
 from data.common.cache_folder import expand_user
 from data.common.errors import UserError
-from data.format.spec import mismatch
+from data.common.shapes import any_may_miss, mismatch
 from extract.model import names, weights
 from extract.model.checkpoints import PREFERRED, find_weights_file
 
@@ -36,44 +36,34 @@ _FOR_PEOPLE |= {
     "hf_hub_filename",
 }
 _NONE = type(None)
-_SHAPE: dict[str, Any] = {
-    "architecture": str,
-    "args": dict,
-    "pretrained_cfg": {
-        **dict.fromkeys(("input_size", "mean", "std"), list),
-        **dict.fromkeys(("test_input_size", "min_input_size", "pool_size"), (list, _NONE)),
-        **dict.fromkeys(("crop_pct", "test_crop_pct"), (int, float, _NONE)),
-        **dict.fromkeys(("interpolation", "crop_mode"), str),
-        **dict.fromkeys(("num_classes", "label_offset"), (int, _NONE)),
-        "fixed_input_size": (bool, _NONE),
-        **dict.fromkeys(("classifier", "first_conv"), (str, list, _NONE)),
-    },
-}
+_SHAPE: dict[str, Any] = any_may_miss(
+    {
+        "architecture": str,
+        "args": dict,
+        "pretrained_cfg": {
+            **dict.fromkeys(("input_size", "mean", "std"), list),
+            **dict.fromkeys(("test_input_size", "min_input_size", "pool_size"), (list, _NONE)),
+            **dict.fromkeys(("crop_pct", "test_crop_pct"), (int, float, _NONE)),
+            **dict.fromkeys(("interpolation", "crop_mode"), str),
+            **dict.fromkeys(("num_classes", "label_offset"), (int, _NONE)),
+            "fixed_input_size": (bool, _NONE),
+            **dict.fromkeys(("classifier", "first_conv"), (str, list, _NONE)),
+        },
+    }
+)
 _NUMBERS = ("input_size", "test_input_size", "mean", "std")
 
 
 @dataclass(frozen=True)
 class Named:
-    """A model as it was named, and what timm builds for that name.
+    """A model as it was named, and what timm builds for that name."""
 
-    Attributes
-    ----------
-    name : str
-        For the ``spec``: no folder of this machine is in it.
-    architecture : str
-        timm's name, with the tag where it has one.
-    args : dict
-        Arguments of timm's constructor that the model's own configuration asks for.
-    pretrained_cfg : dict
-        timm's configuration.
-    own : dict or None
-        For the ``spec``: what the model's ``config.json`` says; None for a name that timm knows.
-    """
-
-    name: str
-    architecture: str
+    name: str  # for the ``spec``: no folder of this machine is in it
+    architecture: str  # timm's name, with the tag where it has one
+    # Arguments of timm's constructor that the model's own configuration asks for.
     args: Mapping[str, Any]
     pretrained_cfg: Mapping[str, Any]
+    # For the ``spec``: what the model's ``config.json`` says; None for a name that timm knows.
     own: Mapping[str, Any] | None = None
 
 
@@ -207,7 +197,7 @@ def _checked(name: str, own: Mapping[str, Any], where: str) -> Named:
     from timm.models import PretrainedCfg
 
     problem = mismatch(own, _SHAPE, "config") or _odd_numbers(own.get("pretrained_cfg", {}))
-    if problem or not own.keys() >= _SHAPE.keys():
+    if problem or not own.keys() >= {"architecture", "args", "pretrained_cfg"}:
         raise UserError(
             f"{where}: {problem or 'no architecture, args or pretrained_cfg'}; take it unchanged"
         )

@@ -25,147 +25,65 @@ HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights to load.
+    """Which weights to load."""
 
-    Attributes
-    ----------
-    source : {'hub', 'file', 'random'}
-        Where they come from.
-    path : Path or None
-        The file; None for random ones, and for the few models whose weights timm has in another
-        form only.
-    origin : str or None
-        For a person: the hub's id or the URL.
-    """
-
-    source: str
+    source: str  # hub, file or random
+    # The file; None for random ones, and for the few models whose weights timm has in another form
+    # only.
     path: Path | None
-    origin: str | None
+    origin: str | None  # for people: the hub's id or the URL
 
 
 def check_weights_file(path: Path) -> Path:
-    """Make sure that a file named with ``--weights`` can be read; pickles are not opened yet.
-
-    Parameters
-    ----------
-    path : Path
-        As the user gave it.
-
-    Returns
-    -------
-    Path
-        The same.
-
-    Raises
-    ------
-    UserError
-        If it is missing, or safetensors that are damaged.
-    """
+    """Make sure that a file named with ``--weights`` can be read; pickles are not opened yet."""
     if not path.is_file():
         raise UserError(
             f"--weights {path}: no such file; give hub, random, or the path of a .safetensors file"
         )
     if is_pickle(path):
         return path
-    read_tensor_index(path)
-    if not can_be_opened_by_name(path):
-        return path
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError, deserialize, safe_open
 
     try:
-        with safe_open(path, framework="numpy"):
-            return path
+        if can_be_opened_by_name(path):
+            with safe_open(path, framework="numpy") as file:
+                names = list(file.keys())
+        else:
+            names = [name for name, _ in deserialize(path.read_bytes())]
     except (SafetensorError, OSError) as error:
+        raise _not_safetensors(path, error) from error
+    if not names:
         raise UserError(
-            f"--weights {path}: not a safetensors file ({error}); get it again"
-        ) from error
+            f"--weights {path}: a safetensors file that holds no tensors; give the backbone's own"
+        )
+    return path
 
 
-def read_tensor_index(path: Path) -> dict[str, Any]:
-    """Read a safetensors file's header: what tensors it holds.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict
-        ``name -> {"dtype", "shape", "data_offsets"}``.
-
-    Raises
-    ------
-    UserError
-        If it is no safetensors file, or is cut short.
-    """
+def _not_safetensors(path: Path, error: Exception) -> UserError:
+    """Say how many bytes are missing from a file that the library refuses, where that is why."""
     size = path.stat().st_size
     with open(path, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > min(size - 8, HEADER_LIMIT):
-            raise UserError(
+            return UserError(
                 f"--weights {path}: not a safetensors file, or cut short ({size:,} bytes); "
                 "get it again"
             )
         try:
             header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
-            if not header:
-                raise UserError(
-                    f"--weights {path}: a safetensors file that holds no tensors; give the "
-                    "backbone's own"
-                )
-            end = 8 + length + _content_bytes(header)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(
-                f"--weights {path}: not a safetensors file (its header cannot be read: {error}); "
-                "get it again"
-            ) from error
+            end = 8 + length + max(entry["data_offsets"][1] for entry in header.values())
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+            end = size
     if end != size:
-        raise UserError(
+        return UserError(
             f"--weights {path}: {size:,} bytes found, {end:,} expected: it is damaged; get it again"
         )
-    return dict(header)
-
-
-def _content_bytes(header: Mapping[str, Any]) -> int:
-    """Add up the bytes of the tensors, which must follow one another without gaps.
-
-    Raises
-    ------
-    ValueError, KeyError, TypeError
-        If the header is not as it must be.
-    """
-    end = 0
-    extents = []
-    for name, entry in header.items():
-        start, stop = entry["data_offsets"]
-        kind, shape = entry["dtype"], entry["shape"]
-        whole = [type(n) is int and n >= 0 for n in (start, stop, *shape)]
-        if not isinstance(kind, str) or not isinstance(shape, list) or not all(whole):
-            raise ValueError(f"the entry of {name!r} is odd")
-        extents.append((start, stop, name))
-    for start, stop, name in sorted(extents):
-        if start != end or stop < start:
-            raise ValueError(f"the bytes of {name!r} are not where the others end")
-        end = stop
-    return end
+    return UserError(f"--weights {path}: not a safetensors file ({error}); get it again")
 
 
 def digest_tensors(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes]]) -> str:
-    """Digest named tensors, independently of the file that they came in.
-
-    Parameters
-    ----------
-    tensors : iterable of (name, dtype, shape, little-endian C-order bytes)
-        In any order.
-
-    Returns
-    -------
-    str
-        SHA-256, hex, over the entries sorted by name, each with its dtype, shape and the
-        SHA-256 of its bytes.
-    """
+    """Digest named tensors, independently of the file that they came in."""
     digest = hashlib.sha256()
     entries = sorted(
         (name, dtype, list(shape), hashlib.sha256(content).hexdigest())
@@ -204,16 +122,6 @@ def network_digest(tensors: Mapping[str, torch.Tensor]) -> str:
     They are digested rather than those of the built model: a position embedding that timm
     resampled to the image size differs in its last bits from one kind of CPU to the next, and the
     image size is in the store's key anyway.
-
-    Parameters
-    ----------
-    tensors : mapping of str to torch.Tensor
-        Under the model's names, without the classifier, on which embeddings do not depend.
-
-    Returns
-    -------
-    str
-        As `digest_tensors`, with the types named as safetensors name them.
     """
 
     def kind(tensor: torch.Tensor) -> str:
@@ -227,18 +135,7 @@ def network_digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def state_digest(state: Mapping[str, torch.Tensor]) -> str:
-    """Digest a model's state dict (random weights, and the few that timm has no file for).
-
-    Parameters
-    ----------
-    state : mapping of str to torch.Tensor
-        On the CPU.
-
-    Returns
-    -------
-    str
-        As `digest_tensors`.
-    """
+    """Digest a model's state dict (random weights, and the few that timm has no file for)."""
     return digest_tensors(
         (name, str(tensor.dtype), tuple(tensor.shape), _content(tensor))
         for name, tensor in state.items()
@@ -254,25 +151,7 @@ def _content(tensor: torch.Tensor) -> bytes:
 
 
 def hub_weights(name: str, config: Mapping[str, Any]) -> Weights:
-    """Find a model's pretrained weights in the local cache, or fetch them.
-
-    Parameters
-    ----------
-    name : str
-        ``architecture.tag``.
-    config : mapping
-        timm's configuration of it.
-
-    Returns
-    -------
-    Weights
-        With the path of the cached file where timm has it as safetensors.
-
-    Raises
-    ------
-    UserError
-        If it is not in the cache and the hub cannot be reached (found out within seconds).
-    """
+    """Find a model's pretrained weights in the local cache, or fetch them."""
     repository = config.get("hf_hub_id")
     if not repository:
         url = str(config.get("url"))
@@ -290,27 +169,7 @@ def hub_weights(name: str, config: Mapping[str, Any]) -> Weights:
 
 
 def hub_file(name: str, repository: str, filename: str) -> Path | None:
-    """Find a file of a repository in the local cache, or fetch it.
-
-    Parameters
-    ----------
-    name : str
-        The model, for messages.
-    repository : str
-        ``OWNER/NAME``, or ``OWNER/NAME@REVISION``.
-    filename : str
-        Of the file in it.
-
-    Returns
-    -------
-    Path or None
-        In the cache; None where the repository has no such file.
-
-    Raises
-    ------
-    UserError
-        If it is not in the cache and the hub cannot be reached (found out within seconds).
-    """
+    """Find a file of a repository in the local cache, or fetch it."""
     import huggingface_hub
     from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 

@@ -34,18 +34,11 @@ _DEEPEST_PREFIX = 6
 
 @dataclass
 class HeadKeys:
-    """Which keys of a file belong to the classifier that a backbone does without.
+    """Which keys of a file belong to the classifier that a backbone does without."""
 
-    Attributes
-    ----------
-    modules : tuple of str
-        The classifier modules that timm's configuration names.
-    build_names : callable
-        Gives the keys that the model with a classifier has and the one without has not: timm may
-        drop more than the module that it names. Called once, when a key is not otherwise known.
-    """
-
-    modules: tuple[str, ...]
+    modules: tuple[str, ...]  # the classifier modules that timm's configuration names
+    # Gives the keys that the model with a classifier has and the one without has not: timm may
+    # drop more than the module that it names. Called once, when a key is not otherwise known.
     build_names: Callable[[], Collection[str]]
 
     @cached_property
@@ -65,18 +58,10 @@ class HeadKeys:
 
 @dataclass(frozen=True)
 class Reading:
-    """One way to read a file: a network in it, and a prefix of its names.
+    """One way to read a file: a network in it, and a prefix of its names."""
 
-    Attributes
-    ----------
-    network : str
-        The wrapper; empty in a plain file.
-    prefix : str
-        With its final dot; empty where the names are the model's.
-    """
-
-    network: str = ""
-    prefix: str = ""
+    network: str = ""  # the wrapper; empty in a plain file
+    prefix: str = ""  # with its final dot; empty where the names are the model's
 
     def __str__(self) -> str:
         return ".".join(part for part in (self.network, self.prefix.rstrip(".")) if part)
@@ -94,31 +79,16 @@ class Reading:
 
 @dataclass
 class Filling:
-    """What is to be put into a model while timm builds it, and what became of it.
+    """What is to be put into a model while timm builds it, and what became of it."""
 
-    Attributes
-    ----------
-    name : str
-        The model, for messages.
-    path : object
-        The weights, for messages.
-    networks : mapping or None
-        The tensors, from `extract.model.checkpoints.read_networks`; None where timm reads them
-        itself.
-    head : HeadKeys
-        What may be left over.
-    reading : Reading
-        How the file was read.
-    done : bool
-        Whether timm has asked for weights.
-    """
-
-    name: str
-    path: object
+    name: str  # the model, for messages
+    path: object  # the weights, for messages
+    # The tensors, from `extract.model.checkpoints.read_networks`; None where timm reads them
+    # itself.
     networks: Mapping[str, Tensors] | None
-    head: HeadKeys
-    reading: Reading = field(default_factory=Reading)
-    done: bool = False
+    head: HeadKeys  # what may be left over
+    reading: Reading = field(default_factory=Reading)  # how the file was read
+    done: bool = False  # whether timm has asked for weights
 
     def kept(self) -> dict[str, Any]:
         """Give the backbone's own tensors, as the file holds them, under the model's names."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,49 +15,31 @@ import numpy.typing as npt
 
 from data.common.cli import log, progress
 from data.common.errors import UserError
-from data.dataset import ArrayImages, BadImage
+from data.dataset import ArrayImages, BadImageError
 from data.format.records import FeatureArray
 from data.shards import write_shard
+from extract.engines.plan import Plan
+from extract.model.names import FAST_MODEL
 from extract.request import bad_images_error
 from extract.shards.job import Job
-from extract.shards.plan import Plan, Shard, cut
+from extract.shards.plan import Shard, cut
 from extract.shards.stream import Batch, embed_batches, resident
-from extract.shards.watch import Watch
-from extract.shards.writing import Writer
 
 if TYPE_CHECKING:
     from extract.engines.embed import Embedder
 
+# When the time that a run will take is said, and which one is long.
+ESTIMATE_AFTER_SECONDS = 3.0
+ESTIMATE_WORTH_SECONDS = 60.0
+SLOW_SECONDS = 600.0
+SLOW_BATCH_SECONDS = 20.0
+
 
 def fill(job: Job, plan: Plan, embedder: Embedder) -> tuple[int, float]:
-    """Compute every shard that is not there yet.
-
-    Parameters
-    ----------
-    job : Job
-        Its ``skipped`` is filled with the ids of images that could not be decoded.
-    plan : Plan
-        How the store is cut.
-    embedder : Embedder
-        The backbone on its device.
-
-    Returns
-    -------
-    tuple of (int, float)
-        How many images were embedded now, and in how many seconds.
-
-    Raises
-    ------
-    UserError
-        For an image that cannot be decoded, or an embedding that is not finite or all zeros.
-    OutOfMemory
-        If a batch does not fit.
-    KeyboardInterrupt
-        On Ctrl-C, with a message of how much is kept.
-    """
+    """Compute every shard that is not there yet."""
     missing, kept = unfinished(job, plan)
     total = sum(job.sizes.values())
-    watch = Watch(total, kept, job.device.type, job.options.model)
+    watch = Watch(total, kept, job.device.kind, job.options.model)
 
     unread: set[int] = set()  # rows of the split that is being embedded
 
@@ -67,7 +52,7 @@ def fill(job: Job, plan: Plan, embedder: Embedder) -> tuple[int, float]:
         nonlocal kept
         write_shard(
             shard.path,
-            _stored(features, job.options.store_dtype),
+            as_stored(features, job.options.store_dtype),
             ok,
             key=job.key,
             split=shard.split,
@@ -94,25 +79,7 @@ def fill(job: Job, plan: Plan, embedder: Embedder) -> tuple[int, float]:
 
 
 def unfinished(job: Job, plan: Plan) -> tuple[list[Shard], int]:
-    """Find the shards that are not there yet.
-
-    Parameters
-    ----------
-    job : Job
-        Its ``skipped`` is set to the images that the finished shards lack.
-    plan : Plan
-        How the store is cut.
-
-    Returns
-    -------
-    tuple of (list of Shard, int)
-        What is to be computed, and how many images are done.
-
-    Raises
-    ------
-    UserError
-        If images were left out without leave.
-    """
+    """Find the shards that are not there yet."""
     missing = []
     job.skipped.clear()
     kept = 0
@@ -136,7 +103,7 @@ def interrupted(job: Job, kept: int) -> KeyboardInterrupt:
     )
 
 
-def _stored(features: npt.NDArray[np.float32], dtype: str) -> FeatureArray:
+def as_stored(features: npt.NDArray[np.float32], dtype: str) -> FeatureArray:
     """Convert to the stored type; what overflows becomes infinite, which `write_shard` refuses."""
     with np.errstate(over="ignore"):
         return features if dtype == "float32" else features.astype(np.float16)
@@ -181,7 +148,11 @@ def _batches(
     images, settings = job.splits[shards[0].split].images, job.backbone.preprocessing
     if isinstance(images, ArrayImages):
         raw = keeps_shape(settings, *images.array.shape[1:3])
-        there = resident(images.array, job.device) if raw and job.device.type == "cuda" else None
+        there = (
+            resident(images.array, job.device.torch_device)
+            if raw and job.device.kind == "cuda"
+            else None
+        )
         for span in spans:
             rows = slice(span.start, span.stop)
             batch = prepared_array(settings, images.array[rows]) if there is None else there[rows]
@@ -193,7 +164,7 @@ def _batches(
         for item in decoded:
             # A file that cannot be read for another reason says nothing about the image.
             if isinstance(item, UserError) and not (
-                isinstance(item, BadImage) and job.options.skip_bad_images
+                isinstance(item, BadImageError) and job.options.skip_bad_images
             ):
                 raise item
         arrays = [item for item in decoded if not isinstance(item, UserError)]
@@ -207,3 +178,106 @@ def note_skipped(job: Job, shard: Shard, ok: npt.NDArray[np.bool_]) -> None:
     if skipped and not job.options.skip_bad_images:
         raise bad_images_error(skipped, "an earlier run left them out")
     job.skipped.extend(skipped)
+
+
+class Watch:
+    """Measures the rate, and says once, after the first batches, how long the run will take."""
+
+    def __init__(self, total: int, done: int, device: str, model: str) -> None:
+        self.computed = 0
+        self.seconds = 0.0
+        self._left = total - done
+        self._device = device
+        self._model = model
+        self._steady: tuple[float, int] | None = None
+        self._said = False
+        self._start = time.perf_counter()
+
+    def update(self, rows: int) -> list[str]:
+        """Count a finished batch."""
+        self._left -= rows
+        self.computed += rows
+        now = time.perf_counter()
+        self.seconds = now - self._start
+        if self._steady is None:
+            self._steady = (now, self.computed)
+            # The first batch also warms up; where it took long, that hardly counts.
+            if self.seconds < SLOW_BATCH_SECONDS:
+                return []
+            self._said = True
+            return self._estimate(rows / self.seconds)
+        elapsed = now - self._steady[0]
+        if self._said or elapsed < ESTIMATE_AFTER_SECONDS:
+            return []
+        self._said = True
+        return self._estimate((self.computed - self._steady[1]) / elapsed)
+
+    def _estimate(self, rate: float) -> list[str]:
+        seconds = self._left / rate
+        if seconds < ESTIMATE_WORTH_SECONDS:
+            return []
+        lines = [
+            f"about {duration(seconds)} for the {self._left:,} images left, at {rate:.3g} images/s "
+            f"on this {self._device.upper()}; Ctrl-C keeps what is done"
+        ]
+        if self._device == "cpu" and seconds > SLOW_SECONDS and "mobilenet" not in self._model:
+            lines.append(
+                "on a CPU a small network is many times faster, if somewhat less accurate: "
+                f"--model {FAST_MODEL}"
+            )
+        return lines
+
+
+def duration(seconds: float) -> str:
+    """Write a time span as a person would say it: '40 s', '12 min', '3.5 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+class Writer:
+    """Runs one write after another in another thread; at most one waits while one is under way.
+
+    A write is HDF5, reading back and a sync: mostly waiting. What goes wrong in it is raised by
+    the next call.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shards")
+        self._under_way: Future[None] | None = None
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # On Ctrl-C, too, the shard that is being written is finished: it counts as kept.
+        try:
+            self.drain()
+        except Exception:
+            if error is None:
+                raise
+        finally:
+            self._thread.shutdown()
+
+    def put(self, write: Callable[[], None]) -> None:
+        """Hand over a write, once the one before it is done."""
+        self.drain()
+        self._under_way = self._thread.submit(write)
+
+    def drain(self) -> None:
+        """Wait until everything handed over is on the disk."""
+        if self._under_way is None:
+            return
+        under_way, self._under_way = self._under_way, None
+        try:
+            under_way.result()
+        except KeyboardInterrupt:
+            self._under_way = under_way  # it goes on, and is waited for at the end
+            raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +12,14 @@ from data.common.cli import log
 from data.common.errors import UserError
 from data.dataset import ArrayImages, ImageDataset, Split, load_dataset
 from data.format.spec import crop_marker, spec_key, store_path, work_dir
-from extract.engines.place import Place, find_place
+from extract.engines.place import Device, find_device
+from extract.engines.plan import Plan, whole_batches
 from extract.options import Options
 from extract.request import Request
 from extract.shards import plan as shards
-from extract.shards.plan import Here, Plan
 
 if TYPE_CHECKING:
     from extract.engines.embed import Images
-    from extract.engines.tuning import Choice
     from extract.model.backbone import Backbone, BackboneRequest
 
 # A transformer of the "small" size has 22 million.
@@ -50,22 +49,12 @@ class Job:
     asked: Request
     dataset: ImageDataset
     backbone: Backbone
-    place: Place
+    device: Device
     spec: dict[str, Any]
     key: str
     path: Path
     folder: Path
     skipped: list[str] = field(default_factory=list)
-
-    @property
-    def device(self) -> Any:
-        """The torch device on which the network runs."""
-        return self.place.torch_device
-
-    @property
-    def precision(self) -> str:
-        """Of the network's products."""
-        return self.place.precision
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -79,31 +68,14 @@ class Job:
 
 
 def prepare(
-    options: Options, asked: Request, dataset: ImageDataset, place: Place | None = None
+    options: Options, asked: Request, dataset: ImageDataset, device: Device | None = None
 ) -> Job:
-    """Load the backbone and settle the ``spec``, and with it the key and the path.
-
-    Parameters
-    ----------
-    options : Options
-        Of the run.
-    asked : Request
-        Of the same.
-    dataset : ImageDataset
-        The images.
-    place : Place, optional
-        Where the network will run, if not in this process.
-
-    Returns
-    -------
-    Job
-        Ready to be computed.
-    """
-    from data.common.allocator import keep_pages
+    """Load the backbone and settle the ``spec``, and with it the key and the path."""
+    from data.common.memory import keep_pages
     from extract.model.backbone import load_backbone
 
-    place = place or find_place(options.device, options.precision, options.engine)
-    if place.torch_device.type == "cpu":
+    device = device or find_device(options.device, options.precision, options.engine)
+    if device.kind == "cpu":
         keep_pages()
     log(f"loading {options.model}")
     backbone = load_backbone(backbone_request(options))
@@ -113,7 +85,7 @@ def prepare(
         "model": backbone.model_spec(),
         "preprocessing": preprocessing | crop_marker(dataset.name, preprocessing),
         "pool": backbone.pool,
-        "precision": place.precision,
+        "precision": device.precision,
         "store_dtype": options.store_dtype,
         "seed": backbone.seed,
     }
@@ -123,7 +95,7 @@ def prepare(
         asked=asked,
         dataset=dataset,
         backbone=backbone,
-        place=place,
+        device=device,
         spec=spec,
         key=key,
         path=store_path(options.features_dir, spec),
@@ -149,46 +121,16 @@ def backbone_request(options: Options) -> BackboneRequest:
     )
 
 
-def here(job: Job) -> Here:
-    """Say where the run takes place and what the user insists on: a kept plan must agree."""
-    return Here(
-        device=job.place.name,
-        torch=job.place.torch,
-        openvino=job.place.openvino,
-        engine=job.options.engine,
-        compile=job.options.compile,
-        batch_size=job.options.batch_size,
-    )
-
-
 def choose_plan(job: Job, *, measured: bool = True) -> Plan:
-    """Choose what the settings leave open: engine, batch size, size of the shards.
-
-    Parameters
-    ----------
-    job : Job
-        What the run is about.
-    measured : bool
-        Whether to run the network to find out which engine and batch size are the fastest.
-
-    Returns
-    -------
-    Plan
-        Of a new run.
-
-    Raises
-    ------
-    UserError
-        If not even single images fit into memory.
-    """
-    from extract.engines.device import OutOfMemory
+    """Choose what the settings leave open: engine, batch size, size of the shards."""
+    from extract.engines.device import OutOfMemoryError
     from extract.engines.measured import Subject
     from extract.engines.tuning import choose, choose_quickly
 
     subject = Subject(
         job.backbone,
-        job.device,
-        job.precision,
+        job.device.torch_device,
+        job.device.precision,
         first_images(job),
         job.options.engine,
         job.options.batch_size,
@@ -196,27 +138,17 @@ def choose_plan(job: Job, *, measured: bool = True) -> Plan:
         features_dir=job.options.features_dir,
     )
     try:
-        choice = (choose if measured else choose_quickly)(subject, sum(job.sizes.values()))
-    except OutOfMemory as error:
-        raise no_memory(job.options.batch_size or 1, here(job).device) from error
-    return plan_of(job, choice)
+        plan = (choose if measured else choose_quickly)(subject, sum(job.sizes.values()))
+    except OutOfMemoryError as error:
+        raise no_memory(job.options.batch_size or 1, job.device.name) from error
+    return cut_for(job, plan)
 
 
-def plan_of(job: Job, choice: Choice) -> Plan:
-    """Turn a choice into a plan."""
-    now = here(job)
-    slow = job.device.type == "cpu" and job.backbone.n_parameters > SLOW_PARAMETERS
+def cut_for(job: Job, plan: Plan) -> Plan:
+    """Settle the size of the shards: smaller ones of a network that a CPU takes long for."""
+    slow = job.device.kind == "cpu" and job.backbone.n_parameters > SLOW_PARAMETERS
     rows = shards.SLOW_SHARD_ROWS if slow else shards.SHARD_ROWS
-    return Plan(
-        batch_size=choice.batch_size,
-        engine=choice.engine,
-        device=now.device,
-        threads=job.place.threads,
-        torch=now.torch,
-        openvino=now.openvino if choice.engine == "openvino" else None,
-        instead_of=choice.instead_of,
-        shard_rows=shards.whole_batches(rows, choice.batch_size),
-    )
+    return replace(plan, shard_rows=whole_batches(rows, plan.batch_size))
 
 
 def no_memory(batch_size: int, device: str) -> UserError:
@@ -230,15 +162,7 @@ def no_memory(batch_size: int, device: str) -> UserError:
 def first_images(job: Job) -> Images:
     """Give some of the dataset's images, to measure with; a blank one where none is readable.
 
-    Parameters
-    ----------
-    job : Job
-        What the run is about.
-
-    Returns
-    -------
-    ndarray of uint8, shape (n, height, width, 3), or list
-        One at least, as the run hands them to the device's side.
+    Shapes: returns uint8 (n, height, width, 3).
     """
     from extract.model.preprocess import NetworkInput, prepared_array
     from extract.shards.loading import decode_batches

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 from data.common.errors import UserError
 from data.dataset import FileImages
-from extract.model.preprocess import Prepared, Preprocessing, prepared
+from extract.model.preprocess import Prepared, prepared
+from extract.model.preprocessing import Preprocessing
 
 Decoded: TypeAlias = "Prepared | UserError"
 # Batches that each worker may have ready: enough to hide an uneven one, little enough to hold.
@@ -57,31 +58,7 @@ def decode_batches(
     jobs: int,
     unread_rotations: set[int] | None = None,
 ) -> Iterator[list[Decoded]]:
-    """Decode batches of image files ahead of their use.
-
-    Parameters
-    ----------
-    images : FileImages
-        The files.
-    settings : Preprocessing
-        What the network takes.
-    batches : sequence of range
-        The indices of each batch, in the order wanted.
-    jobs : int
-        Worker processes.
-    unread_rotations : set of int, optional
-        Takes the indices of images whose rotation could not be read, before their batch is given.
-
-    Yields
-    ------
-    list of (ndarray of uint8, NetworkInput or UserError)
-        One batch as `prepared`; a `BadImage` in place of what cannot be decoded.
-
-    Raises
-    ------
-    UserError
-        If a worker process died.
-    """
+    """Decode batches of image files ahead of their use."""
     from torch.utils.data import DataLoader
 
     if not batches:

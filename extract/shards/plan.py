@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,57 +15,14 @@ from data.common.cli import log
 from data.common.files import write_json
 from data.format.records import FeatureArray, ShardReceipt
 from data.shards import check_shard, read_shard
+from extract.engines.place import Device
+from extract.engines.plan import Plan
+from extract.options import Options
 
 SHARD_ROWS = 1024
 # Of a network that a CPU needs a quarter of a second for, so that Ctrl-C costs a minute at most.
 SLOW_SHARD_ROWS = 256
 PLAN_NAME = "plan.json"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run chose for itself: kept with its shards, so that a resumed run does the same.
-
-    None of it is in the store's key, but all of it can change last bits.
-
-    Attributes
-    ----------
-    batch_size : int
-        Rows in every forward pass.
-    engine : str
-        What runs the network: one of `extract.options.ENGINES`.
-    device : str
-        Its name.
-    threads : int
-        torch's threads on the CPU.
-    torch : str
-        Its version.
-    openvino : str or None
-        Its version, where it is the engine.
-    instead_of : str or None
-        The engine that was asked for and failed.
-    shard_rows : int
-        Rows of a shard, a multiple of the batch size.
-    """
-
-    batch_size: int
-    engine: str
-    device: str
-    threads: int
-    torch: str
-    openvino: str | None = None
-    instead_of: str | None = None
-    shard_rows: int = SHARD_ROWS
-
-    def halved(self) -> Plan:
-        """Give the same plan with half the batch size, for a device that is short of memory."""
-        half = self.batch_size // 2
-        return replace(self, batch_size=half, shard_rows=whole_batches(self.shard_rows, half))
-
-
-def whole_batches(rows: int, batch_size: int) -> int:
-    """Round a number of rows down to full batches, at least one."""
-    return max(rows // batch_size, 1) * batch_size
 
 
 @dataclass(frozen=True)
@@ -99,22 +56,7 @@ class Shard:
 
 
 def cut(folder: Path, sizes: Mapping[str, int], rows: int) -> list[Shard]:
-    """Cut splits into shards.
-
-    Parameters
-    ----------
-    folder : Path
-        The work folder of the key.
-    sizes : mapping of str to int
-        Rows of each split.
-    rows : int
-        Rows of a shard.
-
-    Returns
-    -------
-    list of Shard
-        In the order of the rows.
-    """
+    """Cut splits into shards."""
     return [
         Shard.of(folder, split, start, min(start + rows, size))
         for split, size in sizes.items()
@@ -122,49 +64,8 @@ def cut(folder: Path, sizes: Mapping[str, int], rows: int) -> list[Shard]:
     ]
 
 
-@dataclass(frozen=True)
-class Here:
-    """What a plan must agree with: the machine, the libraries, and what the user insists on.
-
-    Attributes
-    ----------
-    device, torch : str
-        As in `Plan`.
-    openvino : str or None
-        Its version, or None where it is not installed.
-    engine : str
-        ``auto``, or what the user insists on.
-    compile : {'auto', 'on', 'off'}
-        Whether a compiled network may be used.
-    batch_size : int or None
-        What the user insists on.
-    """
-
-    device: str
-    torch: str
-    openvino: str | None
-    engine: str
-    compile: str
-    batch_size: int | None
-
-
-def resume_plan(folder: Path, here: Here, choose: Callable[[], Plan]) -> Plan:
-    """Go on with the plan of an interrupted run, or start over with a new one.
-
-    Parameters
-    ----------
-    folder : Path
-        The work folder of the key; created, and emptied where its shards cannot be continued.
-    here : Here
-        What a kept plan must agree with.
-    choose : callable
-        Gives the plan of this run, at the cost of measuring; called only for a new one.
-
-    Returns
-    -------
-    Plan
-        The one to follow, as now written in the folder.
-    """
+def resume_plan(folder: Path, device: Device, options: Options, choose: Callable[[], Plan]) -> Plan:
+    """Go on with the plan of an interrupted run, or start over with a new one."""
     kept = read_plan(folder)
     started = any(folder.glob("shard-*.h5"))
     if kept is None:
@@ -172,7 +73,7 @@ def resume_plan(folder: Path, here: Here, choose: Callable[[], Plan]) -> Plan:
             log(f"starting over: {folder / PLAN_NAME} is missing or cannot be read")
     else:
         # Automatic choices are those of the interrupted run, even if they would differ now.
-        differing = _difference(kept, here)
+        differing = _difference(kept, device, options)
         if differing is None:
             return kept
         if started:
@@ -197,18 +98,18 @@ def read_plan(folder: Path) -> Plan | None:
         return None
 
 
-def _difference(kept: Plan, here: Here) -> str | None:
+def _difference(kept: Plan, device: Device, options: Options) -> str | None:
     """Say why shards of a plan cannot be continued here; None where they can."""
-    if kept.device != here.device:
-        return f"was on {kept.device}, this one is on {here.device}"
-    if kept.torch != here.torch:
-        return f"had torch {kept.torch}, this one has {here.torch}"
-    if kept.openvino not in (None, here.openvino):
-        return f"had openvino {kept.openvino}, this one has {here.openvino or 'none'}"
-    if here.engine not in ("auto", kept.engine, kept.instead_of):
-        return f"ran on {kept.engine}, --engine asks for {here.engine}"
-    if kept.engine == "compiled" and here.compile == "off":
+    if kept.device != device.name:
+        return f"was on {kept.device}, this one is on {device.name}"
+    if kept.torch != device.torch:
+        return f"had torch {kept.torch}, this one has {device.torch}"
+    if kept.openvino not in (None, device.openvino):
+        return f"had openvino {kept.openvino}, this one has {device.openvino or 'none'}"
+    if options.engine not in ("auto", kept.engine, kept.instead_of):
+        return f"ran on {kept.engine}, --engine asks for {options.engine}"
+    if kept.engine == "compiled" and options.compile == "off":
         return "ran on a compiled network, --compile off asks for another engine"
-    if here.batch_size not in (None, kept.batch_size):
-        return f"had batches of {kept.batch_size}, --batch-size asks for {here.batch_size}"
+    if options.batch_size not in (None, kept.batch_size):
+        return f"had batches of {kept.batch_size}, --batch-size asks for {options.batch_size}"
     return None

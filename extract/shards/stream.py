@@ -47,13 +47,7 @@ class Lanes(Protocol):
 
 
 class CudaLanes:
-    """The lanes of a GPU: a stream for each direction beside the one that computes.
-
-    Parameters
-    ----------
-    device : torch.device
-        A CUDA device.
-    """
+    """The lanes of a GPU: a stream for each direction beside the one that computes."""
 
     def __init__(self, device: torch.device) -> None:
         import torch
@@ -93,27 +87,6 @@ class CudaLanes:
         ticket.synchronize()
 
 
-class HostLanes:
-    """The lanes of a device that is the host itself: copies, made at once."""
-
-    def buffer(self, size: int, dtype: torch.dtype) -> torch.Tensor:
-        """Give ordinary memory."""
-        import torch
-
-        return torch.empty(size, dtype=dtype)
-
-    def upload(self, host: torch.Tensor) -> torch.Tensor:
-        """Copy."""
-        return host.clone()
-
-    def download(self, rows: torch.Tensor, host: torch.Tensor) -> None:
-        """Copy."""
-        host.copy_(rows)
-
-    def wait(self, ticket: None) -> None:
-        """Nothing is ever under way."""
-
-
 class _Slot:
     """The host's buffers of one batch under way; used again when its rows have come back."""
 
@@ -134,23 +107,7 @@ def embed_batches(
 ) -> Iterator[tuple[Tag, npt.NDArray[np.float32]]]:
     """Embed batch after batch; on a GPU with the host ahead of it.
 
-    Parameters
-    ----------
-    embedder : Embedder
-        The network on its device.
-    batches : iterable of (tag, images)
-        Images as `Embedder.embed` takes them, or a slice of what `resident` gave; none at all,
-        too. Up to `DEPTH` batches are taken before the first rows are given.
-
-    Yields
-    ------
-    tuple of (tag, ndarray of float32, shape (n, width))
-        The rows of each batch, in order.
-
-    Raises
-    ------
-    OutOfMemory, UserError
-        As `Embedder.embed` does.
+    Shapes: yields float32 (n, width).
     """
     import torch
 
@@ -230,17 +187,7 @@ def resident(
 ) -> npt.NDArray[np.uint8] | torch.Tensor:
     """Put all images of a split on a GPU, where they leave enough room there.
 
-    Parameters
-    ----------
-    images : ndarray of uint8, shape (n, height, width, 3)
-        RGB.
-    device : torch.device
-        Where the network runs.
-
-    Returns
-    -------
-    ndarray or torch.Tensor
-        On the device, or else the images as they are: slices of either are batches.
+    Shapes: `images` uint8 (n, height, width, 3).
     """
     import torch
 

@@ -1,6 +1,7 @@
 """Writes schema-1.h5, the frozen store of schema 1.
 
-It was run once, when schema 1 was released, and is kept to show what the file holds. Do not run
+It was run once, when schema 1 was released, and again, for schema-1-without-moments.h5, when the
+moments of each class were no longer written, and is kept to show what the file holds. Do not run
 it again to make a test pass: files like this one are on users' disks.
 
     python tests/archives/make_schema_1.py tests/archives/schema-1.h5

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from classify.report.comparison import compare
 from classify.report.run_report import write_report
-from classify.results import read_results
+from classify.report.runs import read_results
 
 HERE = Path(__file__).parent
 # From before fits carried their status and results the score of the most frequent class.

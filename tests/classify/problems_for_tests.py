@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from classify.coding import class_pairs
 from classify.solver.design import DesignMatrix
-from classify.solver.problems import BinaryProblems
-from classify.solver.softmax_problems import SoftmaxProblems
+from classify.solver.problems import BinaryProblems, SoftmaxProblems, class_pairs
 from classify.solver.threads import Workers
 
 
@@ -51,3 +49,28 @@ def naive(kind, X, labels, point, problem, C=0.7, weight=None):
             t, use = (labels == j).astype(float), (labels == i) | (labels == j)
         loss = np.where(use, np.log1p(np.exp(z[:, 0])) - t * z[:, 0], 0.0)
     return C * (s * loss).sum() + 0.5 * (w**2).sum()
+
+
+def hessian_product(objective, problems, points, directions):
+    """Multiply Hessians at points by directions, as the formula reads: in double, row by row."""
+    X = objective.design.dense(np.arange(objective.design.n_rows)).astype(np.float64)
+    X = np.column_stack([X, np.full(len(X), float(objective.intercept))])
+    s = np.ones(len(X)) if objective.weight is None else objective.weight
+    products = []
+    for problem, point, direction in zip(problems, points, directions, strict=True):
+        w, v = (flat.reshape(objective.columns, -1) for flat in (point, direction))
+        z, along = X @ w.T, X @ v.T
+        if objective.columns == 1:
+            p = 1 / (1 + np.exp(-z))
+            curved = p * (1 - p) * along
+            if objective.negative is not None:
+                meets = objective.positive[problem], objective.negative[problem]
+                curved[~np.isin(objective.labels, meets)] = 0.0
+        else:
+            p = np.exp(z - z.max(axis=1, keepdims=True))
+            p /= p.sum(axis=1, keepdims=True)
+            curved = p * along - p * (p * along).sum(axis=1, keepdims=True)
+        penalty = v.copy()
+        penalty[:, -1] = 0.0
+        products.append((objective.C[problem] * (s[:, None] * curved).T @ X + penalty).ravel())
+    return np.array(products)

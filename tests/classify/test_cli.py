@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from classify.__main__ import STRATEGIES, main
-from classify.coding import STRATEGIES as CODED
 from classify.fit import fit_store as run_module
-from classify.results import read_results
+from classify.report.runs import read_results
 from classify.saved_heads import load_head
+from classify.solver.problems import STRATEGIES as CODED
 from data.common.cli import run
 
 DESIGN = {

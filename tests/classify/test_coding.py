@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 from sklearn.utils.multiclass import _ovr_decision_function
 
-from classify.coding import (
-    class_pairs,
-    decide,
-    decision_values,
-    n_heads,
-    probabilities,
-    problem_sums,
-)
+from classify.coding import decide, decision_values, probabilities, problem_sums
+from classify.solver.problems import class_pairs, n_heads
 
 
 def libsvm_multiclass_probability(r):

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from classify.coding import class_pairs, decide, decision_values, n_heads, probabilities
+from classify.coding import decide, decision_values, probabilities
+from classify.solver.problems import class_pairs, n_heads
 
 STRATEGIES = ("multinomial", "ovr", "ovo")
 # Zeros and equal scores are where decoding goes wrong.

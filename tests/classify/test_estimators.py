@@ -213,13 +213,13 @@ def test_max_iter_warns_with_the_bound():
 
 @pytest.mark.parametrize("estimator", ALL)
 def test_a_warm_start_reaches_the_same_optimum_sooner(estimator):
-    from classify.solver.fit import Head
+    from classify.linear_head import LinearHead
 
     X, y = load_wine(return_X_y=True)
     options = {"standardize": True, "tol": 1e-10}
     cold = estimator(C=1.0, **options).fit(X, y)
     near = estimator(C=0.9, **options).fit(X, y)
-    warm = estimator(C=1.0, **options).fit(X, y, start=Head(near.coef_, near.intercept_))
+    warm = estimator(C=1.0, **options).fit(X, y, start=LinearHead(near.coef_, near.intercept_))
     assert warm.n_iter_.sum() < cold.n_iter_.sum()
     np.testing.assert_allclose(warm.coef_, cold.coef_, atol=1e-4)
 
@@ -306,7 +306,7 @@ def test_the_preconditioner_for_many_columns_reaches_the_same_optimum(estimator,
     own = estimator(**options).fit(X, y)
     monkeypatch.setattr("classify.solver.fit.LARGEST_PRICE", 0)
     monkeypatch.setattr("classify.solver.preconditioner.shared.LEADING", 9)
-    monkeypatch.setattr("classify.solver.preconditioner.shared.ROWS", 37)
+    monkeypatch.setattr("classify.solver.preconditioner.shared.SAMPLE_ROWS", 37)
     shared = estimator(**options).fit(X, y)
     assert shared.certificate_["converged"] and shared.certificate_["n_passes"] < 150
     np.testing.assert_allclose(shared.coef_, own.coef_, atol=1e-5)

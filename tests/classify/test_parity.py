@@ -8,7 +8,7 @@ from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
 from sklearn.preprocessing import StandardScaler
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
-from classify.coding import class_pairs
+from classify.solver.problems import class_pairs
 
 
 def digits():

@@ -5,8 +5,9 @@ import pytest
 from sklearn.datasets import load_digits, load_iris
 
 from classify import OneVsRestLogistic
-from classify.coding import ProblemSums, class_pairs
+from classify.coding import ProblemSums
 from classify.selection import C_GRID, PATIENCE, choose_per_problem_c, select_C, validation_split
+from classify.solver.problems import class_pairs
 
 
 def test_split_is_stratified_and_keeps_single_rows_for_training():

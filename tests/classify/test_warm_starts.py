@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from classify.linear_head import LinearHead
 from classify.selection import PATH_TOL, select_C
-from classify.solver.fit import Head
 from classify.warm_starts import MOST_NUMBERS, RecentHeads, weights_ahead
 
 
 def head(value, size=3):
-    return Head(np.full((2, size), float(value)), np.full(2, -float(value)))
+    return LinearHead(np.full((2, size), float(value)), np.full(2, -float(value)))
 
 
 def course(curve, values):
@@ -78,7 +78,7 @@ def test_large_heads_are_not_kept():
     found = RecentHeads()
     for C, value in ((0.1, 1.0), (1.0, 2.0)):
         coef = np.broadcast_to(np.float64(value), (2, MOST_NUMBERS))
-        found.add(C, Head(coef, np.full(2, value)))
+        found.add(C, LinearHead(coef, np.full(2, value)))
     assert found.predict(10.0).intercept[0] == 2.0
 
 

@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
+from classify.linear_head import LinearHead
 from classify.saved_heads import SavedHead, load_head, save_head
-from classify.solver.fit import Head
 
 ALL = [MultinomialLogistic, OneVsRestLogistic, OneVsOneLogistic]
 DEVICES = ["cpu", "torch-cpu"]
@@ -104,12 +104,9 @@ def test_nothing_is_certified_of_what_is_not_finite():
     from classify.solver.solution import Certificate, Status
 
     class Endless:
-        n_problems = n_parameters = 1
-
-        def iterate(self, problems, points, rounding):
+        def __init__(self, problems, points, rounding):
             self.points, self.value = points.copy(), np.array([np.inf])
             self.gradient = np.zeros((1, 1))
-            return self
 
         def keep(self, mask):
             self.value = self.value[mask]
@@ -117,7 +114,7 @@ def test_nothing_is_certified_of_what_is_not_finite():
     def certify(problems, points):
         return Certificate(points, np.array([np.inf]), np.zeros(1), np.array([np.inf]))
 
-    found = minimise(Endless(), np.zeros((1, 1)), None, certify, tol=1e-6, max_iter=3)
+    found = minimise(Endless, np.zeros((1, 1)), None, certify, tol=1e-6, max_iter=3)
     assert found.status[0] is not Status.CONVERGED
 
 
@@ -136,7 +133,7 @@ def test_multinomial_heads_sum_to_zero_and_are_scikit_learns(load, standardize, 
     rng = np.random.default_rng(0)
     k = len(theirs.classes_)
     # What is common to all classes, in a start, must not be there at the end.
-    start = Head(rng.normal(size=theirs.coef_.shape) * 0.1 + 3, rng.normal(size=k) + 100)
+    start = LinearHead(rng.normal(size=theirs.coef_.shape) * 0.1 + 3, rng.normal(size=k) + 100)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # single precision may not reach so small a tolerance
         models = [MultinomialLogistic(**options).fit(X, y, start=s) for s in (None, start)]

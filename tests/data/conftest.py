@@ -62,22 +62,22 @@ class TinyCifar:
         self.layout = dataclasses.replace(
             self.layout, sha256=self.digest(path), n_bytes=Path(path).stat().st_size
         )
-        monkeypatch.setitem(cifar.LAYOUTS, self.layout.name, self.layout)
+        monkeypatch.setitem(cifar.ARCHIVES, self.layout.name, self.layout)
 
 
 @pytest.fixture
 def tiny(monkeypatch):
     """CIFAR-10 in 18 records: `load_dataset("cifar10")` expects these."""
-    made = TinyCifar(cifar.LAYOUTS["cifar10"])
-    monkeypatch.setitem(cifar.LAYOUTS, "cifar10", made.layout)
+    made = TinyCifar(cifar.ARCHIVES["cifar10"])
+    monkeypatch.setitem(cifar.ARCHIVES, "cifar10", made.layout)
     return made
 
 
 @pytest.fixture
 def tiny100(monkeypatch):
     """CIFAR-100 in 11 records."""
-    made = TinyCifar(cifar.LAYOUTS["cifar100"], records=(5,))
-    monkeypatch.setitem(cifar.LAYOUTS, "cifar100", made.layout)
+    made = TinyCifar(cifar.ARCHIVES["cifar100"], records=(5,))
+    monkeypatch.setitem(cifar.ARCHIVES, "cifar100", made.layout)
     return made
 
 

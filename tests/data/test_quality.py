@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "faults"))
 def features(train, test):
     header = dict.fromkeys(
         ("path", "schema_version", "key", "spec", "provenance", "request", "class_names",
-         "n_train", "n_test", "n_features", "dtype", "moments")
+         "n_train", "n_test", "n_features", "dtype")
     )  # fmt: skip
     splits = {
         name: FeatureSplit(

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from data.format.records import SplitSource, StoreError
+from data.format.shard_list import parse_listed
 from data.format.spec import spec_key
 from data.reading import iter_blocks, open_features, read_header, verify_store
 from data.shards import write_shard
-from data.virtual import parse
 from data.writing import join
 
 SPEC = {
@@ -69,7 +69,7 @@ def shard_of(store, name="shard-train-000000016.h5"):
 
 
 def digests(store):
-    return {d.name: d.sha256 for d in verify_store(store).datasets if "moments" not in d.name}
+    return {d.name: d.sha256 for d in verify_store(store).datasets}
 
 
 @pytest.mark.parametrize(("dtype", "skip"), [("float32", ()), ("float16", (0, 15, 16, 17, 49))])
@@ -77,8 +77,7 @@ def test_rows_are_those_of_a_store_in_one_file(tmp_path, dtype, skip):
     virtual = build(tmp_path / "virtual", dtype=dtype, skip=skip)
     copied = build(tmp_path / "copied", virtual=False, dtype=dtype, skip=skip)
     assert digests(virtual) == digests(copied)
-    found, expected = open_features(virtual, moments=True), open_features(copied)
-    assert found.moments is None
+    found, expected = open_features(virtual), open_features(copied)
     assert found.train.ids == expected.train.ids
     on_disk = open_features(virtual, in_memory=False)
     for split in ("train", "test"):
@@ -164,7 +163,7 @@ def test_a_store_that_is_made_again_leaves_no_old_shards(tmp_path):
     verify_store(store)
     build(tmp_path, virtual=False)
     assert not list(store.parent.glob("*.shards-*"))
-    assert open_features(store, moments=True).moments is not None
+    verify_store(store)
 
 
 @pytest.mark.parametrize(
@@ -179,4 +178,4 @@ def test_a_store_that_is_made_again_leaves_no_old_shards(tmp_path):
 )  # fmt: skip
 def test_a_list_of_shards_is_not_believed(text):
     with pytest.raises(StoreError, match="list of shards"):
-        parse(Path("store.h5"), text)
+        parse_listed(Path("store.h5"), text)

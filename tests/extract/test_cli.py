@@ -189,10 +189,10 @@ def test_verify(call, small, tmp_path, refused):
 def test_verify_finds_an_unpacked_archive_again(tmp_path):
     from types import SimpleNamespace
 
-    from data.images.cifar import LAYOUTS
+    from data.images.cifar import ARCHIVES
     from extract.commands import verify as check
 
-    folder = tmp_path / LAYOUTS["cifar10"].folder
+    folder = tmp_path / ARCHIVES["cifar10"].folder
     asked = []
 
     def load(source, **options):

@@ -29,15 +29,13 @@ from data.reading import open_features, read_header
 from extract.cluster import worker as tasks
 from extract.model import names
 from extract.model.preprocess import (
-    CROP_MODES,
-    INTERPOLATIONS,
     NetworkInput,
-    Preprocessing,
     prepared,
     prepared_array,
     resize_batch,
     resize_one,
 )
+from extract.model.preprocessing import CROP_MODES, INTERPOLATIONS, Preprocessing
 from extract.options import add_options, to_options
 from extract.shards import job, loading
 
@@ -443,7 +441,7 @@ def test_a_rectangular_input_from_end_to_end(call, photo_job):
 def test_a_cluster_worker_gives_the_same_rows(call, photo_job, dataset, monkeypatch):
     """As in a worker's process, but in this one; cluster/test_coordinator.py has real ones."""
     from extract.cluster.coordinator import settings_of
-    from extract.cluster.messages import Task
+    from extract.cluster.messages import ShardTask
     from extract.request import Request
 
     with_crop_mode(monkeypatch, "squash")
@@ -458,7 +456,7 @@ def test_a_cluster_worker_gives_the_same_rows(call, photo_job, dataset, monkeypa
     settings = settings_of(made)
     for name, split in made.splits.items():
         images = split.images.take(np.arange(len(split))) if dataset == "files" else None
-        task = Task(settings, plan, name, 0, len(split), 1, images)
+        task = ShardTask(settings, plan, name, 0, len(split), 1, images)
         rows, ok, _ = tasks._rows(task, tasks._embedder(settings, plan), set())
         assert ok.all()
         assert np.array_equal(rows, getattr(open_features(done.path), name).features)
@@ -468,7 +466,7 @@ def test_a_cluster_worker_gives_the_same_rows(call, photo_job, dataset, monkeypa
 
 
 def test_models_that_are_not_square_or_pad_keep_their_own_settings(call):
-    from extract.model.preprocess import resolve_preprocessing
+    from extract.model.preprocessing import resolve_preprocessing
 
     sapiens = resolve_preprocessing(names.pretrained_config("vit_base_patch16_sapiens2"), {})
     assert (sapiens.size, sapiens.crop_mode) == ((1024, 768), "squash")

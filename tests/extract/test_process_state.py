@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from data.common.free_memory import peak_memory_mb
+from data.common.memory import peak_memory_mb
 from data.reading import read_header
 from extract.engines.embed import Embedder
 from extract.engines.torch_settings import full_precision, using_threads

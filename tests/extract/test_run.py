@@ -180,7 +180,7 @@ def test_out_of_memory_halves_the_batch_and_starts_over(small, monkeypatch):
     def tight(self, images):
         sizes.append(self.batch_size)
         if self.batch_size > 16 and len(sizes) > 1:
-            raise embed.OutOfMemory
+            raise embed.OutOfMemoryError
         return original(self, images)
 
     monkeypatch.setattr(embed.Embedder, "embed", tight)
@@ -195,7 +195,7 @@ def test_out_of_memory_halves_the_batch_and_starts_over(small, monkeypatch):
 
 def test_out_of_memory_with_a_batch_size_of_ones_own(small, monkeypatch, refused):
     def full(self, images):
-        raise embed.OutOfMemory
+        raise embed.OutOfMemoryError
 
     monkeypatch.setattr(embed.Embedder, "embed", full)
     refused(small(), "batches of 16", "--batch-size")
@@ -219,28 +219,28 @@ def test_a_second_process_waits_and_finds_the_store(small, features, tmp_path):
 
 
 def test_the_estimate_names_a_faster_model_only_where_it_helps(monkeypatch):
-    from extract.shards import watch
+    from extract.shards import fill
 
     clock = iter(np.arange(0, 1000, 10.0))
-    monkeypatch.setattr(watch.time, "perf_counter", lambda: next(clock))
-    slow = watch.Watch(100_000, 0, "cpu", "vit_base_patch16_224")
+    monkeypatch.setattr(fill.time, "perf_counter", lambda: next(clock))
+    slow = fill.Watch(100_000, 0, "cpu", "vit_base_patch16_224")
     assert slow.update(64) == []
     lines = slow.update(64)
     assert "4.3 h for the 99,872 images left, at 6.4 images/s on this CPU" in lines[0]
     assert "--model mobilenetv3_large_100" in lines[1]
     assert slow.update(64) == []
-    monkeypatch.setattr(watch.time, "perf_counter", iter(np.arange(0, 1000, 30.0)).__next__)
-    crawling = watch.Watch(100_000, 0, "cpu", "vit_base_patch16_224")
+    monkeypatch.setattr(fill.time, "perf_counter", iter(np.arange(0, 1000, 30.0)).__next__)
+    crawling = fill.Watch(100_000, 0, "cpu", "vit_base_patch16_224")
     assert "13.0 h for the 99,936 images left" in crawling.update(64)[0]  # after the first batch
-    monkeypatch.setattr(watch.time, "perf_counter", lambda: next(clock))
-    on_gpu = watch.Watch(100_000, 0, "cuda", "vit_base_patch16_224")
+    monkeypatch.setattr(fill.time, "perf_counter", lambda: next(clock))
+    on_gpu = fill.Watch(100_000, 0, "cuda", "vit_base_patch16_224")
     on_gpu.update(64)
     assert len(on_gpu.update(64)) == 1
-    nearly_done = watch.Watch(1000, 700, "cpu", "vit_base_patch16_224")
+    nearly_done = fill.Watch(1000, 700, "cpu", "vit_base_patch16_224")
     nearly_done.update(64)
     assert nearly_done.update(64) == []
-    assert watch.duration(45) == "45 s"
-    assert watch.duration(600) == "10 min"
+    assert fill.duration(45) == "45 s"
+    assert fill.duration(600) == "10 min"
 
 
 @pytest.fixture

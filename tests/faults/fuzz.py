@@ -123,9 +123,9 @@ def unsealed(folder):
 
 def archive(folder):
     """CIFAR archives: what is not the checksummed one; sound arrays, or a message."""
-    from data.images.cifar_members import CifarLayout, CifarReader
+    from data.images.cifar import CifarArchive, CifarReader
 
-    layout = CifarLayout(
+    layout = CifarArchive(
         "cifar10", "a.tar.gz", "bin", "", "", 0, (("train.bin", 3),), (("test.bin", 2),),
         "names.txt", (2,),
     )  # fmt: skip

@@ -51,7 +51,7 @@ def test_list_and_measure(tmp_path):
         "    from extract.engines.openvino import without_telemetry\n"
         "    assert without_telemetry().convert_model is not None\n"
         "    assert 'openvino_telemetry' not in sys.modules\n"
-        "from extract import measured, tuning\n"
+        "from extract.engines import measured, tuning\n"
         "from extract.model.backbone import BackboneRequest, load_backbone\n"
         "import numpy, torch\n"
         "net = load_backbone(BackboneRequest(model='test_vit', weights='random'))\n"

@@ -80,7 +80,7 @@ def store(tmp_path):
 STEPS = {
     "reserving": "data.writing.reserve = halt",
     "rows": "n = iter([1] * 9); pause = lambda: next(n, None) or halt()",
-    "arrays written": "data.writing.iter_class_moments = halt",
+    "arrays written": "data.writing.digest_ids = halt",
     "finishing": "data.writing.Skeleton.finish = halt",
     "reading back": "data.writing.verify_store = halt",
     "syncing": "data.common.files.sync_file = halt",

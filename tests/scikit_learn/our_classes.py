@@ -13,7 +13,7 @@ import sklearn.multiclass
 from expected_failures import EXPECTED
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
-from classify.solver.fit import Head
+from classify.linear_head import LinearHead
 
 THEIRS = {
     "ovr": sklearn.multiclass.OneVsRestClassifier,
@@ -42,7 +42,7 @@ class LogisticRegression(MultinomialLogistic):
     def fit(self, X, y, sample_weight=None):
         asked, start = self.tol, None
         if self.warm_start and hasattr(self, "coef_"):
-            start = Head(self.coef_, self.intercept_)
+            start = LinearHead(self.coef_, self.intercept_)
         try:
             if isinstance(asked, float) and asked > 0:
                 self.tol = min(max(1e-7 * asked, 1e-15), 1e-7)

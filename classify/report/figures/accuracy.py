@@ -25,37 +25,12 @@ NEAR = 5.0
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, str]:
-    """Draw the figures of this section.
-
-    Parameters
-    ----------
-    results : mapping
-        A checked results.json.
-
-    Returns
-    -------
-    dict of str to str
-        SVG documents by name.
-    """
+    """Draw the figures of this section."""
     return {"accuracy": accuracies(results["strategies"], results.get("majority"))}
 
 
 def accuracies(strategies: Mapping[str, Any], majority: Mapping[str, Any] | None = None) -> str:
-    """Draw a dot plot of accuracies with their Wilson intervals.
-
-    Parameters
-    ----------
-    strategies : mapping
-        The ``strategies`` of results.json.
-    majority : mapping, optional
-        Its ``majority``: a dashed line stands where always answering the most frequent class is,
-        in a panel of its own where that is far from the accuracies.
-
-    Returns
-    -------
-    str
-        SVG.
-    """
+    """Draw a dot plot of accuracies with their Wilson intervals."""
     title = "Test accuracy with 95 % intervals: " + "; ".join(
         f"{display_name(name)} {100 * entry['test']['accuracy']:.2f} %"
         for name, entry in strategies.items()

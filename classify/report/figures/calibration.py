@@ -16,18 +16,7 @@ FEW = 10
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, str]:
-    """Draw the figures of this section.
-
-    Parameters
-    ----------
-    results : mapping
-        A checked results.json.
-
-    Returns
-    -------
-    dict of str to str
-        SVG documents by name; those that make no sense for this run are left out.
-    """
+    """Draw the figures of this section."""
     return {
         f"reliability-{name}": reliability(name, entry["calibration"], entry)
         for name, entry in results["strategies"].items()
@@ -38,22 +27,7 @@ def draw(results: Mapping[str, Any]) -> dict[str, str]:
 def reliability(
     name: str, calibration: Mapping[str, Any], entry: Mapping[str, Any] | None = None
 ) -> str:
-    """Draw accuracy against confidence, before and after.
-
-    Parameters
-    ----------
-    name : str
-        The strategy.
-    calibration : mapping
-        The ``calibration`` of its entry.
-    entry : mapping, optional
-        The entry, which says if the fit converged.
-
-    Returns
-    -------
-    str
-        SVG.
-    """
+    """Draw accuracy against confidence, before and after."""
     sides: list[tuple[str, Any, str, Any]] = [("before", calibration["before"], "none", ":")]
     if calibration["after"]:
         sides.append(("after", calibration["after"], COLOURS.get(name, INK), "-"))

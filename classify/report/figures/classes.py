@@ -40,18 +40,7 @@ NAME = 72.0
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, str]:
-    """Draw the figures of these sections.
-
-    Parameters
-    ----------
-    results : mapping
-        A checked results.json.
-
-    Returns
-    -------
-    dict of str to str
-        SVG documents by name; those that make no sense for this run are left out.
-    """
+    """Draw the figures of these sections."""
     strategies, names = results["strategies"], results["class_names"]
     order = order_of(results)
     matrices = {
@@ -71,40 +60,14 @@ def draw(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def order_of(results: Mapping[str, Any]) -> list[int]:
-    """Order classes so that those that are taken for each other are neighbours.
-
-    Parameters
-    ----------
-    results : mapping
-        A checked results.json.
-
-    Returns
-    -------
-    list of int
-        Every class index once; as they are, where results are older than this order.
-    """
+    """Order classes so that those that are taken for each other are neighbours."""
     return results.get("class_order") or list(range(len(results["class_names"])))
 
 
 def class_f1(
     class_names: Sequence[str], strategies: Mapping[str, Any], a: str = "ovr", b: str = "ovo"
 ) -> str:
-    """Draw each class's F1 under two strategies as the two ends of a line.
-
-    Parameters
-    ----------
-    class_names : sequence of str
-        All classes.
-    strategies : mapping
-        The ``strategies`` of results.json.
-    a, b : str
-        The two strategies.
-
-    Returns
-    -------
-    str
-        SVG, with the `SLOPES` classes that differ most.
-    """
+    """Draw each class's F1 under two strategies as the two ends of a line."""
     values = np.array(
         [
             [100 * strategies[side]["test"]["per_class"][name]["f1"] for name in class_names]
@@ -188,20 +151,7 @@ def _spread(values: Any, gap: float, low: float = -np.inf, high: float = np.inf)
 
 
 def strategy_title(name: str, entry: Mapping[str, Any]) -> str:
-    """Name a strategy above what is drawn of it, and say if its fit did not converge.
-
-    Parameters
-    ----------
-    name : str
-        The strategy.
-    entry : mapping
-        What holds ``converged``; older results may not know.
-
-    Returns
-    -------
-    str
-        Such as ``OvO`` or ``OvO (not converged)``.
-    """
+    """Name a strategy above what is drawn of it, and say if its fit did not converge."""
     return upper_first(display_name(name)) + (
         "" if entry.get("converged", True) else " (not converged)"
     )
@@ -212,21 +162,7 @@ def confusion(
 ) -> str:
     """Draw a confusion matrix: colour is the share of the true class, numbers are counts.
 
-    Parameters
-    ----------
-    name : str
-        The strategy.
-    class_names : sequence of str
-        Names of rows and columns.
-    matrix : array-like of int, shape (n_classes, n_classes)
-        Counts, rows are the truth.
-    entry : mapping, optional
-        The strategy's entry in results.json, which says if it converged.
-
-    Returns
-    -------
-    str
-        SVG; beyond `LEGIBLE_CLASSES` classes with colours only.
+    Shapes: matrix (n_classes, n_classes).
     """
     from matplotlib.colors import PowerNorm
 
@@ -256,17 +192,7 @@ def confusion(
 def confusion_difference(class_names: Sequence[str], difference: Any) -> str:
     """Draw the confusion matrix of one-vs-rest minus that of one-vs-one.
 
-    Parameters
-    ----------
-    class_names : sequence of str
-        Names of rows and columns.
-    difference : array-like of int, shape (n_classes, n_classes)
-        Counts, rows are the truth.
-
-    Returns
-    -------
-    str
-        SVG; beyond `LEGIBLE_CLASSES` classes with colours only.
+    Shapes: difference (n_classes, n_classes).
     """
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -293,35 +219,14 @@ def confusion_difference(class_names: Sequence[str], difference: Any) -> str:
 
 
 def group_size(n_classes: int) -> int:
-    """How many neighbouring classes share a cell of a matrix.
-
-    Parameters
-    ----------
-    n_classes : int
-        Number of classes.
-
-    Returns
-    -------
-    int
-        1 up to `CELLS` classes.
-    """
+    """How many neighbouring classes share a cell of a matrix; 1 up to `CELLS` classes."""
     return -(-n_classes // CELLS)
 
 
 def coarsened(values: Any, combine: Callable[..., Any]) -> Any:
     """Combine the cells of neighbouring classes where there are too many to see.
 
-    Parameters
-    ----------
-    values : ndarray, shape (n_classes, n_classes)
-        A matrix.
-    combine : callable
-        ``numpy.sum``, ``numpy.nanmean`` or the like.
-
-    Returns
-    -------
-    ndarray
-        The matrix itself up to `CELLS` classes, else a smaller one.
+    Shapes: values (n_classes, n_classes).
     """
     n = len(values)
     size = group_size(n)
@@ -333,18 +238,7 @@ def coarsened(values: Any, combine: Callable[..., Any]) -> Any:
 
 @contextmanager
 def matrix_figure(class_names: Sequence[str]) -> Iterator[tuple[Figure, Axes]]:
-    """Open a figure that a matrix of these classes fits into.
-
-    Parameters
-    ----------
-    class_names : sequence of str
-        Names of rows and columns.
-
-    Yields
-    ------
-    tuple
-        The figure and its axes.
-    """
+    """Open a figure that a matrix of these classes fits into."""
     n = len(class_names)
     side = max(3.4, min(0.36 * n, 7.2)) if n <= LEGIBLE_CLASSES else 4.6
     with figure_in_style(side + 1.3, side + 0.9) as (figure, axes):
@@ -354,21 +248,7 @@ def matrix_figure(class_names: Sequence[str]) -> Iterator[tuple[Figure, Axes]]:
 def paint(axes: Axes, class_names: Sequence[str], values: Any, **colours: Any) -> Any:
     """Fill the cells of a matrix with colours, and name its rows and columns.
 
-    Parameters
-    ----------
-    axes : Axes
-        Where.
-    class_names : sequence of str
-        Names of rows and columns.
-    values : ndarray, shape (n_classes, n_classes)
-        What the colours say; rows are the truth.
-    **colours : object
-        For matplotlib: ``cmap``, ``norm`` and so on.
-
-    Returns
-    -------
-    ScalarMappable
-        For a colour bar.
+    Shapes: values (n_classes, n_classes).
     """
     n = len(class_names)
     image: Any
@@ -399,19 +279,9 @@ def write_cells(
 ) -> None:
     """Write texts into cells of a matrix.
 
-    Parameters
-    ----------
-    axes : Axes
-        Where.
-    where : ndarray of bool, shape (n_classes, n_classes)
-        Which cells.
-    texts : sequence of sequence of str
-        What.
-    dark : ndarray of bool, shape (n_classes, n_classes)
-        Which cells are dark, and have white text.
-    ink : str
-        Colour of the text in the others: cells are light in the dark scheme too.
+    Shapes: where, dark (n_classes, n_classes).
     """
+    # `ink` is for light cells, which are light in the dark scheme too.
     n = len(texts)
     longest = max((len(texts[i][j]) for i, j in zip(*np.nonzero(where), strict=True)), default=0)
     size = 8.5 if n <= 10 and longest <= 3 else 7.5 if n <= 12 else 6.0

@@ -29,18 +29,7 @@ STEPS = {
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, str]:
-    """Draw the figures of this section.
-
-    Parameters
-    ----------
-    results : mapping
-        A checked results.json.
-
-    Returns
-    -------
-    dict of str to str
-        SVG documents by name; those that make no sense for this run are left out.
-    """
+    """Draw the figures of this section."""
     strategies, figures = results["strategies"], {}
     if any(entry.get("course") for entry in strategies.values()):
         figures["course"] = course(results["class_names"], strategies)
@@ -50,20 +39,7 @@ def draw(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def hardest_name(class_names: Sequence[str], classes: Sequence[int]) -> str:
-    """Name a problem by its classes.
-
-    Parameters
-    ----------
-    class_names : sequence of str
-        All classes.
-    classes : sequence of int
-        Two for a pair, one for a class against the rest, none for all at once.
-
-    Returns
-    -------
-    str
-        Such as ``cat or dog``.
-    """
+    """Name a problem by its classes."""
     names = [class_names[i] for i in classes]
     return (
         " or ".join(names) if len(names) > 1 else f"{names[0]} or not" if names else "all classes"
@@ -71,20 +47,7 @@ def hardest_name(class_names: Sequence[str], classes: Sequence[int]) -> str:
 
 
 def course(class_names: Sequence[str], strategies: Mapping[str, Any]) -> str:
-    """Draw the gap of each strategy's hardest problem, round by round.
-
-    Parameters
-    ----------
-    class_names : sequence of str
-        All classes.
-    strategies : mapping
-        The ``strategies`` of results.json.
-
-    Returns
-    -------
-    str
-        SVG.
-    """
+    """Draw the gap of each strategy's hardest problem, round by round."""
     shown = {name: entry["course"] for name, entry in strategies.items() if entry.get("course")}
     title = "Objective above its minimum, round by round; the last: " + ", ".join(
         f"{display_name(name)} {entry['relative_gaps'][-1]:.1e}" for name, entry in shown.items()
@@ -114,18 +77,7 @@ def course(class_names: Sequence[str], strategies: Mapping[str, Any]) -> str:
 
 
 def spent(timings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, float]]]]:
-    """Sort the seconds of a run into bars.
-
-    Parameters
-    ----------
-    timings : mapping
-        The ``timings`` of results.json: seconds, or seconds by strategy.
-
-    Returns
-    -------
-    list of tuple
-        For each bar its label and its parts, ``(step, seconds)``.
-    """
+    """Sort the seconds of a run into bars."""
     strategies: dict[str, list[tuple[str, float]]] = {}
     bars = []
     for step, value in timings.items():
@@ -140,18 +92,7 @@ def spent(timings: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, float]]
 
 
 def time_spent(timings: Mapping[str, Any]) -> str:
-    """Draw where the time of a run went.
-
-    Parameters
-    ----------
-    timings : mapping
-        The ``timings`` of results.json.
-
-    Returns
-    -------
-    str
-        SVG.
-    """
+    """Draw where the time of a run went."""
     bars = spent(timings)
     title = "Seconds of each step: " + "; ".join(
         f"{label} {sum(seconds for _, seconds in parts):.2f}" for label, parts in bars

@@ -17,35 +17,13 @@ from classify.report.figures.style import (
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, str]:
-    """Draw the figures of this section.
-
-    Parameters
-    ----------
-    results : mapping
-        A checked results.json.
-
-    Returns
-    -------
-    dict of str to str
-        SVG documents by name; those that make no sense for this run are left out.
-    """
+    """Draw the figures of this section."""
     rows = list(variants(results))
     return {"decoding": dots(rows)} if results.get("decoding") else {}
 
 
 def variants(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """List the ways to answer that are compared, from one-vs-rest to one-vs-one.
-
-    Parameters
-    ----------
-    results : mapping
-        A checked results.json.
-
-    Yields
-    ------
-    tuple
-        Label, strategy, and what holds ``accuracy`` and ``accuracy_ci95``.
-    """
+    """List the ways to answer that are compared, from one-vs-rest to one-vs-one."""
     own = results.get("own_c") or {}
     if "ovr" in results["strategies"]:
         ovr = results["strategies"]["ovr"]
@@ -59,18 +37,7 @@ def variants(results: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str
 
 
 def dots(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> str:
-    """Draw accuracies with their intervals as dots.
-
-    Parameters
-    ----------
-    rows : sequence of tuple
-        From `variants`.
-
-    Returns
-    -------
-    str
-        SVG.
-    """
+    """Draw accuracies with their intervals as dots."""
     title = "Test accuracy with 95 % intervals: " + "; ".join(
         f"{label} {100 * entry['accuracy']:.2f} %" for label, _, entry in rows
     )

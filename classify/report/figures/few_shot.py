@@ -24,18 +24,7 @@ ROOM = 0.055
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, str]:
-    """Draw the figures of this section.
-
-    Parameters
-    ----------
-    results : mapping
-        A checked results.json.
-
-    Returns
-    -------
-    dict of str to str
-        SVG documents by name; none where there are no curves.
-    """
+    """Draw the figures of this section."""
     found = results.get("few_shot")
     if not found or any(len(curve) < 2 for curve in found["curves"].values()):
         return {}
@@ -43,19 +32,7 @@ def draw(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def few_shot(found: Mapping[str, Any]) -> str:
-    """Draw the curve of every strategy, with the intervals of the draws.
-
-    Parameters
-    ----------
-    found : mapping
-        The ``few_shot`` of results.json.
-
-    Returns
-    -------
-    str
-        SVG. A point stands at the average number of images of a class, which is that of each where
-        classes are of one size.
-    """
+    """Draw the curve of every strategy, with the intervals of the draws."""
     curves = found["curves"]
     title = "Test accuracy against labelled images per class. " + "; ".join(
         f"{display_name(name)}: "

@@ -30,18 +30,7 @@ CURVES = 10
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, str]:
-    """Draw the figures of this section.
-
-    Parameters
-    ----------
-    results : mapping
-        A checked results.json.
-
-    Returns
-    -------
-    dict of str to str
-        SVG documents by name; those that make no sense for this run are left out.
-    """
+    """Draw the figures of this section."""
     strategies, names, figures = results["strategies"], results["class_names"], {}
     if pairs := strategies.get("ovo", {}).get("pairs"):
         known = set(pairs["classes"])
@@ -55,17 +44,7 @@ def draw(results: Mapping[str, Any]) -> dict[str, str]:
 def pair_matrix(pairs: Mapping[str, Any], order: Sequence[int]) -> Any:
     """Lay the accuracies of pairs out below the diagonal.
 
-    Parameters
-    ----------
-    pairs : mapping
-        The ``pairs`` of the one-vs-one entry.
-    order : sequence of int
-        Its classes, in the order of rows and columns.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_classes, n_classes)
-        Accuracies; NaN on and above the diagonal, and where there is no test row.
+    Shapes: returns (n_classes, n_classes).
     """
     k = len(order)
     place = {c: i for i, c in enumerate(order)}
@@ -81,17 +60,7 @@ def pair_matrix(pairs: Mapping[str, Any], order: Sequence[int]) -> Any:
 def pair_errors(class_names: Sequence[str], accuracy: Any) -> str:
     """Draw the held-out errors of every pair as a triangle.
 
-    Parameters
-    ----------
-    class_names : sequence of str
-        Names of rows and columns.
-    accuracy : ndarray of float64, shape (n_classes, n_classes)
-        From `pair_matrix`.
-
-    Returns
-    -------
-    str
-        SVG; beyond `LEGIBLE_CLASSES` classes with colours only.
+    Shapes: accuracy (n_classes, n_classes).
     """
     from matplotlib.colors import PowerNorm
 
@@ -127,22 +96,7 @@ def _mean_of_known(values: Any) -> float:
 
 
 def roc(class_names: Sequence[str], detection: Mapping[str, Any], n_test: int) -> str:
-    """Draw the ROC curves of the hardest classes, with false alarms on a logarithmic scale.
-
-    Parameters
-    ----------
-    class_names : sequence of str
-        All classes.
-    detection : mapping
-        The ``detection`` of the one-vs-rest entry.
-    n_test : int
-        How many test images there are.
-
-    Returns
-    -------
-    str
-        SVG, with the `CURVES` classes of lowest average precision.
-    """
+    """Draw the ROC curves of the hardest classes, with false alarms on a logarithmic scale."""
     curves = detection["curves"][:CURVES]
     entries = detection["classes"][: len(curves)]
     title = "ROC curves of OvR, class against rest; average precision: " + ", ".join(

@@ -1,10 +1,9 @@
 """Figures as SVG text in one style: colour-blind safe, for light and dark, always the same bytes.
 
 Strategies have colours of Okabe and Ito, classes those of Petroff, with marker shapes as a second
-cue. Text
-stays text, so that it can be searched, copied and read aloud, and takes the reader's fonts. Files
-have a white ground of their own; `inline` makes them transparent and lets them take the page's text
-colour, which is what light and dark schemes need.
+cue. Text stays text, so that it can be searched, copied and read aloud, and takes the reader's
+fonts. Files have a white ground of their own; `inline` makes them transparent and lets them take
+the page's text colour, which is what light and dark schemes need.
 
 References
 ----------
@@ -81,20 +80,7 @@ _FULL = "full name: "
 
 @contextmanager
 def figure_in_style(width: float, height: float, **kwargs: Any) -> Iterator[tuple[Figure, Any]]:
-    """Open a figure in the common style, without pyplot and its global state.
-
-    Parameters
-    ----------
-    width, height : float
-        In inches.
-    **kwargs : object
-        For ``Figure.subplots``.
-
-    Yields
-    ------
-    tuple
-        The figure and its axes.
-    """
+    """Open a figure in the common style, without pyplot and its global state."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -106,22 +92,7 @@ def figure_in_style(width: float, height: float, **kwargs: Any) -> Iterator[tupl
 
 
 def write_svg(figure: Figure, name: str, title: str) -> str:
-    """Write a figure as a standalone SVG document with a title, in the same bytes each time.
-
-    Parameters
-    ----------
-    figure : Figure
-        From `figure_in_style`.
-    name : str
-        Unique on its page.
-    title : str
-        What the figure says, for those who do not see it.
-
-    Returns
-    -------
-    str
-        SVG.
-    """
+    """Write a figure as a standalone SVG document with a title, in the same bytes each time."""
     import matplotlib
 
     stream = io.StringIO()
@@ -145,19 +116,7 @@ def write_svg(figure: Figure, name: str, title: str) -> str:
 
 
 def inline(svg: str) -> str:
-    """Prepare a figure of this module for use inside a page.
-
-    Parameters
-    ----------
-    svg : str
-        A standalone document.
-
-    Returns
-    -------
-    str
-        The ``<svg>`` element alone: transparent, in the colour of the page's text, and as wide as
-        its container.
-    """
+    """Prepare a figure of this module for use inside a page."""
     svg = svg[svg.index("<svg ") :]
     svg = re.sub(r'(<svg [^>]*?)\s+width="[\d.]+pt" height="[\d.]+pt"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg [^>]*?) height="[\d.]+pt"', r"\1", svg, count=1)
@@ -166,21 +125,7 @@ def inline(svg: str) -> str:
 
 
 def shorten(name: str, length: int = 18) -> str:
-    """Cut a name to what fits beside an axis.
-
-    Parameters
-    ----------
-    name : str
-        Any text.
-    length : int
-        Characters at most.
-
-    Returns
-    -------
-    str
-        The name, or its beginning and end around an ellipsis, since names of a family often differ
-        at the end; control characters become spaces.
-    """
+    """Cut a name to what fits beside an axis, keeping its end: names of a family differ there."""
     name = printable(name)
     if len(name) <= length:
         return name
@@ -189,36 +134,12 @@ def shorten(name: str, length: int = 18) -> str:
 
 
 def printable(text: str) -> str:
-    """Make a space of every character that cannot be drawn, and that XML may not hold.
-
-    Parameters
-    ----------
-    text : str
-        Any text.
-
-    Returns
-    -------
-    str
-        On one line, and as long.
-    """
+    """Make a space of every character that cannot be drawn, and that XML may not hold."""
     return "".join(c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else " " for c in text)
 
 
 def text_width(text: str, size: float) -> float:
-    """Measure a text in the widest font that a reader is likely to have.
-
-    Parameters
-    ----------
-    text : str
-        On one line.
-    size : float
-        Of the font, in points.
-
-    Returns
-    -------
-    float
-        Points.
-    """
+    """Measure a text, in points, in the widest font that a reader is likely to have."""
     return size * sum(map(_advance, text))
 
 
@@ -237,22 +158,7 @@ def _advance(letter: str) -> float:
 
 
 def fit_text(name: str, width: float, size: float = 9.0) -> str:
-    """Cut a name to a width, keeping its beginning and its end.
-
-    Parameters
-    ----------
-    name : str
-        Any text.
-    width : float
-        Points.
-    size : float
-        Of the font, in points.
-
-    Returns
-    -------
-    str
-        The name, or as much of it as there is room for, around an ellipsis; see `full_names`.
-    """
+    """Cut a name to a width, keeping its beginning and its end."""
     name = printable(name)
     if text_width(name, size) <= width:
         return name
@@ -263,64 +169,25 @@ def fit_text(name: str, width: float, size: float = 9.0) -> str:
 
 
 def name_entries(legend: Legend, shown: Sequence[str], names: Sequence[str]) -> None:
-    """Write names into a legend, also those that begin with an underscore.
-
-    Parameters
-    ----------
-    legend : Legend
-        Whose entries have any labels; matplotlib leaves out those that begin with an underscore.
-    shown : sequence of str
-        What to write.
-    names : sequence of str
-        The names in full.
-    """
+    """Write names into a legend, also those that begin with an underscore."""
     for text, short in zip(legend.get_texts(), shown, strict=True):
         text.set_text(short)
     full_names(legend.get_texts(), names)
 
 
 def full_names(texts: Iterable[Text], names: Sequence[str]) -> None:
-    """Let drawn texts carry the names that they were cut from, as the titles a pointer shows.
-
-    Parameters
-    ----------
-    texts : iterable of Text
-        Labels in a figure.
-    names : sequence of str
-        As many.
-    """
+    """Let drawn texts carry the names that they were cut from, as the titles a pointer shows."""
     for text, name in zip(texts, names, strict=True):
         text.set_gid(_FULL + printable(name))
 
 
 def filling(colour: str, entry: Mapping[str, Any]) -> str:
-    """Fill a mark, or leave it hollow where its fit did not converge.
-
-    Parameters
-    ----------
-    colour : str
-        Of the mark.
-    entry : mapping
-        What holds ``converged``; older results may not know.
-
-    Returns
-    -------
-    str
-        The colour, or that of paper.
-    """
+    """Fill a mark, or leave it hollow where its fit did not converge."""
     return colour if entry.get("converged", True) else PAPER
 
 
 def percent_axis(axis: Axes, low: float, high: float) -> None:
-    """Zoom an accuracy axis to what is shown, with room for the numbers.
-
-    Parameters
-    ----------
-    axis : Axes
-        Its x axis is in percent.
-    low, high : float
-        Smallest and largest value shown.
-    """
+    """Zoom an accuracy axis to what is shown, with room for the numbers."""
     room = max(0.6, 0.12 * (high - low))
     axis.set_xlim(*within_percent(low - room, high + room))
 
@@ -328,47 +195,17 @@ def percent_axis(axis: Axes, low: float, high: float) -> None:
 def within_percent(low: float, high: float) -> tuple[float, float]:
     """Keep the ends of an axis of shares to what shares can be, 0 to 100 %.
 
-    Parameters
-    ----------
-    low, high : float
-        Where the axis would end, in percent.
-
-    Returns
-    -------
-    tuple of float
-        Where it ends. What stands at the ends itself is drawn whole with ``clip_on=False``.
+    What stands at the ends itself is drawn whole with ``clip_on=False``.
     """
     return max(0.0, low), min(100.0, high)
 
 
 def power_of_ten(value: float, _position: float | None = None) -> str:
-    """Label a tick of a logarithmic axis without mathtext, which `_STYLE` turns off.
-
-    Parameters
-    ----------
-    value : float
-        A power of ten.
-
-    Returns
-    -------
-    str
-        Such as ``10⁻³``.
-    """
+    """Label a tick of a logarithmic axis without mathtext, which `_STYLE` turns off."""
     exponent = round(np.log10(value))
     return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def percent_of_ten(value: float, _position: float | None = None) -> str:
-    """Label a tick of a logarithmic axis of shares.
-
-    Parameters
-    ----------
-    value : float
-        A power of ten, 1 at most.
-
-    Returns
-    -------
-    str
-        In percent, such as ``0.01``.
-    """
+    """Label a tick of a logarithmic axis of shares."""
     return f"{100 * value:.10g}"

@@ -40,21 +40,7 @@ LABEL = 130.0
 
 
 def backbones(rows: Sequence[Mapping[str, Any]], figure_name: str = "backbones") -> str:
-    """Draw accuracies with intervals for every backbone and strategy.
-
-    Parameters
-    ----------
-    rows : sequence of mapping
-        Leaderboard rows with ``label``, ``strategy``, ``accuracy`` and ``accuracy_ci95``; rows of
-        one label stand together.
-    figure_name : str
-        Unique on its page.
-
-    Returns
-    -------
-    str
-        SVG.
-    """
+    """Draw accuracies with intervals for every backbone and strategy."""
     labels = list(dict.fromkeys(row["label"] for row in rows))
     names = list(dict.fromkeys(row["strategy"] for row in rows))
     title = "Test accuracy with 95 % intervals of every backbone and strategy"
@@ -82,53 +68,17 @@ def backbones(rows: Sequence[Mapping[str, Any]], figure_name: str = "backbones")
 
 
 def known_costs(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Say which costs can be drawn.
-
-    Parameters
-    ----------
-    rows : sequence of mapping
-        Leaderboard rows of one dataset.
-
-    Returns
-    -------
-    dict of str to str
-        Keys of the rows and what axes call them; those that no row knows are left out.
-    """
+    """Say which costs can be drawn."""
     return {key: what for key, what in COSTS.items() if any(row[key] is not None for row in rows)}
 
 
 def numbered(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """List the backbones in the order of their numbers in the figure.
-
-    Parameters
-    ----------
-    rows : sequence of mapping
-        Leaderboard rows, best first.
-
-    Returns
-    -------
-    list of str
-        Labels; the first one is number 1.
-    """
+    """List the backbones in the order of their numbers in the figure."""
     return list(dict.fromkeys(row["label"] for row in rows))
 
 
 def draw_tradeoffs(rows: Sequence[Mapping[str, Any]], figure_name: str) -> str:
-    """Draw accuracy, with its interval, against every cost that is known.
-
-    Parameters
-    ----------
-    rows : sequence of mapping
-        Leaderboard rows of one dataset, best first.
-    figure_name : str
-        Unique on its page.
-
-    Returns
-    -------
-    str
-        SVG; one panel for each cost. Backbones are numbered as `numbered` lists them, since their
-        names would overlap.
-    """
+    """Draw accuracy, with its interval, against every cost that is known."""
     costs, labels = known_costs(rows), numbered(rows)
     title = f"Test accuracy against {'; '.join(costs.values())}. " + "; ".join(
         f"{i} is {label}" for i, label in enumerate(labels, start=1)

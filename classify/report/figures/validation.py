@@ -22,18 +22,7 @@ from classify.wording import display_name
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, str]:
-    """Draw the figures of this section.
-
-    Parameters
-    ----------
-    results : mapping
-        A checked results.json.
-
-    Returns
-    -------
-    dict of str to str
-        SVG documents by name; none where C was given.
-    """
+    """Draw the figures of this section."""
     strategies = results["strategies"]
     if not any(entry["validation"] for entry in strategies.values()):
         return {}
@@ -41,18 +30,7 @@ def draw(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def validation(strategies: Mapping[str, Any]) -> str:
-    """Draw validation accuracy and log-loss over C, with the chosen values.
-
-    Parameters
-    ----------
-    strategies : mapping
-        The ``strategies`` of results.json; those with an empty ``validation`` are left out.
-
-    Returns
-    -------
-    str
-        SVG.
-    """
+    """Draw validation accuracy and log-loss over C, with the chosen values."""
     shown = {name: entry for name, entry in strategies.items() if entry["validation"]}
     title = "Validation accuracy and log-loss over C; chosen: " + ", ".join(
         f"{display_name(name)} {entry['C']:.3g}" for name, entry in shown.items()

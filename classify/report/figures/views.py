@@ -21,18 +21,7 @@ VECTOR_POINTS = 400
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, str]:
-    """Draw the figures of this section.
-
-    Parameters
-    ----------
-    results : mapping
-        A checked results.json.
-
-    Returns
-    -------
-    dict of str to str
-        SVG documents by name; those that make no sense for this run are left out.
-    """
+    """Draw the figures of this section."""
     views = results.get("views")
     if not views:
         return {}
@@ -41,18 +30,7 @@ def draw(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def hardest_classes(results: Mapping[str, Any]) -> list[int]:
-    """Name the classes that get a colour: all, or those of lowest F1 if there are too many.
-
-    Parameters
-    ----------
-    results : mapping
-        A checked results.json.
-
-    Returns
-    -------
-    list of int
-        As many as there are colours at most, in the order of their indices.
-    """
+    """Name the classes that get a colour: all, or those of lowest F1 if there are too many."""
     names = results["class_names"]
     entries = [entry["test"]["per_class"] for entry in results["strategies"].values()]
     f1 = [np.mean([entry[name]["f1"] for entry in entries]) for name in names]
@@ -63,24 +41,7 @@ def hardest_classes(results: Mapping[str, Any]) -> list[int]:
 def scatter(
     kind: str, views: Mapping[str, Any], class_names: Sequence[str], coloured: Sequence[int]
 ) -> str:
-    """Draw one view.
-
-    Parameters
-    ----------
-    kind : {'lda', 'pca'}
-        Which.
-    views : mapping
-        The ``views`` of results.json.
-    class_names : sequence of str
-        All classes.
-    coloured : sequence of int
-        Those with a colour; the others are faint.
-
-    Returns
-    -------
-    str
-        SVG.
-    """
+    """Draw one view."""
     points, labels = np.array(views[kind]["points"]), np.array(views["labels"])
     title = f"{len(labels)} test images in the first two directions of {kind.upper()}, by class"
     with figure_in_style(4.8, 4.4 + 0.2 * ((len(coloured) + 2) // 3)) as (figure, axes):

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.floating[Any]]
+from classify.solver.tuning import LEAF
 
-# Matrices up to this size are inverted directly.
-LEAF = 32
+Floats = npt.NDArray[np.floating[Any]]
 
 
 def square(block: Floats) -> Floats:
@@ -19,40 +18,20 @@ def square(block: Floats) -> Floats:
 
 
 def orthonormal(block: Floats) -> Floats:
-    """Make columns orthonormal: by a Cholesky factor, or by reflections where rounding spoils that.
-
-    Parameters
-    ----------
-    block : ndarray, shape (n, k)
-        Columns, more rows than those.
-
-    Returns
-    -------
-    ndarray, shape (n, k)
-        Orthonormal columns of the same span, in the same dtype.
-    """
+    """Make the columns of ``(n, k)`` orthonormal; they span the same."""
     for _ in range(2):  # the second time mends what the condition of the first cost
         try:
             factor = np.linalg.cholesky(square(block).astype(np.float64))
-        except np.linalg.LinAlgError:
+        except np.linalg.LinAlgError:  # rounding spoilt it; reflections are slower and always work
             return np.asarray(np.linalg.qr(block)[0])
         block = block @ np.linalg.inv(factor).T.astype(block.dtype)
     return block
 
 
 def inverse_factor_plus_identity(gram: Floats) -> Floats:
-    """Factorise the inverse of ``I + gram``; a growing diagonal mends what rounding spoilt.
+    """Return lower triangular ``F`` with ``F' F`` the inverse of ``I + gram``.
 
-    Parameters
-    ----------
-    gram : ndarray, shape (..., n, n)
-        Symmetric, positive semidefinite up to rounding; overwritten. Several in one array cost
-        the interpreter no more than one.
-
-    Returns
-    -------
-    ndarray, shape (..., n, n)
-        Lower triangular ``F``; ``F' F`` is the inverse.
+    `gram` is ``(n, n)`` or a batch ``(k, n, n)``, semidefinite up to rounding; overwritten.
     """
     index = np.arange(gram.shape[-1])
     diagonal = gram[..., index, index].copy()
@@ -65,6 +44,7 @@ def inverse_factor_plus_identity(gram: Floats) -> Floats:
             if gram.ndim > 2:  # the others need no mending
                 gram[..., index, index] = diagonal
                 return np.stack([inverse_factor_plus_identity(one) for one in gram])
+            # Rounding made it indefinite: a larger diagonal is a smaller step, never a wrong one.
             jitter = max(jitter * 100, float(diagonal.max(initial=1.0)) * 1e-7)
 
 

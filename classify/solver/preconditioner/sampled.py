@@ -33,6 +33,16 @@ from classify.solver.preconditioner.sampling import (
 )
 from classify.solver.preconditioner.shared import SharedHessian, Sketch
 from classify.solver.problems import Problems
+from classify.solver.tuning import (
+    CURVATURE_ROWS,
+    LONGEST,
+    PANELS,
+    SETTLED,
+    SLOW_NUMBERS,
+    SLOW_ROWS,
+    SLOW_TOGETHER,
+    SOFTEST,
+)
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -42,21 +52,6 @@ Integers = npt.NDArray[np.intp]
 # Rows in the sample that all columns share, and in each column's own, as multiples of the width.
 SHARED_ROWS = 6
 OWN_ROWS = 2
-# The same for columns that share one and are slow, and the numbers that all those inverses hold.
-SLOW_ROWS = 1.5
-SETTLED = 10
-SLOW_NUMBERS = 18_000_000
-# Where these do not suffice, the next are made once there is room for so many.
-SLOW_TOGETHER = 4
-# Inverses are renewed after so many rounds at the latest, in units of their price, if rounds are
-# cheap: where classes are apart and C is large, the curvature goes on falling from round to round.
-LONGEST = 5.0
-# Rows whose curvature is computed at a time.
-ROWS = 4096
-# Rows of panels that a triangle is kept in.
-PANELS = 4
-# The least curvature of an intercept, per row of weight 1 and in units of C.
-SOFTEST = 1e-6
 
 
 class _Triangle:
@@ -94,7 +89,7 @@ class _Inverse:
     basis: Floats | None  # of the span of A, where that has fewer rows than features
     factor: _Triangle  # F with F'F the inverse of I + A'A, in that basis
 
-    def solve(self, gradient: Array, stiffness: float) -> Array:
+    def solve(self, gradient: Array, intercept_curvature: float) -> Array:
         """Apply the inverse to one column's gradient, intercept last."""
         v = (gradient[:-1] - self.mean * gradient[-1]).astype(self.factor.dtype)
         if self.basis is None:
@@ -103,31 +98,22 @@ class _Inverse:
             v = project_and_solve(self.basis, self.factor.squared, v)
         out = np.empty_like(gradient)
         out[:-1] = v
-        out[-1] = gradient[-1] / stiffness - self.mean @ out[:-1]
+        out[-1] = gradient[-1] / intercept_curvature - self.mean @ out[:-1]
         return out
 
 
 class SampledHessian:
     """Approximate inverse Hessians from rows sampled by their curvature.
 
-    Parameters
-    ----------
-    own_rows : int
-        Rows drawn for each column's own inverse; 0 where that would cost too much: then columns of
-        similar curvature share one, made from `shared_rows`.
-    shared_rows : int
-        Rows drawn for all columns together, which serve until the columns have their own.
-    price : float
-        What an update of the columns' own inverses costs, in passes.
-    slow_price : float
-        Where columns share an inverse: how many rounds a column must have ahead of it to get one
-        of its own; 0 for never.
+    `rows_per_column` are drawn for each column's own inverse, 0 where those are too expensive: then
+    columns share inverses made from `shared_rows`. An update costs `price` passes; a column that
+    has `slow_price` iterations ahead of it (0 for never) gets one of its own beside the shared.
     """
 
     def __init__(
-        self, own_rows: int, shared_rows: int, price: float, slow_price: float = 0.0
+        self, rows_per_column: int, shared_rows: int, price: float, slow_price: float = 0.0
     ) -> None:
-        self.own_rows, self.shared_rows, self.price = own_rows, shared_rows, price
+        self.rows_per_column, self.shared_rows, self.price = rows_per_column, shared_rows, price
         self.slow_price = slow_price
         self._slow: Integers = np.empty(0, dtype=np.intp)  # whose own inverse is made next
         self._inverses: dict[int, _Inverse] = {}
@@ -137,57 +123,67 @@ class SampledHessian:
         # Which shared inverse serves a column: the newest, or the one before for columns that
         # had converged when the newest was made, and go on at another C.
         self._serves: dict[int, SharedHessian] = {}
-        self._stiffness = np.empty(0)
-        self._age = 0.0  # rounds of all columns since the last update
+        self._intercept_curvature = np.empty(0)
+        # Iterations of each column since its own inverse was made; the C that inverses were made
+        # for, and what it is for those that go back to the shared one.
+        self._iterations: Integers = np.empty(0, dtype=np.intp)
+        self._made_for, self._shared_for = np.empty(0), np.empty(0)
+        self._age = 0.0  # iterations of all columns since the last update
         self._updates = 0  # for this objective
 
     def attach(self, objective: Problems) -> None:
         """Serve another objective over the same rows; what was learnt is kept."""
         self.objective = objective
         columns = objective.n_problems * objective.columns
-        if not len(self._stiffness):
-            self._stiffness = np.ones(columns)
-            self._rounds = np.zeros(columns, dtype=np.intp)  # of each, since its own was made
+        if not len(self._intercept_curvature):
+            self._intercept_curvature = np.ones(columns)
+            self._iterations = np.zeros(columns, dtype=np.intp)
             self._made_for = np.ones(objective.n_problems)
-            self._shared_for = np.ones(objective.n_problems)  # what is left to those without
+            self._shared_for = np.ones(objective.n_problems)
         self._updates = min(self._updates, 2)
 
     def due(self, problems: Integers, ahead: Array) -> bool:
-        """Say whether the rounds since the last update have cost as much as the next one.
+        """Say whether the iterations since the last update have cost as much as the next one.
 
         Where columns share an inverse, those that are still far from the end get one of their own.
         """
+        # The renewal rule. An inverse ages by one for each iteration of all columns that it
+        # serves. It is renewed when the iterations since have cost about as much as a new one: 0.6
+        # prices after the first update, three times that after each further one, since inverses
+        # made nearer the optimum stay good for longer; at least three iterations. `LONGEST` ends
+        # that growth, for separable classes, whose curvature goes on falling. Near the end
+        # (`ahead`, which is 0 where it is not known) an update would not be won back.
         places = self._places(problems)
         columns = places.tolist()
         self._slow = np.empty(0, dtype=np.intp)
         if not all(column in self._serves or column in self._inverses for column in columns):
             return True
         renewed = columns
-        if not self.own_rows:  # what is shared serves only those without one of their own
+        if not self.rows_per_column:  # what is shared serves only those without one of their own
             renewed = [column for column in columns if column not in self._inverses]
-        self._age += len(renewed) / len(self._stiffness)
-        # The first inverses are made where the weights are zero; those of the second time are made
-        # near enough to the optimum to serve for long.
-        late = 0 < ahead.max(initial=0.0) < self.price  # too few rounds are left to win it back
-        rounds = max(3.0, 0.6 * self.price * 3.0 ** (self._updates - 1))
-        if self._age > min(rounds, LONGEST * max(self.price, 1.0)) and not late:
+        self._age += len(renewed) / len(self._intercept_curvature)
+        late = 0 < ahead.max(initial=0.0) < self.price  # too few iterations are left to win it back
+        iterations = max(3.0, 0.6 * self.price * 3.0 ** (self._updates - 1))
+        if self._age > min(iterations, LONGEST * max(self.price, 1.0)) and not late:
             return True
-        self._slow = self._worth_own(places, np.repeat(ahead, self.objective.columns))
+        self._slow = self._worth_per_column(places, np.repeat(ahead, self.objective.columns))
         return len(self._slow) > 0
 
-    def _worth_own(self, places: Integers, ahead: Array) -> Integers:
-        """Find the columns that an inverse of their own saves more rounds than it costs."""
+    def _worth_per_column(self, places: Integers, ahead: Array) -> Integers:
+        """Find the columns that an inverse of their own saves more iterations than it costs."""
         # (One column a problem: the softmax's blocks have inverses that stand together.)
-        if self.own_rows or not self.slow_price or self.objective.columns > 1:
+        if self.rows_per_column or not self.slow_price or self.objective.columns > 1:
             return np.empty(0, dtype=np.intp)
-        self._rounds[places] += 1
-        slow = np.flatnonzero((self._rounds[places] >= SETTLED) & (ahead > self.slow_price))
+        self._iterations[places] += 1
+        # Slow is judged after some iterations with the same inverse, and not again until as many
+        # have gone by with its own; the slowest come first where there is not room for all.
+        slow = np.flatnonzero((self._iterations[places] >= SETTLED) & (ahead > self.slow_price))
         has = np.isin(places[slow], np.fromiter(self._inverses, np.intp, len(self._inverses)))
         again, new = slow[has], slow[~has]
         if len(new):
             new = new[np.argsort(-ahead[new], kind="stable")][: self._room(places, len(new))]
         slow = np.sort(np.concatenate([again, new]))
-        self._rounds[places[slow]] = 0
+        self._iterations[places[slow]] = 0
         return slow
 
     def _room(self, places: Integers, wanted: int) -> int:
@@ -211,41 +207,41 @@ class SampledHessian:
         columns = self._places(problems)
         C = np.repeat(objective.C[problems], objective.columns)
         curvatures: list[Floats] = []
-        mass = np.zeros(len(columns))
-        groups, scores, fresh = objective.scored(problems, moves)
+        curvature_sum = np.zeros(len(columns))
+        groups, scores, fresh = moves.scores()
 
         def curve(job: tuple[int, int]) -> None:
             index, low = job
             group, z = groups[index], scores[index]
-            high = min(low + ROWS, len(z))
+            high = min(low + CURVATURE_ROWS, len(z))
             start, stop = group.start + low, group.start + high
-            bend = objective.curvature(z[low:high], start, stop, group, None)
+            curvature = objective.curvature(z[low:high])
             if objective.weight is not None:
-                bend = bend * objective.weight[start:stop, None]
-            curvatures[index][low:high] = bend * C[group.columns].astype(z.dtype)
+                curvature = curvature * objective.weight[start:stop, None]
+            curvatures[index][low:high] = curvature * C[group.columns].astype(z.dtype)
 
         curvatures.extend(scores if fresh else [np.empty_like(z) for z in scores])
-        jobs = [(i, low) for i, z in enumerate(scores) for low in range(0, len(z), ROWS)]
+        jobs = [(i, low) for i, z in enumerate(scores) for low in range(0, len(z), CURVATURE_ROWS)]
         objective.workers.map(curve, jobs)
-        weight = np.zeros(len(columns))
-        for group, bend in zip(groups, curvatures, strict=True):
-            mass[group.columns] += bend.sum(axis=0, dtype=np.float64)
-            weight[group.columns] += objective.mass(group)
+        row_weight = np.zeros(len(columns))
+        for group, curvature in zip(groups, curvatures, strict=True):
+            curvature_sum[group.columns] += curvature.sum(axis=0, dtype=np.float64)
+            row_weight[group.columns] += objective.weight_sum(group)
         # Where the classes are apart hardly any curvature is left, and rounding in an intercept's
         # gradient over next to nothing would be all there is of a step.
-        stiffness = np.maximum(mass, SOFTEST * C * weight)
+        intercept_curvature = np.maximum(curvature_sum, SOFTEST * C * row_weight)
         if len(self._slow):
             # The others' inverse stays, and so does what it was made for.
             slow = self._slow
-            self._stiffness[columns[slow]] = stiffness[slow]
+            self._intercept_curvature[columns[slow]] = intercept_curvature[slow]
             self._made_for[problems[slow]] = objective.C[problems[slow]]
             self._divide(columns, groups, curvatures, slow, int(SLOW_ROWS * design.n_features))
             return
-        self._stiffness[columns] = stiffness
+        self._intercept_curvature[columns] = intercept_curvature
         self._made_for[problems] = self._shared_for[problems] = objective.C[problems]
         flat = not objective.split(moves.points)[0].any()
-        if flat or not self.own_rows:
-            # The first serves for a few rounds only, far from the optimum: half as many will do.
+        if flat or not self.rows_per_column:
+            # The first serves for a few iterations only, far from the optimum: half will do.
             before = self._shared
             rows = self.shared_rows // (2 if flat else 1)
             self._shared = SharedHessian(
@@ -256,11 +252,11 @@ class SampledHessian:
                 self.sketch = self.sketch.without_rows()
             self._assign(columns, before)
         else:
-            self._divide(columns, groups, curvatures, np.arange(len(columns)), self.own_rows)
+            self._divide(columns, groups, curvatures, np.arange(len(columns)), self.rows_per_column)
         self._age = 0.0
         # What is made near the optimum serves for long: the second one, and the first of a start
         # away from zero.
-        self._updates += 2 if not flat and (not self.own_rows or not self._updates) else 1
+        self._updates += 2 if not flat and (not self.rows_per_column or not self._updates) else 1
 
     def _assign(self, columns: Integers, before: SharedHessian | None) -> None:
         """Let the newest serve its columns, and none but the one before the others."""
@@ -285,22 +281,22 @@ class SampledHessian:
         """Make the own inverses of the columns in some places."""
         design, workers = self.objective.design, self.objective.workers
         parts: list[list[tuple[Integers, Floats]]] = [[] for _ in columns]
-        for group, bend in zip(groups, curvatures, strict=True):
+        for group, curvature in zip(groups, curvatures, strict=True):
             rows = np.arange(group.start, group.stop)
             for place, column in enumerate(group.columns):
-                parts[column].append((rows, bend[:, place]))
+                parts[column].append((rows, curvature[:, place]))
 
         def build(place: int) -> _Inverse:
             rows = np.concatenate([part[0] for part in parts[place]])
-            bend = np.concatenate([part[1] for part in parts[place]]).astype(np.float64)
-            chosen, chance = systematic_sample(bend, n_rows)
-            rows, bend = rows[chosen], bend[chosen] / chance
+            curvature = np.concatenate([part[1] for part in parts[place]]).astype(np.float64)
+            chosen, chance = systematic_sample(curvature, n_rows)
+            rows, curvature = rows[chosen], curvature[chosen] / chance
             block = design.dense(rows)
-            share = bend / max(float(bend.sum()), np.finfo(float).tiny)
+            share = curvature / max(float(curvature.sum()), np.finfo(float).tiny)
             share *= self.objective.intercept  # without one, about zero
             mean = (share.astype(block.dtype) @ block).astype(np.float64)
             block -= mean.astype(block.dtype)
-            block *= np.sqrt(bend)[:, None].astype(block.dtype)
+            block *= np.sqrt(curvature)[:, None].astype(block.dtype)
             basis = None
             if len(block) < block.shape[1]:
                 basis, gram = span_and_gram(block)
@@ -318,23 +314,23 @@ class SampledHessian:
         g = _without_common(gradients.reshape(len(problems), self.objective.columns, -1))
         places = self._places(problems)
         flat = g.reshape(len(places), -1)
-        stiffness = self._stiffness[places]
+        intercept_curvature = self._intercept_curvature[places]
         names = places.tolist()
-        own = [i for i, name in enumerate(names) if name in self._inverses]
+        per_column = [i for i, name in enumerate(names) if name in self._inverses]
         servers = [None if name in self._inverses else self._serves[name] for name in names]
         kinds = dict.fromkeys(server for server in servers if server is not None)
-        if not own and len(kinds) == 1:
-            solved = next(iter(kinds)).apply(places, flat, stiffness)
+        if not per_column and len(kinds) == 1:
+            solved = next(iter(kinds)).apply(places, flat, intercept_curvature)
         else:
             solved = np.empty_like(flat)
             for server in kinds:
                 some = np.flatnonzero([other is server for other in servers])
-                solved[some] = server.apply(places[some], flat[some], stiffness[some])
+                solved[some] = server.apply(places[some], flat[some], intercept_curvature[some])
 
         def solve(i: int) -> None:
-            solved[i] = self._inverses[names[i]].solve(flat[i], stiffness[i])
+            solved[i] = self._inverses[names[i]].solve(flat[i], intercept_curvature[i])
 
-        workers.map(solve, own)
+        workers.map(solve, per_column)
         d = _without_common(solved.reshape(g.shape)).reshape(gradients.shape)
         # An inverse made for another C: most of the Hessian is proportional to it.
         share = self._made_for[problems] / self.objective.C[problems]

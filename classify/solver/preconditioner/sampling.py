@@ -39,24 +39,10 @@ def project_and_solve(basis: Floats, factor: Callable[[Floats], Floats], v: Floa
 
 
 def systematic_sample(size: Array, n: int) -> tuple[Integers, Array]:
-    """Draw about `n` rows with probability proportional to size, without chance.
+    """Draw about `n` rows with probability proportional to size, without chance; return both.
 
     Systematic sampling (Madow, *Ann. Math. Stat.* 20, 1949): equal steps along the cumulated
     probabilities. Rows that would be drawn more than once are all taken.
-
-    Parameters
-    ----------
-    size : ndarray of float64, shape (n_rows,)
-        Not negative.
-    n : int
-        Rows to draw.
-
-    Returns
-    -------
-    rows : ndarray of int
-        Drawn rows, ascending.
-    chance : ndarray of float64
-        The probability with which each was drawn.
     """
     if n >= len(size):
         return np.arange(len(size)), np.ones(len(size))

@@ -1,7 +1,7 @@
 """One approximate inverse Hessian for many columns, with each column's own leading part.
 
 The scatter ``T`` of a sample of rows, weighed by the curvature of all columns together, stands for
-every column: ``I + m T`` with ``m`` the column's own mass of curvature. Columns of similar mass
+every column: ``I + m T`` with ``m`` the sum of the column's own curvature. Columns of similar sums
 share a factorisation. In the leading directions ``V`` of ``T`` that is replaced by what the sample
 says of the column itself, weighed by the column's own curvature: the inverse is
 
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.solver.design import DesignMatrix
+from classify.solver.arrays import Design
 from classify.solver.passes import Group
 from classify.solver.preconditioner.factors import inverse_factor_plus_identity, orthonormal, square
 from classify.solver.preconditioner.sampling import (
@@ -32,55 +32,36 @@ from classify.solver.preconditioner.sampling import (
     systematic_sample,
 )
 from classify.solver.threads import Workers
+from classify.solver.tuning import (
+    BUCKET,
+    DENSE_NUMBERS,
+    FEATURE_PARTS,
+    LEADING,
+    LEADING_ITERATIONS,
+    LIGHT,
+    LIGHT_NUMBERS,
+    MOST,
+    NARROW,
+    PARTS,
+    SAMPLE_ROWS,
+    TOGETHER,
+)
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
-# Columns whose curvatures are within this factor of each other share a factorisation.
-BUCKET = 9.0
-# Directions in which a column has its own part, and numbers in all those parts; see `LIGHT`.
-LEADING = 128
-NARROW = 256
-DENSE_NUMBERS = 16_000_000
-LIGHT_NUMBERS = 100_000_000
-ITERATIONS = 3
-ROWS = 1024
-PARTS = 4
-FEATURE_PARTS = 4
-# Columns that one thread works on at a time.
-TOGETHER = 16
-# Where most columns have no more curvature than this in all, an average of what lies outside the
-# leading directions will do; it needs no matrix of features by features, and has room for more.
-LIGHT, MOST = 3.0, 0.95
-
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
-    """Some of the rows in a few directions.
+    """Some of the rows (k, ascending) in r directions."""
 
-    Attributes
-    ----------
-    axes : ndarray, shape (n_features, r)
-        Orthonormal; about the leading principal directions, the first one leading.
-    rows : ndarray of int, shape (k,)
-        Which rows, ascending.
-    chance : ndarray of float64, shape (k,)
-        One over how many rows each of them stands for.
-    turned : ndarray, shape (k, r)
-        Those rows in the directions.
-    spread : ndarray of float64, shape (r,)
-        The variance in each direction.
-    rest : float
-        The mean variance in all other directions.
-    """
-
-    axes: Floats
-    rows: Integers
-    chance: Array
-    turned: Floats
-    spread: Array
-    rest: float
+    axes: Floats  # (n_features, r), orthonormal, about the principal directions, leading first
+    rows: Integers  # (k,)
+    chance: Array  # (k,), one over how many rows each of them stands for
+    turned: Floats  # (k, r), those rows in the directions
+    spread: Array  # (r,), the variance in each direction
+    rest: float  # the mean variance in all other directions
 
     def without_rows(self) -> Sketch:
         """Return what is known of the directions alone, in a fraction of the memory."""
@@ -96,25 +77,15 @@ class Sketch:
 
 
 class SharedHessian:
-    """Approximate inverse Hessians of all columns from one sample of rows.
+    """Approximate inverse Hessians of all columns, from one sample of `n_rows` rows.
 
-    Parameters
-    ----------
-    design : DesignMatrix
-        The features.
-    workers : Workers
-        Threads.
-    n_rows : int
-        Rows to draw.
-    sketch : Sketch, optional
-        What is known of the leading directions, from which this one's are found.
-    intercept : bool
-        Whether there are intercepts: without them, scatters are about zero.
+    What is known of the leading directions (`sketch`) saves finding them; without intercepts,
+    scatters are about zero.
     """
 
     def __init__(
         self,
-        design: DesignMatrix,
+        design: Design,
         workers: Workers,
         n_rows: int,
         sketch: Sketch | None = None,
@@ -123,49 +94,60 @@ class SharedHessian:
         self.intercept = intercept
         self.design, self.workers, self.n_rows = design, workers, n_rows
         self._sketch = sketch
+        # Set by `build`. Of every column its place, rows' mean and bucket of curvature; of every
+        # bucket its curvature, and its inverse or the factor of it.
+        self.place: dict[int, int] = {}
+        self.means = np.empty((0, 0))
+        self.bucket: Integers = np.empty(0, dtype=np.intp)
+        self.scale: dict[int, Any] = {}
+        self.factor: dict[int, Floats] = {}
+        # Leading directions, with every column's inverse in them, if there are any.
+        self.axes: Floats | None = None
+        self.dense: Floats = np.empty((0, 0, 0))
+        # The mean variance outside of them, where that stands for a matrix.
+        self.tail: float | None = None
+        # The rows' span, where they are fewer than the features.
+        self.basis: Floats | None = None
 
     def build(
         self, columns: Integers, groups: list[Group], curvatures: list[Floats], labels: Integers
     ) -> None:
         """Draw the rows and factorise.
 
-        Parameters
-        ----------
-        columns : ndarray of int, shape (k,)
-            Names of the columns.
-        groups : list of Group
-            Which rows meet which of them.
-        curvatures : list of ndarray, shape (rows of the group, columns of the group)
-            Second derivatives of every row's loss, times C and the sample weight.
-        labels : ndarray of int, shape (n_rows,)
-            Class of every row.
+        `curvatures` are times C and the sample weight, of every group ``(rows, columns)``.
         """
         design = self.design
         self.place = {int(column): i for i, column in enumerate(columns)}
         size = np.zeros(design.n_rows)
-        mass = np.zeros(len(columns))
-        for group, bend in zip(groups, curvatures, strict=True):
-            size[group.start : group.stop] = bend.sum(axis=1, dtype=np.float64)
-            mass[group.columns] += bend.sum(axis=0, dtype=np.float64)
-        mass = np.maximum(mass, np.finfo(np.float32).tiny)
-        self.bucket = np.round(np.log(mass) / np.log(BUCKET)).astype(np.int64)
+        curvature_sum = np.zeros(len(columns))
+        for group, curvature in zip(groups, curvatures, strict=True):
+            size[group.start : group.stop] = curvature.sum(axis=1, dtype=np.float64)
+            curvature_sum[group.columns] += curvature.sum(axis=0, dtype=np.float64)
+        curvature_sum = np.maximum(curvature_sum, np.finfo(np.float32).tiny)
+        self.bucket = np.round(np.log(curvature_sum) / np.log(BUCKET)).astype(np.int64)
         self.scale = {
-            name: design.dtype.type(np.exp(np.log(mass[self.bucket == name]).mean()))
+            name: design.dtype.type(np.exp(np.log(curvature_sum[self.bucket == name]).mean()))
             for name in np.unique(self.bucket).tolist()
         }
-        self.axes: Floats | None = None
-        self.tail: float | None = None
-        self.basis: Floats | None = None
         # Classes that meet different columns are centred apart: what lies between two classes is
         # for each pair of them its own.
         apart = groups[0].sign is not None
         sketch = self._sketch
         light = (
-            sketch is not None and len(sketch.rows) > 0 and float(np.quantile(mass, MOST)) <= LIGHT
+            sketch is not None
+            and len(sketch.rows) > 0
+            and float(np.quantile(curvature_sum, MOST)) <= LIGHT
         )
         room = LIGHT_NUMBERS if light else DENSE_NUMBERS
         lead = min(LEADING, int((room / len(columns)) ** 0.5), design.n_features // 2)
         lead = lead if apart and lead >= 8 and design.n_features >= NARROW else 0
+        # Three cases:
+        # 1. Light columns of a sketch: the leading directions, and a number (`tail`) for what
+        #    lies outside of them. No matrix of features by features is made.
+        # 2. Fewer sampled rows than features (in `_draw`): the inverse in the rows' span
+        #    (`basis`), without a leading part.
+        # 3. Otherwise: inverses of features by features, one for each bucket of curvatures, with
+        #    the leading directions, if there are any, projected out of them from both sides.
         if sketch is not None and light and lead:
             # Where a column's curvature is small, there is little of it outside the leading
             # directions, and the penalty's one is most of what is there.
@@ -193,7 +175,7 @@ class SharedHessian:
         weight = np.maximum(size[chosen], np.finfo(float).tiny) / chance
         weight /= weight.sum()
         kind, n_kinds = kinds[chosen], int(kinds.max()) + 1
-        pieces = np.array_split(np.arange(len(chosen)), max(1, len(chosen) // ROWS))
+        pieces = np.array_split(np.arange(len(chosen)), max(1, len(chosen) // SAMPLE_ROWS))
 
         def centre(i: Integers) -> Array:
             block = design.dense(chosen[i])
@@ -217,8 +199,8 @@ class SharedHessian:
             lead = 0
         self._factorise(rows, pieces, lead, gram)
         part = np.zeros((n_kinds, n_columns))
-        for group, bend in zip(groups, curvatures, strict=True):
-            part[kinds[group.start], group.columns] += bend.sum(axis=0, dtype=np.float64)
+        for group, curvature in zip(groups, curvatures, strict=True):
+            part[kinds[group.start], group.columns] += curvature.sum(axis=0, dtype=np.float64)
         part /= np.maximum(part.sum(axis=0), np.finfo(float).tiny)
         self.means = part.T @ means
         if self.axes is not None:
@@ -271,19 +253,19 @@ class SharedHessian:
         """Give each column its own inverse in the leading directions; return its rows' means."""
         n_columns, r = len(self.place), turned.shape[1]
         self.dense = np.zeros((n_columns, r, r), turned.dtype)
-        own: list[list[tuple[Integers, Floats]]] = [[] for _ in range(n_columns)]
-        for group, bend in zip(groups, curvatures, strict=True):
+        per_column: list[list[tuple[Integers, Floats]]] = [[] for _ in range(n_columns)]
+        for group, curvature in zip(groups, curvatures, strict=True):
             low, high = np.searchsorted(chosen, [group.start, group.stop])
-            weight = bend[chosen[low:high] - group.start] / chance[low:high, None]
+            weight = curvature[chosen[low:high] - group.start] / chance[low:high, None]
             for place, column in enumerate(group.columns):
-                own[column].append((np.arange(low, high), weight[:, place]))
+                per_column[column].append((np.arange(low, high), weight[:, place]))
 
         def build(columns: Integers) -> list[Array]:
             means = []
             grams = np.empty((len(columns), r, r), turned.dtype)
             for place, column in enumerate(columns):
-                index = np.concatenate([rows for rows, _ in own[column]])
-                weight = np.concatenate([weight for _, weight in own[column]])
+                index = np.concatenate([rows for rows, _ in per_column[column]])
+                weight = np.concatenate([weight for _, weight in per_column[column]])
                 block = np.take(turned, index, axis=0, mode="clip")
                 total = max(float(weight.sum()), float(np.finfo(np.float32).tiny))
                 mean = weight.astype(block.dtype) @ block / block.dtype.type(total)
@@ -304,31 +286,16 @@ class SharedHessian:
         pieces = np.array_split(np.arange(len(gram)), 8)
         basis, iterations = None if self._sketch is None else self._sketch.axes, 1
         if basis is None or basis.shape[1] < r:
-            basis, iterations = np.random.default_rng(0).standard_normal((len(gram), r)), ITERATIONS
-            basis = basis.astype(gram.dtype)
+            iterations = LEADING_ITERATIONS
+            basis = np.random.default_rng(0).standard_normal((len(gram), r)).astype(gram.dtype)
         for _ in range(iterations):
             multiply = functools.partial(_rows_times, gram, basis)
             product = np.concatenate(self.workers.map(multiply, pieces))
             basis = _leading(basis, product, r)
         return basis
 
-    def apply(self, columns: Integers, gradients: Array, stiffness: Array) -> Array:
-        """Apply the inverses.
-
-        Parameters
-        ----------
-        columns : ndarray of int, shape (k,)
-            Names of the columns.
-        gradients : ndarray of float64, shape (k, n_features + 1)
-            What they are applied to, intercepts last.
-        stiffness : ndarray of float64, shape (k,)
-            Curvature of each intercept.
-
-        Returns
-        -------
-        ndarray of float64, shape (k, n_features + 1)
-            The products.
-        """
+    def apply(self, columns: Integers, gradients: Array, intercept_curvature: Array) -> Array:
+        """Apply some columns' inverses to gradients, ``(k, n_features + 1)``, intercepts last."""
         places = np.array([self.place[int(column)] for column in columns])
         v = np.empty((len(places), gradients.shape[1] - 1), self.design.dtype)
         solved = v if self.tail is not None else np.empty_like(v)
@@ -354,7 +321,7 @@ class SharedHessian:
                 solved[part] += turned[part] @ self.axes.T
             out[part, :-1] = solved[part]
             shift = np.einsum("ij,ij->i", self.means[places[part]], out[part, :-1])
-            out[part, -1] = gradients[part, -1] / stiffness[part] - shift
+            out[part, -1] = gradients[part, -1] / intercept_curvature[part] - shift
 
         self.workers.share(before, jobs)
         if self.tail is None:

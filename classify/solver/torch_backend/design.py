@@ -18,26 +18,20 @@ import torch
 
 from classify.solver.design import LARGEST_FOLD
 from classify.solver.threads import Workers
+from classify.solver.tuning import DEVICE_CHUNK_NUMBERS
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
-# Numbers in one temporary of a pass: a quarter of a gigabyte in float32.
-CHUNK_NUMBERS = 1 << 26
-NUMPY_DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+}
 
 
 class TorchDesign:
-    """Features on a device with a shift and a scale per column.
-
-    Parameters
-    ----------
-    X : torch.Tensor of float32 or float64, shape (n_rows, n_features)
-        Features, contiguous; not written to.
-    shift, scale : ndarray of float64, shape (n_features,), optional
-        Column ``j`` stands for ``(X[:, j] - shift[j]) / scale[j]``.
-    """
+    """Features on a device with a shift and a scale per column."""
 
     def __init__(
         self, X: torch.Tensor, shift: Array | None = None, scale: Array | None = None
@@ -47,7 +41,7 @@ class TorchDesign:
         self.device = X.device
         self.n_rows, self.n_features = X.shape
         self.edges = np.array([0, self.n_rows])
-        self.dtype = NUMPY_DTYPES[X.dtype]
+        self.dtype: np.dtype[Any] = NUMPY_DTYPES[X.dtype]
         self._shift = None if shift is None else self.send(shift)
         self._scale = None if scale is None else self.send(scale)
 
@@ -56,38 +50,13 @@ class TorchDesign:
         return tensor_of(values).to(self.device)
 
     def take(self, rows: Integers, workers: Workers) -> TorchDesign:
-        """Return the same features with other rows, in another order.
-
-        Parameters
-        ----------
-        rows : ndarray of int
-            Rows of `X`.
-        workers : Workers
-            Not needed: the device copies by itself.
-
-        Returns
-        -------
-        TorchDesign
-            A copy of the rows, unless they are all of them in their order.
-        """
+        """Return the same features with other rows, in another order."""
         if np.array_equal(rows, np.arange(self.n_rows)):
             return self
         return TorchDesign(self.X[self.send(rows)], self.shift, self.scale)
 
     def standardized(self, shift: Array, scale: Array) -> TorchDesign:
-        """Return the same rows, shifted and scaled on the fly.
-
-        Parameters
-        ----------
-        shift, scale : ndarray of float64, shape (n_features,)
-            What is subtracted from each column, and what it is then divided by.
-
-        Returns
-        -------
-        TorchDesign
-            Shares the features, unless a column is so far from zero for its scale that folding
-            the shift into the weights would lose digits: then it is a copy.
-        """
+        """Return the same rows, shifted and scaled on the fly."""
         if not np.any(np.abs(shift) > LARGEST_FOLD * scale):
             return TorchDesign(self.X, shift, scale)
         minus, by = self.send(shift), self.send(scale)
@@ -101,18 +70,7 @@ class TorchDesign:
         return TorchDesign(self.X.double(), self.shift, self.scale)
 
     def moments(self, weight: Array | None = None) -> tuple[Array, Array]:
-        """Compute what standardises the features, in float64 and in two passes.
-
-        Parameters
-        ----------
-        weight : ndarray of float64, shape (n_rows,), optional
-            Weight of each row.
-
-        Returns
-        -------
-        mean, scale : ndarray of float64, shape (n_features,)
-            As `classify.solver.standardize.mean_and_scale` gives them.
-        """
+        """Compute what standardises the features, in float64 and in two passes."""
         w = None if weight is None else self.send(weight)[:, None]
         count = float(self.n_rows) if w is None else float(w.sum())
         count = max(count, float(np.finfo(float).tiny))
@@ -135,20 +93,7 @@ class TorchDesign:
     def fold(
         self, weights: torch.Tensor, intercepts: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Turn weights for the columns as they stand into weights for the raw features.
-
-        Parameters
-        ----------
-        weights : torch.Tensor of float64, shape (n_columns, n_features)
-            Weights of the shifted and scaled features.
-        intercepts : torch.Tensor of float64, shape (n_columns,)
-            Intercepts.
-
-        Returns
-        -------
-        tuple of torch.Tensor
-            The same for the raw features, in the features' dtype.
-        """
+        """Turn weights for the columns as they stand into weights for the raw features."""
         if self._scale is not None:
             weights = weights / self._scale
         if self._shift is not None:
@@ -156,20 +101,7 @@ class TorchDesign:
         return weights.to(self.X.dtype), intercepts.to(self.X.dtype)
 
     def unfold(self, products: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
-        """Turn ``R.T @ X`` into ``R.T @ ((X - shift) / scale)``.
-
-        Parameters
-        ----------
-        products : torch.Tensor of float64, shape (n_columns, n_features)
-            ``R.T @ X``.
-        totals : torch.Tensor of float64, shape (n_columns,)
-            Column sums of ``R``.
-
-        Returns
-        -------
-        torch.Tensor of float64, shape (n_columns, n_features)
-            The same for the shifted and scaled features.
-        """
+        """Turn ``R.T @ X`` into ``R.T @ ((X - shift) / scale)``."""
         if self._shift is not None:
             products = products - totals[:, None] * self._shift
         if self._scale is not None:
@@ -177,18 +109,7 @@ class TorchDesign:
         return products
 
     def gather(self, rows: torch.Tensor) -> torch.Tensor:
-        """Copy some rows, shifted and scaled, on the device.
-
-        Parameters
-        ----------
-        rows : torch.Tensor of int64, shape (k,)
-            Rows.
-
-        Returns
-        -------
-        torch.Tensor, shape (k, n_features)
-            In the features' dtype.
-        """
+        """Copy some rows, shifted and scaled, on the device."""
         block = self.X[rows]
         if self._shift is not None:
             block -= self._shift.to(block.dtype)
@@ -197,50 +118,17 @@ class TorchDesign:
         return block
 
     def dense(self, rows: Integers) -> Floats:
-        """Copy some rows, shifted and scaled, to the host.
-
-        Parameters
-        ----------
-        rows : ndarray of int, shape (k,)
-            Rows.
-
-        Returns
-        -------
-        ndarray, shape (k, n_features)
-            In the features' dtype: what numpy's preconditioners ask a design for.
-        """
+        """Copy some rows, shifted and scaled, to the host."""
         return self.gather(self.send(rows)).cpu().numpy()
 
     def chunks(self, width: int) -> list[tuple[int, int]]:
-        """Cut the rows so that temporaries of this width stay small.
-
-        Parameters
-        ----------
-        width : int
-            Numbers a row.
-
-        Returns
-        -------
-        list of (int, int)
-            First rows, and last rows + 1.
-        """
-        step = max(1, CHUNK_NUMBERS // 2 // max(1, width))
+        """Cut the rows so that temporaries of this width stay small."""
+        step = max(1, DEVICE_CHUNK_NUMBERS // 2 // max(1, width))
         return [(low, min(low + step, self.n_rows)) for low in range(0, self.n_rows, step)]
 
 
 def tensor_of(values: npt.NDArray[Any]) -> torch.Tensor:
-    """Make a tensor that shares an array's memory where it may.
-
-    Parameters
-    ----------
-    values : ndarray
-        Left as it is. One that is read-only is copied: torch warns that it could write to it.
-
-    Returns
-    -------
-    torch.Tensor
-        On the host, contiguous.
-    """
+    """Make a tensor that shares an array's memory where it may."""
     values = np.ascontiguousarray(values)
     return torch.from_numpy(values if values.flags.writeable else values.copy())
 
@@ -283,17 +171,6 @@ _full_precision = _FullPrecision()
 
 @contextmanager
 def arithmetic(device: torch.device) -> Iterator[None]:
-    """Compute without gradients, autocast or TF32, and leave the caller's settings alone.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where the products are.
-
-    Yields
-    ------
-    None
-        While the caller computes.
-    """
+    """Compute without gradients, autocast or TF32, and leave the caller's settings alone."""
     with torch.no_grad(), torch.autocast(device.type, enabled=False), _full_precision:
         yield

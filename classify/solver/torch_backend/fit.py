@@ -12,21 +12,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from classify.solver.fit import Fitter, Head
+from classify.linear_head import LinearHead
+from classify.solver.fit import Fitter
+from classify.solver.moves import Trials
 from classify.solver.problems import Problems
 from classify.solver.solution import Solution
-from classify.solver.torch_backend.certificate import certify
 from classify.solver.torch_backend.design import TorchDesign, arithmetic, tensor_of
 from classify.solver.torch_backend.precondition import TorchSampledHessian
 from classify.solver.torch_backend.problems import TorchBinaryProblems, TorchSoftmaxProblems
+from classify.solver.tuning import DEVICE_FACTOR_NUMBERS, DEVICE_FACTOR_WORK
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
-
-# What one inverse Hessian per column may cost on a device: a second or two of multiply-adds at
-# twenty teraflops, and two gigabytes of float32.
-FACTOR_WORK = 2e13
-FACTOR_NUMBERS = 500_000_000
 
 
 class OutOfDeviceMemory(Exception):
@@ -34,26 +31,11 @@ class OutOfDeviceMemory(Exception):
 
 
 class TorchFitter(Fitter):
-    """One strategy on one set of rows on a device, for any value of C.
-
-    Parameters
-    ----------
-    strategy, X, labels, n_classes, workers
-        As `Fitter` takes them; `X` may be a tensor, which is used where it lies if it is on the
-        device.
-    at : str
-        A torch device, such as ``cuda:0``.
-    sample_weight, standardize, rows, fit_intercept
-        As `Fitter` takes them.
-
-    Raises
-    ------
-    OutOfDeviceMemory
-        Here or in `solve`.
-    """
+    """One strategy on one set of rows on a device, for any value of C."""
 
     _binary, _softmax = TorchBinaryProblems, TorchSoftmaxProblems
-    _certify = staticmethod(certify)
+    # Every look along a direction is a whole pass, which is cheap on a device.
+    _start = Trials
 
     def __init__(
         self,
@@ -67,7 +49,7 @@ class TorchFitter(Fitter):
         sample_weight: Array | None = None,
         standardize: bool = False,
         rows: Integers | None = None,
-        layout: None = None,
+        memory_plan: None = None,
         fit_intercept: bool = True,
     ) -> None:
         self.device, self._at = at, torch.device(at)
@@ -99,15 +81,15 @@ class TorchFitter(Fitter):
         rows = min(sample, self.design.n_rows)
         side = min(rows, d)
         if (
-            columns * side**2 * (rows + d) <= FACTOR_WORK
-            and columns * side * max(side, d) <= FACTOR_NUMBERS
+            columns * side**2 * (rows + d) <= DEVICE_FACTOR_WORK
+            and columns * side * max(side, d) <= DEVICE_FACTOR_NUMBERS
         ):
             return TorchSampledHessian(sample)
         raise OutOfDeviceMemory(f"{columns:,} problems, each with an inverse Hessian of its own")
 
     def solve(
-        self, C: float | Any, *, tol: float, max_iter: int, start: Head | None = None
-    ) -> tuple[Head, Solution]:
+        self, C: float | Any, *, tol: float, max_iter: int, start: LinearHead | None = None
+    ) -> tuple[LinearHead, Solution]:
         """Fit the heads for one value of C; see `Fitter.solve`."""
         with _memory_errors(), arithmetic(self._at):
             return super().solve(C, tol=tol, max_iter=max_iter, start=start)

@@ -7,38 +7,12 @@ from torch import Tensor
 
 
 def logistic(u: Tensor) -> tuple[Tensor, Tensor]:
-    """Evaluate the logistic loss ``log(1 + exp(u))``; ``u`` is minus the margin.
-
-    Parameters
-    ----------
-    u : torch.Tensor
-        Minus the margins.
-
-    Returns
-    -------
-    loss, residual : torch.Tensor
-        The loss, and ``1 / (1 + exp(-u))``: neither overflows nor cancels.
-    """
+    """Evaluate the logistic loss ``log(1 + exp(u))``; ``u`` is minus the margin."""
     return torch.logaddexp(u, torch.zeros((), dtype=u.dtype, device=u.device)), torch.sigmoid(u)
 
 
 def softmax(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Evaluate the multinomial loss ``log(sum_k exp(z_k)) - z_label``.
-
-    Parameters
-    ----------
-    z : torch.Tensor, shape (n_rows, n_classes)
-        Scores; overwritten.
-    labels : torch.Tensor of int64, shape (n_rows, 1)
-        The class of each row.
-
-    Returns
-    -------
-    loss : torch.Tensor, shape (n_rows,)
-        The loss of each row.
-    residual : torch.Tensor, shape (n_rows, n_classes)
-        Softmax minus the indicator of the label.
-    """
+    """Evaluate the multinomial loss ``log(sum_k exp(z_k)) - z_label``."""
     # Relative to the label's score, as in `classify.solver.losses.softmax`.
     z -= z.gather(1, labels)
     top = z.amax(dim=1, keepdim=True)
@@ -55,38 +29,11 @@ def softmax(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def logistic_curvature(scores: Tensor) -> Tensor:
-    """Return ``p (1 - p)``, which knows no sign.
-
-    Parameters
-    ----------
-    scores : torch.Tensor
-        Scores, signed or not.
-
-    Returns
-    -------
-    torch.Tensor
-        Same shape.
-    """
+    """Return ``p (1 - p)``, which knows no sign."""
     return torch.sigmoid(scores) * torch.sigmoid(-scores)
 
 
-def softmax_curvature(z: Tensor, directions: Tensor | None) -> Tensor:
-    """Return ``p_k (1 - p_k)``, or ``(diag(p) - p p') directions``.
-
-    Parameters
-    ----------
-    z : torch.Tensor, shape (n_rows, n_classes)
-        Scores.
-    directions : torch.Tensor, shape (n_rows, n_classes), or None
-        What the second derivative is applied to.
-
-    Returns
-    -------
-    torch.Tensor, shape (n_rows, n_classes)
-        The diagonal, or the product.
-    """
+def softmax_curvature(z: Tensor) -> Tensor:
+    """Return ``p_k (1 - p_k)`` of scores, ``(n_rows, n_classes)``."""
     p = torch.softmax(z, dim=1)
-    if directions is None:
-        return p * (1 - p)
-    bent = p * directions
-    return bent - p * bent.sum(dim=1, keepdim=True)
+    return p * (1 - p)

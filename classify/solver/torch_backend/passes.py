@@ -16,53 +16,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from classify.solver.passes import Group, Passes
-from classify.solver.threads import Workers
-from classify.solver.torch_backend.design import CHUNK_NUMBERS, TorchDesign
+from classify.solver.passes import Group
+from classify.solver.torch_backend.design import TorchDesign
+from classify.solver.tuning import DEVICE_BLOCK_ROWS, DEVICE_CHUNK_NUMBERS
 
 Array = npt.NDArray[np.float64]
 
-# Rows whose products are summed in the features' own precision.
-BLOCK_ROWS = 2048
 
+class TorchPasses:
+    """The passes over one design on a device."""
 
-class TorchPasses(Passes):
-    """The passes over one design on a device.
-
-    Parameters
-    ----------
-    design : TorchDesign
-        The features.
-    workers : Workers
-        Not used: the device does the work.
-    """
-
-    design: TorchDesign  # type: ignore[assignment]
-
-    def __init__(self, design: TorchDesign, workers: Workers) -> None:
-        self.design, self.workers = design, workers
+    def __init__(self, design: TorchDesign) -> None:
+        self.design = design
 
     def fused(
         self, groups: Sequence[Group], weights: Array, intercepts: Array, link: Callable[..., Any]
     ) -> tuple[Array, Array, Array]:
-        """Compute scores, losses, residuals and their products with the features.
-
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-        weights : ndarray of float64, shape (n_columns, n_features)
-            Weights of the design's features.
-        intercepts : ndarray of float64, shape (n_columns,)
-            Intercepts.
-        link : callable
-            From signed scores on the device to losses and residuals there.
-
-        Returns
-        -------
-        losses, totals, products : ndarray of float64
-            As in `classify.solver.passes.Passes.fused`.
-        """
+        """Compute scores, losses, residuals and their products with the features."""
         design, n_columns = self.design, len(weights)
         columns, signs = self.columns(groups), self.signs(groups)
         factors = self._factors(groups, columns, signs, weights, intercepts)
@@ -81,22 +51,7 @@ class TorchPasses(Passes):
         return found[:, -1], found[:, -2], found[:, :-2]
 
     def scores(self, groups: Sequence[Group], weights: Array, intercepts: Array) -> list[Any]:
-        """Compute every group's signed scores: the first half of a pass.
-
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-        weights : ndarray of float64, shape (n_columns, n_features)
-            Weights of the design's features.
-        intercepts : ndarray of float64, shape (n_columns,)
-            Intercepts.
-
-        Returns
-        -------
-        list of torch.Tensor, shape (rows of the group, columns of the group)
-            On the device, in the features' dtype.
-        """
+        """Compute every group's signed scores: the first half of a pass."""
         columns, signs = self.columns(groups), self.signs(groups)
         factors = self._factors(groups, columns, signs, weights, intercepts)
         return [
@@ -107,26 +62,11 @@ class TorchPasses(Passes):
     def back(
         self, groups: Sequence[Group], residuals: Sequence[Any], n_columns: int
     ) -> tuple[Array, Array]:
-        """Multiply signed residuals by the features: the second half of a pass.
-
-        Parameters
-        ----------
-        groups : sequence of Group
-            Which rows meet which columns.
-        residuals : sequence of torch.Tensor, shape (rows of the group, columns of the group)
-            Derivatives with respect to the signed scores, on the device, in the features' dtype.
-        n_columns : int
-            Columns of the pass.
-
-        Returns
-        -------
-        totals, products : ndarray of float64
-            As in `classify.solver.passes.Passes.back`.
-        """
+        """Multiply signed residuals by the features: the second half of a pass."""
         design = self.design
         table = self._zeros(n_columns, design.n_features + 2)
-        layout = zip(groups, residuals, self.columns(groups), self.signs(groups), strict=True)
-        for group, residual, cols, sign in layout:
+        parts = zip(groups, residuals, self.columns(groups), self.signs(groups), strict=True)
+        for group, residual, cols, sign in parts:
             part = self._zeros(len(group.columns), design.n_features + 2)
             for start, stop in self.row_pieces(group):
                 rows = residual[start - group.start : stop - group.start]
@@ -137,54 +77,24 @@ class TorchPasses(Passes):
         return found[:, -2], found[:, :-2]
 
     def columns(self, groups: Sequence[Group]) -> list[Tensor]:
-        """Send all groups' columns to the device at once.
-
-        Parameters
-        ----------
-        groups : sequence of Group
-            The groups.
-
-        Returns
-        -------
-        list of torch.Tensor of int64
-            Each group's columns.
-        """
+        """Send all groups' columns to the device at once."""
         sizes = [len(group.columns) for group in groups]
         together = np.concatenate([group.columns for group in groups]).astype(np.int64)
         return list(self.design.send(together).split(sizes))
 
     def signs(self, groups: Sequence[Group]) -> list[Tensor]:
-        """Send all groups' signs to the device at once; 1 where a group has none.
-
-        Parameters
-        ----------
-        groups : sequence of Group
-            The groups.
-
-        Returns
-        -------
-        list of torch.Tensor of float64
-            Each group's signs.
-        """
+        """Send all groups' signs to the device at once; 1 where a group has none."""
         signs = [
             np.ones(len(group.columns)) if group.sign is None else group.sign for group in groups
         ]
         return list(self.design.send(np.concatenate(signs)).split([len(sign) for sign in signs]))
 
     def row_pieces(self, group: Group) -> list[tuple[int, int]]:
-        """Cut a group's rows so that temporaries stay small.
-
-        Parameters
-        ----------
-        group : Group
-            The group.
-
-        Returns
-        -------
-        list of (int, int)
-            First rows, and last rows + 1, whole blocks but for the last.
-        """
-        step = max(1, CHUNK_NUMBERS // max(1, len(group.columns)) // BLOCK_ROWS) * BLOCK_ROWS
+        """Cut a group's rows so that temporaries stay small."""
+        step = (
+            max(1, DEVICE_CHUNK_NUMBERS // max(1, len(group.columns)) // DEVICE_BLOCK_ROWS)
+            * DEVICE_BLOCK_ROWS
+        )
         return [(low, min(low + step, group.stop)) for low in range(group.start, group.stop, step)]
 
     def _factors(
@@ -211,14 +121,17 @@ class TorchPasses(Passes):
     def _add_products(self, part: Tensor, residual: Tensor, block: Tensor) -> None:
         """Add the residuals' sums and their products with the rows to a table, in float64."""
         part[:, -2] += residual.sum(dim=0, dtype=torch.float64)
-        whole = len(block) // BLOCK_ROWS * BLOCK_ROWS
+        whole = len(block) // DEVICE_BLOCK_ROWS * DEVICE_BLOCK_ROWS
         if whole:
             # Of many columns a few blocks at a time: their products lie side by side.
-            few = max(1, CHUNK_NUMBERS // (residual.shape[1] * block.shape[1])) * BLOCK_ROWS
+            few = (
+                max(1, DEVICE_CHUNK_NUMBERS // (residual.shape[1] * block.shape[1]))
+                * DEVICE_BLOCK_ROWS
+            )
             for low in range(0, whole, few):
                 high = min(low + few, whole)
-                left = residual[low:high].reshape(-1, BLOCK_ROWS, residual.shape[1])
-                right = block[low:high].reshape(-1, BLOCK_ROWS, block.shape[1])
+                left = residual[low:high].reshape(-1, DEVICE_BLOCK_ROWS, residual.shape[1])
+                right = block[low:high].reshape(-1, DEVICE_BLOCK_ROWS, block.shape[1])
                 part[:, :-2] += torch.bmm(left.transpose(1, 2), right).sum(
                     dim=0, dtype=torch.float64
                 )

@@ -2,8 +2,8 @@
 
 All columns are built and applied together, in batched products. Every column draws the same
 number of rows, by systematic sampling with repetition, so that no shape depends on the data: a row
-drawn twice counts twice. On a GPU it is not the arithmetic that costs but the number of rounds in
-which the host's minimiser waits; hence twice as many rows as on the CPU.
+drawn twice counts twice. On a GPU it is not the arithmetic that costs but the number of iterations
+in which the host's minimiser waits; hence twice as many rows as on the CPU.
 """
 
 from __future__ import annotations
@@ -15,43 +15,39 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from classify.solver.preconditioner.sampled import SOFTEST
 from classify.solver.problems import Problems
-from classify.solver.torch_backend.design import CHUNK_NUMBERS, TorchDesign
+from classify.solver.torch_backend.design import TorchDesign
 from classify.solver.torch_backend.problems import TorchBinaryProblems, TorchSoftmaxProblems
+from classify.solver.tuning import DEVICE_CHUNK_NUMBERS, DEVICE_LEAF, DEVICE_RENEWALS, SOFTEST
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
 
 # Steps of a curvature's whole-number scale; the largest is one row's.
 LEVELS = 2.0**31
-# Triangles up to this size are inverted directly, larger ones by halves.
-LEAF = 128
-# The rounds at which the inverses are renewed: soon, and then ever more rarely.
-RENEWALS = (5, 14, *range(60, 1000, 60))
 
 
 class TorchSampledHessian:
-    """One approximate inverse Hessian a column, from rows sampled for that column.
-
-    Parameters
-    ----------
-    sample_rows : int
-        Rows drawn per column.
-    """
+    """One approximate inverse Hessian a column, from rows sampled for that column."""
 
     objective: TorchBinaryProblems | TorchSoftmaxProblems
     design: TorchDesign
 
     def __init__(self, sample_rows: int) -> None:
         self.sample_rows = sample_rows
-        self._covered: npt.NDArray[np.bool_] | None = None
+        self._covered: npt.NDArray[np.bool_] | None = None  # problems that have inverses
+        self._iterations = 0  # since this objective was attached
+        self._made_for = np.empty(0)  # the C of each problem's inverses
+        # Of every column the sample's mean, the sum of the curvature, and the inverse, in a basis
+        # of the sampled rows' span where those are fewer than the features.
+        self._mean = self._total = self._inverse = torch.empty(0)
+        self._basis: Tensor | None = None
 
     def attach(self, objective: Problems) -> None:
         """Serve another objective over the same rows; what was learnt is kept."""
         assert isinstance(objective, (TorchBinaryProblems, TorchSoftmaxProblems))
         self.objective, self.design = objective, objective.design
-        self._rounds = 0
+        self._iterations = 0
         if self._covered is not None:
             return
         self._covered = np.zeros(objective.n_problems, dtype=bool)
@@ -68,8 +64,8 @@ class TorchSampledHessian:
     def due(self, problems: Integers, ahead: Array) -> bool:
         """Say whether some of these problems have no inverse, or it is time to renew them."""
         covered = self._covered is not None and bool(self._covered[problems].all())
-        self._rounds += 1
-        return not covered or self._rounds - 1 in RENEWALS
+        self._iterations += 1
+        return not covered or self._iterations - 1 in DEVICE_RENEWALS
 
     def update(self, problems: Integers, moves: Any) -> None:
         """Draw the samples anew at these points."""
@@ -83,20 +79,20 @@ class TorchSampledHessian:
         weights, intercepts = objective.split(points)
         alike = not weights.any() and np.ptp(intercepts) < 1e-6 and len(groups) == 1
         if alike and len(set(objective.C[problems])) == 1:
-            bend, least = self._bend(problems[:1], points[:1])
-            self._build(bend[:1], self._places(problems), least[:1])
+            curvature, least = self._curvature(problems[:1], points[:1])
+            self._build(curvature[:1], self._places(problems), least[:1])
             return
-        step = max(1, CHUNK_NUMBERS // 4 // (self.design.n_rows * objective.columns))
+        step = max(1, DEVICE_CHUNK_NUMBERS // 4 // (self.design.n_rows * objective.columns))
         for low in range(0, len(problems), step):
             some = problems[low : low + step]
             places = self._places(some)
-            bend, least = self._bend(some, points[low : low + step])
+            curvature, least = self._curvature(some, points[low : low + step])
             n = min(self.sample_rows, self.design.n_rows)
-            few = max(1, CHUNK_NUMBERS // (n * self.design.n_features))
-            for part in [slice(first, first + few) for first in range(0, len(bend), few)]:
-                self._build(bend[part], places[part], least[part])
+            few = max(1, DEVICE_CHUNK_NUMBERS // (n * self.design.n_features))
+            for part in [slice(first, first + few) for first in range(0, len(curvature), few)]:
+                self._build(curvature[part], places[part], least[part])
 
-    def _bend(self, problems: Integers, points: Array) -> tuple[Tensor, Tensor]:
+    def _curvature(self, problems: Integers, points: Array) -> tuple[Tensor, Tensor]:
         """Weigh every row by its curvature in every column, columns first, in float64.
 
         With it comes the least curvature of each column's intercept.
@@ -107,19 +103,19 @@ class TorchSampledHessian:
         scores = objective.passes.scores(groups, weights, intercepts)
         columns = objective.passes.columns(groups)
         shape = (len(weights), n_rows)
-        bend = torch.zeros(shape, dtype=torch.float64, device=self.design.device)
-        mass = np.zeros(len(weights))
+        curvature = torch.zeros(shape, dtype=torch.float64, device=self.design.device)
+        row_weight = np.zeros(len(weights))
         for group, z, cols in zip(groups, scores, columns, strict=True):
-            mass[group.columns] += objective.mass(group)
-            part = objective.curvature(z, group.start, group.stop, group, None)
-            bend[cols, group.start : group.stop] = part.T.double()
+            row_weight[group.columns] += objective.weight_sum(group)
+            part = objective.curvature(z)
+            curvature[cols, group.start : group.stop] = part.T.double()
         C = np.repeat(objective.C[problems], objective.columns)
-        bend *= self.design.send(C)[:, None]
+        curvature *= self.design.send(C)[:, None]
         if objective.row_weights is not None:
-            bend *= objective.row_weights
-        return bend, self.design.send(SOFTEST * C * mass)
+            curvature *= objective.row_weights
+        return curvature, self.design.send(SOFTEST * C * row_weight)
 
-    def _build(self, bend: Tensor, places: Integers, least: Tensor) -> None:
+    def _build(self, curvature: Tensor, places: Integers, least: Tensor) -> None:
         """Build the inverses of some columns (or one that serves all of `places`).
 
         `least` is the least curvature of each column's intercept.
@@ -127,10 +123,10 @@ class TorchSampledHessian:
         design, at = self.design, self.design.send(places.astype(np.int64))
         if design.n_rows <= self.sample_rows:
             rows = design.gather(torch.arange(design.n_rows, device=design.device))
-            block = rows.expand(len(bend), *rows.shape)
-            each, total = bend, bend.sum(dim=1)
+            block = rows.expand(len(curvature), *rows.shape)
+            each, total = curvature, curvature.sum(dim=1)
         else:
-            chosen, total = systematic_rows(bend, self.sample_rows)
+            chosen, total = systematic_rows(curvature, self.sample_rows)
             block = design.gather(chosen.reshape(-1)).reshape(*chosen.shape, -1)
             each = (total / self.sample_rows)[:, None].expand(chosen.shape)
         total = total.clamp(min=float(np.finfo(float).tiny))
@@ -188,20 +184,6 @@ def systematic_rows(size: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
     Equal steps along the cumulated sizes (Madow, *Ann. Math. Stat.* 20, 1949). The sizes are
     cumulated as whole numbers: a sum that a GPU makes in another order each time is then the same.
-
-    Parameters
-    ----------
-    size : torch.Tensor of float64, shape (n_columns, n_rows)
-        Not negative.
-    n : int
-        Rows to draw.
-
-    Returns
-    -------
-    rows : torch.Tensor of int64, shape (n_columns, n)
-        Ascending; a row may come several times.
-    total : torch.Tensor of float64, shape (n_columns,)
-        Sums of `size`: every drawn row stands for an n-th of it.
     """
     largest = size.amax(dim=1, keepdim=True).clamp(min=float(np.finfo(float).tiny))
     edges = (size / largest * LEVELS).round().to(torch.int64).cumsum(dim=1)
@@ -213,17 +195,9 @@ def systematic_rows(size: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def inverse_plus_identity(gram: Tensor) -> Tensor:
-    """Invert ``I + gram`` for a batch, with a larger diagonal where rounding makes it indefinite.
+    """Invert ``I + gram`` for a batch ``(k, n, n)``, which is overwritten.
 
-    Parameters
-    ----------
-    gram : torch.Tensor, shape (k, n, n)
-        Symmetric, positive semidefinite up to rounding; overwritten.
-
-    Returns
-    -------
-    torch.Tensor, shape (k, n, n)
-        Symmetric and positive semidefinite by construction, ``inv(L)' inv(L)``.
+    Where rounding makes one indefinite, its diagonal grows; as ``inv(L)' inv(L)`` all are positive.
     """
     diagonal = gram.diagonal(dim1=1, dim2=2)
     original = diagonal.clone()
@@ -245,7 +219,7 @@ def _inverse_factor(matrix: Tensor, failures: list[Tensor]) -> Tensor:
     Appends LAPACK's status of every leaf to `failures`: zero where the factor exists.
     """
     n = matrix.shape[-1]
-    if n <= LEAF:
+    if n <= DEVICE_LEAF:
         factor, status = torch.linalg.cholesky_ex(matrix)
         failures.append(status)
         identity = torch.eye(n, dtype=matrix.dtype, device=matrix.device).expand_as(factor)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from classify.solver.passes import Group
-from classify.solver.problems import BinaryProblems, Problems
-from classify.solver.softmax_problems import SoftmaxProblems
+from classify.solver.problems import BinaryProblems, Problems, SoftmaxProblems
+from classify.solver.torch_backend.arrays import DeviceArrays
 from classify.solver.torch_backend.design import TorchDesign
 from classify.solver.torch_backend.losses import (
     logistic,
@@ -25,7 +25,6 @@ from classify.solver.torch_backend.losses import (
     softmax_curvature,
 )
 from classify.solver.torch_backend.passes import TorchPasses
-from classify.solver.trials import Trials
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
@@ -34,14 +33,17 @@ Integers = npt.NDArray[np.intp]
 class _OnDevice(Problems):
     """What both kinds share: labels and weights on the device, and links that know them."""
 
-    design: TorchDesign  # type: ignore[assignment]
+    design: TorchDesign
     passes: TorchPasses
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.passes = TorchPasses(self.design, self.workers)
         self.row_labels = self.design.send(np.asarray(self.labels, dtype=np.int64))
         self.row_weights = None if self.weight is None else self.design.send(self.weight)
+        self.arrays = DeviceArrays(self.passes, self.row_labels, self.row_weights)
+
+    def _passes(self) -> TorchPasses:
+        return TorchPasses(self.design)
 
     def bind(self, problems: Integers) -> Callable[..., tuple[Tensor, Tensor]]:
         """Make the link of a pass: what depends on the problems is sent to the device once."""
@@ -59,25 +61,6 @@ class _OnDevice(Problems):
             return loss * weights[start:stop], residual * weights[start:stop]
 
         return link
-
-    def iterate(self, problems: Integers, points: Array, rounding: float) -> Trials:
-        """Start from some points; every look along a direction is a whole pass, which is cheap."""
-        return Trials(self, problems, points, rounding)
-
-    def hessian_product(self, problems: Integers, points: Array, directions: Array) -> Array:
-        """Multiply the Hessians at `points` by `directions`, on the device."""
-        groups = self.groups(problems)
-        along, along_intercepts = self.split(directions)
-        at = self.passes.scores(groups, *self.split(points))
-        of = self.passes.scores(groups, along, along_intercepts)
-        bent = []
-        for group, scores, direction in zip(groups, at, of, strict=True):
-            product: Any = self.curvature(scores, group.start, group.stop, group, direction)
-            if self.row_weights is not None:
-                product = product * self.row_weights[group.start : group.stop, None]
-            bent.append(product.to(scores.dtype))
-        totals, products = self.passes.back(groups, bent, len(along))
-        return self.assemble(problems, along, totals, products)
 
 
 class TorchBinaryProblems(_OnDevice, BinaryProblems):
@@ -101,18 +84,13 @@ class TorchBinaryProblems(_OnDevice, BinaryProblems):
 
         return link
 
-    def curvature(
-        self, scores: Any, start: int, stop: int, group: Group, directions: Any | None
-    ) -> Any:
-        """Return ``p (1 - p)`` times the directions; a sample on the host stays there."""
-        if isinstance(scores, np.ndarray):
-            return super().curvature(scores, start, stop, group, directions)
-        second = logistic_curvature(scores)
-        return second if directions is None else second * directions
+    def curvature(self, scores: Any) -> Any:
+        """Return ``p (1 - p)``, which knows no sign."""
+        return logistic_curvature(scores)
 
 
 class TorchSoftmaxProblems(_OnDevice, SoftmaxProblems):
-    """Multinomial logistic problems on a device; see `classify.solver.softmax_problems`."""
+    """Multinomial logistic problems on a device; see `Problems`."""
 
     def bind(self, problems: Integers) -> Callable[..., tuple[Tensor, Tensor]]:
         """Apply the softmax loss, problem by problem."""
@@ -127,12 +105,6 @@ class TorchSoftmaxProblems(_OnDevice, SoftmaxProblems):
 
         return link
 
-    def curvature(
-        self, scores: Any, start: int, stop: int, group: Group, directions: Any | None
-    ) -> Any:
-        """Return the softmax's curvature; a sample on the host stays there."""
-        if isinstance(scores, np.ndarray):
-            return super().curvature(scores, start, stop, group, directions)
-        along = None if directions is None else directions.reshape(-1, self.columns)
-        bent = softmax_curvature(scores.reshape(-1, self.columns), along)
-        return bent.reshape(scores.shape)
+    def curvature(self, scores: Any) -> Any:
+        """Return ``p_k (1 - p_k)``."""
+        return softmax_curvature(scores.reshape(-1, self.columns)).reshape(scores.shape)

@@ -15,7 +15,7 @@ from classify import MultinomialLogistic, OneVsOneLogistic
 from classify.__main__ import main
 from classify.analysis.few_shot import DRAWS, draw_rows, few_shot, ladder, t_interval
 from classify.report.run_report import report_context, write_report
-from classify.results import read_results
+from classify.report.runs import read_results
 from classify.wording import labels_sentence
 from data.common.errors import UserError
 from data.reading import open_features

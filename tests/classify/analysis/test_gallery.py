@@ -19,7 +19,7 @@ from classify.analysis.gallery import (
     gallery,
 )
 from classify.report.run_report import write_report
-from classify.results import read_results
+from classify.report.runs import read_results
 from data.common.errors import UserError
 from data.images.digits import read_digits
 

@@ -10,7 +10,7 @@ from classify import OneVsRestLogistic
 from classify.__main__ import main
 from classify.analysis.precision import numerics
 from classify.report.run_report import write_report
-from classify.results import read_results
+from classify.report.runs import read_results
 from classify.saved_heads import load_head
 from data.common.errors import UserError
 from data.reading import open_features

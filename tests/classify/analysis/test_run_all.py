@@ -13,9 +13,9 @@ from classify.analysis.decoding import WAYS, class_values, compare_ways
 from classify.analysis.own_c import judge, refit
 from classify.analysis.pairwise import EXAMPLES, HARDEST, judge_classes, judge_pairs
 from classify.analysis.views import class_order, two_views
-from classify.coding import class_pairs
+from classify.linear_head import LinearHead
 from classify.scoring import HeldOut
-from classify.solver.fit import Head
+from classify.solver.problems import class_pairs
 
 
 def blobs(n_classes=5, n=400, d=6, seed=0, spread=0.8):
@@ -31,7 +31,7 @@ def pairs():
     X, y = blobs()
     X, y = X[y != 1], y[y != 1]
     model = OneVsOneLogistic(C=0.1, n_jobs=1).fit(X, y)
-    return model, Head(model.coef_, model.intercept_)
+    return model, LinearHead(model.coef_, model.intercept_)
 
 
 def slow_values(way, row, n_classes):
@@ -138,7 +138,7 @@ def test_refit_at_one_c_for_all_is_the_shared_fit(strategy):
     X, y = blobs(n_classes=4)
     n_heads = 6 if strategy == "ovo" else 4
     own = np.logspace(-2, 1, n_heads)
-    start = Head(np.zeros((n_heads, 6)), np.zeros(n_heads))
+    start = LinearHead(np.zeros((n_heads, 6)), np.zeros(n_heads))
     head, solution = refit(strategy, X, y, own, start, n_jobs=1, memory=None, device="cpu")
     assert solution.converged
     scores = []

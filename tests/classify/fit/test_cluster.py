@@ -12,7 +12,7 @@ import pytest
 from classify.__main__ import main
 from classify.fit.cluster import _OneThreads
 from classify.fit.fit_stores import side_by_side
-from classify.results import read_results
+from classify.report.runs import read_results
 from data.common.cli import run
 
 

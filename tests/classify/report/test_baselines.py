@@ -11,7 +11,7 @@ from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.__main__ import main
 from classify.analysis.evaluate import majority, never_answered
 from classify.report.comparison import compare
-from classify.results import read_results
+from classify.report.runs import read_results
 from classify.wording import answer_warnings, headline
 
 

@@ -22,8 +22,9 @@ from classify.report.pages import (
     span,
 )
 from classify.report.run_report import draw_figures, extract_command, most_confused, write_report
+from classify.report.runs import read_results
 from classify.report.terminal import printable, results_table, table, width
-from classify.results import json_ready, read_results
+from classify.results import json_ready
 from classify.wording import decoding_sentence
 from data.common.errors import UserError
 
@@ -376,15 +377,19 @@ DELETE = object()
         (("schema_version",), 2, "newer than 1"),
         (("schema_version",), DELETE, "no schema_version"),
         (("kind",), DELETE, "kind is missing"),
-        (("strategies", "ovr", "test", "accuracy"), "high", "strategies.ovr.test.accuracy is str"),
-        (("strategies", "ovr", "converged"), 1, "strategies.ovr.converged is int, expected bool"),
-        (("strategies", "ovr", "n_iter"), True, "expected int"),
+        (("strategies", "ovr", "test", "accuracy"), "high", "strategies.ovr.test.accuracy is text"),
+        (
+            ("strategies", "ovr", "converged"),
+            1,
+            "ovr.converged is a whole number, expected tr",
+        ),
+        (("strategies", "ovr", "n_iter"), True, "expected a whole number"),
         (("strategies", "ovr", "test", "confusion_matrix"), [[1]], "is not 10 x 10"),
         (("strategies",), {}, "no strategy"),
         (("comparisons", 0, "a"), "svm", "not in strategies"),
         (("comparisons", 0, "difference_ci95"), [0.1], "is not a pair"),
         (("class_names", 0), "zeppelin", "does not name the classes"),
-        (("store", "key"), None, "store.key is NoneType, expected str"),
+        (("store", "key"), None, "store.key is null, expected text"),
         (("class_order", 0), 3, "class_order does not name every class once"),
         (("own_c", "svm"), {"C": [], "accuracy": 1, "accuracy_ci95": []}, "own_c names a strategy"),
         (("views", "labels", 0), 99, "views names a class that is not in class_names"),
@@ -394,8 +399,12 @@ DELETE = object()
         (("strategies", "ovo", "pairs", "accuracy", 1), [], "accuracy is not a triangle"),
         (("strategies", "ovo", "pairs", "hardest", 0, "a"), -1, "pairs names a class that is not"),
         (("strategies", "ovr", "detection", "curves", 0), [1.0], "not the length of false_alarms"),
-        (("strategies", "ovr", "calibration", "before"), None, "calibration.before is not an obj"),
-        (("decoding", 0, "log_loss"), "low", "decoding[0].log_loss is str"),
+        (
+            ("strategies", "ovr", "calibration", "before"),
+            None,
+            "calibration.before is null",
+        ),
+        (("decoding", 0, "log_loss"), "low", "decoding[0].log_loss is text"),
     ],
 )
 def test_damaged_results_are_refused_with_the_place(tmp_path, results, path, value, told):

@@ -18,7 +18,7 @@ from classify.estimators import fit_without_warning
 from classify.fit.strategy import path_warnings
 from classify.report.figures.style import PAPER
 from classify.report.run_report import draw_figures, write_report
-from classify.results import read_results
+from classify.report.runs import read_results
 from classify.wording import labels_sentence
 from data.reading import open_features
 

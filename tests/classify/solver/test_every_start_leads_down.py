@@ -10,8 +10,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
-from classify.coding import class_pairs
 from classify.solver.line_search import Look, search
+from classify.solver.problems import class_pairs
 
 ALL = [MultinomialLogistic, OneVsRestLogistic, OneVsOneLogistic]
 DEVICES = ["cpu", "torch-cpu"]
@@ -174,7 +174,7 @@ def test_no_fit_ends_above_its_start_or_above_scikit_learns(case):
 @pytest.mark.parametrize("estimator", ALL)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_along_a_path_of_C_no_start_is_left_upwards(estimator, dtype, device):
-    from classify.solver.fit import Head
+    from classify.linear_head import LinearHead
 
     X, y = everyday((4, 8, 30, dtype))
     start = None
@@ -187,7 +187,7 @@ def test_along_a_path_of_C_no_start_is_left_upwards(estimator, dtype, device):
         model = quiet_fit(estimator(C=C, device=device), X, y, start=start)
         assert model.certificate_["converged"]
         assert np.all(np.array(objectives(model, X, y)) <= before * (1 + 1e-5))
-        start = Head(model.coef_, model.intercept_)
+        start = LinearHead(model.coef_, model.intercept_)
 
 
 ODD = {

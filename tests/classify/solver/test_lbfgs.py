@@ -1,14 +1,17 @@
 """The minimiser on problems that have nothing to do with classes, and with each other."""
 
+import functools
+
 import numpy as np
 import pytest
 from problems_for_tests import blobs, make
 
+from classify.solver import moves
 from classify.solver.certificate import certify
 from classify.solver.lbfgs import SPAN, _Watch, minimise
+from classify.solver.moves import Trials
 from classify.solver.preconditioner.sampled import SampledHessian
 from classify.solver.solution import Certificate, Status
-from classify.solver.trials import Trials
 
 
 class Quadratics:
@@ -25,7 +28,7 @@ class Quadratics:
         b = self.vectors[problems]
         return ((0.5 * product - b) * points).sum(axis=1), product - b
 
-    def iterate(self, problems, points, rounding):
+    def start(self, problems, points, rounding):
         return Trials(self, problems, points, rounding)
 
     def certify(self, problems, points):
@@ -60,7 +63,7 @@ def solve(objective, start=None, **options):
     options = {"tol": 1e-12, "max_iter": 300} | options
     if start is None:
         start = np.zeros((objective.n_problems, objective.n_parameters))
-    return minimise(objective, start, Identity(), objective.certify, **options)
+    return minimise(objective.start, start, Identity(), objective.certify, **options)
 
 
 def test_quadratics_are_solved():
@@ -139,7 +142,7 @@ def test_rounding_ends_a_solve_that_asks_for_too_much():
     preconditioner = SampledHessian(1000, 1000, 1.0)
     preconditioner.attach(objective)
     solution = minimise(
-        objective,
+        functools.partial(moves.start, objective),
         np.zeros((objective.n_problems, objective.n_parameters)),
         preconditioner,
         lambda problems, points: certify(objective, problems, points),

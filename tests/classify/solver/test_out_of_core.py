@@ -12,9 +12,10 @@ from rows_for_tests import Rows
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.selection import select_C
 from classify.solver.fit import Fitter, plan
-from classify.solver.memory import SHARED_ROWS, Layout, TooLittleMemoryError
+from classify.solver.memory import MemoryPlan, TooLittleMemoryError
 from classify.solver.out_of_core import ChunkedDesign, is_source
 from classify.solver.threads import workers
+from classify.solver.tuning import SHARED_SAMPLES
 from data.common.cli import run
 from data.common.errors import UserError
 from data.reading import open_features
@@ -43,7 +44,7 @@ def solve(strategy, X, labels, layout, *, C=0.05, weight=None, standardize=True,
     with workers(threads) as pool:
         fitter = Fitter(
             strategy, X, labels, int(labels.max()) + 1, pool,
-            sample_weight=weight, standardize=standardize, layout=layout,
+            sample_weight=weight, standardize=standardize, memory_plan=layout,
         )  # fmt: skip
         return fitter.solve(C, tol=1e-8, max_iter=500)
 
@@ -59,7 +60,7 @@ def test_the_objective_is_that_in_memory(both, strategy, weighted, standardize):
     _, expected = solve(strategy, X, labels, None, **options)
     for chunk_rows in (37, 512, 1499, 1500):  # shorter than a class's rows, and one chunk
         for sampled in (False, True):
-            layout = Layout(chunk_rows, 1, sampled)
+            layout = MemoryPlan(chunk_rows, 1, sampled)
             _, found = solve(strategy, left.train.features, labels, layout, **options)
             np.testing.assert_allclose(found.objective, expected.objective, rtol=2e-7)
             assert np.all(found.gap_bound <= 1e-6 * found.objective)
@@ -69,7 +70,7 @@ def test_the_objective_is_that_in_memory(both, strategy, weighted, standardize):
 def test_the_bits_do_not_depend_on_the_threads(both, strategy):
     left = both[1]
     heads = [
-        solve(strategy, left.train.features, left.train.labels, Layout(100), threads=threads)[0]
+        solve(strategy, left.train.features, left.train.labels, MemoryPlan(100), threads=threads)[0]
         for threads in (1, 2, 5)
     ]
     for head in heads[1:]:
@@ -124,7 +125,7 @@ def test_two_classes_and_double_precision(strategy):
     X = np.random.default_rng(0).standard_normal((200, 6))
     y = (X[:, 0] + 0.5 * np.random.default_rng(1).standard_normal(200) > 0).astype(int)
     _, expected = solve(strategy, X, y, None)
-    _, found = solve(strategy, Rows(X), y, Layout(33))
+    _, found = solve(strategy, Rows(X), y, MemoryPlan(33))
     np.testing.assert_allclose(found.objective, expected.objective, rtol=1e-7)
 
 
@@ -134,7 +135,7 @@ def test_columns_far_from_zero_keep_their_digits(strategy):
     X = rng.standard_normal((400, 5)) + 1e5
     y = (X - 1e5)[:, :3].argmax(axis=1)
     _, expected = solve(strategy, X, y, None)
-    _, found = solve(strategy, Rows(X), y, Layout(64))
+    _, found = solve(strategy, Rows(X), y, MemoryPlan(64))
     np.testing.assert_allclose(found.objective, expected.objective, rtol=1e-8)
 
 
@@ -175,7 +176,7 @@ def test_a_chunk_is_read_once_a_pass_and_no_more_than_it():
     read = source.read
     source.read = lambda *args: count.append(args[:2]) or read(*args)
     with workers(1) as pool:
-        fitter = Fitter("ovo", source, y, 6, pool, layout=Layout(300))
+        fitter = Fitter("ovo", source, y, 6, pool, memory_plan=MemoryPlan(300))
         objective = fitter.problems(1.0)
         assert len(objective.groups(np.arange(15))) == 4 * 6
         count.clear()
@@ -215,7 +216,7 @@ def test_chunks_follow_the_memory_and_not_the_threads():
         layout(10**8)
     assert "memory is 100 MB, but ovo on 1,000,000 rows x 768" in str(error.value)
     least = layout(error.value.needed)
-    assert least.threads == 1 and least.shared_rows == SHARED_ROWS[-1]
+    assert least.threads == 1 and least.shared_rows == SHARED_SAMPLES[-1]
     with pytest.raises(TooLittleMemoryError):
         layout(error.value.needed - 1)
     sizes = [layout(memory, 64) for memory in (3 * 10**9, 8 * 10**9, 32 * 10**9)]
@@ -244,7 +245,7 @@ def test_a_store_that_is_cut_while_it_is_fitted(tmp_path, make_store):
 
 def fit(capsys, store, reports, *options):
     from classify.__main__ import main
-    from classify.results import read_results
+    from classify.report.runs import read_results
 
     code = run(main, ["fit", str(store), "--reports-dir", str(reports), "--jobs", "1", *options])
     out, err = capsys.readouterr()

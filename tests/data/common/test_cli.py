@@ -86,7 +86,7 @@ def test_nearest_names():
 
 def test_a_reader_that_leaves_early_is_no_error():
     code = (
-        "import sys; from data import cli\n"
+        "import sys; from data.common import cli\n"
         "def main(argv):\n"
         "    for i in range(200000): print(i)\n"
         "sys.exit(cli.run(main, []))"

@@ -106,9 +106,9 @@ def test_names_that_are_made_are_known_to_the_cleaner(tmp_path):
 def test_what_a_killed_process_leaves_beside_a_store_is_removed(tmp_path):
     code = FLOW.replace("for name in sorted(seen)", "for name in ()")
     killed = code.replace(
-        "from data.reading import", "import data.virtual\n"
+        "from data.writing import", "import data.virtual\n"
         "data.virtual.os.link = lambda a, b: (open(b, 'w').close(), os._exit(9))\n"
-        "from data.reading import", 1,
+        "from data.writing import", 1,
     )  # fmt: skip
     done = subprocess.run([sys.executable, "-c", killed, str(tmp_path)])
     assert done.returncode == 9

@@ -118,24 +118,6 @@ def test_what_stays_on_the_disk_is_verified_too(tmp_path):
     assert np.isnan(unchecked.train.features.read(100, 101)).any()
 
 
-def test_moments_are_verified_and_left_out_unless_they_are_asked_for(tmp_path):
-    path = write(tmp_path / "s.h5", n=3000)
-    moments = open_features(path, moments=True).moments
-    assert moments is not None
-    options = ({"in_memory": False}, {}, {"in_memory": False, "moments": True})
-    for option in options:
-        found = open_features(path, **option)
-        assert found.moments is None
-        assert found.train.features.shape == (3000, 7)
-    content = bytearray(path.read_bytes())
-    content[content.index(moments.scatter[1].tobytes()) + 9] ^= 1
-    path.write_bytes(content)
-    for option in options:
-        with pytest.raises(UserError, match="/train/moments/scatter has sha256"):
-            open_features(path, **option)
-        assert open_features(path, verify=False, **option).moments is None
-
-
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
 def test_the_file_is_closed_with_its_last_user(store):
     before = len(os.listdir("/proc/self/fd"))

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from data.common.errors import UserError
-from data.images.decode import BadImage, decode_image
+from data.images.decode import BadImageError, decode_image
 
 SHAPE = (6, 9, 3)
 
@@ -176,10 +176,10 @@ def test_a_tiff_of_twelve_bits(tmp_path):
 @pytest.mark.parametrize("dtype, kind", [(np.float32, "floating-point"), (np.int32, "integer")])
 def test_samples_without_a_white_are_refused(tmp_path, dtype, kind):
     Image.fromarray(np.ones((2, 2), dtype)).save(tmp_path / "x.tif")
-    with pytest.raises(BadImage, match=f"{kind} samples.*8 or 16 bits"):
+    with pytest.raises(BadImageError, match=f"{kind} samples.*8 or 16 bits"):
         decode_image(tmp_path / "x.tif")
     (tmp_path / "x.pfm").write_bytes(b"Pf\n1 1\n-1.0\n" + struct.pack("<f", 1.0))
-    with pytest.raises(BadImage, match="floating-point"):
+    with pytest.raises(BadImageError, match="floating-point"):
         decode_image(tmp_path / "x.pfm")
 
 
@@ -234,7 +234,7 @@ def test_truncated_files_are_bad_images(tmp_path, rgb, format, part):
     whole = encoded(rgb, format)
     path = tmp_path / "cut.png"
     path.write_bytes(whole[: int(part * len(whole))])
-    with pytest.raises(BadImage) as caught:
+    with pytest.raises(BadImageError) as caught:
         decode_image(path)
     assert caught.value.path == str(path)
     assert str(path) in str(caught.value)
@@ -253,13 +253,13 @@ def test_truncated_files_are_bad_images(tmp_path, rgb, format, part):
 )
 def test_what_is_no_image(tmp_path, content, reason):
     (tmp_path / "x.png").write_bytes(content)
-    with pytest.raises(BadImage, match=reason):
+    with pytest.raises(BadImageError, match=reason):
         decode_image(tmp_path / "x.png")
 
 
 def test_other_formats_are_not_decoded(tmp_path, rgb):
     Image.fromarray(rgb).save(tmp_path / "x.png", format="ICNS")
-    with pytest.raises(BadImage, match="not a JPEG, PNG, WebP, BMP"):
+    with pytest.raises(BadImageError, match="not a JPEG, PNG, WebP, BMP"):
         decode_image(tmp_path / "x.png")
 
 
@@ -284,12 +284,12 @@ def test_avif(tmp_path, rgb, monkeypatch):
         UserError, match=r"y\.avif: it is an AVIF image.*Pillow [\s\S]*>=11.3"
     ) as no:
         decode_image(tmp_path / "y.avif")
-    assert not isinstance(no.value, BadImage)
+    assert not isinstance(no.value, BadImageError)
 
 
 def test_heic_is_named(tmp_path):
     (tmp_path / "x.jpg").write_bytes(box(b"heic"))
-    with pytest.raises(BadImage, match=r"HEIC image.*convert it to JPEG"):
+    with pytest.raises(BadImageError, match=r"HEIC image.*convert it to JPEG"):
         decode_image(tmp_path / "x.jpg")
 
 
@@ -305,7 +305,7 @@ def test_damage_gives_bad_image_or_an_image(tmp_path, rgb):
             path.write_bytes(damaged)
             try:
                 assert decode_image(path).ndim == 3
-            except BadImage:
+            except BadImageError:
                 bad += 1
     assert bad > 20
 
@@ -318,7 +318,7 @@ def test_decompression_bombs_are_bad_images(tmp_path, monkeypatch, times):
     Image.new("RGB", (int(100 * times), 10)).save(path)
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        with pytest.raises(BadImage, match="pixels"):
+        with pytest.raises(BadImageError, match="pixels"):
             decode_image(path)
     assert shown == []
 
@@ -328,12 +328,12 @@ def test_a_file_that_is_missing_is_not_a_bad_image(tmp_path):
     for path in (tmp_path / "gone.png", tmp_path):
         with pytest.raises(UserError) as caught:
             decode_image(path)
-        assert not isinstance(caught.value, BadImage)
+        assert not isinstance(caught.value, BadImageError)
         assert str(path) in str(caught.value)
 
 
 def test_bad_image_survives_the_way_between_processes():
-    error = pickle.loads(pickle.dumps(BadImage("cats/1.jpg", "it is empty")))
+    error = pickle.loads(pickle.dumps(BadImageError("cats/1.jpg", "it is empty")))
     assert (error.path, error.reason) == ("cats/1.jpg", "it is empty")
     assert "cats/1.jpg" in str(error)
 

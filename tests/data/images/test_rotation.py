@@ -279,7 +279,7 @@ def test_nothing_is_printed_without_the_name_of_the_image(tmp_path, stored):
         "import sys, data.images.decode as d\n"
         "for name in sys.argv[1:]:\n"
         "    try: d.decode_file(name)\n"
-        "    except d.BadImage: pass\n"
+        "    except d.BadImageError: pass\n"
     )
     names = [str(path) for path in sorted(tmp_path.iterdir())]
     done = subprocess.run(

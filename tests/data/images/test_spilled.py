@@ -5,14 +5,13 @@ import tempfile
 import numpy as np
 import pytest
 
-from data.images import spilled
-from data.images.arrays import ArrayImages, Split, digest_rows
-from data.images.spilled import SpilledImages, spill
+from data.images import arrays
+from data.images.arrays import ArrayImages, SpilledImages, Split, digest_rows, spill
 
 
 @pytest.fixture
 def split(monkeypatch):
-    monkeypatch.setattr(spilled, "SPILL_BYTES", 1000)
+    monkeypatch.setattr(arrays, "SPILL_BYTES", 1000)
     pixels = np.random.default_rng(0).integers(0, 256, (3000, 4, 5, 3), dtype=np.uint8)
     return Split(ArrayImages(pixels), np.arange(3000) % 2, tuple(map(str, range(3000))))
 
@@ -40,5 +39,5 @@ def test_few_images_stay_in_memory_and_so_do_those_that_no_folder_takes(
     assert spill(split, tmp_path / "not there") is split
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     assert isinstance(spill(split, tmp_path / "not there").images, SpilledImages)
-    monkeypatch.setattr(spilled, "SPILL_BYTES", 1 << 20)
+    monkeypatch.setattr(arrays, "SPILL_BYTES", 1 << 20)
     assert spill(split, tmp_path) is split

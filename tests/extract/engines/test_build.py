@@ -12,20 +12,21 @@ import torch
 from data.reading import open_features, read_header, verify_store
 from data.reembedded import read_rechecked
 from extract.engines import build as engines
-from extract.engines import compiled, embed, measured, tuning
-from extract.engines import openvino as vino
-from extract.engines.activations import activation_bytes
-from extract.engines.device import CPU_BATCH, EngineFailed
+from extract.engines import compiled, constants, embed, measured, tuning
+from extract.engines import openvino as openvino_engine
+from extract.engines.constants import CPU_BATCH
+from extract.engines.device import EngineError
 from extract.engines.embed import Embedder
+from extract.engines.measured import activation_bytes
 from extract.model.backbone import BackboneRequest, load_backbone
 
 CPU = torch.device("cpu")
-VINO = engines.openvino_version() is not None
-needs_vino = pytest.mark.skipif(not VINO, reason="OpenVINO is not installed")
+OPENVINO = engines.openvino_version() is not None
+needs_openvino = pytest.mark.skipif(not OPENVINO, reason="OpenVINO is not installed")
 COMPILER = compiled.missing_tool(CPU) is None
 needs_compiler = pytest.mark.skipif(not COMPILER, reason="no C++ compiler")
 VIT = "vit_tiny_patch16_224"
-OTHERS = ["channels-last", "folded", pytest.param("openvino", marks=needs_vino)]
+OTHERS = ["channels-last", "folded", pytest.param("openvino", marks=needs_openvino)]
 
 
 def backbone(model="test_efficientnet"):
@@ -55,7 +56,7 @@ def test_engines_agree_at_every_batch_size(model, engine):
     images = pictures(11)
     reference = embedded(network, "torch", images)
     if engine == "folded" and model == VIT:
-        with pytest.raises(EngineFailed, match="no batch norm"):
+        with pytest.raises(EngineError, match="no batch norm"):
             embedded(network, engine, images)
         return
     sizes = (4, 16) if model == VIT else (1, 4, 16)
@@ -89,7 +90,7 @@ def test_a_network_that_cannot_be_compiled_says_so(monkeypatch):
         return fail
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
-    with pytest.raises(EngineFailed, match=r"cannot be compiled \(no such kernel\)"):
+    with pytest.raises(EngineError, match=r"cannot be compiled \(no such kernel\)"):
         embedded(backbone(), "compiled", pictures(2))
 
 
@@ -102,9 +103,9 @@ def test_folding_folds_every_norm_of_a_resnet():
     assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
 
 
-@needs_vino
+@needs_openvino
 def test_bf16_is_close_but_not_the_same():
-    if not vino.computes_in("bf16"):
+    if not openvino_engine.computes_in("bf16"):
         pytest.skip("this processor has no bf16")
     network = backbone()
     images = pictures(6)
@@ -117,12 +118,16 @@ def test_bf16_is_close_but_not_the_same():
 def test_wrong_rows_are_refused():
     rows = np.random.default_rng(0).normal(size=(5, 9)).astype(np.float32)
     engines.check_rows(rows, rows, "fp32")
-    with pytest.raises(EngineFailed, match="differs from torch by"):
+    with pytest.raises(EngineError, match="differs from torch by"):
         engines.check_rows(rows + 0.01, rows, "fp32")
-    with pytest.raises(EngineFailed, match="cosine"):
+    with pytest.raises(EngineError, match="cosine"):
         engines.check_rows(-rows, rows, "bf16")
-    with pytest.raises(EngineFailed, match="NaN"):
+    with pytest.raises(EngineError, match="NaN"):
         engines.check_rows(rows * np.nan, rows, "bf16")
+
+
+def picked(plan):
+    return plan.engine, plan.batch_size
 
 
 def subject(**more):
@@ -163,7 +168,7 @@ def test_an_engine_that_was_fine_when_measured_is_checked_again(rates, monkeypat
     assert tuning.choose(subject(), 100_000).engine == "folded"
 
     def wrong(rows, reference, precision):
-        raise EngineFailed("its vectors are others today")
+        raise EngineError("its vectors are others today")
 
     monkeypatch.setattr(engines, "check_rows", wrong)
     capsys.readouterr()
@@ -178,7 +183,7 @@ def test_compiling_is_tried_where_the_run_is_long_and_kept_where_it_pays(rates, 
     short, long = 5_000, 50_000  # 50 s, and 500 s
     assert tuning.choose(subject(), short).engine == "channels-last"
     assert tuning.choose(subject(may_compile=False), long).engine == "channels-last"
-    assert tuning.choose(subject(), long) == tuning.Choice("compiled", 16)
+    assert picked(tuning.choose(subject(), long)) == ("compiled", 16)
     # What was measured is kept, and the time that compiling took counts in the next run.
     monkeypatch.setattr(tuning, "_try", None)
     found = measured.read(subject(), subject().names())
@@ -186,20 +191,20 @@ def test_compiling_is_tried_where_the_run_is_long_and_kept_where_it_pays(rates, 
     (quick,) = [t for t in found.trials if t.engine == "compiled"]
     found.trials = [*slow, dataclasses.replace(quick, build_seconds=60.0)]
     measured.write(subject(), subject().names(), found)
-    assert tuning.choose(subject(), long) == tuning.Choice("compiled", 16)
+    assert picked(tuning.choose(subject(), long)) == ("compiled", 16)
     assert tuning.choose(subject(), 20_000).engine == "channels-last"
     assert tuning.choose(subject(may_compile=False), long).engine == "channels-last"
-    assert tuning.choose_quickly(subject(), long) == tuning.Choice("compiled", 16)
+    assert picked(tuning.choose_quickly(subject(), long)) == ("compiled", 16)
 
 
 def test_compiling_that_fails_is_said_so_and_not_tried_again(monkeypatch, capsys):
     def fail(*_):
-        raise EngineFailed("the network cannot be compiled (odd)")
+        raise EngineError("the network cannot be compiled (odd)")
 
     monkeypatch.setattr(compiled, "missing_tool", lambda device: None)
     monkeypatch.setattr(compiled, "compiled_function", fail)
     monkeypatch.setattr(engines, "candidates", lambda *_: ["channels-last"])
-    monkeypatch.setattr(tuning, "TRIAL_SECONDS", 0.0001)
+    monkeypatch.setattr(constants, "TRIAL_SECONDS", 0.0001)
     assert tuning.choose(subject(), 10**9).engine != "compiled"
     monkeypatch.setattr(tuning, "_try", None)
     assert tuning.choose(subject(), 10**9).engine != "compiled"
@@ -213,7 +218,7 @@ def test_a_compiled_network_takes_the_batch_size_that_suits_torch(rates, monkeyp
     rates.update({("channels-last", 16): 100, ("channels-last", 32): 90})
     rates.update({("channels-last", 8): 120, ("channels-last", 4): 110})
     choice = tuning.choose(subject(engine="compiled"), 100_000)
-    assert choice == tuning.Choice("compiled", 8)
+    assert picked(choice) == ("compiled", 8)
     assert admitted == [("compiled", 8)]
 
 
@@ -272,7 +277,7 @@ def test_a_short_run_is_not_measured(rates, monkeypatch):
 def test_what_the_user_insists_on_is_not_measured(monkeypatch):
     monkeypatch.setattr(tuning, "measure", None)
     choice = tuning.choose(subject(engine="folded", batch_size=3), 10**9)
-    assert choice == tuning.Choice("folded", 3)
+    assert picked(choice) == ("folded", 3)
 
 
 def test_no_batch_takes_more_than_the_hosts_memory(rates, monkeypatch):
@@ -297,11 +302,11 @@ def test_a_batch_that_does_not_fit_is_halved(monkeypatch):
 
     def tight(self, images):
         if self.batch_size > 4:
-            raise embed.OutOfMemory
+            raise embed.OutOfMemoryError
         return original(self, images)
 
     monkeypatch.setattr(Embedder, "embed", tight)
-    monkeypatch.setattr(tuning, "TRIAL_SECONDS", 0.0001)
+    monkeypatch.setattr(constants, "TRIAL_SECONDS", 0.0001)
     found = tuning.measure(subject(), ["torch"], 16)
     assert {trial.batch_size for trial in found.trials} <= {1, 2, 4}
     assert 4 in {trial.batch_size for trial in found.trials}
@@ -337,7 +342,7 @@ def test_compiled_runs_end_with_the_same_bits_when_they_are_resumed(small, featu
     assert datasets(done.path) == expected
 
 
-@pytest.mark.parametrize("engine", ["folded", pytest.param("openvino", marks=needs_vino)])
+@pytest.mark.parametrize("engine", ["folded", pytest.param("openvino", marks=needs_openvino)])
 def test_a_run_on_an_engine(small, engine):
     plain = small("--engine", "torch")
     done = small("--engine", engine, "--force")
@@ -348,7 +353,7 @@ def test_a_run_on_an_engine(small, engine):
     assert ("openvino" in provenance) == (engine == "openvino")
 
 
-@needs_vino
+@needs_openvino
 def test_an_interrupted_run_goes_on_with_its_engine(small, features, monkeypatch):
     from extract.shards import plan as shards
 
@@ -395,7 +400,7 @@ def test_an_engine_that_ran_before_and_fails_now(small, monkeypatch, refused):
     whole = folding.fold_batch_norms
 
     def fail(*_):
-        raise EngineFailed("odd")
+        raise EngineError("odd")
 
     monkeypatch.setattr(folding, "fold_batch_norms", fail)
     refused(small("--engine", "auto"), "folded", "odd", "--engine torch")
@@ -405,20 +410,20 @@ def test_an_engine_that_ran_before_and_fails_now(small, monkeypatch, refused):
     assert "going on" in done.err, "what was finished is kept"
 
 
-@needs_vino
+@needs_openvino
 @pytest.mark.parametrize("how", ["cannot be converted", "differs from torch"])
 def test_an_engine_that_fails_is_replaced_and_said_so(small, monkeypatch, how):
-    original = vino.compile_network
+    original = openvino_engine.compile_network
 
     def fail(*_):
-        raise EngineFailed("the network cannot be converted (aten::odd)")
+        raise EngineError("the network cannot be converted (aten::odd)")
 
     def differ(*arguments):
         network = original(*arguments)
         return lambda images: network(images) * 1.01
 
     broken = fail if how == "cannot be converted" else differ
-    monkeypatch.setattr(vino, "compile_network", broken)
+    monkeypatch.setattr(openvino_engine, "compile_network", broken)
     done = small("--engine", "openvino")
     assert done.code == 0, done.err
     (line,) = [line for line in done.err.splitlines() if "openvino" in line]
@@ -427,10 +432,10 @@ def test_an_engine_that_fails_is_replaced_and_said_so(small, monkeypatch, how):
     assert store.provenance["engine"] == "channels-last"
 
 
-@needs_vino
+@needs_openvino
 def test_an_operation_that_cannot_be_converted_is_named():
     network = load_backbone(BackboneRequest("test_vit", "random", image_size=32))
-    with pytest.raises(EngineFailed, match=r"No conversion rule .*bicubic"):
+    with pytest.raises(EngineError, match=r"No conversion rule .*bicubic"):
         Embedder(network, CPU, "fp32", "openvino", 2)
 
 
@@ -449,7 +454,7 @@ def test_verify_reports_every_engine_and_precision(call, small):
         words = line.replace("fp32, float16", "float16").split()
         if len(words) == 5 and words[1] in ("fp32", "bf16", "float16"):
             found[words[0], words[1]] = [float(word) for word in words[2:]]
-    expected = {"channels-last", "folded", *(["openvino"] if VINO else [])}
+    expected = {"channels-last", "folded", *(["openvino"] if OPENVINO else [])}
     assert {name for name, precision in found if precision == "fp32"} == expected
     header = read_header(store)
     kept = read_rechecked(store, header.key, header.n_features)
@@ -472,6 +477,6 @@ def test_an_engine_that_is_not_installed(small, monkeypatch, refused):
 
 
 def test_a_precision_that_an_engine_has_not(small, refused):
-    if VINO:
+    if OPENVINO:
         refused(small("--engine", "openvino", "--precision", "fp16"), "--engine openvino", "fp16")
     refused(small("--engine", "onnx"), "onnx", "openvino")

@@ -8,7 +8,12 @@ import torch
 
 from data.common.errors import UserError
 from extract.engines.build import default_engine
-from extract.engines.device import OutOfMemory, choose_device, choose_precision, is_out_of_memory
+from extract.engines.device import (
+    OutOfMemoryError,
+    choose_device,
+    choose_precision,
+    is_out_of_memory,
+)
 from extract.engines.embed import Embedder
 from extract.model.backbone import BackboneRequest, load_backbone
 from extract.model.preprocess import NetworkInput
@@ -125,7 +130,7 @@ def test_out_of_memory_is_told_from_other_errors(monkeypatch):
         raise cpu
 
     monkeypatch.setattr(made, "_forward", fail)
-    with pytest.raises(OutOfMemory):
+    with pytest.raises(OutOfMemoryError):
         made.embed(pictures(2))
 
 

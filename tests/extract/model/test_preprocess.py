@@ -11,14 +11,8 @@ from PIL import Image
 from timm.data import create_transform
 
 from data.common.errors import UserError
-from extract.model.preprocess import (
-    Preprocessing,
-    is_small,
-    normalise,
-    resize_batch,
-    resize_one,
-    resolve_preprocessing,
-)
+from extract.model.preprocess import is_small, normalise, resize_batch, resize_one
+from extract.model.preprocessing import Preprocessing, resolve_preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

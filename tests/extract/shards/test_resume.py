@@ -14,6 +14,7 @@ import pytest
 
 from data.reading import verify_store
 from extract.engines import embed
+from extract.engines import plan as plans
 from extract.shards import plan as shards
 
 ROOT = Path(__file__).parents[3]
@@ -170,11 +171,11 @@ def test_a_plan_that_cannot_be_read_is_started_over(
 
 
 def test_shards_are_whole_batches():
-    plan = shards.Plan(64, "torch", "cpu", 2, "2.0", shards.whole_batches(1024, 64))
+    plan = plans.Plan(64, "torch", "cpu", 2, "2.0", shard_rows=1024)
     assert plan.shard_rows == 1024
     assert plan.halved().shard_rows == 1024
-    assert shards.whole_batches(1024, 50) == 1000
-    assert shards.whole_batches(256, 1000) == 1000
+    assert plans.whole_batches(1024, 50) == 1000
+    assert plans.whole_batches(256, 1000) == 1000
     pieces = shards.cut(Path(), {"train": 2100, "test": 5}, plan.shard_rows)
     spans = [(piece.split, piece.start, piece.stop) for piece in pieces]
     assert spans == [

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from extract.engines.build import default_engine
-from extract.engines.device import OutOfMemory
+from extract.engines.device import OutOfMemoryError
 from extract.engines.embed import Embedder
 from extract.model.backbone import BackboneRequest, load_backbone
 from extract.model.preprocess import NetworkInput
@@ -23,7 +23,23 @@ def embedder():
     return Embedder(backbone, CPU, "fp32", "channels-last", 4)
 
 
-class LateLanes(stream.HostLanes):
+class HostLanes:
+    """The lanes of a device that is the host itself: copies, made at once."""
+
+    def buffer(self, size, dtype):
+        return torch.empty(size, dtype=dtype)
+
+    def upload(self, host):
+        return host.clone()
+
+    def download(self, rows, host):
+        host.copy_(rows)
+
+    def wait(self, ticket):
+        pass
+
+
+class LateLanes(HostLanes):
     """A device that copies only when it is waited for, and keeps its buffers until then."""
 
     def __init__(self):
@@ -70,7 +86,7 @@ def alone(embedder, images):
     return embedder.embed(images.numpy() if isinstance(images, torch.Tensor) else images)
 
 
-@pytest.mark.parametrize("lanes", [stream.HostLanes, LateLanes])
+@pytest.mark.parametrize("lanes", [HostLanes, LateLanes])
 def test_overlapped_batches_give_the_same_bits_in_order(embedder, lanes):
     made = lanes()
     found = list(stream.overlapped(embedder, batches(), made))
@@ -91,7 +107,7 @@ def test_no_more_than_a_few_batches_are_taken_ahead(embedder):
             taken.append(number)
             yield number, pictures(4)
 
-    for number, _ in stream.overlapped(embedder, counted(), stream.HostLanes()):
+    for number, _ in stream.overlapped(embedder, counted(), HostLanes()):
         assert len(taken) <= number + stream.DEPTH + 1
 
 
@@ -104,11 +120,11 @@ def test_on_a_cpu_batches_are_embedded_one_by_one(embedder):
 
 
 def test_memory_that_runs_out_on_the_way(embedder):
-    class Full(stream.HostLanes):
+    class Full(HostLanes):
         def upload(self, host):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
-    with pytest.raises(OutOfMemory):
+    with pytest.raises(OutOfMemoryError):
         list(stream.overlapped(embedder, batches(), Full()))
 
 

@@ -8,6 +8,7 @@ from classify.solver.design import DesignMatrix
 from classify.solver.fit import Fitter
 from classify.solver.preconditioner import principal_start as coarse
 from classify.solver.threads import Workers
+from classify.solver.tuning import START_CLOSE_TOL
 
 
 def wide(n=900, d=520, k=3, rank=None, seed=0):
@@ -35,7 +36,7 @@ def test_what_lies_in_the_directions_is_solved(kind):
     base = at_base_rates(objective)
     found, sketch = coarse.start_from_directions(objective, base)
     axes = sketch.axes
-    np.testing.assert_allclose(axes.T @ axes, np.eye(coarse.DIRECTIONS), atol=1e-5)
+    np.testing.assert_allclose(axes.T @ axes, np.eye(coarse.START_DIRECTIONS), atol=1e-5)
     np.testing.assert_allclose(sketch.turned, X @ axes, atol=1e-4)
     assert np.all(sketch.chance == 1.0)
     assert sketch.rest < 1e-5 * X.var()  # twenty directions are all
@@ -53,13 +54,13 @@ def test_what_lies_in_the_directions_is_solved(kind):
     start = objective.evaluate(everything, found)[0]
     before = objective.evaluate(everything, base)[0]
     # The tolerance bounds the duality gap, in terms of the objective.
-    assert np.all(start - least <= coarse.TOL * start)
+    assert np.all(start - least <= coarse.START_TOL * start)
     assert np.all(start - least <= 0.2 * (before - least))
 
 
 def test_every_other_row_stands_for_two(monkeypatch):
     X, labels = wide(n=3000, rank=20)
-    monkeypatch.setattr(coarse, "ROWS", 1500)
+    monkeypatch.setattr(coarse, "START_ROWS", 1500)
     weight = np.random.default_rng(0).uniform(0.5, 1.5, len(X))
     objective = make("ovo", X, labels, C=0.02, weight=weight)
     drawn = []
@@ -156,7 +157,7 @@ def test_columns_with_inverses_of_their_own_start_there_too(monkeypatch, strateg
             lambda *given, start=start, starts=starts: starts.append(given[2]) or start(*given),
         )
         head, solution = fitter.solve(0.1, tol=1e-7, max_iter=500)
-        assert starts == ([coarse.CLOSE_TOL] if started else [])
+        assert starts == ([START_CLOSE_TOL] if started else [])
         assert solution.converged and fitter._preconditioner._inverses
         assert fitter._preconditioner.sketch is None
         n_iter.append(solution.n_iter.max())

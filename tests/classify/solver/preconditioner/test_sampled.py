@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from problems_for_tests import blobs, make
+from problems_for_tests import blobs, hessian_product, make
 
+from classify.solver.moves import Trials
 from classify.solver.preconditioner.factors import inverse_factor_plus_identity, orthonormal
 from classify.solver.preconditioner.sampled import SampledHessian, _Triangle
 from classify.solver.preconditioner.sampling import systematic_sample
 from classify.solver.preconditioner.shared import Sketch
-from classify.solver.trials import Trials
 
 
 @pytest.mark.parametrize("kind", ["ovr", "ovo"])
@@ -26,7 +26,7 @@ def test_with_all_rows_the_binary_inverse_is_exact(kind, d):
     preconditioner.attach(objective)
     preconditioner.update(everything, Trials(objective, everything, points, 1e-15))
     step = preconditioner.apply(everything, gradient)
-    product = objective.hessian_product(everything, points, step)
+    product = hessian_product(objective, everything, points, step)
     np.testing.assert_allclose(product, gradient, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(
         preconditioner.apply(everything[1:], gradient[1:]), step[1:], rtol=1e-9, atol=1e-12
@@ -159,7 +159,7 @@ def test_the_shared_inverse_is_exact_between_the_leading_directions(monkeypatch,
     inside = preconditioner._shared.axes
     assert inside.shape == (40, 20) and (preconditioner._shared.tail == 0.5) == known
     # Of the weights alone: the intercept is moved along with them.
-    hessian = matrix(lambda table: objective.hessian_product(pairs, points, table))
+    hessian = matrix(lambda table: hessian_product(objective, pairs, points, table))
     cross = hessian[:-1, -1]
     reduced = hessian[:-1, :-1] - np.outer(cross, cross) / hessian[-1, -1]
     product = (inside.T @ inverse[:-1, :-1] @ inside) @ (inside.T @ reduced @ inside)
@@ -190,7 +190,7 @@ def test_slow_problems_get_an_inverse_of_their_own_and_others_keep_theirs(monkey
     np.testing.assert_array_equal(after[others], before)
     # With more rows asked for than there are, its own inverse is exact.
     np.testing.assert_allclose(
-        objective.hessian_product(pairs, at.points, after)[2], gradient[2], rtol=1e-6, atol=1e-6
+        hessian_product(objective, pairs, at.points, after)[2], gradient[2], rtol=1e-6, atol=1e-6
     )
     # It has just been made: not again for a while.
     assert not preconditioner.due(pairs, ahead)

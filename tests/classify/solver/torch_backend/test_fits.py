@@ -12,18 +12,23 @@ from torch_fits_for_tests import OURS, data
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.__main__ import main
-from classify.results import read_results
+from classify.report.runs import read_results
 from classify.selection import select_C
 from classify.solver import backend as engines
-from classify.solver.backend import REHEARSAL, DeviceMemoryWarning, DeviceMissing, choose_device
+from classify.solver.backend import (
+    TORCH_ON_CPU,
+    DeviceMemoryWarning,
+    DeviceMissingError,
+    choose_device,
+)
 from classify.solver.torch_backend import fit as torch_fitting
 from data.common.cli import run
 
 
 def agree(strategy, X, y, tol=1e-6, **options):
     host = OURS[strategy](tol=tol, **options).fit(X, y)
-    there = OURS[strategy](tol=tol, device=REHEARSAL, **options).fit(X, y)
-    assert (host.device_, there.device_) == ("cpu", REHEARSAL)
+    there = OURS[strategy](tol=tol, device=TORCH_ON_CPU, **options).fit(X, y)
+    assert (host.device_, there.device_) == ("cpu", TORCH_ON_CPU)
     expected = np.array(host.certificate_["problems"]["objective"])
     found = np.array(there.certificate_["problems"]["objective"])
     assert there.certificate_["converged"]
@@ -69,10 +74,10 @@ def test_a_tight_tolerance_gives_the_same_weights(strategy):
 
 @pytest.mark.parametrize("strategy", OURS)
 def test_too_many_problems_for_the_device_are_fitted_on_the_cpu(strategy, monkeypatch):
-    monkeypatch.setattr("classify.solver.torch_backend.fit.FACTOR_WORK", 0)
+    monkeypatch.setattr("classify.solver.torch_backend.fit.DEVICE_FACTOR_WORK", 0)
     X, y = data()
     with pytest.warns(DeviceMemoryWarning, match="the CPU does it instead"):
-        there = OURS[strategy](device=REHEARSAL).fit(X, y)
+        there = OURS[strategy](device=TORCH_ON_CPU).fit(X, y)
     assert there.device_ == "cpu"
     np.testing.assert_array_equal(there.coef_, OURS[strategy]().fit(X, y).coef_)
 
@@ -80,7 +85,9 @@ def test_too_many_problems_for_the_device_are_fitted_on_the_cpu(strategy, monkey
 @pytest.mark.parametrize("strategy", OURS)
 def test_the_same_bits_again(strategy):
     X, y = data(n=3000)
-    first, second = (OURS[strategy](device=REHEARSAL, standardize=True).fit(X, y) for _ in range(2))
+    first, second = (
+        OURS[strategy](device=TORCH_ON_CPU, standardize=True).fit(X, y) for _ in range(2)
+    )
     assert first.coef_.tobytes() == second.coef_.tobytes()
     assert first.intercept_.tobytes() == second.intercept_.tobytes()
 
@@ -88,7 +95,7 @@ def test_the_same_bits_again(strategy):
 def test_the_limit_of_iterations_is_still_told():
     X, y = data()
     with pytest.warns(ConvergenceWarning, match="the limit of iterations"):
-        MultinomialLogistic(device=REHEARSAL, max_iter=1).fit(X, y)
+        MultinomialLogistic(device=TORCH_ON_CPU, max_iter=1).fit(X, y)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
@@ -99,7 +106,7 @@ def test_a_tensor_is_used_where_it_lies(dtype, monkeypatch):
     monkeypatch.setattr(
         "classify.estimators.as_features", lambda X: pytest.fail("copied to the host")
     )
-    fitted = OneVsRestLogistic(device=REHEARSAL, standardize=True).fit(tensor, y)
+    fitted = OneVsRestLogistic(device=TORCH_ON_CPU, standardize=True).fit(tensor, y)
     assert fitted.n_features_in_ == 8 and torch.equal(tensor, untouched)
     monkeypatch.undo()
     host = OneVsRestLogistic(standardize=True).fit(untouched, y)
@@ -119,7 +126,7 @@ def test_a_tensor_is_used_where_it_lies(dtype, monkeypatch):
 def test_bad_tensors(spoil, told):
     X, y = data()
     with pytest.raises(ValueError, match=told):
-        OneVsRestLogistic(device=REHEARSAL).fit(spoil(torch.from_numpy(X)), y)
+        OneVsRestLogistic(device=TORCH_ON_CPU).fit(spoil(torch.from_numpy(X)), y)
 
 
 def test_labels_and_weights_may_be_tensors():
@@ -127,7 +134,7 @@ def test_labels_and_weights_may_be_tensors():
     labels = np.unique(y, return_inverse=True)[1]
     weight = np.random.default_rng(0).uniform(0, 2, len(X))
     tensors = (torch.from_numpy(X), torch.from_numpy(labels), torch.from_numpy(weight))
-    there = OneVsOneLogistic(device=REHEARSAL).fit(*tensors)
+    there = OneVsOneLogistic(device=TORCH_ON_CPU).fit(*tensors)
     host = OneVsOneLogistic().fit(X, labels, weight)
     np.testing.assert_allclose(
         there.certificate_["objective"], host.certificate_["objective"], rtol=1e-6
@@ -144,7 +151,7 @@ def test_arrays_that_must_not_be_written_to():
         array.flags.writeable = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        MultinomialLogistic(device=REHEARSAL, standardize=True).fit(X, y, weight)
+        MultinomialLogistic(device=TORCH_ON_CPU, standardize=True).fit(X, y, weight)
     np.testing.assert_array_equal(X, before)
 
 
@@ -165,7 +172,7 @@ def test_settings_of_torch_are_left_alone(legacy, monkeypatch):
     try:
         setattr(matmul, name, loose)
         with torch.autocast("cpu"):
-            OneVsRestLogistic(device=REHEARSAL).fit(*data())
+            OneVsRestLogistic(device=TORCH_ON_CPU).fit(*data())
             assert torch.is_autocast_enabled("cpu")
         assert getattr(matmul, name) == loose
         assert set(seen) <= {"ieee", False}
@@ -178,8 +185,8 @@ def test_a_path_is_the_same_path():
     X, y = data(n=1500)
     grid = [0.01, 0.1, 1.0]
     host = select_C("ovo", X, y, grid=grid)
-    there = select_C("ovo", X, y, grid=grid, device=REHEARSAL)
-    assert (host.C, host.device, there.device) == (there.C, "cpu", REHEARSAL)
+    there = select_C("ovo", X, y, grid=grid, device=TORCH_ON_CPU)
+    assert (host.C, host.device, there.device) == (there.C, "cpu", TORCH_ON_CPU)
     for a, b in zip(host.path, there.path, strict=True):
         np.testing.assert_allclose(a["log_loss"], b["log_loss"], rtol=1e-2)
 
@@ -197,15 +204,15 @@ def test_too_little_memory_falls_back_to_the_cpu(place, monkeypatch):
     else:
         monkeypatch.setattr(torch_fitting.TorchBinaryProblems, "evaluate", exhausted)
     with pytest.warns(DeviceMemoryWarning, match=r"ovr fit \(CUDA out of memory\); the CPU") as got:
-        fitted = OneVsRestLogistic(device=REHEARSAL).fit(torch.from_numpy(X), y)
+        fitted = OneVsRestLogistic(device=TORCH_ON_CPU).fit(torch.from_numpy(X), y)
     assert len(got) == 1 and "\n" not in str(got[0].message)
     assert fitted.device_ == "cpu"
     assert fitted.coef_.tobytes() == expected.coef_.tobytes()
 
     lines = []
-    with engines.telling(lines.append), warnings.catch_warnings():
+    with engines.redirect_notes(lines.append), warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert select_C("ovr", X, y, grid=[0.1, 1.0], device=REHEARSAL).device == "cpu"
+        assert select_C("ovr", X, y, grid=[0.1, 1.0], device=TORCH_ON_CPU).device == "cpu"
     assert len(lines) == 1
 
 
@@ -215,7 +222,7 @@ def test_other_errors_of_torch_are_not_hidden(monkeypatch):
 
     monkeypatch.setattr(torch_fitting.TorchFitter, "_open", broken)
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        OneVsRestLogistic(device=REHEARSAL).fit(*data())
+        OneVsRestLogistic(device=TORCH_ON_CPU).fit(*data())
 
 
 def test_devices_that_are_not_there(monkeypatch):
@@ -224,7 +231,7 @@ def test_devices_that_are_not_there(monkeypatch):
         with pytest.raises(ValueError, match="device must be 'auto', 'cpu', 'cuda' or 'cuda:N'"):
             choose_device(name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(DeviceMissing, match="device cuda: there is no CUDA device"):
+    with pytest.raises(DeviceMissingError, match="device cuda: there is no CUDA device"):
         OneVsRestLogistic(device="cuda").fit(*data())
     for there in (False, True):  # a driver without a device that works is no reason to fail
         monkeypatch.setattr(engines, "may_have_nvidia", lambda there=there: there)
@@ -233,7 +240,7 @@ def test_devices_that_are_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     assert choose_device("auto") == choose_device("cuda") == choose_device("cuda:0") == "cuda:0"
-    with pytest.raises(DeviceMissing, match="no CUDA device with the number 3"):
+    with pytest.raises(DeviceMissingError, match="no CUDA device with the number 3"):
         choose_device("cuda:3")
 
 
@@ -261,17 +268,17 @@ def test_a_run_records_its_device(tmp_path, make_store, capsys, monkeypatch, eno
 
     if not enough:
         monkeypatch.setattr(torch_fitting.TorchSoftmaxProblems, "evaluate", exhausted)
-    monkeypatch.setattr(engines, "choose_device", lambda option: REHEARSAL)
+    monkeypatch.setattr(engines, "choose_device", lambda option: TORCH_ON_CPU)
     code, reports = cli(tmp_path, make_store(tmp_path / "s.h5"))
     assert code == 0
     (path,) = reports.glob("*/*/results.json")
     results = read_results(path)
-    assert results["settings"]["device"] == REHEARSAL
+    assert results["settings"]["device"] == TORCH_ON_CPU
     told = [line for line in capsys.readouterr().err.splitlines() if "too little memory" in line]
     if enough:
-        assert results["environment"]["device"] == REHEARSAL and not told
+        assert results["environment"]["device"] == TORCH_ON_CPU and not told
     else:
-        assert results["environment"]["device"] == f"cpu, {REHEARSAL}"
+        assert results["environment"]["device"] == f"cpu, {TORCH_ON_CPU}"
         assert len(told) == 1 and "the multinomial fit" in told[0]
         assert any("too little memory" in text for text in results["warnings"])
 
@@ -282,8 +289,8 @@ def test_a_fit_on_the_cpu_leaves_torch_out():
         "X = np.random.default_rng(0).standard_normal((60, 3)).astype(np.float32)\n"
         "y = np.arange(60) % 3\n"
         "classify.OneVsOneLogistic(standardize=True).fit(X, y).predict(X)\n"
-        "from classify import engines\n"
-        "engines.may_have_nvidia = lambda: False\n"
+        "from classify.solver import backend\n"
+        "backend.may_have_nvidia = lambda: False\n"
         "assert classify.OneVsRestLogistic(device='auto').fit(X, y).device_ == 'cpu'\n"
         "print(sorted(name for name in sys.modules if 'torch' in name))"
     )

@@ -10,7 +10,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import numpy as np
-from data.common.allocator import keep_pages, keep_small_blocks
+from data.common.memory import keep_pages, keep_small_blocks
 
 kept = {"pages": keep_pages, "small": keep_small_blocks, "none": lambda: True}[sys.argv[1]]()
 

@@ -2,10 +2,9 @@
 
 import pytest
 
-from classify.free_memory import default_memory, parse_memory
 from classify.solver.memory import show_bytes
 from data.common.errors import UserError
-from data.common.free_memory import free_memory
+from data.common.memory import default_memory, free_memory, parse_memory
 
 MEMINFO = "MemTotal:       8000000 kB\nMemAvailable:   4000000 kB\n"
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from classify.solver import history, rowwise
-from classify.solver.history import History
+from classify.solver import lbfgs
+from classify.solver import threads as solver_threads
+from classify.solver.lbfgs import History
 from classify.solver.threads import Workers
 
 
@@ -31,7 +32,7 @@ def walk(k=9, p=12, rounds=6, seed=0):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("piece", [10, 65_536])
 def test_directions_are_the_textbooks_while_problems_leave(monkeypatch, threads, piece):
-    monkeypatch.setattr(rowwise, "PIECE_NUMBERS", piece)
+    monkeypatch.setattr(solver_threads, "PIECE_NUMBERS", piece)
     points, gradients = walk()
     kept = History(4, 9, 12, np.float64, Workers(threads))
     alive = np.arange(9)
@@ -75,5 +76,5 @@ def test_arrays_of_problems_that_left_are_given_back():
     kept.add(points[1], points[0], gradients[1], gradients[0])
     kept.keep(np.arange(8) < 5)
     assert len(kept._steps[0]) == 8
-    kept.keep(np.arange(5) < 8 * history.IN_USE)
-    assert len(kept._steps[0]) == len(kept._bends[0]) == 4
+    kept.keep(np.arange(5) < 8 * lbfgs.IN_USE)
+    assert len(kept._steps[0]) == len(kept._gradient_steps[0]) == 4

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from extract.shards.writing import Writer
+from extract.shards.fill import Writer
 
 
 def test_writes_are_made_in_order_by_another_thread():

@@ -1,4 +1,4 @@
-"""The course of a fit, round by round, and problems that each have a C of their own."""
+"""The trace of a fit, iteration by iteration, and problems that each have a C of their own."""
 
 import numpy as np
 import pytest

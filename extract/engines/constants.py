@@ -1,0 +1,46 @@
+"""What measuring set of engines and batch sizes; the runs are in ``benchmarks/notes.md``.
+
+``make bench PARTS=engines`` measures them: stage one on a CPU, two cores of an Intel Xeon.
+"""
+
+from __future__ import annotations
+
+# Batch sizes to begin with: on a CPU the activations of large batches do not fit into its caches.
+CPU_BATCH = 16
+CUDA_BATCH = 256
+# Where the search for a larger batch ends: the fastest were 32 and 64 on a CPU.
+LARGEST_BATCH = {"cpu": 64, "cuda": 1024}
+# Images that an OpenVINO stream of its own works on at a time: with 4, all networks were faster by
+# 3 to 10 % than with all threads on a whole batch, and than with 1, 2 and 8.
+OPENVINO_PART = 4
+# A host that runs out of memory kills the process: no batch may take more of what is free.
+MEMORY_SHARE = 0.5
+
+# A run that the default engine ends sooner is not worth measuring for.
+WORTH_SECONDS = 30.0
+# Engines are compared at the default batch size, or at this one where a batch takes long.
+SLOW_BATCH = 4
+LONG_SECONDS = 1.0
+# Each candidate is timed for so long, after a first batch that warms it up.
+TRIAL_SECONDS = 0.4
+# Of an engine this much slower than the best, no other batch size is tried.
+CLOSE = 0.8
+# Another batch size must be faster by more than the noise of a trial.
+GAIN = 1.02
+# Before a run that takes longer, the best trial of each engine no slower than this is timed again,
+# so often: something else on the host once held up every trial of the best engine.
+SETTLE_SECONDS = 120.0
+CONTENDER = 0.6
+CONTENDERS = 3
+ROUNDS = 2
+# Compiling takes tens of seconds, and is only tried, once, where it may save more than that.
+COMPILE_SECONDS = 30.0
+COMPILE_GAIN = 0.25
+
+# Images whose vectors are compared with torch's before an engine is used.
+CHECKED_ROWS = 16
+# Largest difference from torch in float32, relative to the largest value of the first batch; the
+# benchmark's engines differ by 2e-6 and less.
+FP32_TOLERANCE = 1e-3
+# Half-precision networks lose digits at every layer: the direction of a row is what remains.
+LOWEST_COSINE = {"fp32": 0.9999, "fp16": 0.99, "bf16": 0.98}
