@@ -21,7 +21,7 @@ import numpy.typing as npt
 from classify.report.run_report import write_report
 from classify.results import FILE_NAME
 from classify.saved_heads import SavedHead, save_head
-from classify.solver.backend import describe
+from classify.solver.backend import device_title
 from classify.solver.problems import n_heads
 from data.common.errors import UserError
 from data.common.files import sync_folder, temporary_folder, write_bytes, write_json
@@ -43,7 +43,7 @@ def environment(jobs: int | None, devices: Sequence[str] = ("cpu",)) -> dict[str
     for package in packages:
         with suppress(ImportError):  # a checkout that was never installed has no version
             found[package] = version(package)
-    device = ", ".join(dict.fromkeys(describe(device) for device in devices))
+    device = ", ".join(dict.fromkeys(device_title(device) for device in devices))
     return {**found, "device": device, "cpus": os.cpu_count(), "jobs": jobs or "all"}
 
 

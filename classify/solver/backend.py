@@ -85,7 +85,7 @@ def choose_device(option: str, X: Any = None) -> str:
     return found or "cpu"
 
 
-def describe(device: str) -> str:
+def device_title(device: str) -> str:
     """Name a device for the record of a run: a GPU's own name, or ``cpu``."""
     if device in ("cpu", TORCH_ON_CPU):
         return device
@@ -166,7 +166,7 @@ class DeviceFitter:
         if self.device != TORCH_ON_CPU:
             release(self.device)
         _tell.get()(
-            f"{describe(self.device)} has too little memory for the {self._arguments[0]} fit "
+            f"{device_title(self.device)} has too little memory for the {self._arguments[0]} fit "
             f"({reason}); the CPU does it instead. Choose the device cpu to save the attempt."
         )
         self.device = "cpu"

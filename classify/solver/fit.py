@@ -170,7 +170,7 @@ class Fitter:
         )
 
     def _coarse(self, objective: Problems) -> bool:
-        """Start in a few directions, where inverses are dear: those made there serve longer."""
+        """Start in a few directions where inverses are expensive: those made there serve longer."""
         made = self._preconditioner
         return isinstance(made, SampledHessian) and made.price > 1 and worthwhile(objective)
 

@@ -1,4 +1,4 @@
-"""The coordinator of a run on a cluster: it hands out shards, and believes no receipt unread.
+"""The coordinator of a run on a cluster: it hands out shards, and reads every finished shard again.
 
 The shards, the plan and the work folder are those of a run in one process, so either can go on
 where the other stopped, and on a CPU both write the same bits. Workers read images and write

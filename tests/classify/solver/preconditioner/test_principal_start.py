@@ -148,7 +148,7 @@ def test_columns_with_inverses_of_their_own_start_there_too(monkeypatch, strateg
     X, labels = wide(n=1500, k=3)
     monkeypatch.setattr("classify.solver.fit.LARGEST_PRICE", 1000.0)
     heads, n_iter = [], []
-    for work, started in ((0.0, True), (1e12, False)):  # dear inverses, and cheap ones
+    for work, started in ((0.0, True), (1e12, False)):  # expensive inverses, and cheap ones
         monkeypatch.setattr("classify.solver.fit.SMALL_WORK", work)
         fitter, starts = Fitter(strategy, X, labels, 3, Workers(2)), []
         start = coarse.start_from_directions

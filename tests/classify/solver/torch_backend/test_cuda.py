@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch_fits_for_tests import OURS, data
 
-from classify.solver.backend import DeviceMemoryWarning, choose_device, describe
+from classify.solver.backend import DeviceMemoryWarning, choose_device, device_title
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -24,7 +24,7 @@ def test_the_same_optimum_as_on_the_cpu(strategy, dtype, shape, options):
     host = OURS[strategy](**options).fit(X, y)
     there = OURS[strategy](device="cuda", **options).fit(X, y)
     assert there.device_ == choose_device("cuda") and there.certificate_["converged"]
-    assert describe(there.device_) == torch.cuda.get_device_name()
+    assert device_title(there.device_) == torch.cuda.get_device_name()
     np.testing.assert_allclose(
         there.certificate_["problems"]["objective"],
         host.certificate_["problems"]["objective"],
