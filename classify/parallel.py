@@ -19,9 +19,9 @@ def run_tasks(
     unit: str,
     **options: Any,
 ) -> list[Result]:
-    """Apply a function of a module to every task, small ones that can be pickled, in order.
+    """Apply a module's function to every small, picklable task; results in their order.
 
-    `options` are for `joblib.Parallel`; what they leave open is up to ``joblib.parallel_config``.
+    What the `options` of `joblib.Parallel` leave open is up to ``joblib.parallel_config``.
     """
     import joblib
 

@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 class HeldOut:
     """Rows that no head of theirs was fitted to."""
 
-    X: Any  # features (n_rows, n_features) of these and other rows
-    rows: npt.NDArray[np.intp]  # (n_held,): which of them
-    labels: npt.NDArray[np.intp]  # (n_held,): indices among the classes that there are heads for
-    head: LinearHead
+    X: Any  # features, of these and other rows: an array or a source of rows
+    rows: npt.NDArray[np.intp]  # which of them
+    labels: npt.NDArray[np.intp]  # their classes, indices among those that there are heads for
+    head: LinearHead  # fitted to other rows
 
 
 def rows_of(X: Any, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
-    """Collect some rows (k, n_features) of features, in the order given."""
+    """Collect some rows of an array or of a source, in their order."""
     return X.gather(rows) if is_source(X) else X[rows]
 
 
 def scorer(
     head: LinearHead, dtype: npt.DTypeLike
 ) -> Callable[[npt.NDArray[Any]], npt.NDArray[Any]]:
-    """Prepare a function of linear scores for many blocks: heads are converted once."""
+    """Return what `LinearHead.scores` is, but for the heads' conversion, which is done once."""
     coef, intercept = head.coef.astype(dtype).T, head.intercept.astype(dtype)
     return lambda block: block @ coef + intercept
 
@@ -41,7 +41,7 @@ def scorer(
 def scored(
     X: Any, head: LinearHead, rows: npt.NDArray[np.intp] | None = None
 ) -> Iterator[tuple[slice, npt.NDArray[Any]]]:
-    """Yield blocks of rows, as slices of `rows` (all by default), with their linear scores."""
+    """Yield where in `rows` (all by default) a block is, and its scores, ``(n_block, n_heads)``."""
     scores = scorer(head, X.dtype)
     if rows is None:
         for low, high in answer_steps(X, len(X), len(head.coef)):

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Helpers that tests of several folders import by name.
+sys.path.insert(0, str(Path(__file__).parent / "shared"))
 
 # Jobs in the background of some shells start with Ctrl-C ignored, and hand that on to the processes
 # that the tests interrupt.
@@ -15,3 +23,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+
+
+@pytest.fixture
+def warm_stage_one(monkeypatch):
+    """Have the stage one that a command starts (`classify predict`) be a `WarmProcess`."""
+    from warm_processes import run_warm
+
+    real = subprocess.run
+
+    def run(args, *more, **options):
+        warm = list(args[:3]) == [sys.executable, "-m", "extract"]
+        return (run_warm if warm else real)(args, *more, **options)
+
+    monkeypatch.setattr(subprocess, "run", run)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +108,7 @@ def _code(text: str) -> Any:
     return Markup(_CONTROL.sub(" ", text))  # noqa: S704
 
 
+@lru_cache(2)  # compiling thirty templates takes a third of a second
 def _environment(*, html: bool) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 

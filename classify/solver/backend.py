@@ -74,15 +74,14 @@ def choose_device(option: str, X: Any = None) -> str:
         return str(X.device)
     if option == "auto" and not may_have_nvidia():
         return "cpu"
-    from classify.solver.torch_backend.fit import cuda_device
+    from classify.solver.torch_backend.fit import cuda_device, why_no_cuda
 
     found = cuda_device("cuda" if option == "auto" else option)
     if found is None and option != "auto":
-        import torch
-
-        why = f"torch {torch.__version__} finds none" if torch.version.cuda else "torch has no CUDA"
         which = "CUDA device" if option == "cuda" else f"CUDA device with the number {option[5:]}"
-        raise DeviceMissingError(f"device {option}: there is no {which} ({why}); use cpu, or auto")
+        raise DeviceMissingError(
+            f"device {option}: there is no {which} ({why_no_cuda()}); use cpu, or auto"
+        )
     return found or "cpu"
 
 
@@ -156,11 +155,11 @@ class DeviceFitter:
 
     def _try(self, work: Callable[[], Any]) -> Any:
         """Do something on the device; None where it had to move to the CPU."""
-        from classify.solver.torch_backend.fit import OutOfDeviceMemory, release
+        from classify.solver.torch_backend.fit import OutOfDeviceMemoryError, release
 
         try:
             return work()
-        except OutOfDeviceMemory as error:
+        except OutOfDeviceMemoryError as error:
             reason = str(error)
         # Outside the handler: its traceback holds on to the tensors.
         self._fitter = None

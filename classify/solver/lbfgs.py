@@ -81,6 +81,7 @@ class History:
             s, y = points[part] - before[part], gradients[part] - gradients_before[part]
             sy = np.einsum("ij,ij->i", s, y)
             size = np.sqrt(np.einsum("ij,ij->i", s, s) * np.einsum("ij,ij->i", y, y))
+            # Convexity makes s.y positive; where it is not, or is rounding, the pair says nothing.
             use = (sy > 0) & (sy > 1e-14 * size)
             rows = part if self._rows is None else self._rows[part]
             self._steps[place][rows], self._gradient_steps[place][rows] = s, y
@@ -222,6 +223,7 @@ class _Run:
             for place, ok, end in zip(todo, good, ended, strict=True):
                 status[place] = Status.CONVERGED if ok else end
                 if not ok and end is Status.CONVERGED:
+                    # Its gradient promised more than the bound holds: a stricter goal.
                     goal[place] /= 4
                     again.append(place)
             todo = np.array(again, dtype=np.intp)

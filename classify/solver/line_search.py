@@ -73,6 +73,7 @@ def search(
         found = finite & ~above & (np.abs(at) <= flat * np.abs(slope))
         if found.all():
             return Steps(step, at, found)
+        # A step that is not finite, or above the start, is too long whatever its slope says.
         short = finite & ~above & (at < 0)
         low = np.where(short, np.maximum(low, step), low)
         high = np.where(~short & ~found, np.minimum(high, step), high)
@@ -81,9 +82,11 @@ def search(
         closed = np.isfinite(high)
         width = np.where(closed, high - low, 0.0)
         inside = np.clip(newton, low + MARGIN * width, high - MARGIN * width)
+        # Newton's steps may crawl along one side of a bracket: halving bounds the number of trials.
         slow = ~np.isfinite(newton) | (width > HALF * wider)
         inside = np.where(slow, _middle(low, high), inside)
         wide, wider = np.where(closed, width, np.inf), wide
+        # Without an upper end Newton's step is taken, but grows at least by half and not too fast.
         longer = np.clip(newton, 1.5 * step, STRETCH * step)
         longer = np.minimum(np.where(np.isfinite(longer), longer, STRETCH * step), LARGEST)
         step = np.where(found, step, np.where(closed, inside, longer))

@@ -33,7 +33,7 @@ Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.intp]
 
 
-# The shortest first step of that search.
+# The shortest first step of a search that is done again.
 SHORTEST = 1e-12
 
 
@@ -99,12 +99,17 @@ class Iterates:
         weights, intercepts = objective.split(directions)
         along = objective.passes.scores(self.groups, weights, intercepts)
         ray = _Ray(self, directions, along)
+        # Neither is written to below: what has not moved is copied back from them.
         before = self.points, self.value, self.gradient
         noise = ROUNDINGS * self.rounding * np.abs(self.value)
         steps = search(ray.look, slope, FLAT)
         alpha, beta = ray.newton(steps.step, steps.found)
+        # A search that has not found a flat place ends short of the minimum, where a function that
+        # still falls is lower than at its start: that step is taken too.
         alpha = np.where(steps.found | (steps.slope < 0), alpha, 0.0)
         moved = np.zeros(len(slope), dtype=bool)
+        # The search looked at slopes; only the objective, which the gradient's half pass brings
+        # along, says whether a step went down. Those that did not are searched again, once.
         for attempt in range(2):
             self.points = self._beside(self.points, directions, alpha, beta)
             self.value, self.gradient = self._pull(along, alpha, beta)
@@ -341,6 +346,8 @@ class _Ray:
         shape = (len(step), -1)
         curvature = self._curvature - (mixed**2 / intercept_curvature).reshape(shape).sum(axis=1)
         slope = self._slope - (mixed * residual / intercept_curvature).reshape(shape).sum(axis=1)
+        # The intercepts are eliminated (Schur's complement), the step solved for, and then the
+        # intercepts given the step. Where next to nothing of the curvature is left, the step stays.
         limit = LARGEST_STRETCH * step
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             change = np.where(curvature > 1e-3 * self._curvature, -slope / curvature, 0.0)

@@ -112,6 +112,7 @@ class ChunkedDesign(DesignMatrix):
         else:
             low = int(self.order[start]) // self._chunk_rows * self._chunk_rows
             high = min(low + self._chunk_rows, len(self.source))
+        # One buffer a thread, kept for all passes: chunks are large, and allocated once.
         if getattr(self._buffers, "rows", None) is None:
             shape = (min(self._chunk_rows, len(self.source)), self.n_features)
             self._buffers.rows = np.empty(shape, self.dtype)

@@ -127,6 +127,7 @@ class Passes:
         self, groups: Sequence[Group], weights: Array, intercepts: Array
     ) -> list[tuple[Floats, Floats]]:
         """Fold every group's weights; runs of a class share their columns, and so their weights."""
+        # With one-vs-one in chunks a class has a run in each: its weights are folded once.
         distinct = {group.kind: group for group in groups}
 
         def fold(group: Group) -> tuple[Floats, Floats]:
@@ -210,6 +211,8 @@ class Passes:
         # Where all pieces are there at once, threads share the features.
         at_once = isinstance(found, list)
         parts = self._feature_slices(products) if at_once else [slice(None)]
+        # Products are added in the order of the rows within every slice of features, so that the
+        # bits do not depend on how many threads share the slices.
         for some in [found] if at_once else ([piece] for piece in found):
             for group, loss, total, _ in some:
                 losses[group.columns[: len(loss)]] += loss

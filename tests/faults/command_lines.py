@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from fault_world import TINY, call, digests
+from warm_processes import WarmProcess
 
 from data.reading import verify_store
 
@@ -17,13 +18,15 @@ HALTING = Path(__file__).with_name("halting.py")
 DIGITS = ["--dataset=digits", "--limit=100", *TINY]
 
 
-def start(how, steps, *words, apart=False, **environment):
+def start(how, steps, *words, apart=False, cold=False, **environment):
     """Start a command line that stops or is killed at the steps: see halting.py.
 
-    What is started `apart` leads a group of processes of its own, as a command in a terminal does.
+    What is started `apart` leads a group of processes of its own, as a command in a terminal does;
+    what is started `cold` imports all that it needs, as a command of a user does.
     """
     usual = {"OMP_NUM_THREADS": "1", "NO_PROXY": "127.0.0.1"}
-    return subprocess.Popen(
+    kind = subprocess.Popen if cold else WarmProcess
+    return kind(
         [sys.executable, HALTING, how, *steps, "--", *map(str, words)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
@@ -35,8 +38,8 @@ def start(how, steps, *words, apart=False, **environment):
     )
 
 
-def extraction(features, how="halt", *steps):
-    return start(how, steps, "extract", *DIGITS, f"--features-dir={features}")
+def extraction(features, how="halt", *steps, cold=False):
+    return start(how, steps, "extract", *DIGITS, f"--features-dir={features}", cold=cold)
 
 
 def finish(process, code=0):

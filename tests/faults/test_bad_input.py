@@ -32,7 +32,7 @@ def name_of(row):
 
 
 @pytest.mark.parametrize("row", TABLE, ids=name_of)
-def test_what_a_user_is_told(row, world, capfd):
+def test_what_a_user_is_told(row, world, capfd, warm_stage_one):
     command, *said = row
     has_device = "--device cuda" in command and cuda_is_there()
     if has_device:

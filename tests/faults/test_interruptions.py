@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +24,7 @@ from command_lines import (
     start,
 )
 from fault_world import TINY, call, digests, write_store
+from warm_processes import WarmProcess
 
 LONG = bool(os.environ.get("ICEBOX_FAULTS"))  # `make faults`
 RANDOM_TIMES = 50 if LONG else 3
@@ -49,7 +51,8 @@ QUICK = ["in a batch", "reading a shard back", "renaming a shard", "finishing th
 
 @pytest.mark.parametrize("step", STEPS if LONG else [*QUICK, "removing the shards"])
 def test_a_killed_extraction_goes_on_to_the_same_bits_and_leaves_nothing(step, tmp_path, expected):
-    finish(extraction(tmp_path, "kill", STEPS[step]), -signal.SIGKILL)
+    cold = step == "in a batch"
+    finish(extraction(tmp_path, "kill", STEPS[step], cold=cold), -signal.SIGKILL)
     store, err = again(tmp_path)
     assert content(store) == expected
     assert files_of(tmp_path) == [str(store.relative_to(tmp_path))]
@@ -58,9 +61,10 @@ def test_a_killed_extraction_goes_on_to_the_same_bits_and_leaves_nothing(step, t
 
 def test_an_extraction_killed_at_random_times_again_and_again(tmp_path, expected):
     chance = random.Random(0)
+    usual = 5 if WarmProcess is subprocess.Popen else 1  # seconds of a whole run
     for _ in range(RANDOM_TIMES):
         process = extraction(tmp_path)
-        time.sleep(chance.uniform(0, 5))
+        time.sleep(chance.uniform(0, usual))
         process.kill()
         process.communicate()
         for path in tmp_path.glob("*/*.h5"):
@@ -73,7 +77,7 @@ def test_an_extraction_killed_at_random_times_again_and_again(tmp_path, expected
 
 @pytest.mark.parametrize("step", ["in the first batch", "in a batch", "joining"])
 def test_ctrl_c_of_an_extraction(step, tmp_path, expected):
-    said = interrupt(extraction(tmp_path, "halt", STEPS[step]))
+    said = interrupt(extraction(tmp_path, "halt", STEPS[step], cold=step == "in a batch"))
     assert "same command" in said
     store, err = again(tmp_path)
     assert content(store) == expected
@@ -140,15 +144,15 @@ def store(tmp_path):
     return write_store(tmp_path / "a.h5", [0, 1, 2] * 20, [0, 1, 2] * 4, ["a", "b", "c"])
 
 
-def fit(store, reports, how, *steps):
+def fit(store, reports, how, *steps, cold=False):
     words = [store, f"--reports-dir={reports}", "--jobs=1", "--c-grid=0.1,1"]
-    return start(how, steps, "classify", "fit", *words)
+    return start(how, steps, "classify", "fit", *words, cold=cold)
 
 
 @pytest.mark.parametrize("step", FITTING)
 def test_ctrl_c_of_a_fit_leaves_no_half_of_a_report(step, store, tmp_path):
     reports = tmp_path / "reports"
-    said = interrupt(fit(store, reports, "halt", FITTING[step]))
+    said = interrupt(fit(store, reports, "halt", FITTING[step], cold=step == "fitting"))
     assert f"nothing was written for {store}" in said
     assert "same command" in said
     assert digests(reports) == {}

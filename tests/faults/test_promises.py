@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 from fault_world import DIGITS
+from warm_processes import run_warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +49,7 @@ sys.exit(code)
 
 
 def watched(*words):
-    done = subprocess.run(
+    done = run_warm(
         [sys.executable, "-c", WATCHED, *map(str, words)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

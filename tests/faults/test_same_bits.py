@@ -43,7 +43,8 @@ def test_a_store(engine, model, images, tmp_path):
         words = [word for word in TINY if not word.startswith(("--jobs", "--model"))]
         words += [f"--dataset={images}", f"--jobs={jobs}", f"--engine={engine}"]
         words += [f"--model={model}", f"--features-dir={tmp_path}/{run}"]
-        found.append(start("halt", how, "extract", *words, OMP_NUM_THREADS=str(threads)))
+        number = {"OMP_NUM_THREADS": str(threads)}  # read when torch is imported
+        found.append(start("halt", how, "extract", *words, cold=threads > 1, **number))
     paths = [finish(process)[0].strip() for process in found]
     assert len({Path(path).name for path in paths}) == 1
     (key, *_), *others = contents = [content(path) for path in paths]
@@ -81,7 +82,7 @@ def test_a_fit(tmp_path):
         reports = tmp_path / f"{threads}{jobs}"
         words = ["fit", str(store), f"--reports-dir={reports}", f"--jobs={jobs}", "--c-grid=0.01,1"]
         numbers = {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "OPENBLAS", "MKL")}
-        found.append(start("halt", [], "classify", *words, **numbers))
+        found.append(start("halt", [], "classify", *words, cold=threads > 1, **numbers))
     one, two = (bits(finish(process)[0].strip()) for process in found)
     for mine, other in zip(one, two, strict=True):
         assert mine == other

@@ -31,7 +31,10 @@ NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
 
 
 class TorchDesign:
-    """Features on a device with a shift and a scale per column."""
+    """Features on a device: column ``j`` stands for ``(X[:, j] - shift[j]) / scale[j]``.
+
+    `X` is float32 or float64, contiguous, and not written to.
+    """
 
     def __init__(
         self, X: torch.Tensor, shift: Array | None = None, scale: Array | None = None
@@ -50,13 +53,16 @@ class TorchDesign:
         return tensor_of(values).to(self.device)
 
     def take(self, rows: Integers, workers: Workers) -> TorchDesign:
-        """Return the same features with other rows, in another order."""
+        """Copy some rows, in another order, unless they are all of them in theirs."""
         if np.array_equal(rows, np.arange(self.n_rows)):
             return self
         return TorchDesign(self.X[self.send(rows)], self.shift, self.scale)
 
     def standardized(self, shift: Array, scale: Array) -> TorchDesign:
-        """Return the same rows, shifted and scaled on the fly."""
+        """Return the same rows, shifted and scaled on the fly, or in a copy.
+
+        A copy where a column is so far from zero for its scale that folding loses digits.
+        """
         if not np.any(np.abs(shift) > LARGEST_FOLD * scale):
             return TorchDesign(self.X, shift, scale)
         minus, by = self.send(shift), self.send(scale)
@@ -70,7 +76,7 @@ class TorchDesign:
         return TorchDesign(self.X.double(), self.shift, self.scale)
 
     def moments(self, weight: Array | None = None) -> tuple[Array, Array]:
-        """Compute what standardises the features, in float64 and in two passes."""
+        """Compute means and scales in float64, as `classify.solver.design.mean_and_scale` does."""
         w = None if weight is None else self.send(weight)[:, None]
         count = float(self.n_rows) if w is None else float(w.sum())
         count = max(count, float(np.finfo(float).tiny))
@@ -93,7 +99,7 @@ class TorchDesign:
     def fold(
         self, weights: torch.Tensor, intercepts: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Turn weights for the columns as they stand into weights for the raw features."""
+        """Turn float64 weights for the columns as they stand into weights for the raw features."""
         if self._scale is not None:
             weights = weights / self._scale
         if self._shift is not None:
@@ -118,17 +124,17 @@ class TorchDesign:
         return block
 
     def dense(self, rows: Integers) -> Floats:
-        """Copy some rows, shifted and scaled, to the host."""
+        """Copy some rows, shifted and scaled, to the host: what numpy's preconditioners ask for."""
         return self.gather(self.send(rows)).cpu().numpy()
 
     def chunks(self, width: int) -> list[tuple[int, int]]:
-        """Cut the rows so that temporaries of this width stay small."""
+        """Return first rows, and last rows + 1, so that temporaries of this width stay small."""
         step = max(1, DEVICE_CHUNK_NUMBERS // 2 // max(1, width))
         return [(low, min(low + step, self.n_rows)) for low in range(0, self.n_rows, step)]
 
 
 def tensor_of(values: npt.NDArray[Any]) -> torch.Tensor:
-    """Make a tensor that shares an array's memory where it may."""
+    """Make a contiguous tensor that shares an array's memory where that may be written to."""
     values = np.ascontiguousarray(values)
     return torch.from_numpy(values if values.flags.writeable else values.copy())
 

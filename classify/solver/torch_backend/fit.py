@@ -26,12 +26,16 @@ Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
 
 
-class OutOfDeviceMemory(Exception):
+class OutOfDeviceMemoryError(Exception):
     """The features, or what a fit needs beside them, do not fit into the device's memory."""
 
 
 class TorchFitter(Fitter):
-    """One strategy on one set of rows on a device, for any value of C."""
+    """One strategy on one set of rows on a device (`at`), for any value of C.
+
+    `X` may be a tensor, used where it lies if that is on the device. This and `solve` raise
+    `OutOfDeviceMemoryError`.
+    """
 
     _binary, _softmax = TorchBinaryProblems, TorchSoftmaxProblems
     # Every look along a direction is a whole pass, which is cheap on a device.
@@ -85,7 +89,9 @@ class TorchFitter(Fitter):
             and columns * side * max(side, d) <= DEVICE_FACTOR_NUMBERS
         ):
             return TorchSampledHessian(sample)
-        raise OutOfDeviceMemory(f"{columns:,} problems, each with an inverse Hessian of its own")
+        raise OutOfDeviceMemoryError(
+            f"{columns:,} problems, each with an inverse Hessian of its own"
+        )
 
     def solve(
         self, C: float | Any, *, tol: float, max_iter: int, start: LinearHead | None = None
@@ -96,14 +102,14 @@ class TorchFitter(Fitter):
 
 
 class _memory_errors:
-    """Turn torch's out-of-memory errors into `OutOfDeviceMemory`."""
+    """Turn torch's out-of-memory errors into `OutOfDeviceMemoryError`."""
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
-            raise OutOfDeviceMemory(str(error).partition(".")[0]) from None
+            raise OutOfDeviceMemoryError(str(error).partition(".")[0]) from None
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -135,3 +141,8 @@ def cuda_device(name: str) -> str | None:
     if index is None:
         index = torch.cuda.current_device()
     return f"cuda:{index}" if index < torch.cuda.device_count() else None
+
+
+def why_no_cuda() -> str:
+    """Say why there is no CUDA device, for a message."""
+    return f"torch {torch.__version__} finds none" if torch.version.cuda else "torch has no CUDA"

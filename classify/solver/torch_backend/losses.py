@@ -1,4 +1,8 @@
-"""The two losses of `classify.solver.losses` and their curvatures on tensors, in the same forms."""
+"""The two losses of `classify.solver.losses` and their curvatures on tensors.
+
+Not over one array namespace: a device does best with fused operations and `gather`, the CPU with
+temporaries that are overwritten and one class after the other.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,15 @@ from torch import Tensor
 
 
 def logistic(u: Tensor) -> tuple[Tensor, Tensor]:
-    """Evaluate the logistic loss ``log(1 + exp(u))``; ``u`` is minus the margin."""
+    """Evaluate the logistic loss ``log(1 + exp(u))`` of minus the margins, and its derivative."""
     return torch.logaddexp(u, torch.zeros((), dtype=u.dtype, device=u.device)), torch.sigmoid(u)
 
 
 def softmax(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Evaluate the multinomial loss ``log(sum_k exp(z_k)) - z_label``."""
+    """Evaluate the multinomial loss ``log(sum_k exp(z_k)) - z_label``, and its derivative.
+
+    Shapes: `z` (n_rows, n_classes), overwritten; `labels` (n_rows, 1).
+    """
     # Relative to the label's score, as in `classify.solver.losses.softmax`.
     z -= z.gather(1, labels)
     top = z.amax(dim=1, keepdim=True)

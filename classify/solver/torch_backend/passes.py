@@ -32,7 +32,10 @@ class TorchPasses:
     def fused(
         self, groups: Sequence[Group], weights: Array, intercepts: Array, link: Callable[..., Any]
     ) -> tuple[Array, Array, Array]:
-        """Compute scores, losses, residuals and their products with the features."""
+        """Return summed losses and residuals, and ``residuals.T @ features``, all of every column.
+
+        `link` maps signed scores on the device to losses and residuals there.
+        """
         design, n_columns = self.design, len(weights)
         columns, signs = self.columns(groups), self.signs(groups)
         factors = self._factors(groups, columns, signs, weights, intercepts)
@@ -51,7 +54,7 @@ class TorchPasses:
         return found[:, -1], found[:, -2], found[:, :-2]
 
     def scores(self, groups: Sequence[Group], weights: Array, intercepts: Array) -> list[Any]:
-        """Compute every group's signed scores: the first half of a pass."""
+        """Compute every group's signed scores, on the device: the first half of a pass."""
         columns, signs = self.columns(groups), self.signs(groups)
         factors = self._factors(groups, columns, signs, weights, intercepts)
         return [

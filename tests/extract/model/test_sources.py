@@ -18,6 +18,7 @@ import timm
 import torch
 from PIL import Image
 from timm.models import save_for_hf
+from warm_processes import run_warm
 
 from data import open_features
 from data.reading import read_header
@@ -109,7 +110,7 @@ def test_heads_of_a_folders_model_predict(call, tmp_path):
 
     def classify(*words):
         command = [sys.executable, "-m", "classify", *map(str, words)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+        done = run_warm(command, capture_output=True, text=True, cwd=ROOT, env=environment)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip().splitlines()[-1]
 

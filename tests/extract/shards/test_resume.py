@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from warm_processes import WarmProcess
 
 from data.reading import verify_store
 from extract.engines import embed
@@ -50,7 +51,7 @@ sys.exit(run(main, sys.argv[4:]))
 
 def start(small_job, features, where="", when=-1, pause=0.0):
     command = [sys.executable, "-c", SCRIPT, where, str(when), str(pause), *small_job]
-    return subprocess.Popen(
+    return WarmProcess(
         [*command, "--features-dir", str(features)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
