@@ -433,7 +433,7 @@ class MultinomialLogistic(_LogisticHeads):
 class OneVsRestLogistic(_LogisticHeads):
     """One-vs-rest logistic regression: each class against all others, all solved together.
 
-    LinearHead ``k`` of `coef_` is positive for ``classes_[k]``. Probabilities are the heads' own,
+    Head ``k`` of `coef_` is positive for ``classes_[k]``. Probabilities are the heads' own,
     normalised to sum to 1.
     """
 
