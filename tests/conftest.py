@@ -37,3 +37,23 @@ def warm_stage_one(monkeypatch):
         return (run_warm if warm else real)(args, *more, **options)
 
     monkeypatch.setattr(subprocess, "run", run)
+
+
+# Most of a report's time is matplotlib writing its eighteen figures.
+EMPTY_SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="1pt" height="1pt" viewBox="0 0 1 1"></svg>\n'
+)
+
+
+@pytest.fixture
+def unwritten_figures(request, monkeypatch):
+    """Compute figures as always, but have matplotlib write empty ones; not in `make faults`.
+
+    For tests of which no sentence is about a figure. Where a whole folder of tests asks for this,
+    those marked `figures` have theirs all the same.
+    """
+    if os.environ.get("ICEBOX_FAULTS") or request.node.get_closest_marker("figures"):
+        return
+    from matplotlib.figure import Figure
+
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: file.write(EMPTY_SVG))

@@ -159,6 +159,11 @@ def write_fake_run(folder, *, key=None, started=None, order=None, report=False, 
     return results
 
 
+@pytest.fixture(autouse=True)
+def _figures(unwritten_figures):
+    """Leave the figures empty, but for tests that are marked `figures`."""
+
+
 @pytest.fixture
 def results():
     return fake_results()[0]

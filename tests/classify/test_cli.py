@@ -308,6 +308,7 @@ def test_a_failure_while_writing_leaves_nothing_and_earlier_runs_alone(
     assert sorted(p.name for p in (tmp_path / "reports" / "cifar10-s").iterdir()) == before
 
 
+@pytest.mark.figures
 def test_report_is_drawn_again(fitted_run, tmp_path, capsys):
     folder, _ = fitted_run
     copy = tmp_path / "run"

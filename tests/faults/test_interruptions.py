@@ -145,7 +145,8 @@ def store(tmp_path):
 
 
 def fit(store, reports, how, *steps, cold=False):
-    words = [store, f"--reports-dir={reports}", "--jobs=1", "--c-grid=0.1,1"]
+    words = [store, f"--reports-dir={reports}", "--jobs=1", "--c-grid=0.1,1", "--no-few-shot"]
+    words += ["--strategy=multinomial", "--strategy=ovr"]
     return start(how, steps, "classify", "fit", *words, cold=cold)
 
 

@@ -92,7 +92,7 @@ def store(tmp_path):
 
 
 def fit(store, reports, *steps):
-    words = [store, f"--reports-dir={reports}", "--jobs=1", "--c=1"]
+    words = [store, f"--reports-dir={reports}", "--jobs=1", "--c=1", "--no-few-shot"]
     return start("halt", steps, "classify", "fit", *words)
 
 

@@ -142,6 +142,7 @@ def test_enough_is_where_the_curve_stays_near_its_end():
     )
 
 
+@pytest.mark.figures
 def test_the_report_shows_every_number(fitted_run):
     folder, _ = fitted_run
     results = read_results(folder / "results.json")

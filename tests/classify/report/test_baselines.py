@@ -113,6 +113,7 @@ def test_two_classes_are_one_problem_and_scikit_learns():
     assert np.sum((w / 2) ** 2) + np.sum((-w / 2) ** 2) == pytest.approx(np.sum(w**2) / 2)
 
 
+@pytest.mark.figures
 @pytest.mark.parametrize("names", [("no", "yes"), ("no", "yes", "never trained")])
 def test_two_classes_are_not_compared_with_themselves(make_store, tmp_path, names):
     rng = np.random.default_rng(1)

@@ -30,6 +30,7 @@ def reports(tmp_path, make_run):
     return root
 
 
+@pytest.mark.figures
 def test_comparison_of_all_runs(reports, capsys):
     assert run(main, ["compare", "--reports-dir", str(reports)]) == 0
     out, err = capsys.readouterr()
@@ -57,6 +58,7 @@ def test_comparison_of_all_runs(reports, capsys):
     assert [p for p in reports.iterdir() if p.name.startswith(".")] == []
 
 
+@pytest.mark.figures
 def test_accuracy_is_drawn_against_what_it_costs(reports):
     page, comparison, _ = compare([], reports)
     figures = page.parent / "figures"
@@ -72,6 +74,7 @@ def test_accuracy_is_drawn_against_what_it_costs(reports):
     assert {row["extraction_seconds_per_1000"] for row in comparison["leaderboard"]} == {10.0}
 
 
+@pytest.mark.figures
 def test_a_store_without_a_speed_is_left_out_of_that_panel_only(make_run, tmp_path):
     for i, speed in enumerate((None, 100.0)):
         results = make_run(tmp_path / f"r{i}", key=str(i) * 64, model=f"m{i}", seed=i)
@@ -233,6 +236,7 @@ def test_no_runs(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.figures
 def test_names_cannot_inject(tmp_path, make_run):
     make_run(tmp_path / "r", model="<script>alert(1)</script>", dataset="a|b")
     page, _, _ = compare([tmp_path / "r"], tmp_path)
@@ -240,6 +244,7 @@ def test_names_cannot_inject(tmp_path, make_run):
     assert "<script" not in page.with_name("report.md").read_text("utf-8")
 
 
+@pytest.mark.figures
 def test_real_runs_compare(fitted_run, tmp_path):
     folder, _ = fitted_run
     _, comparison, board = compare([folder.parent], tmp_path)

@@ -129,6 +129,7 @@ def test_every_table_of_the_markdown_report_is_a_table_of_the_names_themselves(p
     assert rest[0] == "da|ta *set* <b>: mo|del_ & `x` 128 px"
 
 
+@pytest.mark.figures
 def test_the_html_report_escapes_names_exactly_once(pages):
     results, _, document = pages
     page = Cells(document)

@@ -60,6 +60,7 @@ def usual(tmp_path_factory, make_results):
     return rendered(tmp_path_factory.mktemp("report"), make_results()[0])
 
 
+@pytest.mark.figures
 def test_report_needs_results_json_alone_and_is_always_the_same(tmp_path, usual, results):
     first, html, markdown = usual
     assert sorted(p.name for p in first.iterdir()) == [
@@ -80,6 +81,7 @@ def test_report_needs_results_json_alone_and_is_always_the_same(tmp_path, usual,
         assert f"figures/{name}" in markdown
 
 
+@pytest.mark.figures
 def test_the_page_fetches_nothing(usual):
     _, html, _ = usual
     page = Page(html)
@@ -93,6 +95,7 @@ def test_the_page_fetches_nothing(usual):
     assert "default-src 'none'" in html
 
 
+@pytest.mark.figures
 def test_identifiers_are_unique_and_references_resolve(usual):
     _, html, _ = usual
     page = Page(html)
@@ -106,6 +109,7 @@ def test_identifiers_are_unique_and_references_resolve(usual):
     assert wanted <= set(ids)
 
 
+@pytest.mark.figures
 def test_headings_tables_and_figures_are_accessible(usual):
     _, html, _ = usual
     page = Page(html)
@@ -140,6 +144,7 @@ def test_every_number_of_the_table_is_shown(usual, results):
     assert results["verdict"].split(".")[0] in html
 
 
+@pytest.mark.figures
 def test_class_names_show_as_text(tmp_path, make_results):
     names = [HOSTILE, "a|b", "$\\foo$", "`c` *x* _y_", "q\"u&o'te", "猫\n犬", "dog"]
     hostile, _, _ = make_results(names=names, n=90)
@@ -178,6 +183,7 @@ def test_warnings_and_unconverged_fits_are_shown(tmp_path, results):
         assert "not converged: no verdict" in document
 
 
+@pytest.mark.figures
 def test_one_strategy_with_given_c_and_two_classes(tmp_path, make_results):
     single, _, _ = make_results(names=["no", "yes"], strategies=["ovr"], n=50)
     single["strategies"]["ovr"]["validation"] = []
@@ -187,6 +193,7 @@ def test_one_strategy_with_given_c_and_two_classes(tmp_path, make_results):
     assert not (folder / "figures" / "validation.svg").exists()
 
 
+@pytest.mark.figures
 def test_results_of_before_these_parts_are_still_shown(tmp_path, results):
     for key in ("class_order", "decoding", "own_c", "views"):
         del results[key]
@@ -299,6 +306,7 @@ def test_strategies_that_answer_the_same_have_no_matrix_of_differences(tmp_path,
         assert "Their confusion matrices are the same." in document
 
 
+@pytest.mark.figures
 def test_many_classes(tmp_path, make_results):
     many, _, _ = make_results(names=[f"class {i}" for i in range(60)], n=900)
     _, html, _ = rendered(tmp_path, many)
@@ -323,6 +331,7 @@ def test_most_confused_counts_by_hand():
     assert len(most_confused(strategies, ["a", "b", "c"], n=1)) == 1
 
 
+@pytest.mark.figures
 def test_figures_are_standalone_svg_and_inline_svg(results):
     for name, svg in draw_figures(results).items():
         root = ElementTree.fromstring(svg)

@@ -11,11 +11,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from classify.report import run_report as report
+from classify.report.figures import accuracy, tradeoffs
 from classify.report.figures import style as figures
-from classify.report.figures import tradeoffs
 from classify.report.figures.style import fit_text, shorten, text_width
 
-pytestmark = pytest.mark.filterwarnings("ignore:Glyph")
+pytestmark = [pytest.mark.figures, pytest.mark.filterwarnings("ignore:Glyph")]
 LETTERS = string.ascii_letters + " _-|<&猫W"
 
 
@@ -207,7 +207,7 @@ def test_marks_at_the_ends_of_an_axis_are_drawn_whole(drawn, results):
 def test_a_reference_line_stands_where_the_most_frequent_class_is(drawn, results):
     for always in (0.1, results["strategies"]["ovr"]["test"]["accuracy"] - 0.01):
         results["majority"] = {"class": "cat", "train_share": 0.1, "test_accuracy": always}
-        report.draw_figures(results)
+        accuracy.draw(results)
         lines = [line for axes in drawn["accuracy"].axes for line in axes.lines]
         (reference,) = [line for line in lines if line.get_label().startswith("always")]
         assert reference.get_xdata() == pytest.approx([100 * always] * 2)
