@@ -28,11 +28,11 @@ CLOSE = 0.8
 # Another batch size must be faster by more than the noise of a trial.
 GAIN = 1.02
 # Before a run that takes longer, the best trial of each engine no slower than this is timed again,
-# so often: something else on the host once held up every trial of the best engine.
+# so often: something else on the host once held up two trials of the best engine.
 SETTLE_SECONDS = 120.0
 CONTENDER = 0.6
 CONTENDERS = 3
-ROUNDS = 2
+ROUNDS = 3
 # Compiling takes tens of seconds, and is only tried, once, where it may save more than that.
 COMPILE_SECONDS = 30.0
 COMPILE_GAIN = 0.25
