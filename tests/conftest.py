@@ -33,7 +33,8 @@ def warm_stage_one(monkeypatch):
     real = subprocess.run
 
     def run(args, *more, **options):
-        warm = list(args[:3]) == [sys.executable, "-m", "extract"]
+        stage_one = list(args[:3]) == [sys.executable, "-m", "extract"]
+        warm = stage_one and options.get("start_new_session")  # as the command starts it
         return (run_warm if warm else real)(args, *more, **options)
 
     monkeypatch.setattr(subprocess, "run", run)
@@ -57,3 +58,40 @@ def unwritten_figures(request, monkeypatch):
     from matplotlib.figure import Figure
 
     monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: file.write(EMPTY_SVG))
+
+
+# -- the order of tests, and those that need a device ------------------------------------------
+
+# Where the longest tests are: they come first, so that no process is left with one at the end.
+LONGEST = (
+    "tests/notebooks/", "tests/classify/fit/test_cluster.py", "tests/extract/cluster/",
+    "tests/faults/test_interruptions.py", "tests/faults/test_same_bits.py",
+    "tests/extract/model/test_sources.py", "tests/classify/report/test_page_in_chromium.py",
+    "tests/benchmarks/test_parts.py", "tests/classify/solver/test_out_of_core.py",
+)  # fmt: skip
+NO_DEVICE = "needs a CUDA device"
+
+
+def pytest_collection_modifyitems(config, items):
+    def place(item):
+        found = [item.nodeid.startswith(start) for start in LONGEST]
+        return found.index(True) if any(found) else len(LONGEST)
+
+    items.sort(key=place)
+    waiting = [item for item in items if item.get_closest_marker("gpu")]
+    if waiting and not _has_device():
+        for item in waiting:
+            item.add_marker(pytest.mark.skip(reason=NO_DEVICE))
+
+
+def _has_device():
+    import torch  # only where a test that needs one was collected
+
+    return torch.cuda.is_available()
+
+
+def pytest_terminal_summary(terminalreporter):
+    skipped = terminalreporter.stats.get("skipped", [])
+    waiting = [report for report in skipped if NO_DEVICE in str(report.longrepr)]
+    if waiting:
+        terminalreporter.write_line(f"{len(waiting)} tests wait for a CUDA device (marker gpu)")

@@ -71,8 +71,10 @@ def decode_batches(
         collate_fn=_as_list,
         prefetch_factor=_PREFETCH,
     )
+    iterator: Any = None
     try:
-        for items, noted in loader:
+        iterator = iter(loader)
+        for items, noted in iterator:
             if unread_rotations is not None:
                 unread_rotations |= noted
             yield items
@@ -83,3 +85,8 @@ def decode_batches(
             f"a process that decodes images died ({str(error).splitlines()[0]}); if memory is "
             "short, give fewer with --jobs 1. What is finished is kept: run the same command again"
         ) from error
+    finally:
+        # It is part of a cycle. Left to the garbage collector, which may take its queues first, it
+        # waits five seconds for each process that nobody told to end.
+        if iterator is not None:
+            iterator._shutdown_workers()

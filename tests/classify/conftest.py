@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from once import once_a_run
 
 from classify.analysis.calibration import calibration
 from classify.analysis.decoding import WAYS
@@ -212,11 +213,14 @@ def fitted_run(tmp_path_factory):
     """One real run: its folder, store and command line."""
     from classify.__main__ import main
 
-    root = tmp_path_factory.mktemp("fitted")
-    store = write_store(root / "features" / "toys" / "toynet-8px-00000000.h5", dataset="toys")
-    main(
-        ["fit", str(store), "--reports-dir", str(root / "reports"), "--jobs", "1",
-         "--c-grid", "0.01,0.1,1,10"]
-    )  # fmt: skip
-    (folder,) = (root / "reports" / "toys-toynet-8px-00000000").iterdir()
+    def make(root):
+        store = write_store(root / "features" / "toys" / "toynet-8px-00000000.h5", dataset="toys")
+        main(
+            ["fit", str(store), "--reports-dir", str(root / "reports"), "--jobs", "1",
+             "--c-grid", "0.01,0.1,1,10"]
+        )  # fmt: skip
+        (folder,) = (root / "reports" / "toys-toynet-8px-00000000").iterdir()
+        return [str(folder), str(store)]
+
+    folder, store = map(Path, once_a_run(tmp_path_factory, "fitted", make))
     return folder, store

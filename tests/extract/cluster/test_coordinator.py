@@ -21,6 +21,7 @@ from extract.cluster import dask as crew_dask
 from extract.shards import plan as shards
 
 ROOT = Path(__file__).parents[3]
+LONG = bool(os.environ.get("ICEBOX_FAULTS"))  # `make faults`
 # Sent by value, as what belongs to no module is: a worker that dies once, in the middle.
 DEADLY = """
 def deadly(task):
@@ -57,6 +58,23 @@ def cut_small(monkeypatch):
     monkeypatch.setattr(shards, "SHARD_ROWS", 32)
 
 
+@pytest.fixture
+def forked_workers():
+    """Have Dask fork its workers from a process that has imported torch, but in `make faults`.
+
+    How Dask starts them by itself: tests/classify/fit/test_cluster.py.
+    """
+    dask = pytest.importorskip("dask")
+    utils = pytest.importorskip("distributed.utils")
+    if LONG:
+        yield
+        return
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        imported = ["distributed", "torch", "timm", "extract.cluster.worker", "extract.shards.fill"]
+        utils.get_mp_context().set_forkserver_preload(imported)
+        yield
+
+
 def content(path):
     report = verify_store(path)
     return report.header.key, {entry.name: entry.sha256 for entry in report.datasets}
@@ -81,8 +99,9 @@ def check_retried(path, kind, mark, expected, where):
     assert not list(where.glob(".work/*/*"))
 
 
-def test_a_worker_that_dies_costs_a_retry_and_not_a_bit(call, small, small_job, tmp_path, deadly):
-    pytest.importorskip("distributed")
+def test_a_worker_that_dies_costs_a_retry_and_not_a_bit(
+    call, small, small_job, tmp_path, deadly, forked_workers
+):
     expected = content(small().path)
     where = tmp_path / "cluster"
     done = call(*small_job, "--features-dir", where, "--cluster", "dask", "--jobs", "2")
@@ -145,7 +164,7 @@ def of_folder(call, small_job, image_folder, features, *more):
 
 
 @pytest.fixture
-def dask_cluster():
+def dask_cluster(forked_workers):
     """A cluster that is there already."""
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(

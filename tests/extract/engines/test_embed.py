@@ -134,7 +134,7 @@ def test_out_of_memory_is_told_from_other_errors(monkeypatch):
         made.embed(pictures(2))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("model", ["test_efficientnet", "test_vit"])
 def test_cuda_gives_the_same_rows(model):
     images = pictures(9)

@@ -14,7 +14,6 @@ from extract.model.preprocess import NetworkInput
 from extract.shards import stream
 
 CPU = torch.device("cpu")
-CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +127,7 @@ def test_memory_that_runs_out_on_the_way(embedder):
         list(stream.overlapped(embedder, batches(), Full()))
 
 
-@CUDA
+@pytest.mark.gpu
 @pytest.mark.parametrize("share", [0.0, stream.RESIDENT_SHARE])
 def test_cuda_gives_the_rows_of_single_batches(monkeypatch, share):
     monkeypatch.setattr(stream, "RESIDENT_SHARE", share)

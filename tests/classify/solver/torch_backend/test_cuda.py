@@ -7,7 +7,7 @@ from torch_fits_for_tests import OURS, data
 
 from classify.solver.backend import DeviceMemoryWarning, choose_device, device_title
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("strategy", OURS)
