@@ -207,5 +207,5 @@ def test_the_manual_builds_and_loads_nothing_from_a_network(tmp_path):
         loaded = re.findall(r"<(?:script|img|link)[^>]*(?:src|href)=\"?(https?://[^\"> ]+)", text)
         assert not loaded, (page.name, loaded)
     python = (tmp_path / "site/reference/python.html").read_text(encoding="utf-8")
-    for name in ("classify.OneVsOneLogistic", "data.open_features", "data.StoreError"):
+    for name in ("classify.estimators.OneVsOneLogistic", "data.open_features", "data.StoreError"):
         assert f'id="{name}"' in python
