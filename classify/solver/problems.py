@@ -247,18 +247,6 @@ class SoftmaxProblems(Problems):
     Shapes: `labels` (n_rows,), `sample_weight` (n_rows,), `C` (n_problems,).
     """
 
-    def __init__(
-        self,
-        design: Design,
-        labels: Integers,
-        sample_weight: Array | None,
-        C: Array,
-        n_classes: int,
-        workers: Workers,
-        intercept: bool = True,
-    ) -> None:
-        super().__init__(design, labels, sample_weight, C, n_classes, workers, intercept)
-
     def groups(self, problems: Integers) -> list[Group]:
         """All rows meet all columns."""
         return [Group(0, self.design.n_rows, np.arange(len(problems) * self.columns))]

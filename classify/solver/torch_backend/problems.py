@@ -6,6 +6,7 @@ row (labels, sample weights, links and curvatures) is here, on the device.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -45,9 +46,9 @@ class _OnDevice(Problems):
     def _passes(self) -> TorchPasses:
         return TorchPasses(self.design)
 
+    @abstractmethod
     def bind(self, problems: Integers) -> Callable[..., tuple[Tensor, Tensor]]:
         """Make the link of a pass: what depends on the problems is sent to the device once."""
-        raise NotImplementedError
 
     def weighted_link(self, problems: Integers) -> Callable[..., Any]:
         """Bind the link, and multiply by the sample weights, on the device."""
