@@ -46,9 +46,6 @@ def disk_trouble(path: Path, error: OSError, needed: int | None) -> str:
     )
 
 
-_READ = 4 << 20
-
-
 def read_at(descriptor: int, offset: int, buffer: memoryview) -> None:
     """Fill a buffer from a position in a file, without moving the file's own position.
 
@@ -56,7 +53,7 @@ def read_at(descriptor: int, offset: int, buffer: memoryview) -> None:
     """
     done = 0
     while done < len(buffer):
-        count = os.preadv(descriptor, [buffer[done : done + _READ]], offset + done)
+        count = os.preadv(descriptor, [buffer[done : done + BLOCK_BYTES]], offset + done)
         if count == 0:
             raise EOFError(f"the file ends at byte {offset + done:,}")
         done += count

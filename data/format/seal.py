@@ -21,7 +21,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from data.common.raw_io import _READ, read_at
+from data.common.raw_io import BLOCK_BYTES, read_at
 from data.format.spec import canonical_json
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -127,7 +127,7 @@ def _parse(text: bytes) -> dict[str, Any]:
 
 def _digest(descriptor: int, end: int, outside: Sequence[Sequence[int]]) -> str:
     digest = hashlib.sha256()
-    buffer = memoryview(bytearray(min(end, _READ)))
+    buffer = memoryview(bytearray(min(end, BLOCK_BYTES)))
     position = 0
     for offset, length in [*outside, (end, 0)]:
         if not position <= offset <= offset + length <= end:
