@@ -36,6 +36,8 @@ SIDE = 32
 PIXELS = 3 * SIDE * SIDE
 BLOCK = 2000  # records turned from planes into pixels at a time: 6 MB
 NAMES_BYTES = 64 << 10  # a list of class names is far below this
+# An archive may hold this much beyond the members that are read, and no more is inflated.
+SLACK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -230,24 +232,27 @@ class CifarReader:
 
     def read_archive(self, path: Path) -> None:
         """Read the members from a gzipped tar stream, in one pass."""
+        # `lookup` reads archives that no digest has proved, where a store came from a folder.
         cifar = self.cifar
         missing = {f"{cifar.folder}/{name}": name for name in self.members}
-        with (
-            _damage(path),
-            gzip.open(path) as inflated,
-            tarfile.open(fileobj=inflated, mode="r|", bufsize=1 << 18) as archive,
-        ):
-            for member in archive:
-                name = missing.get(member.name)
-                if name is None or not member.isfile():
-                    continue
-                self._check_size(f"{path}: {member.name}", name, member.size)
-                stream = archive.extractfile(member)
-                assert stream is not None  # it is a regular file
-                self._read_member(f"{path}: {member.name}", name, stream)
-                del missing[member.name]
-                if not missing:
-                    return
+        with _damage(path), gzip.open(path) as inflated:
+            bounded = _Bounded(inflated, self._most_bytes(), path)
+            with tarfile.open(fileobj=bounded, mode="r|", bufsize=1 << 18) as archive:  # type: ignore[call-overload]
+                while (member := archive.next()) is not None:
+                    archive.members = []  # or a million empty members would pile up here
+                    name = missing.get(member.name)
+                    # A link, device or sparse file of an expected name is not the member.
+                    if name is None or member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+                        continue
+                    if member.sparse is not None:
+                        continue
+                    self._check_size(f"{path}: {member.name}", name, member.size)
+                    stream = archive.extractfile(member)
+                    assert stream is not None  # it is a regular file
+                    self._read_member(f"{path}: {member.name}", name, stream)
+                    del missing[member.name]
+                    if not missing:
+                        return
         raise UserError(
             f"{path} does not hold {', '.join(sorted(missing))}; is it the binary version of "
             f"{cifar.name} ({cifar.url})?"
@@ -282,6 +287,10 @@ class CifarReader:
             for array, split in zip(self.arrays, (self.cifar.train, self.cifar.test), strict=True)
         )
         return RawDataset(self.cifar.name, self.class_names, train, test, origin)
+
+    def _most_bytes(self) -> int:
+        records = sum(self.cifar.records.values())
+        return records * self.cifar.record_bytes + NAMES_BYTES + SLACK_BYTES
 
     def _check_size(self, where: str, name: str, size: int) -> None:
         """Compare the size that is claimed with the expected one, before anything is read."""
@@ -346,6 +355,23 @@ class _Hashed:
     def read(self, size: int) -> bytes:
         block = self.stream.read(size)
         self.digest.update(block)
+        return block
+
+
+class _Bounded:
+    """A stream that gives no more than so many bytes: the end of a decompression bomb."""
+
+    def __init__(self, stream: gzip.GzipFile, limit: int, path: Path) -> None:
+        self.stream, self.left, self.path = stream, limit, path
+
+    def read(self, size: int) -> bytes:
+        block = self.stream.read(min(size, self.left + 1))
+        self.left -= len(block)
+        if self.left < 0:
+            raise UserError(
+                f"{self.path} inflates to far more than the dataset's size; it is not the "
+                "official archive or a copy of it, and reading it was stopped"
+            )
         return block
 
 

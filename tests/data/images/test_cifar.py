@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,29 @@ def test_a_claimed_size_is_refused_before_anything_is_read(tiny, tmp_path):
             data_dir=tmp_path,
             data_sha256=tiny.digest(tmp_path / tiny.layout.archive),
         )
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_decompression_bomb_is_not_inflated(tiny, tmp_path, monkeypatch, kind):
+    """Neither as a member to skip nor as a header, which tarfile would read into memory."""
+    monkeypatch.setattr(cifar, "SLACK_BYTES", 4 << 20)
+    bomb = tarfile.TarInfo("bomb")
+    bomb.type = kind
+    bomb.size = 64 << 20
+    path = tmp_path / tiny.layout.archive
+    with tarfile.open(path, "w:gz") as archive:
+        archive.fileobj.write(bomb.tobuf())
+        for _ in range(64):
+            archive.fileobj.write(bytes(1 << 20))
+    sha256 = tiny.digest(path)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="inflates to far more"):
+            load_dataset("cifar10", data_dir=tmp_path, data_sha256=sha256)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 32 << 20
 
 
 def test_missing_members_are_named(tiny, tmp_path):

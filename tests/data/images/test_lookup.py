@@ -1,5 +1,7 @@
 """Images of stored rows, found again by their ids."""
 
+import io
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ from PIL import Image
 
 from data.common.errors import UserError
 from data.dataset import load_dataset, source_fingerprint, source_sha256
+from data.images import cifar
 from data.images.lookup import find_pictures
 
 
@@ -53,6 +56,21 @@ def test_cifar_records_are_read_out_of_the_archive(tiny, tmp_path, monkeypatch, 
         find_pictures(asked, ids)
     with pytest.raises(UserError, match="there is no"):
         find_pictures(asked, ids, tmp_path / "elsewhere")
+
+
+def test_an_archive_that_no_digest_proves_is_not_inflated_without_end(tiny, tmp_path, monkeypatch):
+    """A store made from an unpacked folder says nothing of the bytes of an archive."""
+    tiny.unpack(tmp_path / "a" / tiny.layout.folder)
+    ids = load_dataset("cifar10", data_dir=tmp_path / "a").test.ids[:1]
+    asked = request("cifar10", tmp_path / "a")
+    monkeypatch.setattr(cifar, "SLACK_BYTES", 4 << 20)
+    bomb = tarfile.TarInfo("bomb")
+    bomb.size = 64 << 20
+    (tmp_path / "b").mkdir()
+    with tarfile.open(tmp_path / "b" / tiny.layout.archive, "w:gz") as archive:
+        archive.addfile(bomb, io.BytesIO(bytes(bomb.size)))
+    with pytest.raises(UserError, match="inflates to far more"):
+        find_pictures(asked, ids, tmp_path / "b")
 
 
 def test_images_of_a_folder_are_found_where_they_lie_now(tmp_path):
