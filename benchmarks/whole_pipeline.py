@@ -40,7 +40,8 @@ def main(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from data.common.memory import keep_pages, peak_memory_mb
-    from data.dataset import FileImages, load_dataset
+    from data.dataset import load_dataset
+    from data.images.arrays import FileImages
     from extract.engines import build as engines
     from extract.engines import measured, tuning
     from extract.model.backbone import BackboneRequest, load_backbone

@@ -16,32 +16,15 @@ from data.common.datasets import BUILT_IN
 from data.common.errors import UserError, nearest
 from data.common.files import stat_stamp
 from data.images.arrays import (
-    ArrayImages,
-    FileImages,
     ImageDataset,
     RawDataset,
-    Split,
     digest_rows,
     digested,
     spill,
 )
-from data.images.decode import BadImageError, decode_image
 from data.images.sampling import stratified_subset
 
-__all__ = [
-    "ArrayImages",
-    "BadImageError",
-    "FileImages",
-    "ImageDataset",
-    "RawDataset",
-    "Split",
-    "dataset_name",
-    "decode_image",
-    "load_dataset",
-    "source_fingerprint",
-    "source_sha256",
-    "stratified_subset",
-]
+__all__ = ["dataset_name", "load_dataset", "source_fingerprint", "source_sha256"]
 
 
 def load_dataset(

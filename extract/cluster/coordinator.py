@@ -22,8 +22,8 @@ import numpy.typing as npt
 from data.common.cli import log, progress
 from data.common.clusters import check_installed
 from data.common.errors import UserError
-from data.dataset import FileImages
 from data.format.spec import canonical_json
+from data.images.arrays import FileImages
 from extract.cluster.crew import Crew, WorkersDiedError
 from extract.cluster.messages import Archive, Outcome, RunSettings, ShardTask
 from extract.cluster.worker import choose_here, embed_shard, look

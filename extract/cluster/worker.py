@@ -24,7 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
-from data.dataset import ArrayImages, BadImageError, FileImages, load_dataset
+from data.dataset import load_dataset
+from data.images.arrays import ArrayImages, FileImages
+from data.images.decode import BadImageError
 from data.shards import write_shard
 from extract.cluster.messages import Outcome, RunSettings, ShardTask
 from extract.engines.place import Device, find_device

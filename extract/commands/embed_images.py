@@ -13,9 +13,8 @@ from data.common.cli import log, progress
 from data.common.errors import UserError
 from data.common.files import atomic_path, check_writable
 from data.common.shapes import mismatch
-from data.dataset import BadImageError
 from data.format.spec import PRECISIONS, SPEC_SHAPE
-from data.images.decode import decode_file
+from data.images.decode import BadImageError, decode_file
 from extract.engines.build import default_engine
 from extract.engines.device import OutOfMemoryError, choose_device, default_batch_size
 from extract.engines.embed import Embedder

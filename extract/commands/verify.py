@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from data.common.cli import log, progress
 from data.common.errors import UserError
-from data.dataset import ArrayImages, ImageDataset, Split, load_dataset
+from data.dataset import load_dataset
 from data.format.records import Features
 from data.format.spec import TWICE, cropped_twice
+from data.images.arrays import ArrayImages, ImageDataset, Split
 from data.reading import open_features, verify_store
 from data.reembedded import Rechecked, digest_of, write_rechecked
 from extract.commands.witness import Witness

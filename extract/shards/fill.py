@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from data.common.cli import log, progress
 from data.common.errors import UserError
-from data.dataset import ArrayImages, BadImageError
 from data.format.records import FeatureArray
+from data.images.arrays import ArrayImages
+from data.images.decode import BadImageError
 from data.shards import write_shard
 from extract.engines.plan import Plan
 from extract.model.names import FAST_MODEL

@@ -10,8 +10,9 @@ import numpy as np
 
 from data.common.cli import log
 from data.common.errors import UserError
-from data.dataset import ArrayImages, ImageDataset, Split, load_dataset
+from data.dataset import load_dataset
 from data.format.spec import crop_marker, spec_key, store_path, work_dir
+from data.images.arrays import ArrayImages, ImageDataset, Split
 from extract.engines.place import Device, find_device
 from extract.engines.plan import Plan, whole_batches
 from extract.options import Options

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 from data.common.errors import UserError
-from data.dataset import FileImages
+from data.images.arrays import FileImages
 from extract.model.preprocess import Prepared, prepared
 from extract.model.preprocessing import Preprocessing
 

@@ -11,16 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.common.errors import UserError
-from data.dataset import (
-    ArrayImages,
-    Split,
-    dataset_name,
-    load_dataset,
-    source_fingerprint,
-    stratified_subset,
-)
-from data.images.arrays import digest_rows
-from data.images.sampling import hold_out
+from data.dataset import dataset_name, load_dataset, source_fingerprint
+from data.images.arrays import ArrayImages, Split, digest_rows
+from data.images.sampling import hold_out, stratified_subset
 
 
 def draw_labels(sizes, seed=0):

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from data.common.errors import UserError
-from data.dataset import FileImages, load_dataset, source_fingerprint, source_sha256
+from data.dataset import load_dataset, source_fingerprint, source_sha256
 from data.images import folder as module
+from data.images.arrays import FileImages
 from data.images.decode import SUFFIXES
 from data.images.folder import hash_files
 

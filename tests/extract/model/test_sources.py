@@ -69,7 +69,8 @@ def test_a_folder_from_extract_to_predict(call, tmp_path, safe):
     assert saved <= model["config"]["args"].items()
     assert header.spec["preprocessing"]["mean"] == [0.25, 0.5, 0.75]
 
-    from data.dataset import ArrayImages, load_dataset
+    from data.dataset import load_dataset
+    from data.images.arrays import ArrayImages
 
     images = load_dataset("digits", data_dir=tmp_path, limit=40).train.images
     assert isinstance(images, ArrayImages)
