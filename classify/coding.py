@@ -29,6 +29,8 @@ step is made for a whole chunk of rows at once, and rows that have met the stopp
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +47,10 @@ _CLIP = 1e-7
 # The matrices of one chunk of rows: n_classes^2 numbers a row, small enough to stay in a
 # processor's cache for 10 classes and within tens of megabytes for 100.
 _COUPLED_NUMBERS = 4_000_000
+# From so many classes on, probabilities are coupled row by row (`couple_many`), until no product of
+# Q is further from their mean than this, in units of one over the number of classes.
+MANY_CLASSES = 64
+_COUPLED = 1e-5
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -79,7 +85,10 @@ def probabilities(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[
     Multinomial: the softmax. One-vs-rest: each head's sigmoid, normalised. One-vs-one: pairwise
     probabilities coupled by the second method of Wu, Lin and Weng (2004), see the module.
     """
-    exact = _check_scores(strategy, scores, n_classes).astype(np.float64)
+    scores = _check_scores(strategy, scores, n_classes)
+    if strategy == "ovo" and n_classes >= MANY_CLASSES:
+        return couple_many(scores, n_classes)
+    exact = scores.astype(np.float64)
     if n_classes == 2:
         return np.exp(np.concatenate([_log_sigmoid(-exact), _log_sigmoid(exact)], axis=1))
     if strategy == "ovo":
@@ -91,11 +100,12 @@ def probabilities(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[
 
 def log_probabilities(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
     """Return the logarithms of `probabilities`, finite where these have underflowed."""
-    exact = _check_scores(strategy, scores, n_classes).astype(np.float64)
+    exact = _check_scores(strategy, scores, n_classes)
+    if strategy == "ovo" and n_classes > 2:
+        return logarithms(probabilities(strategy, exact, n_classes))
+    exact = exact.astype(np.float64)
     if n_classes == 2:
         return np.concatenate([_log_sigmoid(-exact), _log_sigmoid(exact)], axis=1)
-    if strategy == "ovo":
-        return logarithms(probabilities(strategy, scores, n_classes))
     logits = _log_sigmoid(exact) if strategy == "ovr" else exact
     logits = logits - logits.max(axis=1, keepdims=True)
     return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
@@ -186,21 +196,23 @@ def votes_and_margins(
     A score of exactly zero votes for the first of its pair. A margin is the sum of the scores of a
     class's pairs, each with the sign that speaks for it.
     """
-    votes = np.zeros((len(scores), n_classes))
+    # Counts and sums of a product are as fast as the memory; numpy's of bools are not.
+    votes = np.zeros((len(scores), n_classes), np.float32)
     margins = np.zeros((len(scores), n_classes))
+    ones = np.ones(n_classes, np.float32)
     # The pairs of a class with the later ones are neighbours. A matrix of signs for all pairs at
     # once would have n_classes^3 / 2 numbers.
     start = 0
     for first in range(n_classes - 1):
-        stop = start + n_classes - 1 - first
-        part = scores[:, start:stop].astype(np.float64)
-        won = part > 0
-        votes[:, first] += (~won).sum(axis=1)
+        later = n_classes - 1 - first
+        part = scores[:, start : start + later]
+        won = (part > 0).astype(np.float32)
+        votes[:, first] += later - won @ ones[:later]
         votes[:, first + 1 :] += won
-        margins[:, first] -= part.sum(axis=1)
+        margins[:, first] -= part.sum(axis=1, dtype=np.float64)
         margins[:, first + 1 :] += part
-        start = stop
-    return votes, margins
+        start += later
+    return votes.astype(np.float64), margins
 
 
 def _votes_and_confidences(scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
@@ -271,3 +283,69 @@ def _couple_chunk(first: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.floa
             p /= 1.0 + diff
     result[:, where] = p
     return result
+
+
+def couple_many(scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
+    """Couple the scores (n_samples, n_pairs) of many classes' pairs, in the scores' dtype.
+
+    The same minimum as `couple` seeks, by conjugate gradients that keep the sum of the
+    probabilities, preconditioned by the diagonal of Q: a few products with Q, in place of
+    steps through the classes one by one.
+    """
+    from scipy.linalg import get_blas_funcs
+
+    k, limit = n_classes, float(np.log((1 - _CLIP) / _CLIP))
+    (times,) = get_blas_funcs(("symv",), dtype=scores.dtype)
+    result = np.empty((len(scores), k))
+    step = max(1, 2 * _COUPLED_NUMBERS // k**2)
+    # One half of Q is enough for a product; the other stays as it is.
+    tables = np.empty((min(step, len(scores)), k, k), scores.dtype)
+    for low in range(0, len(scores), step):
+        part = np.clip(scores[low : low + step], -limit, limit)
+        np.exp(part, out=part)
+        first = np.reciprocal(part + 1)
+        part *= first  # the second's probability
+        cross = first * part
+        np.negative(cross, out=cross)
+        first *= first
+        part *= part
+        diagonal = np.zeros((len(part), k))
+        start = 0
+        for a in range(k - 1):
+            pairs = slice(start, start + k - 1 - a)
+            tables[: len(part), a, a + 1 :] = cross[:, pairs]
+            diagonal[:, a] += part[:, pairs].sum(axis=1)
+            diagonal[:, a + 1 :] += first[:, pairs]
+            start = pairs.stop
+        for row, table in enumerate(tables[: len(part)]):
+            table[np.arange(k), np.arange(k)] = diagonal[row]
+            product = functools.partial(times, 1.0, table.T, lower=1)
+            result[low + row] = _couple_row(product, diagonal[row])
+    return result
+
+
+def _couple_row(
+    product: Callable[[Floats], Floats], diagonal: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Minimise ``p'Qp / 2`` over probabilities, given products with Q and its diagonal."""
+    inverse = 1 / diagonal
+    total = inverse.sum()
+    p = inverse / total
+    gradient = product(p)
+    direction, past = np.zeros_like(p), 1.0
+    for _ in range(max(100, len(p))):
+        # LIBSVM's rule compares the gradient with its mean; this is stricter than it is.
+        if np.abs(gradient - p @ gradient).max() < _COUPLED / len(p):
+            break
+        z = inverse * (gradient - (inverse @ gradient) / total)
+        new = float(z @ gradient)
+        direction = -z + (new / past) * direction
+        past = new
+        along = product(direction)
+        curvature = float(direction @ along)
+        if not (new > 0 and curvature > 0):  # rounding is all that is left
+            break
+        p = p + (new / curvature) * direction
+        gradient = gradient + (new / curvature) * along
+    p = np.maximum(p, 0.0)
+    return np.asarray(p / p.sum())

@@ -41,7 +41,7 @@ from classify.coding import (
     log_probabilities,
     probabilities,
 )
-from classify.linear_head import LinearHead
+from classify.linear_head import Head, LinearHead
 from classify.parameters import check_parameters, row_weights
 from classify.scoring import scored
 from classify.solver.backend import as_labels, choose_device, lies_on, open_fitter
@@ -177,7 +177,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         y: Any,
         sample_weight: Any = None,
         *,
-        start: LinearHead | None = None,
+        start: Head | None = None,
     ) -> _LogisticHeads:
         """Fit the heads.
 
@@ -192,7 +192,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         sample_weight : array-like of shape (n_samples,), optional
             Weight of each row's loss. A row whose weight, times its class's, is 0 is as if absent:
             a class that has no other rows is not among `classes_`.
-        start : LinearHead, optional
+        start : LinearHead or PairHead, optional
             Heads to start from, such as `classify.selection.Selection.start`. The optimum does not
             depend on them.
 
@@ -213,7 +213,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             self._warn(solution)
         return self
 
-    def _solve(self, X: Any, y: Any, sample_weight: Any, start: LinearHead | None) -> Solution:
+    def _solve(self, X: Any, y: Any, sample_weight: Any, start: Head | None) -> Solution:
         """Fit as `fit` does, and leave it to the caller to report what did not converge."""
         check_parameters(self)
         device = "cpu" if is_source(X) else choose_device(self.device, X)
@@ -250,11 +250,35 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             head, solution = fitter.solve(
                 float(self.C), tol=float(self.tol), max_iter=int(self.max_iter), start=start
             )
-        self.coef_, self.intercept_ = head.coef, head.intercept
+        self.head_ = head
         self.n_iter_ = solution.n_iter
         self.device_ = fitter.device
         self.certificate_ = solution.certificate()
         return solution
+
+    @property
+    def coef_(self) -> npt.NDArray[np.float64]:
+        """Weights for raw features, ``(n_heads, n_features)``."""
+        return self._head().coef
+
+    @coef_.setter
+    def coef_(self, coef: npt.NDArray[np.float64]) -> None:
+        self.head_ = LinearHead(coef, self.intercept_)
+
+    @property
+    def intercept_(self) -> npt.NDArray[np.float64]:
+        """Intercepts, ``(n_heads,)``."""
+        return self._head().intercept
+
+    @intercept_.setter
+    def intercept_(self, intercept: npt.NDArray[np.float64]) -> None:
+        self.head_ = LinearHead(self.coef_, intercept)
+
+    def _head(self) -> Head:
+        head: Head | None = vars(self).get("head_")
+        if head is None:  # as an attribute that is not there, which is what is asked for
+            raise AttributeError(f"this {type(self).__name__} is not fitted yet")
+        return head
 
     def _check_input(self, X: Any, y: Any, device: str) -> tuple[Any, Any]:
         """Check features and labels as scikit-learn does, wherever they lie."""
@@ -330,7 +354,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
     def _answers(self, X: Any, answer: Callable[..., npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """Call ``answer(strategy, scores, n_classes)``, for blocks of rows where they are large."""
         check_is_fitted(self)
-        head, n_classes = LinearHead(self.coef_, self.intercept_), len(self.classes_)
+        head, n_classes = self.head_, len(self.classes_)
         if not is_source(X):
             X = validate_data(self, as_features(X), dtype=_DTYPES, accept_sparse=False, reset=False)
         else:
@@ -407,7 +431,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
 
 
 def fit_without_warning(
-    estimator: _LogisticHeads, X: Any, y: Any, start: LinearHead | None = None
+    estimator: _LogisticHeads, X: Any, y: Any, start: Head | None = None
 ) -> Solution:
     """Fit an estimator, and return how its problems ended instead of a warning.
 

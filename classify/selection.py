@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from classify.coding import ProblemSums, decide, probabilities, problem_sums
 from classify.estimators import as_features
-from classify.linear_head import LinearHead
+from classify.linear_head import Head
 from classify.scoring import scorer
 from classify.solver.backend import as_labels, choose_device, open_fitter
 from classify.solver.fit import plan
@@ -43,7 +43,7 @@ class Selection:
     not_visited: list[float]  # left out because the log-loss had kept rising
     n_train: int
     n_validation: int
-    start: LinearHead = field(repr=False)  # the heads at the chosen value, where a refit may start
+    start: Head = field(repr=False)  # the heads at the chosen value, where a refit may start
     device: str
     held: npt.NDArray[np.intp] = field(repr=False)  # the rows that were held out
     # (n_heads,): chosen for each binary problem by the same rule on the held-out rows of its own
@@ -73,7 +73,7 @@ class _HeldOut:
         self.labels, self.rows = labels[rows], rows
         self.X = X if is_source(X) else X[rows]
 
-    def judge(self, head: LinearHead) -> _Judged:
+    def judge(self, head: Head) -> _Judged:
         """Judge heads by the rows, in blocks."""
         scores = scorer(head, self.X.dtype)
 
@@ -82,7 +82,7 @@ class _HeldOut:
             block = self.X.gather(self.rows[rows]) if is_source(self.X) else self.X[rows]
             return self._judge(scores(block), self.labels[rows])
 
-        steps = answer_steps(self.X, len(self.rows), len(head.coef))
+        steps = answer_steps(self.X, len(self.rows), head.n_heads)
         right, of_truth = [], []
         sums: ProblemSums | None = None
         for part in self.pool.stream(work, steps):  # sums of many pairs are large: one at a time
@@ -189,7 +189,7 @@ class _Path(NamedTuple):
 
     path: list[dict[str, Any]]
     C: float
-    head: LinearHead
+    head: Head
     sums: list[ProblemSums]
 
 
@@ -202,7 +202,7 @@ def _follow_path(
 ) -> _Path:
     """Fit and judge ascending values of C until the log-loss has risen `patience` times running."""
     path: list[dict[str, Any]] = []
-    best: tuple[tuple[float, float, float], LinearHead] | None = None
+    best: tuple[tuple[float, float, float], Head] | None = None
     recent = RecentHeads()
     rising = 0
     sums = []

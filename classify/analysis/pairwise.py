@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.coding import ProblemSums, problem_sums
-from classify.linear_head import LinearHead
+from classify.linear_head import Head
 from classify.scoring import scored
 from classify.solver.problems import class_pairs
 
@@ -24,7 +24,7 @@ def judge_pairs(
     X_test: Any,
     labels: npt.NDArray[np.intp],
     ids: Sequence[str],
-    head: LinearHead,
+    head: Head,
     known: npt.NDArray[np.intp],
 ) -> dict[str, Any]:
     """Judge every pair's head on the test rows of its two classes, the hardest with examples.
@@ -53,7 +53,7 @@ def _pair(
     rows: npt.NDArray[np.intp],
     own: npt.NDArray[np.intp],
     ids: Sequence[str],
-    head: LinearHead,
+    head: Head,
     known: npt.NDArray[np.intp],
     i: int,
     a: int,
@@ -61,7 +61,7 @@ def _pair(
 ) -> dict[str, Any]:
     mine = (own == a) | (own == b)
     rows, second = rows[mine], own[mine] == b
-    one = LinearHead(head.coef[i : i + 1], head.intercept[i : i + 1])
+    one = head.one(i)
     scores = np.concatenate([part[:, 0] for _, part in scored(X_test, one, rows)])
     wrong = np.flatnonzero((scores > 0) != second)
     worst = wrong[np.argsort(-np.abs(scores[wrong]), kind="stable")][:EXAMPLES]

@@ -13,7 +13,6 @@ from classify.analysis.decoding import compare_ways
 from classify.analysis.own_c import judge, refit
 from classify.analysis.pairwise import judge_classes, judge_pairs
 from classify.analysis.views import class_order, two_views
-from classify.linear_head import LinearHead
 from classify.results import json_ready
 from classify.scoring import HeldOut, scored
 from classify.solver.problems import class_pairs
@@ -52,7 +51,7 @@ def analyse(
     with progress(len(fitted), "analyses", "strategy") as bar:
         for strategy, fit in fitted.items():
             known = np.asarray(fit.estimator.classes_)
-            head = LinearHead(fit.estimator.coef_, fit.estimator.intercept_)
+            head = fit.estimator.head_
             held_out = _held_out(fit, features, X_train)
             more = {
                 "calibration": _calibration(strategy, fit, labels, held_out),

@@ -102,9 +102,24 @@ SMALL_WORK = 2e9
 SHARED_PRICE = 13.0
 # A column's own inverse beside the shared one, in iterations of that column.
 SLOW_PRICE = 20.0
+# Rows are fitted in an orthonormal basis of their span where they are at most this share of the
+# features, and at most so many for each column of the scores (the basis costs as many passes).
+SPAN_SHARE = 0.9
+SPAN_ROWS = 10
 # Fewer features in single precision than this, of all rows together, are copied to double where
 # single precision does not reach the tolerance: up to 64 MB.
 DOUBLE_NUMBERS = 8_000_000
+
+# --- One-vs-one of few rows (`few_rows`) --------------------------------------------------------
+
+# Rows of two classes together, up to which their pair is fitted in the rows' own coordinates, and
+# numbers in the products of all rows with each other (the part `few` of the benchmarks).
+FEW_ROWS = 64
+GRAM_NUMBERS = 32_000_000
+# Numbers in the products of the rows of the pairs that are solved at a time.
+PAIR_NUMBERS = 40_000
+# How often a step may be shortened.
+HALVINGS = 40
 
 # --- An inverse for each column (`preconditioner.sampled`) -------------------------------------
 
