@@ -100,10 +100,10 @@ def probabilities(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[
 
 def log_probabilities(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
     """Return the logarithms of `probabilities`, finite where these have underflowed."""
-    exact = _check_scores(strategy, scores, n_classes)
+    scores = _check_scores(strategy, scores, n_classes)
     if strategy == "ovo" and n_classes > 2:
-        return logarithms(probabilities(strategy, exact, n_classes))
-    exact = exact.astype(np.float64)
+        return logarithms(probabilities(strategy, scores, n_classes))
+    exact = scores.astype(np.float64)
     if n_classes == 2:
         return np.concatenate([_log_sigmoid(-exact), _log_sigmoid(exact)], axis=1)
     logits = _log_sigmoid(exact) if strategy == "ovr" else exact
@@ -159,9 +159,8 @@ def problem_sums(
     scores = _check_scores(strategy, scores, n_classes)
     sums = ProblemSums.zeros(scores.shape[1])
     for label in np.unique(labels):
-        rows = scores[labels == label].astype(np.float64)
         heads, positive = _part_in(strategy, int(label), n_classes)
-        rows = rows[:, heads]
+        rows = scores[np.ix_(labels == label, heads)].astype(np.float64)
         sums.n_rows[heads] += len(rows)
         sums.n_right[heads] += ((rows > 0) == positive).sum(axis=0)
         sums.loss[heads] -= _log_sigmoid(np.where(positive, rows, -rows)).sum(axis=0)
@@ -294,27 +293,32 @@ def couple_many(scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
     """
     from scipy.linalg import get_blas_funcs
 
-    k, limit = n_classes, float(np.log((1 - _CLIP) / _CLIP))
+    k, n_pairs = n_classes, scores.shape[1]
+    limit = float(np.log((1 - _CLIP) / _CLIP))
     (times,) = get_blas_funcs(("symv",), dtype=scores.dtype)
     result = np.empty((len(scores), k))
-    step = max(1, 2 * _COUPLED_NUMBERS // k**2)
+    step = min(len(scores), max(1, _COUPLED_NUMBERS // k**2))
     # One half of Q is enough for a product; the other stays as it is.
-    tables = np.empty((min(step, len(scores)), k, k), scores.dtype)
+    tables = np.empty((step, k, k), scores.dtype)
+    firsts, seconds, crosses = np.empty((3, step, n_pairs), scores.dtype)
     for low in range(0, len(scores), step):
-        part = np.clip(scores[low : low + step], -limit, limit)
-        np.exp(part, out=part)
-        first = np.reciprocal(part + 1)
-        part *= first  # the second's probability
-        cross = first * part
+        part = scores[low : low + step]
+        first, second, cross = (held[: len(part)] for held in (firsts, seconds, crosses))
+        np.clip(part, -limit, limit, out=second)
+        np.exp(second, out=second)
+        np.add(second, 1, out=first)
+        np.reciprocal(first, out=first)
+        second *= first
+        np.multiply(first, second, out=cross)
         np.negative(cross, out=cross)
         first *= first
-        part *= part
+        second *= second
         diagonal = np.zeros((len(part), k))
         start = 0
         for a in range(k - 1):
             pairs = slice(start, start + k - 1 - a)
             tables[: len(part), a, a + 1 :] = cross[:, pairs]
-            diagonal[:, a] += part[:, pairs].sum(axis=1)
+            diagonal[:, a] += second[:, pairs].sum(axis=1)
             diagonal[:, a + 1 :] += first[:, pairs]
             start = pairs.stop
         for row, table in enumerate(tables[: len(part)]):

@@ -43,7 +43,7 @@ from classify.coding import (
 )
 from classify.linear_head import Head, LinearHead
 from classify.parameters import check_parameters, row_weights
-from classify.scoring import scored
+from classify.scoring import answers
 from classify.solver.backend import as_labels, choose_device, lies_on, open_fitter
 from classify.solver.design import all_finite
 from classify.solver.fit import plan
@@ -364,8 +364,9 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
                     f"Found array with 0 sample(s) (shape={X.shape}): at least 1 is needed"
                 )
         X = normalized(X, self.normalize)
-        return np.concatenate(
-            [answer(self._strategy, scores, n_classes) for _, scores in scored(X, head)]
+        strategy = self._strategy
+        return answers(
+            X, head, lambda scores: answer(strategy, scores, n_classes), n_jobs=self.n_jobs
         )
 
     def decision_function(self, X: Any) -> Floats:
@@ -438,6 +439,21 @@ def fit_without_warning(
     Python's own switch for warnings is the whole process's, so that threads cannot use it.
     """
     return estimator._solve(X, y, None, start)
+
+
+def answers_of(
+    estimator: _LogisticHeads, X: Any
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return what `decision_function` and `predict_proba` do, from scores that are made once."""
+
+    def both(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
+        values = decision_values(strategy, scores, n_classes).reshape(len(scores), -1)
+        return np.hstack([values, probabilities(strategy, scores, n_classes)])
+
+    found = estimator._answers(X, both)
+    k = len(estimator.classes_)
+    values, chances = found[:, :-k], found[:, -k:]
+    return (values[:, 0] if k == 2 else values), chances
 
 
 @_with_shared_sections

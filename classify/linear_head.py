@@ -137,7 +137,9 @@ class PairHead:
         # The t-th rows of all classes; where a class has no t-th row, its coefficients are 0.
         slots = np.minimum(starts[:-1] + np.arange(sizes.max())[:, None], len(duals) - 1)
         there = np.arange(sizes.max())[:, None] < sizes
-        later = np.ascontiguousarray(np.where(there[:, :, None], duals[slots], 0).transpose(2, 0, 1))
+        later = np.ascontiguousarray(
+            np.where(there[:, :, None], duals[slots], 0).transpose(2, 0, 1)
+        )
 
         def scores(block: Floats) -> Floats:
             products = (block - shift) @ span

@@ -64,4 +64,3 @@ class RecentHeads:
             if found.finite():
                 return found
         return heads[-1] if heads else None
-

@@ -283,13 +283,13 @@ def _accuracy(
 ) -> float:
     from classify.coding import decide
     from classify.estimators import as_features
-    from classify.scoring import scored
+    from classify.scoring import answers
     from classify.solver.row_norms import normalized
 
     X: Any = features.test.features
     X = normalized(X if is_source(X) else as_features(X), normalize)
-    answers = [decide(strategy, scores, len(known)) for _, scores in scored(X, head)]
-    return float(np.mean(known[np.concatenate(answers)] == features.test.labels))
+    found = answers(X, head, lambda scores: decide(strategy, scores, len(known)))
+    return float(np.mean(known[found] == features.test.labels))
 
 
 def _open(task: DrawTask) -> Features:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from classify.analysis.decoding import share_right
 from classify.coding import decide
 from classify.linear_head import Head
-from classify.scoring import scored
+from classify.scoring import answers
 from classify.selection import PATH_MAX_ITER, PATH_TOL
 from classify.solver.backend import open_fitter
 from classify.solver.fit import plan
@@ -61,10 +61,13 @@ def judge(
     labels: npt.NDArray[np.intp],
     head: Head,
     known: npt.NDArray[Any],
+    n_jobs: int | None = 1,
 ) -> dict[str, Any]:
     """Answer the test rows with some heads.
 
     Shapes: X_test (n_test, n_features) or StoredRows; labels (n_test,); known (n_known,).
     """
-    answers = [decide(strategy, scores, len(known)) for _, scores in scored(X_test, head)]
-    return share_right(known[np.concatenate(answers)], labels)
+    found = answers(
+        X_test, head, lambda scores: decide(strategy, scores, len(known)), n_jobs=n_jobs
+    )
+    return share_right(known[found], labels)

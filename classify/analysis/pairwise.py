@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from classify.coding import ProblemSums, problem_sums
 from classify.linear_head import Head
-from classify.scoring import scored
+from classify.scoring import answers, scored
 from classify.solver.problems import class_pairs
 
 HARDEST = 10
@@ -26,6 +26,7 @@ def judge_pairs(
     ids: Sequence[str],
     head: Head,
     known: npt.NDArray[np.intp],
+    n_jobs: int | None = 1,
 ) -> dict[str, Any]:
     """Judge every pair's head on the test rows of its two classes, the hardest with examples.
 
@@ -35,8 +36,12 @@ def judge_pairs(
     rows = np.flatnonzero(np.isin(labels, known))
     own = np.searchsorted(known, labels[rows])
     sums = ProblemSums.zeros(len(pairs))
-    for block, scores in scored(X_test, head, rows):
-        sums = sums + problem_sums("ovo", scores, own[block], k)
+
+    def work(block: slice, scores: npt.NDArray[Any]) -> ProblemSums:
+        return problem_sums("ovo", scores, own[block], k)
+
+    for _, part in scored(X_test, head, work, rows, n_jobs):
+        sums = sums + part
     n, right = sums.n_rows, sums.n_right
     accuracy = np.divide(right, n, out=np.full(len(pairs), np.nan), where=n > 0)
     ends = np.cumsum(np.arange(k - 1, 0, -1))
@@ -62,7 +67,7 @@ def _pair(
     mine = (own == a) | (own == b)
     rows, second = rows[mine], own[mine] == b
     one = head.one(i)
-    scores = np.concatenate([part[:, 0] for _, part in scored(X_test, one, rows)])
+    scores = answers(X_test, one, lambda part: part[:, 0], rows)
     wrong = np.flatnonzero((scores > 0) != second)
     worst = wrong[np.argsort(-np.abs(scores[wrong]), kind="stable")][:EXAMPLES]
     return {

@@ -52,7 +52,11 @@ ARMIJO = 1e-4
 def are_few(sizes: Integers, n_features: int) -> bool:
     """Say whether every pair of classes of so many rows is fitted in its rows' coordinates."""
     two = int(np.sort(sizes)[-2:].sum())
-    return int(sizes.min()) > 0 and two <= min(FEW_ROWS, n_features) and int(sizes.sum()) ** 2 <= GRAM_NUMBERS
+    return (
+        int(sizes.min()) > 0
+        and two <= min(FEW_ROWS, n_features)
+        and int(sizes.sum()) ** 2 <= GRAM_NUMBERS
+    )
 
 
 def few_rows_bytes(n_rows: int, n_features: int, n_classes: int) -> int:
@@ -293,9 +297,7 @@ class _Pairs:
         slack = state.beta - self.sign * self.weight * q
         half = 0.5 * np.maximum((slack * self.times(slack)).sum(axis=0), 0.0)
         gap = np.maximum((self.weight * kl).sum(axis=0), 0.0) + half
-        return _Duals(
-            gap, np.sqrt(2 * half + imbalance**2), self.sign * mass, mass * (1 - p)
-        )
+        return _Duals(gap, np.sqrt(2 * half + imbalance**2), self.sign * mass, mass * (1 - p))
 
     def advance(self, state: _State, dual: _Duals) -> tuple[_State, Bools]:
         """Take Newton's step, or as much of it as lowers the objective."""
@@ -319,11 +321,11 @@ class _Pairs:
             t = np.where(bad, 0.4 * t, t)
         moved = good & ~bad
         t = np.where(moved, t, 0.0)
-        keep = [
+        beta, f, b = (
             np.where(moved, old + t * (new - old), old)
             for old, new in ((state.beta, beta), (state.f, f), (state.b, b))
-        ]
-        return _State(*keep, np.where(moved, value, state.value)), moved
+        )
+        return _State(beta, f, b, np.where(moved, value, state.value)), moved
 
     def _newton(self, state: _State, dual: _Duals) -> tuple[Array, Array]:
         """Return where Newton's step leads: coefficients and intercepts."""

@@ -146,8 +146,11 @@ class Fitter:
             refuse_not_finite(design, workers)
         self.basis: Array | None = None
         self._few: FewRows | None = None
-        if memory_plan is None and strategy == "ovo" and n_classes > 2 and self._few_rows(
-            labels, design.n_features
+        if (
+            memory_plan is None
+            and strategy == "ovo"
+            and n_classes > 2
+            and self._few_rows(labels, design.n_features)
         ):
             self._few = FewRows(design, labels, sample_weight, n_classes, workers, fit_intercept)
         elif memory_plan is None and self._turns(design):
