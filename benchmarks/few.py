@@ -67,13 +67,13 @@ def run(settings: Settings) -> Record:
             command = ["classify", "fit", str(store), "--c=auto", *chosen]
             found = measured([*command, f"--reports-dir={folder / 'reports'}"])
         limit = LIMITS.get((n_classes, n_rows))
-        within = None if limit is None else found["seconds"] <= limit
+        within = "-" if limit is None else "yes" if found["seconds"] <= limit else "NO"
         table.row(
             *(f"{n_classes:,}", n_rows, duration(found["seconds"])),
             duration(found["cpu_seconds"]),
             *(
                 "-" if limit is None else f"{limit:g} s",
-                {True: "yes", False: "NO"}.get(within, "-"),
+                within,
             ),
             amount(found["peak_bytes"]),
         )

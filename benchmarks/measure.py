@@ -13,7 +13,7 @@ import time
 
 
 def main(out: str, command: list[str]) -> int:
-    """Run the command and write ``seconds``, ``cpu_seconds``, ``peak_bytes`` and ``code``; return its exit code."""
+    """Run the command; write ``seconds``, ``cpu_seconds``, ``peak_bytes`` and ``code``."""
     start = time.perf_counter()
     child = subprocess.Popen(command)
     _, status, usage = os.wait4(child.pid, 0)

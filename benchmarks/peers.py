@@ -80,7 +80,7 @@ PEERS = {
 DEFAULT = ("scikit-learn", "scikit-learn-intelex", "snapml", "cyanure")
 
 
-class Cyanure(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class Cyanure(ClassifierMixin, BaseEstimator):
     """cyanure's classifier, told C: its losses are averaged over the rows, so its penalty is too.
 
     Attributes

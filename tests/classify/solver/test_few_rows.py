@@ -1,4 +1,4 @@
-"""Fits of few rows in the rows' own coordinates, next to scikit-learn on the features themselves."""
+"""Fits of few rows in the rows' own coordinates, next to scikit-learn on the features."""
 
 import warnings
 
