@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from command_lines import (
+    NO_FIGURES,
     again,
     content,
     extraction,
@@ -147,7 +148,7 @@ def store(tmp_path):
 def fit(store, reports, how, *steps, cold=False):
     words = [store, f"--reports-dir={reports}", "--jobs=1", "--c-grid=0.1,1", "--no-few-shot"]
     words += ["--strategy=multinomial", "--strategy=ovr"]
-    return start(how, steps, "classify", "fit", *words, cold=cold)
+    return start(how, [*NO_FIGURES, *steps], "classify", "fit", *words, cold=cold)
 
 
 @pytest.mark.parametrize("step", FITTING)

@@ -18,9 +18,10 @@ import timm
 import torch
 from PIL import Image
 from timm.models import save_for_hf
-from warm_processes import run_warm
 
+from classify.__main__ import main as classify_main
 from data import open_features
+from data.common.cli import run
 from data.reading import read_header
 from extract.model.backbone import BackboneRequest, embed_normalised, load_backbone
 
@@ -100,20 +101,20 @@ def test_a_folder_from_extract_to_predict(call, tmp_path, safe):
     assert call(*words, *other).path not in (made.path, changed.path)
 
 
-def test_heads_of_a_folders_model_predict(call, tmp_path):
+def test_heads_of_a_folders_model_predict(
+    call, tmp_path, capsys, warm_stage_one, unwritten_figures
+):
     folder = tmp_path / "mine"
     save(folder, model="test_efficientnet")
     made = call(*JOB, "--model", f"local-dir:{folder}", "--features-dir", tmp_path / "f")
     reports, image = tmp_path / "r", tmp_path / "1.png"
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(image)
     (folder / "config.json").unlink()  # the head's spec has what is needed of it
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def classify(*words):
-        command = [sys.executable, "-m", "classify", *map(str, words)]
-        done = run_warm(command, capture_output=True, text=True, cwd=ROOT, env=environment)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip().splitlines()[-1]
+        capsys.readouterr()
+        assert run(classify_main, [*map(str, words)]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out.strip().splitlines()[-1]
 
     fit = ("fit", made.path, "--strategy=ovr", "--c=1", "--jobs=1", f"--reports-dir={reports}")
     classify(*fit, "--no-few-shot")
