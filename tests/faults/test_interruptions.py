@@ -179,11 +179,12 @@ COMPARING = {
 
 
 @pytest.mark.parametrize("step", COMPARING if LONG else ["comparing", "the old one is aside"])
-def test_ctrl_c_of_a_comparison_leaves_the_one_before(step, world, tmp_path):
+def test_ctrl_c_of_a_comparison_leaves_the_one_before(step, world, tmp_path, unwritten_figures):
     words = ["compare", str(Path(world["run"]).parent), f"--reports-dir={tmp_path}"]
     assert call(["classify", *words]).code == 0
     before = digests(tmp_path)
-    assert "same command" in interrupt(start("halt", [COMPARING[step]], "classify", *words))
+    steps = [*NO_FIGURES, COMPARING[step]]
+    assert "same command" in interrupt(start("halt", steps, "classify", *words))
     assert digests(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["comparison"]
 
@@ -195,12 +196,14 @@ DRAWING = {
 
 
 @pytest.mark.parametrize("step", DRAWING if LONG else ["writing"])
-def test_ctrl_c_of_a_report_that_is_drawn_again(step, world, tmp_path):
+def test_ctrl_c_of_a_report_that_is_drawn_again(step, world, tmp_path, unwritten_figures):
     run = tmp_path / "run"
     shutil.copytree(world["run"], run)
     before = digests(run)
     words = ["report", str(run)]
-    assert "same command" in interrupt(start("halt", [DRAWING[step]], "classify", *words))
+    assert "same command" in interrupt(
+        start("halt", [*NO_FIGURES, DRAWING[step]], "classify", *words)
+    )
     assert digests(run) == before
     assert call(["classify", *words]).code == 0
     assert list(digests(run)) == list(before)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from warm_processes import WarmProcess
 
 from data.common.files import clean_leftovers
 from data.format.records import StoreError
@@ -45,7 +46,7 @@ def write(path, value):
 
 
 def start(code, *args):
-    return subprocess.Popen(
+    return WarmProcess(
         [sys.executable, "-c", PRELUDE + code, *map(str, args)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -240,7 +241,7 @@ except UserError as error:
 
 def test_a_reader_sees_the_old_or_the_new_file_whole(store):
     code = """
-until = time.monotonic() + 3
+until = time.monotonic() + 2
 n = 1
 while time.monotonic() < until:
     n += 1
