@@ -346,3 +346,19 @@ def test_the_real_weights_load(model, width):
     assert backbone.is_convolutional
     vectors = run(backbone, images(4, 64))
     assert vectors.std(dim=0).mean() > 0.01, "in train mode, or unfrozen, these collapse"
+
+
+@pytest.mark.parametrize(
+    "model", ["test_vit", "test_convnext", "test_efficientnet", "cait_xxs24_224"]
+)
+def test_a_network_without_weights_has_the_same_shapes(model):
+    from extract.model.outline import without_weights
+
+    with without_weights():
+        outline = timm.create_model(model, num_classes=3).state_dict()
+    real = timm.create_model(model, num_classes=3).state_dict()
+    assert list(outline) == list(real)
+    for name, tensor in real.items():
+        assert outline[name].is_meta
+        assert (outline[name].shape, outline[name].dtype) == (tensor.shape, tensor.dtype)
+    torch.testing.assert_close(torch.zeros(2).fill_(3), torch.full((2,), 3.0))  # afterwards
