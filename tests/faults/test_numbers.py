@@ -23,7 +23,7 @@ PEERS = {
 ALL = list(PEERS)
 LONG = bool(os.environ.get("ICEBOX_FAULTS"))  # `make faults`: the sizes themselves
 MANY_CLASSES = 1000 if LONG else 150
-MANY_FEATURES = 20_000 if LONG else 5000
+MANY_FEATURES = 20_000 if LONG else 2000
 CURVES = [] if LONG else ["--no-few-shot"]
 
 
