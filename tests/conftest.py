@@ -14,6 +14,8 @@ import pytest
 # Helpers that tests of several folders import by name.
 sys.path.insert(0, str(Path(__file__).parent / "shared"))
 
+from figures import leave_figures_empty
+
 # Jobs in the background of some shells start with Ctrl-C ignored, and hand that on to the processes
 # that the tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -41,12 +43,6 @@ def warm_stage_one(monkeypatch):
     monkeypatch.setattr(subprocess, "run", run)
 
 
-# Most of a report's time is matplotlib writing its eighteen figures.
-EMPTY_SVG = (
-    '<svg xmlns="http://www.w3.org/2000/svg" width="1pt" height="1pt" viewBox="0 0 1 1"></svg>\n'
-)
-
-
 @pytest.fixture
 def unwritten_figures(request, monkeypatch):
     """Compute figures as always, but have matplotlib write empty ones; not in `make faults`.
@@ -54,11 +50,8 @@ def unwritten_figures(request, monkeypatch):
     For tests of which no sentence is about a figure. Where a whole folder of tests asks for this,
     those marked `figures` have theirs all the same.
     """
-    if os.environ.get("ICEBOX_FAULTS") or request.node.get_closest_marker("figures"):
-        return
-    from matplotlib.figure import Figure
-
-    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: file.write(EMPTY_SVG))
+    if not request.node.get_closest_marker("figures"):
+        leave_figures_empty(monkeypatch)
 
 
 def pytest_collection_finish():

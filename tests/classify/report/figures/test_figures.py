@@ -15,7 +15,7 @@ from classify.report.figures import accuracy, tradeoffs
 from classify.report.figures import style as figures
 from classify.report.figures.style import fit_text, shorten, text_width
 
-pytestmark = [pytest.mark.figures, pytest.mark.filterwarnings("ignore:Glyph")]
+pytestmark = pytest.mark.filterwarnings("ignore:Glyph")
 LETTERS = string.ascii_letters + " _-|<&猫W"
 
 
@@ -104,6 +104,7 @@ def test_no_text_covers_another_or_leaves_the_figure(drawn, make_results, k, len
         assert list(beyond(figure, found)) == [], name
 
 
+@pytest.mark.figures
 def test_backbones_of_any_name_keep_their_rows_apart(drawn):
     for length in (1, 40, 200):
         rows = [
@@ -123,6 +124,7 @@ def test_backbones_of_any_name_keep_their_rows_apart(drawn):
             assert f"<title>{row['label']}</title>" in svg
 
 
+@pytest.mark.figures
 def test_full_names_are_the_titles_of_what_is_cut(make_results):
     names = [f"<class> & {'long ' * 30}{i}" for i in range(5)]
     results, _, _ = make_results(names=names, n=80)
@@ -186,6 +188,7 @@ def test_axes_of_shares_end_at_0_and_100(drawn, results, share):
     tradeoffs.backbones(rows)
     tradeoffs.draw_tradeoffs(rows, "cost")
     for name, which in SHARES.items():
+        drawn[name].draw_without_rendering()
         panels = drawn[name].axes[:1] if name == "validation" else drawn[name].axes
         for axes in panels:
             for side in which:
