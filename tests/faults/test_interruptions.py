@@ -52,8 +52,7 @@ QUICK = ["in a batch", "reading a shard back", "renaming a shard", "finishing th
 
 @pytest.mark.parametrize("step", STEPS if LONG else [*QUICK, "removing the shards"])
 def test_a_killed_extraction_goes_on_to_the_same_bits_and_leaves_nothing(step, tmp_path, expected):
-    cold = step == "in a batch"
-    finish(extraction(tmp_path, "kill", STEPS[step], cold=cold), -signal.SIGKILL)
+    finish(extraction(tmp_path, "kill", STEPS[step]), -signal.SIGKILL)
     store, err = again(tmp_path)
     assert content(store) == expected
     assert files_of(tmp_path) == [str(store.relative_to(tmp_path))]

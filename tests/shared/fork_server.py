@@ -30,6 +30,7 @@ IMPORTED = (
     "matplotlib.contour", "sklearn.decomposition", "sklearn.discriminant_analysis",
     "sklearn.isotonic", "scipy.cluster.hierarchy", "safetensors.numpy", "extract.engines.tuning",
     "extract.engines.folding", "data.images.digits", "data.images.folder", "PIL.JpegImagePlugin",
+    "huggingface_hub.constants",
 )  # fmt: skip
 
 
@@ -64,6 +65,8 @@ def become(command):
         os.setsid()
     os.environ.clear()
     os.environ.update(command["env"])
+    # The hub's library reads its settings when it is imported, and looks them up here afterwards.
+    importlib.reload(sys.modules["huggingface_hub.constants"])
     os.chdir(command["cwd"])
     first, *words = command["words"]
     if first == "-m":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from warm_processes import run_warm
 
 from data.common.errors import UserError
 from extract.model.backbone import BackboneRequest, embed_normalised, load_backbone
@@ -323,7 +323,7 @@ def test_weights_in_the_hubs_cache_need_no_network(tmp_path):
         "HF_HUB_CACHE": str(tmp_path / "hub"),
         "HF_ENDPOINT": "http://127.0.0.1:9",
     }
-    done = subprocess.run(
+    done = run_warm(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     digest = digest_of_file(snapshot / "model.safetensors", "fc.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 from functools import partial
@@ -18,6 +17,7 @@ import timm
 import torch
 from PIL import Image
 from timm.models import save_for_hf
+from warm_processes import run_warm
 
 from classify.__main__ import main as classify_main
 from data import open_features
@@ -242,7 +242,7 @@ def test_a_repository_of_the_hub(tmp_path, hub, safe):
         """Run stage one on one model after the other, in one process; returns their exit codes."""
         to = tmp_path / more.pop("to", "f")
         lines = [[*JOB, "--model", name, "--features-dir", str(to)] for name in names]
-        done = subprocess.run(
+        done = run_warm(
             [sys.executable, "-c", ONE_AFTER_THE_OTHER, json.dumps(lines)],
             capture_output=True, text=True, env={**environment, **more}, cwd=ROOT, check=True,
         )  # fmt: skip
