@@ -65,7 +65,8 @@ def pytest_collection_finish():
 
 # Where the longest tests are: they come first, so that no process is left with one at the end.
 LONGEST = (
-    "tests/notebooks/", "tests/classify/fit/test_cluster.py", "tests/extract/cluster/",
+    "tests/test_makefile.py::test_the_demo", "tests/notebooks/",
+    "tests/classify/fit/test_cluster.py", "tests/extract/cluster/",
     "tests/faults/test_interruptions.py", "tests/faults/test_same_bits.py",
     "tests/extract/model/test_sources.py", "tests/classify/report/test_page_in_chromium.py",
     "tests/benchmarks/test_parts.py", "tests/classify/solver/test_out_of_core.py",
