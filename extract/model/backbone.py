@@ -13,6 +13,7 @@ from extract.model import names, weights
 from extract.model import sources as model_sources
 from extract.model.checkpoints import read_networks
 from extract.model.input_sizes import size_that_fits
+from extract.model.outline import without_weights
 from extract.model.preprocessing import Preprocessing, resolve_preprocessing, size_text
 from extract.model.silence import silenced
 from extract.model.sources import Named
@@ -222,15 +223,13 @@ def _filled(named: Named, arguments: Mapping[str, Any], filling: Filling | None)
 
 def _other_size(named: Named, arguments: Mapping[str, Any], filling: Filling) -> UserError | None:
     """Tell weights for another input size from those of another model; None where they are not."""
-    import torch
-
     if filling.networks is None:
         return None
 
     def fits(side: int) -> bool:
         trial = Filling(filling.name, filling.path, filling.networks, filling.head)
         try:
-            with silenced("torch"), torch.device("meta"), filled_by(trial):
+            with silenced("torch"), without_weights(), filled_by(trial):
                 _created(named, {**arguments, "img_size": side}, True, 0)
         except (UserError, TypeError, ValueError, AssertionError, KeyError, AttributeError):
             return False
@@ -240,7 +239,7 @@ def _other_size(named: Named, arguments: Mapping[str, Any], filling: Filling) ->
 
     asked = arguments["img_size"]
     side = asked if isinstance(asked, int) else asked[-1]
-    with torch.device("meta"):
+    with without_weights():
         built = _created(named, arguments, False, 0).state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in built.items()}
     found = size_that_fits(side, named.pretrained_cfg, shapes, filling.shapes(shapes), fits)
@@ -259,10 +258,8 @@ def _pixels(size: int | tuple[int, int]) -> str:
 
 def _dropped_with_head(named: Named, arguments: Mapping[str, Any]) -> Collection[str]:
     """Name what timm's model has with a classifier and has not without one."""
-    import torch
-
     classes = named.pretrained_cfg.get("num_classes") or 1000
-    with torch.device("meta"):
+    with without_weights():
         whole = _created(named, arguments, False, classes).state_dict().keys()
         return whole - _created(named, arguments, False, 0).state_dict().keys()
 

@@ -1,10 +1,10 @@
 """The CUDA benchmark of stage one, as far as a CPU can run it."""
 
-import subprocess
 import sys
 
 import pytest
 import torch
+from warm_processes import run_warm
 
 from benchmarks.cuda_stage_one import measure
 from benchmarks.processes import ROOT
@@ -20,7 +20,7 @@ def test_the_rates_are_of_the_same_network():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_device_it_says_so():
-    done = subprocess.run(
+    done = run_warm(
         [sys.executable, "-m", "benchmarks.cuda_stage_one"],
         cwd=ROOT,
         capture_output=True,

@@ -183,10 +183,10 @@ def test_out_of_core(settings, store, monkeypatch, capsys):
     monkeypatch.setattr(memory, "measured", stand_in)
     memory.out_of_core(replace(settings, stores=(store,), strategies=("ovr",)))
     (row,) = content(settings, "out-of-core")["results"]
-    assert classify_parse(commands[0][1:])[1].c == 0.01
+    assert classify_parse(commands[1][1:])[1].c == 0.01
     # A quarter of these few features would not do.
     least = memory.least_memory(read_header(store), ("ovr",), None)
-    assert commands[1][-2:] == ["--memory", f"{-(-least // 10**6)}MB"]
+    assert commands[0][-2:] == ["--memory", f"{-(-least // 10**6)}MB"]
     assert row["differ"] == {"ovr": 0.5}
     assert row["slower"] == 3.0
     assert "the least that the fits can do with" in capsys.readouterr().out
@@ -210,10 +210,18 @@ def test_out_of_core_runs_for_real(settings, tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_out_of_core_leaves_out_what_is_too_small_for_it(settings, store, capsys):
+def test_out_of_core_leaves_out_what_is_too_small_for_it(settings, store, monkeypatch, capsys):
+    commands = []
+    monkeypatch.setattr(
+        memory, "measured", lambda command: commands.append(list(command)) or measured(command)
+    )
     memory.out_of_core(replace(settings, stores=(store,), strategies=("ovr",)))
     assert content(settings, "out-of-core")["results"] == []
     assert "is too small" in capsys.readouterr().out
+    assert [("--help" in words, "--memory" in words) for words in commands] == [
+        (True, False),
+        (False, True),
+    ], "nothing is fitted that it would be compared with"
 
 
 def test_coupling(settings):

@@ -5,11 +5,11 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from warm_processes import run_warm
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -34,7 +34,7 @@ WHOLE = {"store.spec.model.args", "store.request.options.*", "store.request.file
 
 
 def run(words, folder):
-    done = subprocess.run(
+    done = run_warm(
         [sys.executable, *words[1:]],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},

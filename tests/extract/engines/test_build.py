@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -53,7 +54,7 @@ def relative(rows, reference):
 @pytest.mark.parametrize("model", ["test_efficientnet", "test_resnet", VIT])
 def test_engines_agree_at_every_batch_size(model, engine):
     network = backbone(model)
-    images = pictures(11)
+    images = pictures(5 if model == VIT else 11)
     reference = embedded(network, "torch", images)
     if engine == "folded" and model == VIT:
         with pytest.raises(EngineError, match="no batch norm"):
@@ -130,8 +131,14 @@ def picked(plan):
     return plan.engine, plan.batch_size
 
 
+@functools.cache
+def network():
+    """One backbone for tests in which it is as it was afterwards."""
+    return backbone()
+
+
 def subject(**more):
-    return tuning.Subject(backbone(), CPU, "fp32", pictures(5), **more)
+    return tuning.Subject(network(), CPU, "fp32", pictures(5), **more)
 
 
 @pytest.fixture
