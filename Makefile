@@ -18,10 +18,8 @@ endif
 # Every variable is the command-line option of the same name; empty means the option's default.
 FEATURES_DIR ?= features
 REPORTS_DIR ?= reports
-# How many tests run side by side; without a virtual environment, where pytest-xdist is there.
+# How many tests run side by side.
 WORKERS ?= 2
-SIDE_BY_SIDE = $(if $(filter none,$(VENV)),$(shell $(RUN) -c 'import xdist' 2>/dev/null && echo $(XDIST)),$(XDIST))
-XDIST = --numprocesses=$(WORKERS) --dist=worksteal
 
 quote = '$(subst ','\'',$(1))'
 option = $(if $($(1)),$(2)=$(call quote,$($(1))))
@@ -59,6 +57,10 @@ DEMO_OPTIONS = --dataset=digits --model=test_efficientnet --weights=random --ima
 HEADS = $(call quote,$(REPORTS_DIR))/*/*/heads
 HEAD ?= $(shell ls -t $(HEADS)/multinomial.safetensors 2>/dev/null | head -n 1 | grep . || \
   ls -t $(HEADS)/*.safetensors 2>/dev/null | head -n 1)
+
+# Without a virtual environment, side by side only where pytest-xdist is there.
+XDIST = --numprocesses=$(WORKERS) --dist=worksteal
+SIDE_BY_SIDE = $(if $(filter none,$(VENV)),$(shell $(RUN) -c 'import xdist' 2>/dev/null && echo $(XDIST)),$(XDIST))
 
 .PHONY: help install install-dev demo features classify compare predict test coverage faults fuzz audit lint docs format bench check-cuda clean distclean
 
