@@ -26,6 +26,7 @@ OUT_OF_MEMORY = (
     "alloc_failed",
     "cublas_status_not_initialized",
     "unable to find a valid cudnn algorithm",
+    "unable to find an engine to execute this computation",
 )
 
 

@@ -124,6 +124,8 @@ def test_a_tensor_is_used_where_it_lies(dtype, monkeypatch):
     [
         (lambda X: X[:, 0], "X must be a matrix"),
         (lambda X: X * float("nan"), "NaN or infinity"),
+        (lambda X: X.index_fill(0, torch.tensor([3]), float("nan")), "NaN or infinity"),
+        (lambda X: X.index_fill(0, torch.tensor([3]), -float("inf")), "NaN or infinity"),
         (lambda X: X[:-1], "inconsistent numbers of samples"),
     ],
 )
