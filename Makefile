@@ -2,10 +2,18 @@
 
 PYTHON ?= python3
 VENV := .venv
+ifeq ($(VENV),none)
+# PYTHON itself, as it is: nothing is installed.
+RUN := $(PYTHON)
+BIN := $(patsubst %/,%,$(dir $(shell command -v $(PYTHON))))
+INSTALLED :=
+INSTALLED_DEV :=
+else
 BIN := $(VENV)/bin
 RUN := $(BIN)/python
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+endif
 
 # Every variable is the command-line option of the same name; empty means the option's default.
 FEATURES_DIR ?= features
@@ -50,13 +58,18 @@ HEADS = $(call quote,$(REPORTS_DIR))/*/*/heads
 HEAD ?= $(shell ls -t $(HEADS)/multinomial.safetensors 2>/dev/null | head -n 1 | grep . || \
   ls -t $(HEADS)/*.safetensors 2>/dev/null | head -n 1)
 
-.PHONY: help install install-dev demo features classify compare predict test coverage faults fuzz audit lint docs format bench bench-cuda clean distclean
+# Without a virtual environment, side by side only where pytest-xdist is there.
+XDIST = --numprocesses=$(WORKERS) --dist=worksteal
+SIDE_BY_SIDE = $(if $(filter none,$(VENV)),$(shell $(RUN) -c 'import xdist' 2>/dev/null && echo $(XDIST)),$(XDIST))
+
+.PHONY: help install install-dev demo features classify compare predict test coverage faults fuzz audit lint docs format bench check-cuda clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  variables, e.g. make features MODEL=resnet50.a1_in1k IMAGE_SIZE=224: see docs/reference/variables.md"
 
+ifneq ($(VENV),none)
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "error: Icebox needs Python 3.10 or newer, found $$($(PYTHON) --version 2>&1); give another with PYTHON=python3.11" >&2; exit 2; }
@@ -72,6 +85,7 @@ $(INSTALLED): pyproject.toml
 $(INSTALLED_DEV): pyproject.toml $(INSTALLED)
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@
+endif
 
 install: $(INSTALLED)  ## create .venv and install Icebox
 install-dev: $(INSTALLED_DEV)
@@ -110,10 +124,10 @@ predict: $(INSTALLED)  ## label new images: make predict IMAGES="a.png b.jpg" [H
 	  $(if $(filter-out hub random,$(WEIGHTS)),$(call option,WEIGHTS,--weights)) $(call option,DEVICE,--device)
 
 test: $(INSTALLED_DEV)  ## run the tests in WORKERS processes
-	@$(RUN) -m pytest --numprocesses=$(WORKERS) --dist=worksteal
+	@$(RUN) -m pytest $(SIDE_BY_SIDE)
 
 coverage: $(INSTALLED_DEV)  ## the same, and which lines they reach
-	@$(RUN) -m pytest --cov --numprocesses=$(WORKERS) --dist=worksteal
+	@$(RUN) -m pytest --cov $(SIDE_BY_SIDE)
 
 faults: $(INSTALLED_DEV)  ## the fault tests at length: every step, many random times, processes of their own
 	@ICEBOX_FAULTS=1 $(RUN) -m pytest tests/faults tests/scikit_learn tests/classify tests/extract --timeout=3600
@@ -144,13 +158,12 @@ format: $(INSTALLED_DEV)
 bench: $(INSTALLED)  ## speed of both stages next to others, and memory of stage two
 	@$(RUN) -m benchmarks $(FEATURES) $(BENCH_OPTIONS)
 
-bench-cuda: $(INSTALLED)  ## the same on a GPU: stage one beside its own network, then stage two
-	@$(RUN) -m benchmarks.cuda_stage_one
-	@SCIPY_ARRAY_API=1 $(RUN) -m benchmarks.cuda $(FEATURES) $(call option,C,--c)
+check-cuda: $(INSTALLED)  ## proof on a GPU in eight minutes: rows, fits, speeds, faults; VENV=none installs nothing
+	@$(RUN) -m benchmarks.check_cuda $(call each,PARTS,--part) $(call option,RESULTS_DIR,--results-dir)
 
 clean:  ## remove caches; downloads, features and reports stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov site build *.egg-info
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## the same, and the virtual environment
-	rm -rf $(VENV)
+	$(if $(filter none,$(VENV)),,rm -rf $(VENV))

@@ -92,6 +92,38 @@ def test_benchmark_variables(variable, option):
     assert option in printed
 
 
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [
+        ("check-cuda", "-m benchmarks.check_cuda"),
+        ("test", "-m pytest"),
+        ("features", "-m extract"),
+        ("classify", "-m classify fit"),
+        ("bench", "-m benchmarks"),
+        ("docs", "docs/tools/write_options.py"),
+    ],
+)
+def test_without_a_virtual_environment_python_is_used_as_it_is(target, command):
+    printed = dry_run(target, "VENV=none", f"PYTHON={sys.executable}")
+    assert f"{sys.executable} {command}" in printed
+    rest = printed.replace(str(Path(sys.executable).parent), "")
+    assert "pip install" not in rest and ".venv/" not in rest
+    assert "pip install" not in dry_run("install", "VENV=none")
+    assert "rm -rf none" not in dry_run("distclean", "VENV=none")
+
+
+def test_tests_run_one_by_one_where_xdist_is_missing(tmp_path):
+    (tmp_path / "xdist.py").write_text("raise ImportError")
+    words = ("test", "VENV=none", f"PYTHON=PYTHONPATH={tmp_path} {sys.executable}")
+    assert "--numprocesses" not in dry_run(*words)
+    assert "--numprocesses=2" in dry_run("test")
+
+
+def test_variables_of_check_cuda():
+    printed = dry_run("check-cuda", "PARTS=tests rows", "RESULTS_DIR=out")
+    assert "--part='tests' --part='rows' --results-dir='out'" in printed
+
+
 def test_an_unset_variable_leaves_its_option_out():
     assert "--model" not in dry_run("features")
     assert "--c=" not in dry_run("classify")

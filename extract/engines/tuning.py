@@ -21,14 +21,14 @@ from extract.engines.plan import Plan
 
 def choose(subject: Subject, n_images: int) -> Plan:
     """Choose the engine and the batch size of a run, by measuring where that repays itself."""
-    names, instead_of = subject.names(), None
+    names, instead_of, halve = subject.names(), None, subject.batch_size is None
     if subject.engine == "compiled" and subject.batch_size is None:
         # Every size would have to be compiled: it takes the one that suits torch.
         subject = replace(subject, batch_size=_size_for_torch(subject, n_images))
     size = subject.first_batch_size()
     if subject.engine in engines.CHECKED:
         try:
-            _admit(subject, subject.engine, size)
+            subject, size = _fitting(subject, size, halve)
         except EngineError as error:
             log_failed(subject.engine, error)
             instead_of = subject.engine
@@ -39,6 +39,22 @@ def choose(subject: Subject, n_images: int) -> Plan:
     if best is None:
         return subject.plan(names[0], size, instead_of)
     return subject.plan(best.engine, best.batch_size, instead_of)
+
+
+def _fitting(subject: Subject, size: int, halve: bool) -> tuple[Subject, int]:
+    """Admit the engine that the user insists on, at half the batch size where memory is short."""
+    while True:
+        try:
+            _admit(subject, subject.engine, size)
+        except OutOfMemoryError:
+            if not halve or size == 1:
+                raise
+        else:
+            return subject, size
+        size //= 2
+        if subject.batch_size is not None:
+            subject = replace(subject, batch_size=size)
+        log(f"out of memory; trying batches of {size}")
 
 
 def _size_for_torch(subject: Subject, n_images: int) -> int:

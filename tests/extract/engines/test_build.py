@@ -259,6 +259,29 @@ def test_batch_sizes_of_one_engine_do_not_crowd_out_another(monkeypatch):
     assert found.best(100_000).engine == "channels-last"
 
 
+def test_a_first_batch_that_does_not_fit_while_compiling_is_halved(rates, monkeypatch, capsys):
+    """The size that suits torch has not been tried by the compiled network, which needs more."""
+    rates.update({("channels-last", size): size for size in (8, 16, 32, 64)})
+    monkeypatch.setattr(compiled, "missing_tool", lambda device: None)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: _tight(function, 8))
+    choice = tuning.choose(subject(engine="compiled"), 100_000)
+    assert picked(choice) == ("compiled", 8)
+    assert "trying batches of 8" in capsys.readouterr().err
+    with pytest.raises(embed.OutOfMemoryError):
+        tuning.choose(subject(engine="compiled", batch_size=16), 100_000)
+
+
+def _tight(function, most):
+    """A compiled network that has memory for so many images."""
+
+    def run(images):
+        if len(images) > most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
+        return function(images)
+
+    return run
+
+
 @pytest.mark.parametrize("exact", [50.0, 200.0])
 def test_a_precision_that_saves_no_time_is_said_so(monkeypatch, capsys, exact):
     def trial(subject, name, size, found):

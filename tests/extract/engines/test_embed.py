@@ -123,6 +123,10 @@ def test_out_of_memory_is_told_from_other_errors(monkeypatch):
     cpu = RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
     assert is_out_of_memory(cpu)
     assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory."))
+    cudnn = "GET was unable to find an engine to execute this computation"
+    assert is_out_of_memory(RuntimeError(cudnn))
+    for status in ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"):
+        assert is_out_of_memory(RuntimeError(f"CUDA error: {status} when calling `f(handle)`"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     made = embedder()
 
