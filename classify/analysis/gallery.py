@@ -129,7 +129,7 @@ def thumbnails(
         return {}, ""
     try:
         # What the store was made of may be looked at, too.
-        limit = int((features.provenance or {}).get("max_pixels", MAX_PIXELS))
+        limit = (features.provenance or {}).get("max_pixels", MAX_PIXELS)
         how = partial(decode_image, max_pixels=limit, wanted=thumbnail_size)
         pictures = find_pictures(features.request or {}, ids, data_dir, how)
     except (UserError, OSError) as error:

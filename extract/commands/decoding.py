@@ -12,7 +12,6 @@ import numpy.typing as npt
 from data.common.cli import log
 from data.format.records import Features
 
-EXACTLY = "fp32, exact decoding"
 # Heads whose answer is the class of the highest score.
 HEADS = ("multinomial", "ovr")
 _BLOCK = 8192

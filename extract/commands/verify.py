@@ -21,8 +21,8 @@ from data.format.spec import FAST, TWICE, check_decode, cropped_twice, decode_of
 from data.images.arrays import ArrayImages, ImageDataset, Split
 from data.images.decode import MAX_PIXELS
 from data.reading import open_features, read_header, verify_store
-from data.reembedded import Rechecked, digest_of, write_rechecked
-from extract.commands.decoding import EXACTLY, compare_decoding
+from data.reembedded import EXACTLY, Rechecked, digest_of, write_rechecked
+from extract.commands.decoding import compare_decoding
 from extract.commands.witness import Witness
 from extract.engines.device import choose_device
 

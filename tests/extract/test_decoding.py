@@ -20,7 +20,7 @@ from data.common.cli import Parser
 from data.format.spec import spec_key
 from data.images.decode import decode_file
 from data.reading import open_features, read_header
-from data.reembedded import read_rechecked
+from data.reembedded import EXACTLY, read_rechecked
 from extract.commands import decoding
 from extract.model.preprocess import prepared, wanted_of
 from extract.model.preprocessing import CROP_MODES, INTERPOLATIONS, Preprocessing
@@ -169,8 +169,8 @@ def test_fast_rows_of_a_folder(call, photo_job, tmp_path, refused):
     assert "lowest cosine 0.9" in done.err and "median 0.9" in done.err
     assert "of 16 predictions would flip with exact decoding, of the nearest mean" in done.err
     kept = read_rechecked(fast.path, header.key, header.n_features)
-    assert decoding.EXACTLY in kept.others
-    assert not np.array_equal(kept.others[decoding.EXACTLY], kept.plain)
+    assert EXACTLY in kept.others
+    assert not np.array_equal(kept.others[EXACTLY], kept.plain)
     refused(
         call("verify", fast.path, "--decode", "exact"),
         "--decode exact", fast.path, "was made with --decode fast", "DECODE=exact",
@@ -302,7 +302,7 @@ def test_what_verify_finds_is_counted_by_stage_two(call, photo_job, tmp_path):
     classify(["fit", fast.path, *only, "--reports-dir", str(tmp_path / "reports")])
     [results] = (tmp_path / "reports").rglob("results.json")
     cases = json.loads(results.read_text())["numerics"]["cases"]
-    assert decoding.EXACTLY in [case["features"] for case in cases]
+    assert EXACTLY in [case["features"] for case in cases]
     # Now there is a head.
     done = call("verify", fast.path, "--rows", "8", "--reports-dir", tmp_path / "reports")
     assert f"would flip with exact decoding, of the head {results.parent}/heads/multi" in done.err
