@@ -194,7 +194,7 @@ def announce(header: Header, options: Options) -> None:
     """Say what a finished store holds; refuse it where images were left out without leave."""
     skipped = list(header.provenance.get("skipped_images", []))
     if skipped and not options.skip_bad_images:
-        raise bad_images_error(skipped, f"{header.path} was made without them")
+        raise bad_images_error(skipped, f"{header.path} was made without them", options.max_pixels)
     made = str(header.provenance.get("finished", "an unknown date"))[:10]
     model = header.spec.get("model", {}).get("name", "an unknown model")
     left_out = f", {len(skipped)} undecodable images left out" if skipped else ""
@@ -222,10 +222,13 @@ def unread_rotations_sentence(provenance: Mapping[str, Any]) -> str:
     )
 
 
-def bad_images_error(ids: list[str], what: str) -> UserError:
-    """Name images that cannot be decoded, and how to go on without them."""
+def bad_images_error(ids: list[str], what: str, max_pixels: int) -> UserError:
+    """Name images that were left out, and how to go on with or without them."""
+    again = ""
+    if max_pixels > MAX_PIXELS:  # they may only have had more pixels than the limit of then
+        again = f"make them again with --force --max-pixels {max_pixels}, "
     more = f" and {len(ids) - IMAGES_NAMED} more" if len(ids) > IMAGES_NAMED else ""
     return UserError(
         f"{len(ids)} images cannot be decoded: {', '.join(ids[:IMAGES_NAMED])}{more}; {what}\n"
-        "repair or remove the files, or leave such files out with --skip-bad-images"
+        f"{again}repair or remove the files, or leave such files out with --skip-bad-images"
     )

@@ -45,8 +45,8 @@ KINDS = "JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM, PBM or AVIF"
 
 # Pillow's own limit: an image that claims more pixels may be made to fill the memory.
 MAX_PIXELS = 89_478_485
-# Bytes that decoding takes for a pixel: four in Pillow, and three that are handed on.
-_BYTES_A_PIXEL = 7
+# Bytes that Pillow holds for a pixel of RGB, before anything is made of it.
+_BYTES_A_PIXEL = 4
 
 # What a file is, is told by its content: a PNG that is called .jpg decodes. Other formats that
 # Pillow knows (PostScript, PDF, ...) are kept out: nobody asked for their decoders to run.
@@ -206,7 +206,7 @@ def _no_memory(name: str, size: tuple[int, int] | None) -> UserError:
     what = ""
     if size is not None:
         needed = size[0] * size[1] * _BYTES_A_PIXEL / 1e9
-        what = f" of {size[0]} x {size[1]} pixels, which takes {needed:,.1f} GB to decode"
+        what = f" of {size[0]} x {size[1]} pixels, which takes {needed:,.1f} GB or more to decode"
     return UserError(
         f"the memory that is free does not suffice for the image {name}{what}\n"
         "let fewer processes decode with --jobs 1, refuse such images with --max-pixels, or, of "

@@ -192,5 +192,12 @@ def test_no_memory_names_the_file_and_its_pixels(tmp_path, monkeypatch):
     with pytest.raises(UserError) as caught:
         decode_image(path)
     assert not isinstance(caught.value, BadImageError), "such a file is not left out"
-    for word in (path, "50 x 40 pixels", "GB to decode", "--jobs 1", "--max-pixels", "--decode"):
+    for word in (
+        path,
+        "50 x 40 pixels",
+        "GB or more to decode",
+        "--jobs 1",
+        "--max-pixels",
+        "--decode",
+    ):
         assert str(word) in str(caught.value)
