@@ -27,6 +27,7 @@ from data.common.memory import peak_memory_mb
 from data.format.records import SplitSource
 from data.format.spec import work_dir
 from data.images.arrays import FileImages
+from data.images.decode import decoder
 from data.reading import read_header
 from data.shards import unread_rotations
 from data.writing import join
@@ -301,13 +302,7 @@ def _decoding(job: Job) -> dict[str, Any]:
     """Say what decoded the images, and up to which size, where they are files."""
     if not isinstance(job.dataset.train.images, FileImages):
         return {}
-    from PIL import __version__, features
-
-    jpeg = features.version("libjpeg_turbo") or features.version("jpg")
-    return {
-        "decoder": f"Pillow {__version__}, libjpeg {jpeg}",
-        "max_pixels": job.options.max_pixels,
-    }
+    return {"decoder": decoder(), "max_pixels": job.options.max_pixels}
 
 
 def _join(job: Job, plan: Plan, provenance: dict[str, Any]) -> None:

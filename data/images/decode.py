@@ -188,6 +188,14 @@ def decode_file(
         raise BadImageError(name, str(error) or type(error).__name__) from error
 
 
+def decoder() -> str:
+    """Name what decodes image files: the versions of Pillow and of its JPEG library."""
+    from PIL import __version__, features
+
+    jpeg = features.version("libjpeg_turbo") or features.version("jpg")
+    return f"Pillow {__version__}, libjpeg {jpeg}"
+
+
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """Name the formats above that the installed Pillow has a plugin for."""

@@ -12,7 +12,8 @@ from data.common.cli import log
 from data.common.errors import UserError
 from data.dataset import load_dataset
 from data.format.spec import crop_marker, spec_key, store_path, work_dir
-from data.images.arrays import ArrayImages, ImageDataset, Split
+from data.images.arrays import ArrayImages, FileImages, ImageDataset, Split
+from data.images.decode import decoder
 from extract.engines.place import Device, find_device
 from extract.engines.plan import Plan, whole_batches
 from extract.options import Options
@@ -149,10 +150,18 @@ def choose_plan(job: Job, *, measured: bool = True) -> Plan:
 
 
 def cut_for(job: Job, plan: Plan) -> Plan:
-    """Settle the size of the shards: smaller ones of a network that a CPU takes long for."""
+    """Settle what depends on the images: the decoder, and the size of the shards.
+
+    They are smaller of a network that a CPU takes long for.
+    """
     slow = job.device.kind == "cpu" and job.backbone.n_parameters > SLOW_PARAMETERS
     rows = shards.SLOW_SHARD_ROWS if slow else shards.SHARD_ROWS
-    return replace(plan, shard_rows=whole_batches(rows, plan.batch_size))
+    in_files = isinstance(job.dataset.train.images, FileImages)
+    return replace(
+        plan,
+        shard_rows=whole_batches(rows, plan.batch_size),
+        decoder=decoder() if in_files else None,
+    )
 
 
 def no_memory(batch_size: int, device: str) -> UserError:

@@ -17,15 +17,16 @@ from timm.data import create_transform
 from classify.saved_heads import SavedHead, save_head
 from classify.solver.problems import n_heads
 from data.common.cli import Parser
+from data.common.errors import UserError
 from data.format.spec import spec_key
-from data.images.decode import decode_file
+from data.images.decode import MAX_PIXELS, decode_file
 from data.reading import open_features, read_header
 from data.reembedded import EXACTLY, read_rechecked
 from extract.commands import decoding
 from extract.model.preprocess import prepared, wanted_of
 from extract.model.preprocessing import CROP_MODES, INTERPOLATIONS, Preprocessing
 from extract.options import Options, add_options, to_options
-from extract.request import asked_options
+from extract.request import announce, asked_options
 from extract.shards import job
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -262,6 +263,21 @@ def test_fast_input_is_close_to_timms(tmp_path, mode):
     assert set(INTERPOLATIONS) > {"bicubic"}
 
 
+def test_a_resumed_run_does_not_mix_decoders(call, photo_job, monkeypatch):
+    """Versions of Pillow and of its JPEG library are in the plan, as torch's is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("extract.run._join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert call(*photo_job()).code == 130
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("extract.run._join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert "starting over" not in call(*photo_job()).err
+    monkeypatch.setattr("extract.shards.plan.decoder", lambda: "Pillow 99")
+    done = call(*photo_job())
+    assert done.code == 0, done.err
+    assert "starting over: the interrupted run decoded with Pillow " in done.err
+    assert "this one has Pillow 99" in done.err
+
+
 # Flips
 
 
@@ -348,6 +364,13 @@ def test_images_above_the_limit(call, photo_job, tmp_path, refused):
     assert call(*photo_job("--max-pixels", "200000")).path == whole.path, "no other numbers"
     said = call("why", *photo_job("--max-pixels", "150000", "--skip-bad-images")).err
     assert "--max-pixels" in said and "199999" in said
+    # A store without images that were too large once says how they come in again.
+    header = read_header(whole.path)
+    left_out = replace(header, provenance=header.provenance | {"skipped_images": ["a/large.png"]})
+    for limit, told in ((MAX_PIXELS, "a/large.png"), (10**9, "--force --max-pixels 1000000000")):
+        with pytest.raises(UserError, match=told) as caught:
+            announce(left_out, Options(max_pixels=limit))
+        assert ("--force" in str(caught.value)) == (limit != MAX_PIXELS)
     # Of one image, there is nothing to be left out.
     spec, out = tmp_path / "spec.json", tmp_path / "rows.npy"
     spec.write_text(json.dumps({"spec": header.spec, "weights_file": None}))
