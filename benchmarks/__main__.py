@@ -8,10 +8,11 @@ Parts, with --part (several may be given):
   memory       peak memory of a fit, against its limit
   out-of-core  the same with --memory at a quarter of the features
   coupling     probabilities of one-vs-one
+  decoding     stage one: JPEG files with --decode fast, against exact decoding
   engines      stage one: the whole pipeline on this CPU, against the usual loop
   growth       stage one: memory and seconds at three numbers of images, and finding the store
   scaling      a model of the costs of both stages, checked at three sizes and extrapolated
-Without stores, engines, growth, scaling, one-c and slopes run, on made data.
+Without stores, decoding, engines, growth, scaling, one-c and slopes run, on made data.
 """
 
 from __future__ import annotations
@@ -32,13 +33,14 @@ PARTS = (
     "memory",
     "out-of-core",
     "coupling",
+    "decoding",
     "engines",
     "growth",
     "scaling",
     "paired-tests",
 )
 NEED_STORES = ("path", "memory", "out-of-core")
-NO_STORES = ("engines", "growth", "scaling", "one-c", "slopes", "paired-tests")
+NO_STORES = ("decoding", "engines", "growth", "scaling", "one-c", "slopes", "paired-tests")
 
 
 def positive(option: str, kind: Callable[[str], Any] = float) -> Callable[[str], Any]:
@@ -135,6 +137,7 @@ def main(argv: Sequence[str]) -> None:
 
     from benchmarks import (
         coupling,
+        decoding,
         engines,
         growth,
         hundred,
@@ -171,6 +174,7 @@ def main(argv: Sequence[str]) -> None:
         "memory": memory.run,
         "out-of-core": memory.out_of_core,
         "coupling": coupling.run,
+        "decoding": decoding.run,
         "engines": engines.run,
         "growth": growth.run,
         "scaling": scaling.run,

@@ -177,7 +177,7 @@ def note_skipped(job: Job, shard: Shard, ok: npt.NDArray[np.bool_]) -> None:
     ids = job.splits[shard.split].ids
     skipped = [ids[shard.start + row] for row in np.flatnonzero(~ok)]
     if skipped and not job.options.skip_bad_images:
-        raise bad_images_error(skipped, "an earlier run left them out")
+        raise bad_images_error(skipped, "an earlier run left them out", job.options.max_pixels)
     job.skipped.extend(skipped)
 
 

@@ -12,11 +12,12 @@ from data.common.cli import log
 from data.common.errors import UserError
 from data.dataset import load_dataset
 from data.format.spec import crop_marker, spec_key, store_path, work_dir
-from data.images.arrays import ArrayImages, ImageDataset, Split
+from data.images.arrays import ArrayImages, FileImages, ImageDataset, Split
+from data.images.decode import decoder
 from extract.engines.place import Device, find_device
 from extract.engines.plan import Plan, whole_batches
 from extract.options import Options
-from extract.request import Request
+from extract.request import Request, decode_of, pixel_limit
 from extract.shards import plan as shards
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ N_FIRST = 16
 
 def read_dataset(options: Options) -> ImageDataset:
     """Load the dataset that the options name."""
-    return load_dataset(
+    dataset = load_dataset(
         options.dataset,
         data_dir=options.data_dir,
         limit=options.limit,
@@ -40,6 +41,7 @@ def read_dataset(options: Options) -> ImageDataset:
         test_fraction=options.test_fraction,
         seed=options.seed,
     )
+    return dataset.limited_to(options.max_pixels)
 
 
 @dataclass
@@ -80,9 +82,11 @@ def prepare(
         keep_pages()
     log(f"loading {options.model}")
     backbone = load_backbone(backbone_request(options))
+    backbone.preprocessing = replace(backbone.preprocessing, decode=decode_of(options))
     preprocessing = backbone.preprocessing.to_spec()
+    rows = {"name": dataset.name, "digest": dataset.digest, "limit": dataset.limit}
     spec = {
-        "dataset": {"name": dataset.name, "digest": dataset.digest, "limit": dataset.limit},
+        "dataset": rows | pixel_limit(options),
         "model": backbone.model_spec(),
         "preprocessing": preprocessing | crop_marker(dataset.name, preprocessing),
         "pool": backbone.pool,
@@ -146,10 +150,18 @@ def choose_plan(job: Job, *, measured: bool = True) -> Plan:
 
 
 def cut_for(job: Job, plan: Plan) -> Plan:
-    """Settle the size of the shards: smaller ones of a network that a CPU takes long for."""
+    """Settle what depends on the images: the decoder, and the size of the shards.
+
+    They are smaller of a network that a CPU takes long for.
+    """
     slow = job.device.kind == "cpu" and job.backbone.n_parameters > SLOW_PARAMETERS
     rows = shards.SLOW_SHARD_ROWS if slow else shards.SHARD_ROWS
-    return replace(plan, shard_rows=whole_batches(rows, plan.batch_size))
+    in_files = isinstance(job.dataset.train.images, FileImages)
+    return replace(
+        plan,
+        shard_rows=whole_batches(rows, plan.batch_size),
+        decoder=decoder() if in_files else None,
+    )
 
 
 def no_memory(batch_size: int, device: str) -> UserError:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as cli
-from benchmarks import coupling, hundred, memory, one_c, path, peers, processes, slopes
+from benchmarks import coupling, decoding, hundred, memory, one_c, path, peers, processes, slopes
 from benchmarks.processes import ROOT, Failed, TooLong, measured, trial
 from benchmarks.rows import made
 from classify.__main__ import parse as classify_parse
@@ -306,3 +306,17 @@ def test_pages_are_kept_by_what_is_started_meanwhile(monkeypatch):
     assert kept == [True]
     assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "65536"
     assert "MALLOC_MMAP_MAX_" not in os.environ
+
+
+def test_decoding_compares_fast_with_exact(settings, monkeypatch, capsys):
+    small = (((500, 375), {}), ((1200, 900), {"progressive": True}))
+    monkeypatch.setattr(decoding, "PHOTOGRAPHS", small)
+    monkeypatch.setattr(decoding, "GOAL_AT", (*small[1], 224))
+    decoding.run(settings)
+    rows = content(settings, "decoding")["results"]
+    assert [(row["width"], row["side"]) for row in rows] == [
+        (500, 224), (500, 128), (1200, 224), (1200, 128),
+    ]  # fmt: skip
+    assert [row["mean_levels"] > 0 for row in rows] == [False, False, False, True]
+    assert all(len(row["seconds"]["fast"]) == settings.repeats for row in rows)
+    assert "goal of 4x:" in capsys.readouterr().out

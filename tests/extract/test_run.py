@@ -367,7 +367,7 @@ def test_unreadable_rotations_are_counted_and_named_also_after_an_interruption(
 def test_a_decoder_that_dies_is_said_so(small, folder, monkeypatch, refused):
     from data.images.arrays import FileImages
 
-    monkeypatch.setattr(FileImages, "decode_file", lambda images, index: os._exit(3))
+    monkeypatch.setattr(FileImages, "decode_file", lambda *_: os._exit(3))
     refused(folder_run(small, folder, "--jobs", "2"), "decodes images died", "--jobs")
 
 
