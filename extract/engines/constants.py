@@ -16,8 +16,11 @@ OPENVINO_PART = 4
 # A host that runs out of memory kills the process: no batch may take more of what is free.
 MEMORY_SHARE = 0.5
 
-# A run that the default engine ends sooner is not worth measuring for.
+# A run that is ended sooner is not worth measuring for; one that the default engine ends sooner
+# than the second is not even worth a conversion to OpenVINO, which takes 1 to 3 seconds and is then
+# two to five times as fast (all networks that `make bench PARTS="engines photos"` has tried).
 WORTH_SECONDS = 30.0
+WORTH_CONVERTING_SECONDS = 4.0
 # Engines are compared at the default batch size, or at this one where a batch takes long.
 SLOW_BATCH = 4
 LONG_SECONDS = 1.0
@@ -39,6 +42,8 @@ COMPILE_GAIN = 0.25
 
 # Images whose vectors are compared with torch's before an engine is used.
 CHECKED_ROWS = 16
+# The same before a short run.
+FEWER_ROWS = 4
 # Largest difference from torch in float32, relative to the largest value of the first batch; the
 # benchmark's engines differ by 2e-6 and less.
 FP32_TOLERANCE = 1e-3
