@@ -21,6 +21,7 @@ EXTRACT_OPTIONS = $(strip \
   $(call option,DATASET,--dataset) $(call option,DATA_DIR,--data-dir) \
   $(call option,DATA_URL,--data-url) $(call option,DATA_SHA256,--data-sha256) \
   $(call option,TEST_FRACTION,--test-fraction) $(if $(SKIP_BAD_IMAGES),--skip-bad-images) \
+  $(call option,DECODE,--decode) $(call option,MAX_PIXELS,--max-pixels) \
   $(call option,MODEL,--model) $(call option,WEIGHTS,--weights) $(call each,MODEL_ARGS,--model-arg) \
   $(call option,MEAN,--mean) $(call option,STD,--std) $(call option,IMAGE_SIZE,--image-size) \
   $(call option,POOL,--pool) $(call option,DEVICE,--device) $(call option,PRECISION,--precision) \
@@ -107,7 +108,8 @@ predict: $(INSTALLED)  ## label new images: make predict IMAGES="a.png b.jpg" [H
 	@$(if $(strip $(IMAGES)),,echo 'error: name the images: make predict IMAGES="a.png b.jpg"' >&2; exit 2)
 	@test -n $(call quote,$(HEAD)) || { echo "error: no trained head under $(REPORTS_DIR); run make classify first, or give HEAD=FILE.safetensors" >&2; exit 2; }
 	@$(RUN) -m classify predict $(call quote,$(HEAD)) $(IMAGES) $(call option,HTML,--html) \
-	  $(if $(filter-out hub random,$(WEIGHTS)),$(call option,WEIGHTS,--weights)) $(call option,DEVICE,--device)
+	  $(if $(filter-out hub random,$(WEIGHTS)),$(call option,WEIGHTS,--weights)) $(call option,DEVICE,--device) \
+	  $(call option,DECODE,--decode) $(call option,MAX_PIXELS,--max-pixels)
 
 test: $(INSTALLED_DEV)  ## run the tests in WORKERS processes
 	@$(RUN) -m pytest --numprocesses=$(WORKERS) --dist=worksteal

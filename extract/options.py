@@ -18,6 +18,8 @@ from typing import Any, TypeAlias
 from data.common.cli import Parser, folder_path
 from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError
+from data.format.spec import DECODES, EXACT
+from data.images.decode import MAX_PIXELS
 from extract.model.names import DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
 from extract.model.preprocessing import CROP_PCT_RANGE
 
@@ -39,6 +41,8 @@ class Options:
     test_fraction: float | None = None
     limit: int | None = None
     skip_bad_images: bool = False
+    decode: str = EXACT
+    max_pixels: int = MAX_PIXELS
     model: str = DEFAULT_MODEL
     weights: str = "hub"
     model_args: dict[str, Any] = field(default_factory=dict)
@@ -110,6 +114,13 @@ def _add_image_options(data: Group) -> None:
         help="N training images, stratified, and as large a share for testing",
     )
     data.add_argument("--skip-bad-images", action="store_true", help="leave out undecodable files")
+    data.add_argument(
+        "--decode",
+        choices=DECODES,
+        default=EXACT,
+        help="fast: JPEG at a reduced scale, of at least twice the size wanted (%(default)s)",
+    )
+    add_max_pixels(data, default=MAX_PIXELS)
 
 
 def _add_backbone_options(model: Group) -> None:
@@ -233,6 +244,30 @@ def _engine(values: dict[str, Any], timms: str | None) -> tuple[str, str]:
     if asked == "off" and engine == "compiled":
         raise UserError("--compile off contradicts --engine compiled; give one of them")
     return "compiled" if asked == "on" else engine, asked or "auto"
+
+
+def add_max_pixels(parser: Parser | Group, *, default: int | None) -> None:
+    """Add the option that bounds the images that are decoded; None leaves it to a store."""
+    parser.add_argument(
+        "--max-pixels",
+        type=_pixels,
+        default=default,
+        metavar="N",
+        help=f"refuse image files with more pixels ({MAX_PIXELS:,}, which is Pillow's limit)",
+    )
+
+
+def _pixels(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise ArgumentTypeError(
+            f"'{text}' is not possible; give how many pixels an image may have, such as "
+            f"{2 * MAX_PIXELS}"
+        )
+    return value
 
 
 def _count(text: str, low: int = 1) -> int:

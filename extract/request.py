@@ -14,17 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from data.common.cli import log
+from data.common.datasets import BUILT_IN
 from data.common.errors import UserError
 from data.common.files import sha256_file, stat_stamp
 from data.dataset import dataset_name, source_fingerprint, source_sha256
 from data.format.records import Header, StoreError
 from data.format.schema import SCHEMA_VERSION
-from data.format.spec import cropped_twice, find_stores
+from data.format.spec import DECODE, EXACT, cropped_twice, find_stores
+from data.images.decode import MAX_PIXELS
 from data.reading import read_header
 from extract.model.sources import FOLDER, files_of, portable_name, split_source
 from extract.options import Options
 
 IMAGES_NAMED = 5
+PIXELS = "max_pixels"
 
 
 def asked_options(options: Options) -> dict[str, Any]:
@@ -54,7 +57,25 @@ def asked_options(options: Options) -> dict[str, Any]:
         "device": options.device if options.precision == "auto" else None,
         "store_dtype": options.store_dtype,
         "seed": options.seed if random or options.test_fraction is not None else None,
+        # Only where they are not the default, so that the stores of before there was one match.
+        **({} if decode_of(options) == EXACT else {DECODE: options.decode}),
+        **pixel_limit(options),
     }
+
+
+def decode_of(options: Options) -> str:
+    """Give how JPEG files are decoded: of the built-in datasets, which have none, exactly."""
+    return EXACT if options.dataset in BUILT_IN else options.decode
+
+
+def pixel_limit(options: Options) -> dict[str, int]:
+    """Give the limit of pixels where it decides which rows there are; else nothing.
+
+    Without ``--skip-bad-images`` an image above the limit ends the run, so that finished stores
+    are the same whatever the limit was.
+    """
+    decides = options.skip_bad_images and options.dataset not in BUILT_IN
+    return {PIXELS: options.max_pixels} if decides and options.max_pixels != MAX_PIXELS else {}
 
 
 class Request:

@@ -26,6 +26,7 @@ from data.common.files import check_writable, clean_leftovers, lock
 from data.common.memory import peak_memory_mb
 from data.format.records import SplitSource
 from data.format.spec import work_dir
+from data.images.arrays import FileImages
 from data.reading import read_header
 from data.shards import unread_rotations
 from data.writing import join
@@ -290,8 +291,22 @@ def _provenance(
         "peak_memory_mb": peak_memory_mb(),
         "dataset": job.dataset.origin,
         "skipped_images": [],
+        **_decoding(job),
         "weights_file": None if source.path is None else str(source.path),
         "weights_origin": source.origin,
+    }
+
+
+def _decoding(job: Job) -> dict[str, Any]:
+    """Say what decoded the images, and up to which size, where they are files."""
+    if not isinstance(job.dataset.train.images, FileImages):
+        return {}
+    from PIL import __version__, features
+
+    jpeg = features.version("libjpeg_turbo") or features.version("jpg")
+    return {
+        "decoder": f"Pillow {__version__}, libjpeg {jpeg}",
+        "max_pixels": job.options.max_pixels,
     }
 
 

@@ -8,14 +8,16 @@ import hashlib
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
-from data.images.orientation import read_orientation, turn
-from data.images.pillow_warnings import no_libtiff_messages, no_pillow_warnings
+from data.images.orientation import UPRIGHT, read_orientation, turn
+from data.images.pillow_warnings import no_libtiff_messages, no_pillow_limit, no_pillow_warnings
+from data.images.reduced import FORMATS as REDUCIBLE
+from data.images.reduced import Reduction, Wanted, reduce_scale
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,6 +42,11 @@ SUFFIXES = (
     ".avif",
 )
 KINDS = "JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM, PBM or AVIF"
+
+# Pillow's own limit: an image that claims more pixels may be made to fill the memory.
+MAX_PIXELS = 89_478_485
+# Bytes that decoding takes for a pixel: four in Pillow, and three that are handed on.
+_BYTES_A_PIXEL = 7
 
 # What a file is, is told by its content: a PNG that is called .jpg decodes. Other formats that
 # Pillow knows (PostScript, PDF, ...) are kept out: nobody asked for their decoders to run.
@@ -67,6 +74,25 @@ class BadImageError(UserError):
         return (BadImageError, (self.path, self.reason))
 
 
+class TooManyPixelsError(BadImageError):
+    """An image with more pixels than the limit, whatever they are."""
+
+    def __init__(self, path: str, width: int, height: int, limit: int) -> None:
+        self.found = width * height
+        super().__init__(
+            path, f"{width} x {height} are {self.found:,} pixels, more than the limit of {limit:,}"
+        )
+        self._facts = (path, width, height, limit)
+        self.args = (
+            f"cannot decode the image {path}: {self.reason}\n"
+            f"read it with --max-pixels {self.found}, make it smaller, or leave such files out "
+            "with --skip-bad-images",
+        )
+
+    def __reduce__(self) -> tuple[type[BadImageError], tuple[Any, ...]]:
+        return (TooManyPixelsError, self._facts)
+
+
 class DecodedImage(NamedTuple):
     """One image, and what its file did not tell."""
 
@@ -74,56 +100,83 @@ class DecodedImage(NamedTuple):
     # Why the rotation that the file may ask for could not be read; the pixels are then as they
     # are stored. None where there is none, or it was applied
     unread_rotation: str | None
+    # Of a JPEG that was decoded at a reduced scale: what the pixels stand for
+    reduction: Reduction | None = None
 
 
 def decode_image(
-    path: str | os.PathLike[str], sha256: bytes | None = None
+    path: str | os.PathLike[str],
+    sha256: bytes | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    wanted: Wanted | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Decode a file as `decode_file` does, and return the pixels alone.
 
     Shape: (height, width, 3).
     """
-    return decode_file(path, sha256).pixels
+    return decode_file(path, sha256, max_pixels=max_pixels, wanted=wanted).pixels
 
 
-def decode_file(path: str | os.PathLike[str], sha256: bytes | None = None) -> DecodedImage:
+def decode_file(
+    path: str | os.PathLike[str],
+    sha256: bytes | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    wanted: Wanted | None = None,
+) -> DecodedImage:
     """Decode an image file as people see it, in RGB.
 
     The orientation of EXIF, XMP or TIFF tags is applied; one that cannot be read is not, and is
     told. Palettes, grey levels and CMYK are converted to RGB, 16-bit grey levels scaled to 8
     bits. An alpha channel is dropped, which is what ``Image.convert("RGB")`` and with it
     torchvision and timm do. Of an animation the first frame is taken, of a TIFF the first page.
+
+    An image with more than `max_pixels` pixels in its file is refused before they are decoded.
+    With `wanted`, a JPEG is decoded at the smallest scale that gives at least twice that size;
+    other formats are not changed by it.
     """
     from PIL import Image
 
     name = os.fspath(path)
     if Path(name).is_dir():
         raise UserError(f"{name} is a folder, not an image file; name the images in it")
+    size = None
     try:
         with (
             no_pillow_warnings(),
+            no_pillow_limit(),
             Image.open(
                 name if sha256 is None else _unchanged(name, sha256), formats=_formats()
             ) as image,
         ):
-            _check_size(name, image)
-            # Before loading: Pillow's TIFF decoder applies the orientation and forgets it.
+            size = image.size
+            _check_size(name, size, max_pixels)
+            # Before loading: Pillow's TIFF decoder applies the orientation and forgets it, and the
+            # scale of a JPEG depends on it.
             is_tiff = image.format == "TIFF"
-            orientation, trouble = read_orientation(image) if is_tiff else (1, None)
+            reducible = wanted is not None and image.format in REDUCIBLE
+            early = is_tiff or reducible
+            orientation, trouble = read_orientation(image) if early else (UPRIGHT, None)
+            reduction = None
+            if wanted is not None and reducible:
+                reduction = reduce_scale(image, wanted, orientation)
             with no_libtiff_messages() if is_tiff else contextlib.nullcontext():
                 image.load()
-            _check_size(name, image)
+            _check_size(name, image.size, max_pixels)
             pixels = _rgb(image)
-            if not is_tiff:  # after loading: a PNG may carry its EXIF data behind the pixels
+            if not early:  # after loading: a PNG may carry its EXIF data behind the pixels
                 orientation, trouble = read_orientation(image)
+            if not is_tiff:
                 pixels = turn(pixels, orientation)
-            return DecodedImage(pixels, trouble)
+            return DecodedImage(pixels, trouble, reduction)
     except UserError:
         raise
     except Image.UnidentifiedImageError as error:
         raise _unidentified(name) from error
-    except MemoryError:
-        raise  # a full machine says nothing about the file
+    except MemoryError as error:
+        # No fault of the file, which is not to be left out for it.
+        raise _no_memory(name, size) from error
     except Exception as error:
         # Decoders raise what they like on damaged bytes (OSError, SyntaxError, ValueError,
         # struct.error, ...). Only an error of the system has a number: then the disk or the
@@ -144,13 +197,21 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _check_size(name: str, image: Image.Image) -> None:
-    from PIL import Image as Pillow
+def _check_size(name: str, size: tuple[int, int], limit: int) -> None:
+    if size[0] * size[1] > limit:
+        raise TooManyPixelsError(name, *size, limit)
 
-    limit = Pillow.MAX_IMAGE_PIXELS
-    width, height = image.size
-    if limit is not None and width * height > limit:
-        raise BadImageError(name, f"{width} x {height} pixels are more than the limit, {limit}")
+
+def _no_memory(name: str, size: tuple[int, int] | None) -> UserError:
+    what = ""
+    if size is not None:
+        needed = size[0] * size[1] * _BYTES_A_PIXEL / 1e9
+        what = f" of {size[0]} x {size[1]} pixels, which takes {needed:,.1f} GB to decode"
+    return UserError(
+        f"the memory that is free does not suffice for the image {name}{what}\n"
+        "let fewer processes decode with --jobs 1, refuse such images with --max-pixels, or, of "
+        "a JPEG, decode less with --decode fast"
+    )
 
 
 def _unchanged(name: str, sha256: bytes) -> io.BytesIO:

@@ -16,7 +16,7 @@ from data.images.arrays import ArrayImages, ImageDataset, Split
 from extract.engines.place import Device, find_device
 from extract.engines.plan import Plan, whole_batches
 from extract.options import Options
-from extract.request import Request
+from extract.request import Request, decode_of, pixel_limit
 from extract.shards import plan as shards
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ N_FIRST = 16
 
 def read_dataset(options: Options) -> ImageDataset:
     """Load the dataset that the options name."""
-    return load_dataset(
+    dataset = load_dataset(
         options.dataset,
         data_dir=options.data_dir,
         limit=options.limit,
@@ -40,6 +40,7 @@ def read_dataset(options: Options) -> ImageDataset:
         test_fraction=options.test_fraction,
         seed=options.seed,
     )
+    return dataset.limited_to(options.max_pixels)
 
 
 @dataclass
@@ -80,9 +81,11 @@ def prepare(
         keep_pages()
     log(f"loading {options.model}")
     backbone = load_backbone(backbone_request(options))
+    backbone.preprocessing = replace(backbone.preprocessing, decode=decode_of(options))
     preprocessing = backbone.preprocessing.to_spec()
+    rows = {"name": dataset.name, "digest": dataset.digest, "limit": dataset.limit}
     spec = {
-        "dataset": {"name": dataset.name, "digest": dataset.digest, "limit": dataset.limit},
+        "dataset": rows | pixel_limit(options),
         "model": backbone.model_spec(),
         "preprocessing": preprocessing | crop_marker(dataset.name, preprocessing),
         "pool": backbone.pool,

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from data.common.errors import UserError
 from data.images.arrays import FileImages
-from extract.model.preprocess import Prepared, prepared
+from extract.model.preprocess import Prepared, prepared, wanted_of
 from extract.model.preprocessing import Preprocessing
 
 Decoded: TypeAlias = "Prepared | UserError"
@@ -28,13 +28,13 @@ class Decoder:
 
     def __getitem__(self, index: int) -> Decoded:
         try:
-            image, unread_rotation = self.images.decode_file(index)
+            image = self.images.decode_file(index, wanted_of(self.settings))
         except UserError as error:
             return error  # raised here, it would reach the parent wrapped in a traceback
-        if unread_rotation is not None:
+        if image.unread_rotation is not None:
             self.unread_rotations.add(index)
         # Only what is no larger than the network input crosses between the processes.
-        return prepared(self.settings, image)
+        return prepared(self.settings, image.pixels, image.reduction)
 
 
 def _as_list(items: list[Decoded]) -> tuple[list[Decoded], set[int]]:
