@@ -49,3 +49,10 @@ FEWER_ROWS = 4
 FP32_TOLERANCE = 1e-3
 # Half-precision networks lose digits at every layer: the direction of a row is what remains.
 LOWEST_COSINE = {"fp32": 0.9999, "fp16": 0.99, "bf16": 0.98}
+
+# Image files that a process decodes between two messages: one costs little beside them, and at the
+# end of a run no process is left alone with many.
+DECODED_TOGETHER = 4
+# Decoded images that may wait for the network, in bytes, and of the free memory.
+AHEAD_BYTES = 128 << 20
+AHEAD_SHARE = 0.1
