@@ -45,8 +45,9 @@ CHECKED_ROWS = 16
 # The same before a short run.
 FEWER_ROWS = 4
 # Largest difference from torch in float32, relative to the largest value of the first batch; the
-# benchmark's engines differ by 2e-6 and less.
-FP32_TOLERANCE = 1e-3
+# benchmark's engines differ by 2e-6 and less, 24 families of networks by 1.4e-6 (one by 6e-4: a
+# bicubic resize of its own, which OpenVINO computes otherwise).
+FP32_TOLERANCE = 1e-4
 # Half-precision networks lose digits at every layer: the direction of a row is what remains.
 LOWEST_COSINE = {"fp32": 0.9999, "fp16": 0.99, "bf16": 0.98}
 

@@ -91,7 +91,8 @@ def _likely_best(
     if "openvino" not in names or seconds < constants.WORTH_CONVERTING_SECONDS:
         return None
     trial = _try(subject, "openvino", size, found, once=True)
-    if trial is None and "openvino" in found.failed:
+    # Of a longer run, all that failed is said when the others have been measured.
+    if "openvino" in found.failed and seconds < constants.WORTH_SECONDS:
         log_failed("openvino", found.failed["openvino"])
     found.trials.clear()  # one batch says which engine is faster, not which size
     return trial

@@ -22,6 +22,7 @@ from data.images.arrays import FileImages
 from extract.engines.constants import AHEAD_BYTES, AHEAD_SHARE, DECODED_TOGETHER
 from extract.model.preprocess import Prepared, prepared, wanted_of
 from extract.model.preprocessing import Preprocessing
+from extract.model.silence import silenced
 
 Decoded: TypeAlias = "Prepared | UserError"
 # Of each split, which rows are wanted, in their order.
@@ -105,7 +106,8 @@ class DecodedImages:
             # Started anew, each worker would import torch for seconds. No thread runs yet.
             multiprocessing_context="fork" if sys.platform == "linux" else None,
         )
-        with _death_as_user_error():
+        # Silenced: more workers than processors are the user's own --jobs.
+        with _death_as_user_error(), silenced():
             self._batches = iter(loader)
 
     def take(self, count: int) -> list[Row]:
@@ -121,7 +123,7 @@ class DecodedImages:
     def _fetch(self, count: int) -> None:
         with _death_as_user_error():
             while len(self._ready) < count:
-                batch = next(self._batches, None)
+                batch = None if self._batches is None else next(self._batches, None)
                 if batch is None:
                     return
                 self._ready.extend(batch)
