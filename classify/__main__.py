@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.common.cache_folder import use_cache_folder
-from data.common.cli import Parser, folder_path, log, print_result, run
+from data.common.cli import Parser, folder_path, log, print_result, run_process
 from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError, nearest
 from data.common.memory import parse_memory
@@ -362,4 +362,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    run_process(main)

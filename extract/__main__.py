@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from data.common.cache_folder import use_cache_folder
-from data.common.cli import Parser, folder_path, print_result, run
+from data.common.cli import Parser, folder_path, print_result, run_process
 from data.common.errors import UserError, nearest
 from data.format.spec import DECODES
 from data.images.decode import MAX_PIXELS
@@ -156,4 +155,4 @@ def _images(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    run_process(main)

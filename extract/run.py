@@ -95,6 +95,15 @@ def _extract(options: Options, before: requests.Request, crew: Crew | None) -> P
     asked.check_unchanged("dataset", before)
     asked.know("dataset", dataset.origin.get("sha256"))
     job = prepare(options, asked, dataset, device)
+    try:
+        return _made(job, before, crew)
+    finally:
+        job.close()
+
+
+def _made(job: Job, asked_before: requests.Request, crew: Crew | None) -> Path | None:
+    """Find the store under its key, or compute it."""
+    options, asked = job.options, job.asked
     asked.sha256("weights")  # now, and not when the run has ended
     asked.check_unchanged("weights", requests.Request(options))
     if job.path.exists() and not options.force:

@@ -7,8 +7,9 @@ import functools
 import hashlib
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -93,15 +94,23 @@ class TooManyPixelsError(BadImageError):
         return (TooManyPixelsError, self._facts)
 
 
-class DecodedImage(NamedTuple):
+@dataclass(frozen=True)
+class DecodedImage:
     """One image, and what its file did not tell."""
 
-    pixels: npt.NDArray[np.uint8]  # (height, width, 3), red first
+    # RGB, upright. As Pillow has decoded it where nothing had to be done to it: a copy of a
+    # photograph into an array, and back for Pillow to resize it, takes as long as half of decoding
+    picture: npt.NDArray[np.uint8] | Image.Image
     # Why the rotation that the file may ask for could not be read; the pixels are then as they
     # are stored. None where there is none, or it was applied
     unread_rotation: str | None
     # Of a JPEG that was decoded at a reduced scale: what the pixels stand for
     reduction: Reduction | None = None
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """The pixels, (height, width, 3), red first."""
+        return np.array(self.picture, dtype=np.uint8)
 
 
 def decode_image(
@@ -164,12 +173,12 @@ def decode_file(
             with no_libtiff_messages() if is_tiff else contextlib.nullcontext():
                 image.load()
             _check_size(name, image.size, max_pixels)
-            pixels = _rgb(image)
+            picture = _rgb(image)
             if not early:  # after loading: a PNG may carry its EXIF data behind the pixels
                 orientation, trouble = read_orientation(image)
-            if not is_tiff:
-                pixels = turn(pixels, orientation)
-            return DecodedImage(pixels, trouble, reduction)
+            if not is_tiff and orientation != UPRIGHT:
+                picture = turn(np.asarray(picture), orientation)
+            return DecodedImage(picture, trouble, reduction)
     except UserError:
         raise
     except Image.UnidentifiedImageError as error:
@@ -234,7 +243,7 @@ def _unchanged(name: str, sha256: bytes) -> io.BytesIO:
     return io.BytesIO(content)
 
 
-def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+def _rgb(image: Image.Image) -> npt.NDArray[np.uint8] | Image.Image:
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         kind = "floating-point" if image.mode == "F" else "32-bit integer"
@@ -254,7 +263,7 @@ def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
         image = image.convert("RGBA")  # straight to RGB, Pillow warns of transparent palettes
     elif image.mode in ("La", "RGBa"):  # premultiplied
         image = image.convert("LA" if image.mode == "La" else "RGBA")
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _unidentified(name: str) -> UserError:

@@ -160,4 +160,4 @@ def _decode(path: Path, settings: Preprocessing, max_pixels: int, unread: list[P
         ) from error
     if image.unread_rotation is not None:
         unread.append(path)
-    return prepared(settings, image.pixels, image.reduction)
+    return prepared(settings, image.picture, image.reduction)

@@ -6,7 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data.common.errors import UserError
 from extract.model import names, weights
@@ -126,19 +126,29 @@ def _parameters(function: Any) -> Collection[str]:
     return inspect.signature(function).parameters if callable(function) else ()
 
 
-def load_backbone(request: BackboneRequest) -> Backbone:
-    """Create a frozen backbone with its weights and its preprocessing."""
+class Described(NamedTuple):
+    """What is known of a backbone before it is built."""
+
+    named: Named
+    preprocessing: Preprocessing
+
+
+def describe(request: BackboneRequest) -> Described:
+    """Find the model and its preprocessing, which needs neither weights nor the network."""
     named = model_sources.find_model(
         request.model, request.config, from_hub=request.weights == "hub"
     )
+    wishes = {
+        key: getattr(request, key)
+        for key in ("image_size", "crop_pct", "interpolation", "mean", "std")
+    }
+    return Described(named, resolve_preprocessing(named.pretrained_cfg, wishes))
+
+
+def load_backbone(request: BackboneRequest, described: Described | None = None) -> Backbone:
+    """Create a frozen backbone with its weights and its preprocessing."""
+    named, preprocessing = describe(request) if described is None else described
     config = named.pretrained_cfg
-    preprocessing = resolve_preprocessing(
-        config,
-        {
-            key: getattr(request, key)
-            for key in ("image_size", "crop_pct", "interpolation", "mean", "std")
-        },
-    )
     source = model_sources.find_weights(
         request.model if named.own is not None else named.name, request.weights, config
     )

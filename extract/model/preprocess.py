@@ -46,6 +46,8 @@ class NetworkInput:
 
 # What is handed to the device's side: raw pixels are resized there, network inputs are not.
 Prepared: TypeAlias = "npt.NDArray[np.uint8] | NetworkInput"
+# RGB, upright: an array, or as Pillow has decoded it.
+Picture: TypeAlias = "npt.NDArray[np.uint8] | Image.Image"
 
 
 @lru_cache(maxsize=128)
@@ -101,14 +103,14 @@ def _resized_size(settings: Preprocessing, height: int, width: int) -> tuple[int
 
 
 def prepared(
-    settings: Preprocessing, image: npt.NDArray[np.uint8], reduction: Reduction | None = None
+    settings: Preprocessing, image: Picture, reduction: Reduction | None = None
 ) -> Prepared:
     """Make of an image what is handed to the device's side: the only way there for all images.
 
     Shapes: `image` uint8 (height, width, 3).
     """
-    if reduction is None and is_small(settings, *image.shape[:2]):
-        return image
+    if reduction is None and is_small(settings, *_sides(image)):
+        return np.array(image, dtype=np.uint8)
     return NetworkInput(resize_one(settings, image, reduction))
 
 
@@ -124,8 +126,15 @@ def prepared_array(
     return [NetworkInput(resize_one(settings, image)) for image in images]
 
 
+def _sides(image: Picture) -> tuple[int, int]:
+    """Give height and width."""
+    if isinstance(image, np.ndarray):
+        return image.shape[0], image.shape[1]
+    return image.height, image.width
+
+
 def resize_one(
-    settings: Preprocessing, image: npt.NDArray[np.uint8], reduction: Reduction | None = None
+    settings: Preprocessing, image: Picture, reduction: Reduction | None = None
 ) -> npt.NDArray[np.uint8]:
     """Resize and crop one image with Pillow, bit for bit as timm does.
 
@@ -135,17 +144,17 @@ def resize_one(
     """
     from PIL import Image
 
-    down, across = axes_of(settings, *(image.shape[:2] if reduction is None else reduction.size))
+    down, across = axes_of(settings, *(_sides(image) if reduction is None else reduction.size))
     longest = max(down.resized / settings.size[0], across.resized / settings.size[1])
     resample = Image.Resampling[settings.interpolation.upper()]
     box = None if reduction is None else reduction.box
     if longest > _LONGEST and box is None:
-        kept = _resize_window(settings, image, down, across)
+        kept = _resize_window(settings, np.asarray(image), down, across)
     elif longest > _LONGEST and box is not None:
-        kept = _resize_part(image, down, across, resample, box)
+        kept = _resize_part(_as_pillow(image), down, across, resample, box)
     else:
         # In one call: the order of its two passes is Pillow's choice, and varies with its version.
-        resized = Image.fromarray(image).resize((across.resized, down.resized), resample, box)
+        resized = _as_pillow(image).resize((across.resized, down.resized), resample, box)
         kept = np.asarray(resized)[down.start : down.stop, across.start : across.stop]
     if kept.shape[:2] == settings.size:
         return np.ascontiguousarray(kept)
@@ -173,16 +182,20 @@ def _resize_window(
     return levels
 
 
+def _as_pillow(image: Picture) -> Image.Image:
+    from PIL import Image
+
+    return Image.fromarray(image) if isinstance(image, np.ndarray) else image
+
+
 def _resize_part(
-    image: npt.NDArray[np.uint8],
+    image: Image.Image,
     down: Axis,
     across: Axis,
     resample: Image.Resampling,
     box: tuple[float, float, float, float],
 ) -> npt.NDArray[np.uint8]:
     """Resize of a box of an image only what the crop keeps, with edges in float32."""
-    from PIL import Image
-
     left, top, right, bottom = box
     x, y = (right - left) / across.resized, (bottom - top) / down.resized
     part = (
@@ -192,7 +205,7 @@ def _resize_part(
         min(top + y * down.stop, bottom),
     )
     size = (across.stop - across.start, down.stop - down.start)
-    return np.asarray(Image.fromarray(image).resize(size, resample, part))
+    return np.asarray(image.resize(size, resample, part))
 
 
 def is_small(settings: Preprocessing, height: int, width: int) -> bool:
