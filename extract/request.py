@@ -21,6 +21,7 @@ from data.format.records import Header, StoreError
 from data.format.schema import SCHEMA_VERSION
 from data.format.spec import cropped_twice, find_stores
 from data.reading import read_header
+from extract.model.bundled import CHOICE
 from extract.model.sources import FOLDER, files_of, portable_name, split_source
 from extract.options import Options
 
@@ -30,7 +31,7 @@ IMAGES_NAMED = 5
 def asked_options(options: Options) -> dict[str, Any]:
     """Reduce the options to those that can change the numbers, as given."""
     random = options.weights == "random"
-    from_file = options.weights not in ("hub", "random")
+    from_file = options.weights not in ("hub", "random", CHOICE)
     size = options.image_size
     # The weights of a folder are those in it, wherever it lies.
     from_file = from_file or (options.weights == "hub" and split_source(options.model)[0] == FOLDER)

@@ -51,6 +51,7 @@ PROVENANCE_SHAPE: dict[str, Any] = any_may_miss(
         "unread_rotations": {"count": int, "first": list},
         "weights_file": (str, None),
         "weights_origin": (str, None),
+        "weights_license": (str, None),
     }
 )
 REQUEST_SHAPE: dict[str, Any] = any_may_miss(
