@@ -45,6 +45,8 @@ BENCH_OPTIONS = $(strip \
 
 DEMO_OPTIONS = --dataset=digits --features-dir=$(call quote,$(FEATURES_DIR)) $(call option,JOBS,--jobs)
 DEMO_REPORTS = --reports-dir=$(call quote,$(REPORTS_DIR))
+# The curve of labels takes longer than all the rest of the demo.
+DEMO_FIT = $(DEMO_REPORTS) $(if $(filter-out 0 no false off,$(FEW_SHOT)),--few-shot,--no-few-shot)
 HAVE_BUNDLED = $(RUN) -c 'import sys; from extract.model.bundled import find_file; sys.exit(not find_file())'
 ELPV = Buerhop-Lutz et al. 2018, Deitsch et al. 2019 and 2021, CC BY-NC-SA 4.0
 
@@ -92,7 +94,7 @@ demo: $(INSTALLED)  ## the whole pipeline, offline, on bundled digits: three kin
 	random="$$($(RUN) -m extract $(DEMO_OPTIONS) --model=test_efficientnet --weights=random --image-size=64)"; \
 	trained=; if $(HAVE_BUNDLED); then \
 	  trained="$$($(RUN) -m extract $(DEMO_OPTIONS) --weights=bundled --image-size=128)"; fi; \
-	runs="$$($(RUN) -m classify fit $$trained "$$pixels" "$$random" $(DEMO_REPORTS) $(call option,JOBS,--jobs))"; \
+	runs="$$($(RUN) -m classify fit $$trained "$$pixels" "$$random" $(DEMO_FIT) $(call option,JOBS,--jobs))"; \
 	page="$$($(RUN) -m classify compare $$runs $(DEMO_REPORTS))"; \
 	echo; \
 	if test -n "$$trained"; then \
@@ -124,7 +126,8 @@ example: $(INSTALLED_EXAMPLE)  ## photographs: 2,624 solar cells (90 MB, CC BY-N
 	echo "Solar cells: defective, functional or uncertain, by a network trained on other photographs and a"; \
 	echo "linear classifier on its features. The table above says what each strategy reaches, and its last"; \
 	echo "line what always answering the most frequent class would. Cells of one module are alike and may lie"; \
-	echo "in both splits, so a new module is harder. The images: $(ELPV), for non-commercial use."; \
+	echo "in both splits, so a new module is harder. The images are for non-commercial use:"; \
+	echo "$(ELPV)."; \
 	echo "Open the report in a browser:"; \
 	echo "$$run"
 
