@@ -189,7 +189,7 @@ def test_the_demo_compares_three_kinds_of_features_and_its_words_are_true(tmp_pa
     if find_file() is None:
         pytest.skip("the extra demo is not installed")
     done, found, comparison = demo(tmp_path)
-    assert set(found) == {"pixels", "test_efficientnet", "tf_efficientnet_lite0"}
+    assert set(found) == {"raw", "test_efficientnet", "tf_efficientnet_lite0"}
     every = [accuracy for accuracies in found.values() for accuracy in accuracies]
     # "The three lie close together": within 3 points, all far above chance.
     assert min(every) > 0.94
@@ -215,7 +215,7 @@ def test_the_demo_goes_on_without_the_package_and_says_so(tmp_path):
     )
     path = os.pathsep.join(filter(None, [str(tmp_path / "site"), os.environ.get("PYTHONPATH")]))
     done, found, _ = demo(tmp_path, PYTHONPATH=path)
-    assert set(found) == {"pixels", "test_efficientnet"}
+    assert set(found) == {"raw", "test_efficientnet"}
     assert "weights are random" in done.stdout
     assert "The package with trained weights is not installed" in done.stdout
     assert "no test tells" not in done.stdout
