@@ -154,7 +154,9 @@ def _add_predict_options(parser: Parser) -> None:
         help="also write a page with the images and their answers",
     )  # fmt: skip
     parser.add_argument("--top", type=parse_count("--top"), default=3, metavar="N")
-    parser.add_argument("--weights", metavar="FILE", help="the backbone's weights, if moved")
+    parser.add_argument(
+        "--weights", metavar="bundled|FILE", help="the backbone's weights, if moved"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
         "--decode", choices=DECODES, help="as the head's store was made; another is refused"

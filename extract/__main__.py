@@ -89,7 +89,9 @@ def _verify(argv: Sequence[str]) -> None:
         help="to embed again (16); where given, every engine and precision is compared on them",
     )
     parser.add_argument("--data-dir", type=Path, help="where the images lie, if not where they lay")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="the weights, if they moved")
+    parser.add_argument(
+        "--weights", type=Path, metavar="bundled|FILE", help="the weights, if they moved"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=seed, default=0, help="of the choice of rows (%(default)s)")
     _add_decoding(parser, "the store's", max_pixels=None)
@@ -132,7 +134,9 @@ def _images(argv: Sequence[str]) -> None:
     parser = Parser(prog="python -m extract images", description=COMMANDS["images"])
     parser.add_argument("--spec", type=Path, required=True, metavar="SPEC.json")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.npy")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="a .safetensors file")
+    parser.add_argument(
+        "--weights", type=Path, metavar="bundled|FILE", help="the weights, if they moved"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--list", type=Path, metavar="LIST.json", help="a JSON list of more images")
     _add_decoding(parser, "the spec's", max_pixels=MAX_PIXELS)

@@ -20,7 +20,9 @@ from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError
 from data.format.spec import DECODES, EXACT
 from data.images.decode import MAX_PIXELS
-from extract.model.names import DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
+from extract.model.bundled import CHOICE, check_model
+from extract.model.names import BUNDLED_MODEL, DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
+from extract.model.pixels import PIXELS, check_no_weights
 from extract.model.preprocessing import CROP_PCT_RANGE
 
 _TIMM_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
@@ -97,7 +99,8 @@ def _add_image_options(data: Group) -> None:
     data.add_argument(
         "--dataset",
         default="cifar10",
-        help="cifar10, cifar100, digits, or a folder with one sub-folder per class (%(default)s)",
+        help="cifar10, cifar100, digits, elpv, or a folder with one sub-folder per class "
+        "(%(default)s)",
     )
     data.add_argument(
         "--data-dir", type=folder_path, default=Path("data/raw"), help="(%(default)s)"
@@ -128,13 +131,15 @@ def _add_backbone_options(model: Group) -> None:
     model.add_argument(
         "--model",
         metavar="NAME",
-        help=f"a timm model, hf-hub:OWNER/NAME or local-dir:FOLDER ({DEFAULT_MODEL} at 224 pixels)",
+        help="a timm model, hf-hub:OWNER/NAME, local-dir:FOLDER, or pixels for none "
+        f"({DEFAULT_MODEL} at 224 pixels)",
     )
     model.add_argument(
         "--weights",
         default="hub",
-        metavar="hub|random|FILE",
-        help="FILE, or the folder that holds it: safetensors, or what torch.save wrote",
+        metavar="hub|bundled|random|FILE",
+        help="FILE, or the folder that holds it: safetensors, or what torch.save wrote; "
+        f"bundled: {BUNDLED_MODEL} from a package",
     )
     model.add_argument(
         "--model-arg",
@@ -222,6 +227,11 @@ def to_options(arguments: Namespace) -> Options:
             )
         values["precision"] = _TIMM_DTYPES[dtype]
     values["engine"], values["compile"] = _engine(values, values.pop("torchcompile"))
+    if values["weights"] == CHOICE:
+        values["model"] = values["model"] or BUNDLED_MODEL
+        check_model(values["model"])
+    if values["model"] == PIXELS:
+        check_no_weights(values["weights"])
     if values["model"] is None:
         values["model"] = DEFAULT_MODEL
         values["image_size"] = values["image_size"] or DEFAULT_MODEL_IMAGE_SIZE

@@ -23,6 +23,7 @@ from data.format.schema import SCHEMA_VERSION
 from data.format.spec import DECODE, EXACT, cropped_twice, find_stores
 from data.images.decode import MAX_PIXELS
 from data.reading import read_header
+from extract.model.bundled import CHOICE
 from extract.model.sources import FOLDER, files_of, portable_name, split_source
 from extract.options import Options
 
@@ -33,7 +34,7 @@ PIXELS = "max_pixels"
 def asked_options(options: Options) -> dict[str, Any]:
     """Reduce the options to those that can change the numbers, as given."""
     random = options.weights == "random"
-    from_file = options.weights not in ("hub", "random")
+    from_file = options.weights not in ("hub", "random", CHOICE)
     size = options.image_size
     # The weights of a folder are those in it, wherever it lies.
     from_file = from_file or (options.weights == "hub" and split_source(options.model)[0] == FOLDER)

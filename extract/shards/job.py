@@ -16,6 +16,7 @@ from data.images.arrays import ArrayImages, FileImages, ImageDataset, Split
 from data.images.decode import decoder
 from extract.engines.place import Device, find_device
 from extract.engines.plan import Plan, whole_batches
+from extract.model.pixels import PIXELS
 from extract.options import Options
 from extract.request import Request, decode_of, pixel_limit
 from extract.shards import plan as shards
@@ -121,7 +122,7 @@ def prepare(
     if device.kind == "cpu":
         keep_pages()
     log(f"loading {options.model}")
-    request = backbone_request(options)
+    request = backbone_request(options, native_size(dataset))
     described = describe(request)
     settings = replace(described.preprocessing, decode=decode_of(options))
     described = described._replace(preprocessing=settings)
@@ -161,15 +162,24 @@ def prepare(
     )
 
 
-def backbone_request(options: Options) -> BackboneRequest:
-    """Pick the options that describe the backbone."""
+def native_size(dataset: ImageDataset) -> tuple[int, int] | None:
+    """Give the height and width of images that all have one; None of files."""
+    images = dataset.train.images
+    if not isinstance(images, ArrayImages):
+        return None
+    _, height, width, _ = images.array.shape
+    return height, width
+
+
+def backbone_request(options: Options, native: tuple[int, int] | None = None) -> BackboneRequest:
+    """Pick the options that describe the backbone; `native` is the size of raw pixels."""
     from extract.model.backbone import BackboneRequest
 
     return BackboneRequest(
         model=options.model,
         weights=options.weights,
         model_args=options.model_args,
-        image_size=options.image_size,
+        image_size=options.image_size or (native if options.model == PIXELS else None),
         pool=options.pool,
         seed=options.seed,
         crop_pct=options.crop_pct,

@@ -231,3 +231,14 @@ def test_texts_are_cut_to_a_width():
                 longer = shorten(name, len(cut) + 1)
                 assert text_width(longer, 9) > width
     assert np.isclose(text_width("WW", 18), 4 * text_width("W", 9))
+
+
+def test_names_of_models_are_broken_between_their_parts():
+    from classify.report.figures.tradeoffs import _wrap
+
+    nbsp = "\N{NO-BREAK SPACE}"
+    assert _wrap("tf_efficientnet_lite0 128 px") == ["tf_efficientnet_", f"lite0 128{nbsp}px"]
+    assert _wrap("raw pixels 8 px") == [f"raw pixels 8{nbsp}px"]
+    lines = _wrap("vit_base_patch14_reg4_dinov2.lvd142m 224 px, random weights")
+    assert "".join(lines).replace(" ", "").startswith("vit_base_patch14_")
+    assert all(len(line) <= 20 for line in lines)
