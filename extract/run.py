@@ -39,6 +39,7 @@ from extract.model.bundled import CHOICE
 from extract.model.sources import check_model
 from extract.options import Options
 from extract.shards.job import Job, choose_plan, no_memory, prepare, read_dataset
+from extract.shards.loading import death_as_user_error
 from extract.shards.plan import Shard, cut, read_plan, resume_plan, start_over
 
 BYTES = {"float32": 4, "float16": 2}
@@ -95,14 +96,16 @@ def _extract(options: Options, before: requests.Request, crew: Crew | None) -> P
     asked = requests.Request(options)
     asked.check_unchanged("dataset", before)
     asked.know("dataset", dataset.origin.get("sha256"))
-    job = prepare(options, asked, dataset, device)
-    try:
-        return _made(job, before, crew)
-    finally:
-        job.close()
+    # From here on workers decode, and torch tells of one that dies wherever this process is.
+    with death_as_user_error():
+        job = prepare(options, asked, dataset, device)
+        try:
+            return _made(job, crew)
+        finally:
+            job.close()
 
 
-def _made(job: Job, asked_before: requests.Request, crew: Crew | None) -> Path | None:
+def _made(job: Job, crew: Crew | None) -> Path | None:
     """Find the store under its key, or compute it."""
     options, asked = job.options, job.asked
     asked.sha256("weights")  # now, and not when the run has ended

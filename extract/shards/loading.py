@@ -107,7 +107,7 @@ class DecodedImages:
             multiprocessing_context="fork" if sys.platform == "linux" else None,
         )
         # Silenced: more workers than processors are the user's own --jobs.
-        with _death_as_user_error(), silenced():
+        with death_as_user_error(), silenced():
             self._batches = iter(loader)
 
     def take(self, count: int) -> list[Row]:
@@ -121,7 +121,7 @@ class DecodedImages:
         return [self._ready[row] for row in range(min(count, len(self._ready)))]
 
     def _fetch(self, count: int) -> None:
-        with _death_as_user_error():
+        with death_as_user_error():
             while len(self._ready) < count:
                 batch = None if self._batches is None else next(self._batches, None)
                 if batch is None:
@@ -156,14 +156,21 @@ def _chunks_ahead(settings: Preprocessing, workers: int) -> int:
 
 
 @contextmanager
-def _death_as_user_error() -> Iterator[None]:
-    """Turn torch's word for a worker that died into what a user can do about it."""
+def death_as_user_error() -> Iterator[None]:
+    """Turn torch's word for a worker that died into what a user can do about it.
+
+    A signal raises it wherever the main process is, so that whoever is called there may have made
+    an error of its own of it.
+    """
     try:
         yield
-    except RuntimeError as error:
-        if "worker" not in str(error).lower():
+    except Exception as error:
+        death: BaseException | None = error
+        while death is not None and "DataLoader worker" not in str(death):
+            death = death.__cause__
+        if death is None:
             raise
         raise UserError(
-            f"a process that decodes images died ({str(error).splitlines()[0]}); if memory is "
+            f"a process that decodes images died ({str(death).splitlines()[0]}); if memory is "
             "short, give fewer with --jobs 1. What is finished is kept: run the same command again"
         ) from error

@@ -101,7 +101,7 @@ def test_precision_that_the_device_has_no_kernel_for(monkeypatch):
     def refuse(levels):
         raise RuntimeError("\"slow_conv2d_cpu\" not implemented for 'Half'")
 
-    monkeypatch.setattr(made, "_forward", refuse)
+    monkeypatch.setattr(made, "_normalised", refuse)
     with pytest.raises(UserError, match=r"--precision fp16.*test_efficientnet.*give fp32"):
         made.embed(pictures(2))
 
@@ -133,7 +133,7 @@ def test_out_of_memory_is_told_from_other_errors(monkeypatch):
     def fail(levels):
         raise cpu
 
-    monkeypatch.setattr(made, "_forward", fail)
+    monkeypatch.setattr(made, "_normalised", fail)
     with pytest.raises(OutOfMemoryError):
         made.embed(pictures(2))
 

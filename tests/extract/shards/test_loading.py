@@ -116,7 +116,8 @@ def test_a_worker_that_dies_is_said_so(images, monkeypatch):
 
     monkeypatch.setattr(loading, "Decoder", Dying)
     with (
-        DecodedImages(images, SETTINGS, {"train": [range(4)]}, 1) as decoded,
         pytest.raises(UserError, match=r"a process that decodes images died .*--jobs 1"),
+        loading.death_as_user_error(),
+        DecodedImages(images, SETTINGS, {"train": [range(4)]}, 1) as decoded,
     ):
         decoded.take(1)
