@@ -9,10 +9,11 @@ Parts, with --part (several may be given):
   out-of-core  the same with --memory at a quarter of the features
   coupling     probabilities of one-vs-one
   few          many classes of few rows: the whole command, 200 x 3 and 1,000 x 2
+  decoding     stage one: JPEG files with --decode fast, against exact decoding
   engines      stage one: the whole pipeline on this CPU, against the usual loop
   growth       stage one: memory and seconds at three numbers of images, and finding the store
   scaling      a model of the costs of both stages, checked at three sizes and extrapolated
-Without stores, few, engines, growth, scaling, one-c and slopes run, on made data.
+Without stores, few, decoding, engines, growth, scaling, one-c and slopes run, on made data.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ PARTS = (
     "out-of-core",
     "coupling",
     "few",
+    "decoding",
     "engines",
     "growth",
     "scaling",
     "paired-tests",
 )
 NEED_STORES = ("path", "memory", "out-of-core")
-NO_STORES = ("few", "engines", "growth", "scaling", "one-c", "slopes", "paired-tests")
+NO_STORES = ("few", "decoding", "engines", "growth", "scaling", "one-c", "slopes", "paired-tests")
 
 
 def positive(option: str, kind: Callable[[str], Any] = float) -> Callable[[str], Any]:
@@ -137,6 +139,7 @@ def main(argv: Sequence[str]) -> None:
 
     from benchmarks import (
         coupling,
+        decoding,
         engines,
         few,
         growth,
@@ -175,6 +178,7 @@ def main(argv: Sequence[str]) -> None:
         "out-of-core": memory.out_of_core,
         "coupling": coupling.run,
         "few": few.run,
+        "decoding": decoding.run,
         "engines": engines.run,
         "growth": growth.run,
         "scaling": scaling.run,

@@ -96,11 +96,11 @@ def out_of_core(settings: Settings) -> Record:
         titles = ("memory", "C", "peak", "x features", "seconds", "ratio", "objectives differ by")
         table = Table(tuple(zip(titles, (10, 7, 10, 10, 10, 6, 20), strict=True)))
         for C in settings.C:
-            whole = _fit(store, C, settings)
             parts = _fit(store, C, settings, "--memory", given)
             if not parts["out_of_core"]:
                 record.remark(f"{store.name} is too small: {given} hold its features; not measured")
                 break
+            whole = _fit(store, C, settings)
             differ = {
                 name: abs(parts["objectives"][name] / value - 1)
                 for name, value in whole["objectives"].items()

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.common.cache_folder import use_cache_folder
-from data.common.cli import Parser, folder_path, log, print_result, run
+from data.common.cli import Parser, folder_path, log, print_result, run_process
 from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError, nearest
 from data.common.memory import parse_memory
+from data.format.spec import DECODES
+from data.images.decode import MAX_PIXELS
 
 if TYPE_CHECKING:
     from classify.records import FitOptions
@@ -152,8 +154,17 @@ def _add_predict_options(parser: Parser) -> None:
         help="also write a page with the images and their answers",
     )  # fmt: skip
     parser.add_argument("--top", type=parse_count("--top"), default=3, metavar="N")
-    parser.add_argument("--weights", metavar="FILE", help="the backbone's weights, if moved")
+    parser.add_argument(
+        "--weights", metavar="bundled|FILE", help="the backbone's weights, if moved"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument(
+        "--decode", choices=DECODES, help="as the head's store was made; another is refused"
+    )
+    parser.add_argument(
+        "--max-pixels", type=parse_count("--max-pixels"), default=MAX_PIXELS, metavar="N",
+        help=f"refuse images with more pixels ({MAX_PIXELS:,}, which is Pillow's limit)",
+    )  # fmt: skip
 
 
 def _add_report_options(parser: Parser) -> None:
@@ -301,7 +312,7 @@ def predict_command(options: Namespace) -> None:
     """Run ``predict``: answers on stdout; of a page, its path, and the answers on stderr."""
     if options.json and options.csv:
         raise UserError("--json and --csv were both given; use one of them")
-    from classify.predict import answers_csv, find_images, note, predict, show
+    from classify.predict import Embedding, answers_csv, find_images, note, predict, show
     from classify.report.answers_page import check_page, write_page
 
     page = None if options.html is None else check_page(options.html)
@@ -310,15 +321,14 @@ def predict_command(options: Namespace) -> None:
         options.head,
         find_images(options.images, sys.stdin),
         top=options.top,
-        weights=options.weights,
-        device=options.device,
+        how=Embedding(options.weights, options.device, options.decode, options.max_pixels),
     )
     note(head)
     text = answers_csv(found) if options.csv else show(head, found, as_json=options.json)
     if page is None:
         print_result(text)
         return
-    write_page(page, head, found)
+    write_page(page, head, found, options.max_pixels)
     # What is for programs is alone on stdout; else the last line there is what was written.
     for_programs = options.json or options.csv
     (print_result if for_programs else log)(text)
@@ -354,4 +364,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    run_process(main)

@@ -332,7 +332,8 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             X = X.double()
         elif X.element_size() < 4:
             X = X.float()
-        if not bool(X.isfinite().all()):
+        # The extremes are not finite where a number is not, and take no memory of X's size.
+        if X.numel() and not all(bool(extreme.isfinite()) for extreme in X.aminmax()):
             raise ValueError("Input X contains NaN or infinity.")
         y = column_or_1d(y, warn=True)
         check_consistent_length(X, y)

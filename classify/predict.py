@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,8 +27,8 @@ from classify.saved_heads import SavedHead, load_head
 from classify.wording import display_name
 from data.common.cli import EXIT_INTERRUPTED, EXIT_USER, log
 from data.common.errors import UserError
-from data.format.spec import TWICE, cropped_twice
-from data.images.decode import SUFFIXES
+from data.format.spec import TWICE, check_decode, cropped_twice
+from data.images.decode import MAX_PIXELS, SUFFIXES
 from data.images.left_out import HIDDEN_FOLDERS, LeftOut, kind_of
 
 STDIN = "-"
@@ -37,22 +38,28 @@ class StageOneRefused(SystemExit):
     """Stage one has told the user what is wrong; only the exit code is left."""
 
 
+@dataclass(frozen=True)
+class Embedding:
+    """How new images are embedded: what the head's spec leaves open."""
+
+    # Where the backbone's weights lie, if they came from a file and it has moved
+    weights: str | None = None
+    device: str = "auto"  # auto, cpu or cuda
+    decode: str | None = None  # refused if it is not how the head's store was made
+    max_pixels: int = MAX_PIXELS  # images with more are refused
+
+
 def predict(
-    head_path: Path,
-    images: Sequence[str],
-    *,
-    top: int = 3,
-    weights: str | None = None,
-    device: str = "auto",
+    head_path: Path, images: Sequence[str], *, top: int = 3, how: Embedding = Embedding()
 ) -> tuple[SavedHead, list[dict[str, Any]]]:
     """Label image files, from `find_images`, with a head that ``classify fit`` wrote.
 
     Returns the head, and for each image a dict with ``image``, ``label`` (the strategy's answer)
-    and ``top``: ``class`` and ``probability`` of the `top` most probable classes. `weights` is
-    where the backbone's weights lie, if they came from a file and it has moved.
+    and ``top``: ``class`` and ``probability`` of the `top` most probable classes.
     """
     head = load_head(head_path)
-    X = embed(head, images, weights=weights, device=device)
+    check_decode(how.decode, head.spec, f"the store of {head_path}")
+    X = embed(head, images, how)
     return head, answers(head, images, X, top=top)
 
 
@@ -77,14 +84,14 @@ def answers(
 
 
 def embed(
-    head: SavedHead, images: Sequence[str], *, weights: str | None = None, device: str = "auto"
+    head: SavedHead, images: Sequence[str], how: Embedding = Embedding()
 ) -> npt.NDArray[np.float32]:
     """Run the head's backbone on image files in a process of its own: (n_images, n_features).
 
     A `UserError` says that the weights file is needed and not at hand, or that the features do not
     fit the head; `StageOneRefused`, that stage one has found fault with the input.
     """
-    weights = weights or _weights_file(head)
+    weights = how.weights or _weights_file(head)
     with tempfile.TemporaryDirectory(prefix="icebox-predict-") as folder:
         spec, out = Path(folder, "spec.json"), Path(folder, "features.npy")
         # Thousands of names are more than a command line holds.
@@ -93,7 +100,8 @@ def embed(
         needed = {"spec": head.spec, "weights_file": weights}
         spec.write_text(json.dumps(needed), encoding="utf-8")
         command = [sys.executable, "-m", "extract", "images", f"--spec={spec}", f"--out={out}"]
-        command += [f"--device={device}", f"--list={listing}"]
+        command += [f"--device={how.device}", f"--list={listing}"]
+        command.append(f"--max-pixels={how.max_pixels}")
         _run(command)
         X = np.load(out, allow_pickle=False)
     if X.shape != (len(images), head.n_features):

@@ -313,6 +313,8 @@ def backbone_name(spec: dict[str, Any]) -> str:
     model = spec.get("model") or {}
     size = (spec.get("preprocessing") or {}).get("image_size")
     name = str(model.get("name", "unknown backbone"))
+    if name == "pixels":  # of the image itself; see `extract.model.pixels`
+        name = "raw pixels"
     if isinstance(size, (list, tuple)):
         size = "x".join(str(side) for side in size)
     if size is not None:

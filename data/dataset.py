@@ -1,7 +1,8 @@
 """From what the user calls a dataset to its images, and to cheap facts about it.
 
-The sources (`data.images.cifar`, `data.images.digits`, `data.images.folder`) are imported only when
-one is used: the fast path of stage one asks for names and fingerprints, and pays for nothing else.
+The sources (`data.images.cifar`, `data.images.digits`, `data.images.elpv`, `data.images.folder`)
+are imported only when one is used: the fast path of stage one asks for names and fingerprints, and
+pays for nothing else.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ def load_dataset(
         from data.images.digits import read_digits
 
         source = read_digits()
+    elif kind == "elpv":
+        from data.images.elpv import read_elpv
+
+        source = read_elpv()
     elif kind == "folder":
         from data.images.folder import read_folder
 
@@ -86,6 +91,10 @@ def source_fingerprint(
         from data.images.digits import version
 
         return {"path": "scikit-learn", "stat": version()}
+    if kind == "elpv":
+        from data.images.elpv import elpv_files, find_elpv
+
+        return {"path": str(find_elpv()), "stat": stat_stamp(find_elpv(), elpv_files())}
     if kind == "folder":
         from data.images.folder import scan
 
@@ -106,12 +115,12 @@ def source_sha256(
 ) -> str | None:
     """Digest what would be read, for the case that its fingerprint has changed.
 
-    It is what `load_dataset` puts in ``origin["sha256"]``. None for a folder of images, of which
-    only `load_dataset` can tell whether the rows in use are the same.
+    It is what `load_dataset` puts in ``origin["sha256"]``. None for images in files, of which only
+    `load_dataset` can tell whether the rows in use are the same.
     """
     kind = _kind(dataset)
     _check_options(kind, dataset, None, data_url, data_sha256, None)
-    if kind == "folder":
+    if kind in ("elpv", "folder"):
         return None
     if kind == "digits":
         from data.images.digits import digits_sha256
@@ -155,7 +164,7 @@ def _check_options(
 ) -> None:
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit} is not possible; give a positive number of images")
-    if kind in ("digits", "folder"):
+    if kind not in ("cifar10", "cifar100"):
         for option, value in (("--data-url", data_url), ("--data-sha256", data_sha256)):
             if value is not None:
                 raise UserError(

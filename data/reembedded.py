@@ -20,6 +20,8 @@ import numpy.typing as npt
 from data.common.files import atomic_path
 
 VERSION = 1
+# The rows that exact decoding gives, of a store that was made with ``--decode fast``.
+EXACTLY = "fp32, exact decoding"
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from data.common.cache_folder import use_cache_folder
-from data.common.cli import Parser, print_result, run
+from data.common.cli import Parser, folder_path, print_result, run_process
 from data.common.errors import UserError, nearest
-from extract.options import add_options, count_or_none, seed, to_options
+from data.format.spec import DECODES
+from data.images.decode import MAX_PIXELS
+from extract.options import add_max_pixels, add_options, count_or_none, seed, to_options
 
 COMMANDS = {
     "list": "backbones that timm knows, with embedding width and input size",
@@ -88,50 +89,74 @@ def _verify(argv: Sequence[str]) -> None:
         help="to embed again (16); where given, every engine and precision is compared on them",
     )
     parser.add_argument("--data-dir", type=Path, help="where the images lie, if not where they lay")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="the weights, if they moved")
+    parser.add_argument(
+        "--weights", type=Path, metavar="bundled|FILE", help="the weights, if they moved"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=seed, default=0, help="of the choice of rows (%(default)s)")
+    _add_decoding(parser, "the store's", max_pixels=None)
+    parser.add_argument(
+        "--reports-dir",
+        type=folder_path,
+        default=Path("reports"),
+        help="where a trained head is looked for, to count predictions that flip (%(default)s)",
+    )
     arguments = parser.parse_args(argv)
     use_cache_folder(arguments.store.absolute().parent.parent)
 
-    from extract.commands.verify import verify
+    from extract.commands.verify import Check, verify
 
     verify(
         arguments.store,
-        rows=arguments.rows,
-        data_dir=arguments.data_dir,
-        weights=arguments.weights,
-        device=arguments.device,
-        seed=arguments.seed,
+        Check(
+            rows=arguments.rows,
+            data_dir=arguments.data_dir,
+            weights=arguments.weights,
+            device=arguments.device,
+            seed=arguments.seed,
+            decode=arguments.decode,
+            max_pixels=arguments.max_pixels,
+            reports_dir=arguments.reports_dir,
+        ),
     )
     print_result(arguments.store)
+
+
+def _add_decoding(parser: Parser, whose: str, *, max_pixels: int | None) -> None:
+    """Add the options of decoding to a command for which a store or a head has settled it."""
+    parser.add_argument(
+        "--decode", choices=DECODES, help=f"{whose} own is used; another is refused"
+    )
+    add_max_pixels(parser, default=max_pixels)
 
 
 def _images(argv: Sequence[str]) -> None:
     parser = Parser(prog="python -m extract images", description=COMMANDS["images"])
     parser.add_argument("--spec", type=Path, required=True, metavar="SPEC.json")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.npy")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="a .safetensors file")
+    parser.add_argument(
+        "--weights", type=Path, metavar="bundled|FILE", help="the weights, if they moved"
+    )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--list", type=Path, metavar="LIST.json", help="a JSON list of more images")
+    _add_decoding(parser, "the spec's", max_pixels=MAX_PIXELS)
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE")
     arguments = parser.parse_args(argv)
     if not arguments.images and arguments.list is None:
         parser.error("give images, or --list LIST.json")
     use_cache_folder()
 
-    from extract.commands.embed_images import embed_files, read_list
+    from extract.commands.embed_images import How, embed_files, read_list
 
     listed = [] if arguments.list is None else read_list(arguments.list)
     embed_files(
         arguments.spec,
         [*arguments.images, *listed],
         arguments.out,
-        weights=arguments.weights,
-        device=arguments.device,
+        How(arguments.weights, arguments.device, arguments.decode, arguments.max_pixels),
     )
     print_result(arguments.out)
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    run_process(main)

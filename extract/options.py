@@ -18,7 +18,11 @@ from typing import Any, TypeAlias
 from data.common.cli import Parser, folder_path
 from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError
-from extract.model.names import DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
+from data.format.spec import DECODES, EXACT
+from data.images.decode import MAX_PIXELS
+from extract.model.bundled import CHOICE, check_model
+from extract.model.names import BUNDLED_MODEL, DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
+from extract.model.pixels import PIXELS, check_no_weights
 from extract.model.preprocessing import CROP_PCT_RANGE
 
 _TIMM_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
@@ -39,6 +43,8 @@ class Options:
     test_fraction: float | None = None
     limit: int | None = None
     skip_bad_images: bool = False
+    decode: str = EXACT
+    max_pixels: int = MAX_PIXELS
     model: str = DEFAULT_MODEL
     weights: str = "hub"
     model_args: dict[str, Any] = field(default_factory=dict)
@@ -93,7 +99,8 @@ def _add_image_options(data: Group) -> None:
     data.add_argument(
         "--dataset",
         default="cifar10",
-        help="cifar10, cifar100, digits, or a folder with one sub-folder per class (%(default)s)",
+        help="cifar10, cifar100, digits, elpv, or a folder with one sub-folder per class "
+        "(%(default)s)",
     )
     data.add_argument(
         "--data-dir", type=folder_path, default=Path("data/raw"), help="(%(default)s)"
@@ -110,6 +117,13 @@ def _add_image_options(data: Group) -> None:
         help="N training images, stratified, and as large a share for testing",
     )
     data.add_argument("--skip-bad-images", action="store_true", help="leave out undecodable files")
+    data.add_argument(
+        "--decode",
+        choices=DECODES,
+        default=EXACT,
+        help="fast: JPEG at a reduced scale, of at least twice the size wanted (%(default)s)",
+    )
+    add_max_pixels(data, default=MAX_PIXELS)
 
 
 def _add_backbone_options(model: Group) -> None:
@@ -117,13 +131,15 @@ def _add_backbone_options(model: Group) -> None:
     model.add_argument(
         "--model",
         metavar="NAME",
-        help=f"a timm model, hf-hub:OWNER/NAME or local-dir:FOLDER ({DEFAULT_MODEL} at 224 pixels)",
+        help="a timm model, hf-hub:OWNER/NAME, local-dir:FOLDER, or pixels for none "
+        f"({DEFAULT_MODEL} at 224 pixels)",
     )
     model.add_argument(
         "--weights",
         default="hub",
-        metavar="hub|random|FILE",
-        help="FILE, or the folder that holds it: safetensors, or what torch.save wrote",
+        metavar="hub|bundled|random|FILE",
+        help="FILE, or the folder that holds it: safetensors, or what torch.save wrote; "
+        f"bundled: {BUNDLED_MODEL} from a package",
     )
     model.add_argument(
         "--model-arg",
@@ -211,6 +227,11 @@ def to_options(arguments: Namespace) -> Options:
             )
         values["precision"] = _TIMM_DTYPES[dtype]
     values["engine"], values["compile"] = _engine(values, values.pop("torchcompile"))
+    if values["weights"] == CHOICE:
+        values["model"] = values["model"] or BUNDLED_MODEL
+        check_model(values["model"])
+    if values["model"] == PIXELS:
+        check_no_weights(values["weights"])
     if values["model"] is None:
         values["model"] = DEFAULT_MODEL
         values["image_size"] = values["image_size"] or DEFAULT_MODEL_IMAGE_SIZE
@@ -233,6 +254,30 @@ def _engine(values: dict[str, Any], timms: str | None) -> tuple[str, str]:
     if asked == "off" and engine == "compiled":
         raise UserError("--compile off contradicts --engine compiled; give one of them")
     return "compiled" if asked == "on" else engine, asked or "auto"
+
+
+def add_max_pixels(parser: Parser | Group, *, default: int | None) -> None:
+    """Add the option that bounds the images that are decoded; None leaves it to a store."""
+    parser.add_argument(
+        "--max-pixels",
+        type=_pixels,
+        default=default,
+        metavar="N",
+        help=f"refuse image files with more pixels ({MAX_PIXELS:,}, which is Pillow's limit)",
+    )
+
+
+def _pixels(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise ArgumentTypeError(
+            f"'{text}' is not possible; give how many pixels an image may have, such as "
+            f"{2 * MAX_PIXELS}"
+        )
+    return value
 
 
 def _count(text: str, low: int = 1) -> int:

@@ -14,23 +14,27 @@ from pathlib import Path
 from typing import Any
 
 from data.common.cli import log
+from data.common.datasets import BUILT_IN
 from data.common.errors import UserError
 from data.common.files import sha256_file, stat_stamp
 from data.dataset import dataset_name, source_fingerprint, source_sha256
 from data.format.records import Header, StoreError
 from data.format.schema import SCHEMA_VERSION
-from data.format.spec import cropped_twice, find_stores
+from data.format.spec import DECODE, EXACT, cropped_twice, find_stores
+from data.images.decode import MAX_PIXELS
 from data.reading import read_header
+from extract.model.bundled import CHOICE
 from extract.model.sources import FOLDER, files_of, portable_name, split_source
 from extract.options import Options
 
 IMAGES_NAMED = 5
+PIXELS = "max_pixels"
 
 
 def asked_options(options: Options) -> dict[str, Any]:
     """Reduce the options to those that can change the numbers, as given."""
     random = options.weights == "random"
-    from_file = options.weights not in ("hub", "random")
+    from_file = options.weights not in ("hub", "random", CHOICE)
     size = options.image_size
     # The weights of a folder are those in it, wherever it lies.
     from_file = from_file or (options.weights == "hub" and split_source(options.model)[0] == FOLDER)
@@ -54,7 +58,25 @@ def asked_options(options: Options) -> dict[str, Any]:
         "device": options.device if options.precision == "auto" else None,
         "store_dtype": options.store_dtype,
         "seed": options.seed if random or options.test_fraction is not None else None,
+        # Only where they are not the default, so that the stores of before there was one match.
+        **({} if decode_of(options) == EXACT else {DECODE: options.decode}),
+        **pixel_limit(options),
     }
+
+
+def decode_of(options: Options) -> str:
+    """Give how JPEG files are decoded: of the built-in datasets, which have none, exactly."""
+    return EXACT if options.dataset in BUILT_IN else options.decode
+
+
+def pixel_limit(options: Options) -> dict[str, int]:
+    """Give the limit of pixels where it decides which rows there are; else nothing.
+
+    Without ``--skip-bad-images`` an image above the limit ends the run, so that finished stores
+    are the same whatever the limit was.
+    """
+    decides = options.skip_bad_images and options.dataset not in BUILT_IN
+    return {PIXELS: options.max_pixels} if decides and options.max_pixels != MAX_PIXELS else {}
 
 
 class Request:
@@ -173,7 +195,7 @@ def announce(header: Header, options: Options) -> None:
     """Say what a finished store holds; refuse it where images were left out without leave."""
     skipped = list(header.provenance.get("skipped_images", []))
     if skipped and not options.skip_bad_images:
-        raise bad_images_error(skipped, f"{header.path} was made without them")
+        raise bad_images_error(skipped, f"{header.path} was made without them", options.max_pixels)
     made = str(header.provenance.get("finished", "an unknown date"))[:10]
     model = header.spec.get("model", {}).get("name", "an unknown model")
     left_out = f", {len(skipped)} undecodable images left out" if skipped else ""
@@ -201,10 +223,13 @@ def unread_rotations_sentence(provenance: Mapping[str, Any]) -> str:
     )
 
 
-def bad_images_error(ids: list[str], what: str) -> UserError:
-    """Name images that cannot be decoded, and how to go on without them."""
+def bad_images_error(ids: list[str], what: str, max_pixels: int) -> UserError:
+    """Name images that were left out, and how to go on with or without them."""
+    again = ""
+    if max_pixels > MAX_PIXELS:  # they may only have had more pixels than the limit of then
+        again = f"make them again with --force --max-pixels {max_pixels}, "
     more = f" and {len(ids) - IMAGES_NAMED} more" if len(ids) > IMAGES_NAMED else ""
     return UserError(
         f"{len(ids)} images cannot be decoded: {', '.join(ids[:IMAGES_NAMED])}{more}; {what}\n"
-        "repair or remove the files, or leave such files out with --skip-bad-images"
+        f"{again}repair or remove the files, or leave such files out with --skip-bad-images"
     )

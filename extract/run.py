@@ -26,6 +26,8 @@ from data.common.files import check_writable, clean_leftovers, lock
 from data.common.memory import peak_memory_mb
 from data.format.records import SplitSource
 from data.format.spec import work_dir
+from data.images.arrays import FileImages
+from data.images.decode import decoder
 from data.reading import read_header
 from data.shards import unread_rotations
 from data.writing import join
@@ -33,9 +35,11 @@ from extract import request as requests
 from extract.cluster.coordinator import open_crew
 from extract.cluster.crew import Crew
 from extract.engines.plan import Plan
+from extract.model.bundled import CHOICE
 from extract.model.sources import check_model
 from extract.options import Options
 from extract.shards.job import Job, choose_plan, no_memory, prepare, read_dataset
+from extract.shards.loading import death_as_user_error
 from extract.shards.plan import Shard, cut, read_plan, resume_plan, start_over
 
 BYTES = {"float32": 4, "float16": 2}
@@ -75,7 +79,7 @@ def extract(options: Options) -> Path | None:
     if not options.dry_run:
         clean_leftovers(check_writable(options.features_dir))
     # A name that is mistyped should not cost a download of the dataset.
-    check_model(options.model)
+    check_model(options.model, options.weights)
     with open_crew(options) as crew:
         return _extract(options, asked, crew)
 
@@ -92,7 +96,18 @@ def _extract(options: Options, before: requests.Request, crew: Crew | None) -> P
     asked = requests.Request(options)
     asked.check_unchanged("dataset", before)
     asked.know("dataset", dataset.origin.get("sha256"))
-    job = prepare(options, asked, dataset, device)
+    # From here on workers decode, and torch tells of one that dies wherever this process is.
+    with death_as_user_error():
+        job = prepare(options, asked, dataset, device)
+        try:
+            return _made(job, crew)
+        finally:
+            job.close()
+
+
+def _made(job: Job, crew: Crew | None) -> Path | None:
+    """Find the store under its key, or compute it."""
+    options, asked = job.options, job.asked
     asked.sha256("weights")  # now, and not when the run has ended
     asked.check_unchanged("weights", requests.Request(options))
     if job.path.exists() and not options.force:
@@ -290,9 +305,21 @@ def _provenance(
         "peak_memory_mb": peak_memory_mb(),
         "dataset": job.dataset.origin,
         "skipped_images": [],
-        "weights_file": None if source.path is None else str(source.path),
+        **_decoding(job),
+        # Of a package only its version is worth keeping, not where it is installed.
+        "weights_file": None
+        if source.path is None or source.source == CHOICE
+        else str(source.path),
         "weights_origin": source.origin,
+        **({} if source.license is None else {"weights_license": source.license}),
     }
+
+
+def _decoding(job: Job) -> dict[str, Any]:
+    """Say what decoded the images, and up to which size, where they are files."""
+    if not isinstance(job.dataset.train.images, FileImages):
+        return {}
+    return {"decoder": decoder(), "max_pixels": job.options.max_pixels}
 
 
 def _join(job: Job, plan: Plan, provenance: dict[str, Any]) -> None:

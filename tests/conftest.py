@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ import pytest
 
 # Helpers that tests of several folders import by name.
 sys.path.insert(0, str(Path(__file__).parent / "shared"))
+
+from figures import leave_figures_empty
 
 # Jobs in the background of some shells start with Ctrl-C ignored, and hand that on to the processes
 # that the tests interrupt.
@@ -40,12 +43,6 @@ def warm_stage_one(monkeypatch):
     monkeypatch.setattr(subprocess, "run", run)
 
 
-# Most of a report's time is matplotlib writing its eighteen figures.
-EMPTY_SVG = (
-    '<svg xmlns="http://www.w3.org/2000/svg" width="1pt" height="1pt" viewBox="0 0 1 1"></svg>\n'
-)
-
-
 @pytest.fixture
 def unwritten_figures(request, monkeypatch):
     """Compute figures as always, but have matplotlib write empty ones; not in `make faults`.
@@ -53,18 +50,23 @@ def unwritten_figures(request, monkeypatch):
     For tests of which no sentence is about a figure. Where a whole folder of tests asks for this,
     those marked `figures` have theirs all the same.
     """
-    if os.environ.get("ICEBOX_FAULTS") or request.node.get_closest_marker("figures"):
-        return
-    from matplotlib.figure import Figure
+    if not request.node.get_closest_marker("figures"):
+        leave_figures_empty(monkeypatch)
 
-    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: file.write(EMPTY_SVG))
+
+def pytest_collection_finish():
+    """Let the collector leave what was imported alone, a million objects, and look less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 # -- the order of tests, and those that need a device ------------------------------------------
 
 # Where the longest tests are: they come first, so that no process is left with one at the end.
 LONGEST = (
-    "tests/notebooks/", "tests/classify/fit/test_cluster.py", "tests/extract/cluster/",
+    "tests/test_makefile.py::test_the_demo", "tests/notebooks/",
+    "tests/classify/fit/test_cluster.py", "tests/extract/cluster/",
     "tests/faults/test_interruptions.py", "tests/faults/test_same_bits.py",
     "tests/extract/model/test_sources.py", "tests/classify/report/test_page_in_chromium.py",
     "tests/benchmarks/test_parts.py", "tests/classify/solver/test_out_of_core.py",

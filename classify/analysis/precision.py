@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from classify.solver.out_of_core import is_source, row_steps
 from classify.wording import display_name
-from data.reembedded import digest_of, read_rechecked
+from data.reembedded import EXACTLY, digest_of, read_rechecked
 
 if TYPE_CHECKING:
     from classify.records import Fitted
@@ -83,13 +83,16 @@ def _differing(fit: Fitted, rows: npt.NDArray[np.floating], expected: npt.NDArra
 
 
 def numerics_line(results: Mapping[str, Any]) -> str:
-    """Say in one line how many test predictions would flip in fp32."""
+    """Say in one line how many test predictions would flip in fp32, and with exact decoding."""
     found = results["numerics"]
+    lines = []
     for case in found["cases"]:
+        flips = ", ".join(f"{display_name(name)} {count}" for name, count in case["flips"].items())
         if (case["features"], case["against"]) == (STORED, PLAIN):
-            flips = (f"{display_name(name)} {count}" for name, count in case["flips"].items())
-            return (
+            lines.append(
                 f"with features in {PLAIN} (these: {found['stored']}), of {case['n']:,} test "
-                f"predictions would flip: {', '.join(flips)}"
+                f"predictions would flip: {flips}"
             )
-    return ""
+        elif (case["features"], case["against"]) == (EXACTLY, PLAIN):
+            lines.append(f"with images decoded exactly (these: --decode fast): {flips}")
+    return "; ".join(lines)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from classify.analysis.gallery import data_uri
+from classify.analysis.gallery import data_uri, thumbnail_size
 from classify.report.pages import render_html
 from classify.results import has_random_weights
 from classify.saved_heads import SavedHead
 from data.common.cli import log, progress
 from data.common.errors import UserError
 from data.common.files import check_writable, write_text
-from data.images.decode import decode_image
+from data.images.decode import MAX_PIXELS, decode_image
 
 # A page with more images than this is slow to open: the least sure answers are worth a look.
 MOST = 2000
@@ -32,7 +33,12 @@ def check_page(path: Path) -> Path:
     return path
 
 
-def write_page(path: Path, head: SavedHead, found: Sequence[Mapping[str, Any]]) -> None:
+def write_page(
+    path: Path,
+    head: SavedHead,
+    found: Sequence[Mapping[str, Any]],
+    max_pixels: int = MAX_PIXELS,
+) -> None:
     """Write the page."""
     shown = least_sure(found, MOST)
     if len(shown) < len(found):
@@ -41,8 +47,8 @@ def write_page(path: Path, head: SavedHead, found: Sequence[Mapping[str, Any]]) 
         ThreadPoolExecutor(max_workers=4) as pool,
         progress(len(shown), "thumbnails", "image") as bar,
     ):
-        pictures = []
-        for uri in pool.map(_thumbnail, [answer["image"] for answer in shown]):
+        thumbnail, pictures = partial(_thumbnail, max_pixels), []
+        for uri in pool.map(thumbnail, [answer["image"] for answer in shown]):
             pictures.append(uri)
             bar.update(1)
     page = render_html(
@@ -57,8 +63,8 @@ def write_page(path: Path, head: SavedHead, found: Sequence[Mapping[str, Any]]) 
     write_text(path, page)
 
 
-def _thumbnail(path: str) -> str:
-    return data_uri(decode_image(path))
+def _thumbnail(max_pixels: int, path: str) -> str:
+    return data_uri(decode_image(path, max_pixels=max_pixels, wanted=thumbnail_size))
 
 
 def least_sure(found: Sequence[Mapping[str, Any]], most: int) -> list[Mapping[str, Any]]:

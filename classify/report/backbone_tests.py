@@ -7,7 +7,7 @@ at the accuracies. The correction is a single step, so the family needs to be co
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -187,9 +187,42 @@ def _group_sentences(
     if not others:
         return [*sentences, "No other run answered these images, so there is none to test it with."]
     against = {row["label"] for row in (first, *others)}
-    return sentences + [
+    sentences += [
         pair["verdict"] for pair in pairs if pair["best"] and {pair["a"], pair["b"]} == against
     ]
+    return sentences + _rest_sentence(pairs, first, group, against)
+
+
+def _rest_sentence(
+    pairs: Sequence[Mapping[str, Any]],
+    first: Mapping[str, Any],
+    group: Mapping[str, Any],
+    told: Collection[str],
+) -> list[str]:
+    """Say how the leader's tests against all but the runner-up ended, at its own strategy."""
+    leader, ends = first["label"], dict[str, list[str]]()
+    for pair in pairs:
+        both = {pair["a"], pair["b"]}
+        if pair["strategy"] != first["strategy"] or leader not in both or both == told:
+            continue
+        (other,) = both - {leader}
+        if other not in group["runs"]:
+            continue
+        if not pair["converged"]:
+            end = "no verdict, since a fit did not converge, on"
+        elif pair["significant"]:
+            better = (pair["accuracy_difference"] > 0) == (pair["a"] == leader)
+            end = "better than" if better else "worse than"
+        elif pair["detectable_difference"] is None:
+            end = "too few test images to show any difference from"
+        else:
+            end = "no detectable difference from"
+        ends.setdefault(end, []).append(other)
+    if not ends:
+        return []
+    words = "; ".join(f"{end} {_few_of(others)}" for end, others in ends.items())
+    with_it = display_name(first["strategy"])
+    return [f"{leader} against the rest, both with {with_it}: {words}."]
 
 
 def _few_of(names: Sequence[str] | Mapping[str, Any]) -> str:

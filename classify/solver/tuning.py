@@ -206,9 +206,14 @@ DEVICE_CHUNK_NUMBERS = 1 << 26
 # Rows whose products are summed in the features' own precision.
 DEVICE_BLOCK_ROWS = 2048
 # What one inverse Hessian a column may cost on a device: a second or two of multiply-adds at
-# twenty teraflops, and two gigabytes of float32.
+# twenty teraflops or else some passes, and a share of the device's memory.
 DEVICE_FACTOR_WORK = 2e13
+DEVICE_FACTOR_PASSES = 12.0
+DEVICE_FACTOR_SHARE = 0.25
+# The numbers of those inverses where the device is the host.
 DEVICE_FACTOR_NUMBERS = 500_000_000
+# Times that an inverse that does not exist is tried again with a larger diagonal.
+DEVICE_ATTEMPTS = 12
 # Triangles up to this size are inverted directly, larger ones by halves.
 DEVICE_LEAF = 128
 # The iterations at which the inverses are renewed: soon, and then ever more rarely.

@@ -1,6 +1,6 @@
-"""The names of the datasets that Icebox reads by itself."""
+"""The names of the datasets that Icebox knows how to read by name."""
 
 from __future__ import annotations
 
-# Their images are arrays; a folder of images never has one of these names.
-BUILT_IN = ("cifar10", "cifar100", "digits")
+# A folder of images never has one of these names.
+BUILT_IN = ("cifar10", "cifar100", "digits", "elpv")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.common.datasets import BUILT_IN
+from data.common.errors import UserError
 from data.common.shapes import any_may_miss
 
 NAME_LENGTH = 100
@@ -21,7 +22,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 # come from anywhere, and whoever reads these would fall over others.
 SPEC_SHAPE: dict[str, Any] = any_may_miss(
     {
-        "dataset": {"name": str, "digest": str, "limit": (int, None)},
+        "dataset": {"name": str, "digest": str, "limit": (int, None), "max_pixels": int},
         "model": {
             "name": str,
             "args": dict,
@@ -36,6 +37,7 @@ SPEC_SHAPE: dict[str, Any] = any_may_miss(
             "antialias": bool,
             "mean": list,
             "std": list,
+            "decode": str,
         },
         "pool": str,
         "precision": str,
@@ -49,8 +51,11 @@ PROVENANCE_SHAPE: dict[str, Any] = any_may_miss(
         "skipped_images": list,
         # Of images that are taken as stored, because the rotation they ask for cannot be read.
         "unread_rotations": {"count": int, "first": list},
+        "decoder": str,  # of image files
+        "max_pixels": int,
         "weights_file": (str, None),
         "weights_origin": (str, None),
+        "weights_license": (str, None),
     }
 )
 REQUEST_SHAPE: dict[str, Any] = any_may_miss(
@@ -62,6 +67,10 @@ REQUEST_SHAPE: dict[str, Any] = any_may_miss(
 KEY_DIGITS = 8
 # In the preprocessing of a spec where it decides the numbers: how often an image file is cropped.
 CROPS = "crops"
+# There, too: how JPEG files are decoded. Where nothing is said, exactly.
+DECODE = "decode"
+EXACT, FAST = "exact", "fast"
+DECODES = (EXACT, FAST)
 TWICE = "made by a version of Icebox that cropped photographs twice"
 
 
@@ -88,6 +97,22 @@ def cropped_twice(spec: Mapping[str, Any]) -> bool:
     except (KeyError, TypeError, ValueError, ArithmeticError):  # not a spec of ours
         return False
     return bool(marker) and CROPS not in preprocessing
+
+
+def decode_of(spec: Mapping[str, Any]) -> str:
+    """Give how the JPEG files behind a spec were decoded: ``exact`` or ``fast``."""
+    return str((spec.get("preprocessing") or {}).get(DECODE, EXACT))
+
+
+def check_decode(asked: str | None, spec: Mapping[str, Any], what: object) -> None:
+    """Refuse ``--decode`` for a store or head that was made with the other one."""
+    made = decode_of(spec)
+    if asked is not None and asked != made:
+        raise UserError(
+            f"--decode {asked}: {what} was made with --decode {made}, and embeddings of the two "
+            "are not mixed\nleave the option out, or make features of their own with "
+            f"--decode {asked} (make features DECODE={asked})"
+        )
 
 
 def canonical_json(value: Any) -> str:

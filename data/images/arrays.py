@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.raw_io import BLOCK_BYTES, raw_bytes, read_at, write_at
-from data.images.decode import DecodedImage, decode_file
+from data.images.decode import MAX_PIXELS, DecodedImage, decode_file
+from data.images.reduced import Wanted
 
 DIGEST_BYTES = 32  # of SHA-256
 # Images digested at a time.
@@ -62,9 +63,14 @@ class FileImages:
     # SHA-256 of each file, 32 bytes, one after another; empty where they are not known. A file
     # whose bytes have changed since is refused
     digests: bytes = field(default=b"", repr=False)
+    max_pixels: int = MAX_PIXELS  # images with more are refused
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def path(self, i: int) -> Path:
+        """Name the file of an image."""
+        return self.root / self.names[i]
 
     def decode(self, i: int) -> npt.NDArray[np.uint8]:
         """Decode one image.
@@ -73,16 +79,17 @@ class FileImages:
         """
         return self.decode_file(i).pixels
 
-    def decode_file(self, i: int) -> DecodedImage:
-        """Decode one image as `decode`, and tell whether its rotation could not be read."""
+    def decode_file(self, i: int, wanted: Wanted | None = None) -> DecodedImage:
+        """Decode one image, at a reduced scale where `wanted` allows it."""
         known = self.digests[DIGEST_BYTES * i : DIGEST_BYTES * (i + 1)]
-        return decode_file(self.root / self.names[i], known or None)
+        return decode_file(self.path(i), known or None, max_pixels=self.max_pixels, wanted=wanted)
 
     def take(self, rows: npt.NDArray[np.int64]) -> FileImages:
         """Choose images."""
         names = tuple(self.names[row] for row in rows)
         known = np.frombuffer(self.digests, np.uint8).reshape(-1, DIGEST_BYTES)
-        return FileImages(self.root, names, known[rows].tobytes() if len(known) else b"")
+        digests = known[rows].tobytes() if len(known) else b""
+        return replace(self, names=names, digests=digests)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +139,16 @@ class ImageDataset(RawDataset):
     # files: the bytes of the files), of the rows in use
     digest: str
     limit: int | None  # the number of training rows asked for; None if all are in use
+
+    def limited_to(self, max_pixels: int) -> ImageDataset:
+        """Refuse image files with more pixels when they are decoded."""
+
+        def limited(split: Split) -> Split:
+            if not isinstance(split.images, FileImages):
+                return split
+            return replace(split, images=replace(split.images, max_pixels=max_pixels))
+
+        return replace(self, train=limited(self.train), test=limited(self.test))
 
 
 def digested(split: Split, hash_files: Callable[[Path, tuple[str, ...]], bytes]) -> Split:

@@ -7,15 +7,18 @@ import functools
 import hashlib
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
-from data.images.orientation import read_orientation, turn
-from data.images.pillow_warnings import no_libtiff_messages, no_pillow_warnings
+from data.images.orientation import UPRIGHT, read_orientation, turn
+from data.images.pillow_warnings import no_libtiff_messages, no_pillow_limit, no_pillow_warnings
+from data.images.reduced import FORMATS as REDUCIBLE
+from data.images.reduced import Reduction, Wanted, reduce_scale
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -40,6 +43,11 @@ SUFFIXES = (
     ".avif",
 )
 KINDS = "JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM, PBM or AVIF"
+
+# Pillow's own limit: an image that claims more pixels may be made to fill the memory.
+MAX_PIXELS = 89_478_485
+# Bytes that Pillow holds for a pixel of RGB, before anything is made of it.
+_BYTES_A_PIXEL = 4
 
 # What a file is, is told by its content: a PNG that is called .jpg decodes. Other formats that
 # Pillow knows (PostScript, PDF, ...) are kept out: nobody asked for their decoders to run.
@@ -67,63 +75,117 @@ class BadImageError(UserError):
         return (BadImageError, (self.path, self.reason))
 
 
-class DecodedImage(NamedTuple):
+class TooManyPixelsError(BadImageError):
+    """An image with more pixels than the limit, whatever they are."""
+
+    def __init__(self, path: str, width: int, height: int, limit: int) -> None:
+        self.found = width * height
+        super().__init__(
+            path, f"{width} x {height} are {self.found:,} pixels, more than the limit of {limit:,}"
+        )
+        self._facts = (path, width, height, limit)
+        self.args = (
+            f"cannot decode the image {path}: {self.reason}\n"
+            f"read it with --max-pixels {self.found}, make it smaller, or leave such files out "
+            "with --skip-bad-images",
+        )
+
+    def __reduce__(self) -> tuple[type[BadImageError], tuple[Any, ...]]:
+        return (TooManyPixelsError, self._facts)
+
+
+@dataclass(frozen=True)
+class DecodedImage:
     """One image, and what its file did not tell."""
 
-    pixels: npt.NDArray[np.uint8]  # (height, width, 3), red first
+    # RGB, upright. As Pillow has decoded it where nothing had to be done to it: a copy of a
+    # photograph into an array, and back for Pillow to resize it, takes as long as half of decoding
+    picture: npt.NDArray[np.uint8] | Image.Image
     # Why the rotation that the file may ask for could not be read; the pixels are then as they
     # are stored. None where there is none, or it was applied
     unread_rotation: str | None
+    # Of a JPEG that was decoded at a reduced scale: what the pixels stand for
+    reduction: Reduction | None = None
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """The pixels, (height, width, 3), red first."""
+        return np.array(self.picture, dtype=np.uint8)
 
 
 def decode_image(
-    path: str | os.PathLike[str], sha256: bytes | None = None
+    path: str | os.PathLike[str],
+    sha256: bytes | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    wanted: Wanted | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Decode a file as `decode_file` does, and return the pixels alone.
 
     Shape: (height, width, 3).
     """
-    return decode_file(path, sha256).pixels
+    return decode_file(path, sha256, max_pixels=max_pixels, wanted=wanted).pixels
 
 
-def decode_file(path: str | os.PathLike[str], sha256: bytes | None = None) -> DecodedImage:
+def decode_file(
+    path: str | os.PathLike[str],
+    sha256: bytes | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    wanted: Wanted | None = None,
+) -> DecodedImage:
     """Decode an image file as people see it, in RGB.
 
     The orientation of EXIF, XMP or TIFF tags is applied; one that cannot be read is not, and is
     told. Palettes, grey levels and CMYK are converted to RGB, 16-bit grey levels scaled to 8
     bits. An alpha channel is dropped, which is what ``Image.convert("RGB")`` and with it
     torchvision and timm do. Of an animation the first frame is taken, of a TIFF the first page.
+
+    An image with more than `max_pixels` pixels in its file is refused before they are decoded.
+    With `wanted`, a JPEG is decoded at the smallest scale that gives at least twice that size;
+    other formats are not changed by it.
     """
     from PIL import Image
 
     name = os.fspath(path)
     if Path(name).is_dir():
         raise UserError(f"{name} is a folder, not an image file; name the images in it")
+    size = None
     try:
         with (
             no_pillow_warnings(),
+            no_pillow_limit(),
             Image.open(
                 name if sha256 is None else _unchanged(name, sha256), formats=_formats()
             ) as image,
         ):
-            _check_size(name, image)
-            # Before loading: Pillow's TIFF decoder applies the orientation and forgets it.
+            size = image.size
+            _check_size(name, size, max_pixels)
+            # Before loading: Pillow's TIFF decoder applies the orientation and forgets it, and the
+            # scale of a JPEG depends on it.
             is_tiff = image.format == "TIFF"
-            orientation, trouble = read_orientation(image) if is_tiff else (1, None)
+            reducible = wanted is not None and image.format in REDUCIBLE
+            early = is_tiff or reducible
+            orientation, trouble = read_orientation(image) if early else (UPRIGHT, None)
+            reduction = None
+            if wanted is not None and reducible:
+                reduction = reduce_scale(image, wanted, orientation)
             with no_libtiff_messages() if is_tiff else contextlib.nullcontext():
                 image.load()
-            _check_size(name, image)
-            pixels = _rgb(image)
-            if not is_tiff:  # after loading: a PNG may carry its EXIF data behind the pixels
+            _check_size(name, image.size, max_pixels)
+            picture = _rgb(image)
+            if not early:  # after loading: a PNG may carry its EXIF data behind the pixels
                 orientation, trouble = read_orientation(image)
-                pixels = turn(pixels, orientation)
-            return DecodedImage(pixels, trouble)
+            if not is_tiff and orientation != UPRIGHT:
+                picture = turn(np.asarray(picture), orientation)
+            return DecodedImage(picture, trouble, reduction)
     except UserError:
         raise
     except Image.UnidentifiedImageError as error:
         raise _unidentified(name) from error
-    except MemoryError:
-        raise  # a full machine says nothing about the file
+    except MemoryError as error:
+        # No fault of the file, which is not to be left out for it.
+        raise _no_memory(name, size) from error
     except Exception as error:
         # Decoders raise what they like on damaged bytes (OSError, SyntaxError, ValueError,
         # struct.error, ...). Only an error of the system has a number: then the disk or the
@@ -135,6 +197,14 @@ def decode_file(path: str | os.PathLike[str], sha256: bytes | None = None) -> De
         raise BadImageError(name, str(error) or type(error).__name__) from error
 
 
+def decoder() -> str:
+    """Name what decodes image files: the versions of Pillow and of its JPEG library."""
+    from PIL import __version__, features
+
+    jpeg = features.version("libjpeg_turbo") or features.version("jpg")
+    return f"Pillow {__version__}, libjpeg {jpeg}"
+
+
 @functools.cache
 def _formats() -> tuple[str, ...]:
     """Name the formats above that the installed Pillow has a plugin for."""
@@ -144,13 +214,21 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _check_size(name: str, image: Image.Image) -> None:
-    from PIL import Image as Pillow
+def _check_size(name: str, size: tuple[int, int], limit: int) -> None:
+    if size[0] * size[1] > limit:
+        raise TooManyPixelsError(name, *size, limit)
 
-    limit = Pillow.MAX_IMAGE_PIXELS
-    width, height = image.size
-    if limit is not None and width * height > limit:
-        raise BadImageError(name, f"{width} x {height} pixels are more than the limit, {limit}")
+
+def _no_memory(name: str, size: tuple[int, int] | None) -> UserError:
+    what = ""
+    if size is not None:
+        needed = size[0] * size[1] * _BYTES_A_PIXEL / 1e9
+        what = f" of {size[0]} x {size[1]} pixels, which takes {needed:,.1f} GB or more to decode"
+    return UserError(
+        f"the memory that is free does not suffice for the image {name}{what}\n"
+        "let fewer processes decode with --jobs 1, refuse such images with --max-pixels, or, of "
+        "a JPEG, decode less with --decode fast"
+    )
 
 
 def _unchanged(name: str, sha256: bytes) -> io.BytesIO:
@@ -165,7 +243,7 @@ def _unchanged(name: str, sha256: bytes) -> io.BytesIO:
     return io.BytesIO(content)
 
 
-def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+def _rgb(image: Image.Image) -> npt.NDArray[np.uint8] | Image.Image:
     tags = getattr(image, "tag_v2", {})  # of a TIFF
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         kind = "floating-point" if image.mode == "F" else "32-bit integer"
@@ -185,7 +263,7 @@ def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
         image = image.convert("RGBA")  # straight to RGB, Pillow warns of transparent palettes
     elif image.mode in ("La", "RGBa"):  # premultiplied
         image = image.convert("LA" if image.mode == "La" else "RGBA")
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _unidentified(name: str) -> UserError:

@@ -7,14 +7,13 @@ Optical Recognition of Handwritten Digits data (Alpaydin and Kaynak, 1998).
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
 from data.common.files import sha256_file
+from data.common.packages import package_folder
 from data.images.arrays import ArrayImages, RawDataset, Split
 
 CLASS_NAMES = tuple("0123456789")
@@ -70,10 +69,10 @@ def version() -> str:
 
 def digits_sha256() -> str:
     """Digest of the file that scikit-learn reads the digits from, without importing it."""
-    found = importlib.util.find_spec("sklearn")
-    if found is None or found.origin is None:
+    folder = package_folder("sklearn")
+    if folder is None:
         raise UserError("the dataset digits is a part of scikit-learn, which is not installed")
-    path = Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    path = folder / "datasets" / "data" / "digits.csv.gz"
     if not path.is_file():
         raise UserError(f"scikit-learn's file of digits, {path}, is missing; install it again")
     return sha256_file(path)

@@ -6,7 +6,7 @@ says why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,9 +22,12 @@ Picture = npt.NDArray[np.uint8]
 
 
 def find_pictures(
-    request: Mapping[str, Any], ids: Sequence[str], data_dir: Path | None = None
+    request: Mapping[str, Any],
+    ids: Sequence[str],
+    data_dir: Path | None = None,
+    decode: Callable[[Path], Picture] = decode_image,
 ) -> list[Picture]:
-    """Read test images of a store.
+    """Read test images of a store; `decode` reads those that are files.
 
     Shape: (height, width, 3).
     """
@@ -34,9 +37,13 @@ def find_pictures(
         raise UserError("the store does not say where its images came from")
     if name == "digits":
         return _digits(ids)
+    if name == "elpv":
+        from data.images.elpv import find_elpv
+
+        return _folder(find_elpv(), ids, decode)
     if name in ("cifar10", "cifar100"):
         return _cifar(name, Path(path).parent if data_dir is None else data_dir, stamp, ids)
-    return _folder(Path(path) if data_dir is None else data_dir, ids)
+    return _folder(Path(path) if data_dir is None else data_dir, ids, decode)
 
 
 def _digits(ids: Sequence[str]) -> list[Picture]:
@@ -84,7 +91,7 @@ def _record(records: Mapping[str, int], location: Path, identity: str) -> tuple[
     return member, int(row)
 
 
-def _folder(root: Path, ids: Sequence[str]) -> list[Picture]:
+def _folder(root: Path, ids: Sequence[str], decode: Callable[[Path], Picture]) -> list[Picture]:
     if not root.is_dir():
         raise UserError(f"the folder {root} is not there")
     # Ids count from the folder of the split, where there is one.
@@ -94,5 +101,5 @@ def _folder(root: Path, ids: Sequence[str]) -> list[Picture]:
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts or not (base / parts).is_file():
             raise UserError(f"there is no image {name} in {base}")
-        pictures.append(decode_image(base / parts))
+        pictures.append(decode(base / parts))
     return pictures

@@ -107,12 +107,43 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
+def swaps_sides(orientation: int) -> bool:
+    """Tell whether an image is as wide upright as it is high in its file."""
+    return orientation in (5, 6, 7, 8)
+
+
+def _mirrors(orientation: int) -> tuple[bool, bool]:
+    """Tell whether left and right, and top and bottom, change places, once sides are swapped."""
+    return orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
+
+
 def turn(pixels: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
     """Turn pixels upright: the definition of tag 0x0112 of the EXIF standard."""
-    if orientation in (5, 6, 7, 8):
+    if swaps_sides(orientation):
         pixels = pixels.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
+    across, down = _mirrors(orientation)
+    if across:
         pixels = pixels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
+    if down:
         pixels = pixels[::-1]
     return np.ascontiguousarray(pixels)
+
+
+def turn_box(
+    box: tuple[float, float, float, float], size: tuple[int, int], orientation: int
+) -> tuple[float, float, float, float]:
+    """Say where a box (left, top, right, bottom) of an image lies once `turn` has turned it.
+
+    `size` is width and height before.
+    """
+    left, top, right, bottom = box
+    width, height = size
+    if swaps_sides(orientation):
+        left, top, right, bottom = top, left, bottom, right
+        width, height = height, width
+    across, down = _mirrors(orientation)
+    if across:
+        left, right = width - right, width - left
+    if down:
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom

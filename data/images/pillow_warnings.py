@@ -1,8 +1,9 @@
-"""What Pillow and its libtiff print about an image without naming it: silenced while we decode.
+"""What Pillow and its libtiff say about an image without naming it: switched off while we decode.
 
-What matters of it is found and said by `data.images.decode` itself. Both settings belong to the
-process, and threads may decode side by side (``warnings.catch_warnings`` is not safe in threads
-before Python 3.14): the first thread makes them, and the last one puts back what was there.
+What matters of it is found and said by `data.images.decode` itself: faults of a file, and its
+pixels where they are more than the limit. All settings belong to the process, and threads may
+decode side by side (``warnings.catch_warnings`` is not safe in threads before Python 3.14): the
+first thread makes them, and the last one puts back what was there.
 """
 
 from __future__ import annotations
@@ -80,5 +81,17 @@ def _silence_libtiff() -> Callable[[], object]:
     return lambda: [setter(handler) for setter, handler in before]
 
 
+def _lift_limit() -> Callable[[], object]:
+    from PIL import Image
+
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+
+    def leave() -> None:
+        Image.MAX_IMAGE_PIXELS = before
+
+    return leave
+
+
+no_pillow_limit = _WhileAnyThread(_lift_limit)
 no_pillow_warnings = _WhileAnyThread(_ignore_warnings)
 no_libtiff_messages = _WhileAnyThread(_silence_libtiff)

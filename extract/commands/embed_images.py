@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,26 @@ from data.common.cli import log, progress
 from data.common.errors import UserError
 from data.common.files import atomic_path, check_writable
 from data.common.shapes import mismatch
-from data.format.spec import PRECISIONS, SPEC_SHAPE
-from data.images.decode import BadImageError, decode_file
+from data.format.spec import PRECISIONS, SPEC_SHAPE, check_decode
+from data.images.decode import MAX_PIXELS, BadImageError, TooManyPixelsError, decode_file
 from extract.engines.build import default_engine
 from extract.engines.device import OutOfMemoryError, choose_device, default_batch_size
 from extract.engines.embed import Embedder
 from extract.model.from_spec import backbone_of_spec
-from extract.model.preprocess import Prepared, prepared
+from extract.model.preprocess import Prepared, prepared, wanted_of
 from extract.model.preprocessing import Preprocessing
 
 IMAGES_NAMED = 5
+
+
+@dataclass(frozen=True)
+class How:
+    """How image files are embedded."""
+
+    weights: Path | None = None  # the weights file, if it is not where it was
+    device: str = "auto"  # auto, cpu or cuda: where to compute, in the precision of the spec
+    decode: str | None = None  # refused if it is not the spec's own
+    max_pixels: int = MAX_PIXELS  # refuse images with more
 
 
 def read_spec(path: Path) -> tuple[dict[str, Any], str | None]:
@@ -75,9 +86,7 @@ def embed_files(
     spec_path: Path,
     images: Sequence[Path],
     out: Path,
-    *,
-    weights: Path | None,
-    device: str,
+    how: How,
 ) -> None:
     """Embed image files and write the vectors as a NumPy file.
 
@@ -89,10 +98,8 @@ def embed_files(
         Files of the formats that `data.images.decode.decode_file` takes.
     out : Path
         For a float32 array of shape (number of images, width), in their order.
-    weights : Path or None
-        The weights file, if it is not where it was.
-    device : {'auto', 'cpu', 'cuda'}
-        Where to compute; in the precision of the spec.
+    how : How
+        Where the weights lie, and where to compute.
 
     Raises
     ------
@@ -100,9 +107,10 @@ def embed_files(
         If a file is no image, or the backbone cannot be had.
     """
     spec, weights_file = read_spec(spec_path)
+    check_decode(how.decode, spec, "the store of this spec")
     check_writable(out.resolve().parent)
-    chosen = choose_device(device)
-    backbone = backbone_of_spec(spec, weights or weights_file)
+    chosen = choose_device(how.device)
+    backbone = backbone_of_spec(spec, how.weights or weights_file)
     batch_size = min(default_batch_size(chosen), len(images))
     engine = default_engine(backbone)
     settings = backbone.preprocessing
@@ -115,7 +123,7 @@ def embed_files(
                 # Decoded batch by batch: thousands of photographs do not fit into memory.
                 for start in range(0, len(images), batch_size):
                     batch = [
-                        _decode(path, settings, unread)
+                        _decode(path, settings, how.max_pixels, unread)
                         for path in images[start : start + batch_size]
                     ]
                     blocks.append(embedder.embed(batch))
@@ -136,15 +144,20 @@ def embed_files(
         np.save(stream, np.concatenate(blocks), allow_pickle=False)
 
 
-def _decode(path: Path, settings: Preprocessing, unread: list[Path]) -> Prepared:
+def _decode(path: Path, settings: Preprocessing, max_pixels: int, unread: list[Path]) -> Prepared:
     try:
-        pixels, unread_rotation = decode_file(path)
+        image = decode_file(path, max_pixels=max_pixels, wanted=wanted_of(settings))
+    except TooManyPixelsError as error:
+        raise UserError(
+            f"cannot decode the image {path}: {error.reason}\n"
+            f"read it with --max-pixels {error.found}, make it smaller, or leave it out"
+        ) from error
     except BadImageError as error:
         # Its own advice is about leaving images out, which makes no sense for one asked for.
         raise UserError(
             f"{path} is not an image that can be decoded: {error.reason}; "
             "repair it, or leave it out"
         ) from error
-    if unread_rotation is not None:
+    if image.unread_rotation is not None:
         unread.append(path)
-    return prepared(settings, pixels)
+    return prepared(settings, image.picture, image.reduction)

@@ -13,6 +13,7 @@ from data.common.errors import UserError, nearest
 from data.common.files import write_json
 from extract.model import names
 from extract.model.backbone import embed_normalised
+from extract.model.outline import without_weights
 from extract.model.preprocessing import size_text
 
 ROW = "{:<48} {:>6} {:>9}  {}"
@@ -69,8 +70,9 @@ def measure(name: str) -> dict[str, Any]:
 
     size = names.pretrained_config(name).get("input_size", (3, 224, 224))
     try:
-        with torch.device("meta"), torch.inference_mode():
+        with without_weights():
             module = timm.create_model(name, num_classes=0).eval()
+        with torch.device("meta"), torch.inference_mode():
             output = embed_normalised(module, torch.empty(1, *size))
     except NotImplementedError:  # encoders of language models; timm says so in these words
         return {"width": None, "input": size_text(size[-2:])}

@@ -6,6 +6,7 @@ Nothing of our preprocessing or of our engines is used here, so that their fault
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 # timm resizes all of an image before it crops: 3 bytes for each pixel, and as much again.
 MOST_PIXELS = 2**28
+# EXIF's tag, and what its values ask for, by the numbers of `PIL.Image.Transpose`.
+_ORIENTATION = 0x0112
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+_LYING = (2, 4, 5, 6)  # those that swap width and height
 
 
 class Witness:
@@ -31,6 +36,7 @@ class Witness:
         size = asked["image_size"]
         self._size = (size, size) if isinstance(size, int) else tuple(size)
         self._crop_pct, self._crop_mode = asked["crop_pct"], asked["crop_mode"]
+        self._interpolation = asked["interpolation"]
         self._module: Any = module
         self._device, self._batch_size = device, batch_size
         self._waiting: list[torch.Tensor] = []
@@ -49,17 +55,55 @@ class Witness:
         """Take a decoded image; False where timm cannot resize it: it is too long and too thin."""
         from PIL import Image
 
-        if self._crop_mode == "center":
-            side = max(self._size) / self._crop_pct
-            if side**2 * max(image.shape[:2]) / min(image.shape[:2]) > MOST_PIXELS:
-                return False
+        if self._is_too_long(*image.shape[:2]):
+            return False
         try:
-            self._waiting.append(self._transform(Image.fromarray(image)))
+            self._take(self._transform(Image.fromarray(image)))
         except ValueError:  # the shorter side would be rounded to no pixel
             return False
+        return True
+
+    def see_reduced(self, path: Path) -> bool:
+        """Take an image file as ``--decode fast`` reads it, where that is not in full; else False.
+
+        The whole image is resized, and turned upright only then.
+        """
+        from PIL import Image
+
+        with Image.open(path) as image:
+            if image.format not in ("JPEG", "MPO") or self._is_too_long(*image.size):
+                return False
+            turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+            sides = image.size[::-1] if turn in _LYING else image.size
+            resize, *others = self._transform.transforms
+            try:
+                wanted = resize(Image.new("L", sides)).size
+            except ValueError:
+                return False
+            enough = [s for s in (2, 4, 8) if min(sides[i] / s / wanted[i] for i in (0, 1)) >= 2]
+            if not enough:
+                return False
+            scale = max(enough)
+            whole = tuple(side / scale for side in image.size)
+            image.draft(None, tuple(map(int, whole)))
+            filter_of = Image.Resampling[self._interpolation.upper()]
+            size = wanted[::-1] if turn in _LYING else wanted
+            small = image.convert("RGB").resize(size, filter_of, (0, 0, *whole))
+        pixels: Any = small if turn is None else small.transpose(turn)
+        for step in others:
+            pixels = step(pixels)
+        self._take(pixels)
+        return True
+
+    def _is_too_long(self, one: int, other: int) -> bool:
+        side = max(self._size) / self._crop_pct
+        longest = side**2 * max(one, other) / min(one, other)
+        return self._crop_mode == "center" and longest > MOST_PIXELS
+
+    def _take(self, pixels: torch.Tensor) -> None:
+        self._waiting.append(pixels)
         if len(self._waiting) == self._batch_size:
             self._embed()
-        return True
 
     def rows(self) -> npt.NDArray[np.float32]:
         """Give the vectors of all images that were seen, in float32; shape (n, width)."""

@@ -44,6 +44,8 @@ def candidates(backbone: Backbone, device: torch.device, precision: str) -> list
     """
     from extract.engines.folding import foldable
 
+    if not backbone.n_parameters:
+        return ["torch"]  # there is nothing to compute
     found = [
         name for name in ENGINES if name != "compiled" and why_not(name, device, precision) is None
     ]

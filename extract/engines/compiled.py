@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from extract.engines.device import EngineError, is_out_of_memory
+from extract.engines.device import EngineError, OutOfMemoryError, is_out_of_memory
 from extract.model.backbone import Backbone, vector_function
 from extract.model.silence import silenced
 
@@ -52,7 +52,7 @@ def compiled_function(
     # Compilers raise whatever the network's own code and the system's compiler make them raise.
     except Exception as error:
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
-            raise
+            raise OutOfMemoryError(str(error)) from error  # of its first batch: a smaller may do
         raise EngineError(f"the network cannot be compiled ({_reason(error)})") from error
     backbone.prepared[name] = compiled
     return compiled

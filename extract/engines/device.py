@@ -17,6 +17,19 @@ if TYPE_CHECKING:
     Network: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
+# How torch's and OpenVINO's allocators, and CUDA's libraries, say that memory is out: without room
+# for its workspace, cuBLAS has no handle and cuDNN no algorithm.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "bad_alloc",
+    "alloc_failed",
+    "cublas_status_not_initialized",
+    "unable to find a valid cudnn algorithm",
+    "unable to find an engine to execute this computation",
+)
+
+
 class OutOfMemoryError(Exception):
     """A batch did not fit into the device's memory."""
 
@@ -67,10 +80,8 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
     if isinstance(error, torch.cuda.OutOfMemoryError):
         return True
-    text = str(error)
-    return any(
-        sign in text.lower() for sign in ("out of memory", "can't allocate memory", "bad_alloc")
-    )
+    text = str(error).lower()
+    return any(sign in text for sign in OUT_OF_MEMORY)
 
 
 class EngineError(Exception):

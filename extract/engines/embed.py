@@ -12,7 +12,7 @@ import numpy.typing as npt
 from data.common.errors import UserError
 from extract.engines.build import build
 from extract.engines.device import OutOfMemoryError, device_name, is_out_of_memory
-from extract.engines.torch_settings import full_precision
+from extract.engines.torch_settings import full_precision, using_threads
 from extract.model.backbone import Backbone
 from extract.model.preprocess import NetworkInput, Prepared, normalise, resize_batch
 
@@ -126,7 +126,18 @@ class Embedder:
 
         Shapes: returns float32 (count, width).
         """
-        return self._forward(self._levels(groups))[:count].float()
+        return self.network(self._normalised(groups))[:count].float()
+
+    def _normalised(self, groups: Sequence[Group]) -> torch.Tensor:
+        """Make what the network takes.
+
+        For OpenVINO, where nothing is to be resized, in one thread: torch's other threads wait for
+        their next share in a loop, and take the processors from OpenVINO's and from the processes
+        that decode, for longer than the work takes.
+        """
+        others_compute = self.engine == "openvino" and not any(group.raw for group in groups)
+        with using_threads(1) if others_compute else nullcontext():
+            return normalise(self.backbone.preprocessing, self._levels(groups))
 
     def _levels(self, groups: Sequence[Group]) -> torch.Tensor:
         """Make network inputs of images, in a full batch; those that are such stay as they are."""
@@ -153,9 +164,6 @@ class Embedder:
         if group.pixels.shape[1:3] != settings.size:
             raise ValueError(f"no input of this network: {tuple(group.pixels.shape)}")
         return group.pixels.permute(0, 3, 1, 2).to(torch.float32).contiguous()
-
-    def _forward(self, levels: torch.Tensor) -> torch.Tensor:
-        return self.network(normalise(self.backbone.preprocessing, levels))
 
 
 def by_size(images: Images) -> list[HostGroup]:

@@ -161,7 +161,8 @@ def activation_bytes(backbone: Backbone) -> int:
     hooks = [part.register_forward_hook(note) for part in backbone.module.modules()]
     try:
         size = backbone.preprocessing.size
-        device = next(backbone.module.parameters()).device
+        weight = next(backbone.module.parameters(), None)
+        device = torch.device("cpu") if weight is None else weight.device
         with torch.inference_mode():
             embed_normalised(backbone.module, torch.zeros(1, 3, *size, device=device))
     finally:

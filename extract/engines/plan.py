@@ -18,6 +18,7 @@ class Plan:
     threads: int  # torch's threads on the CPU
     torch: str  # its version
     openvino: str | None = None  # its version, where it is the engine
+    decoder: str | None = None  # of image files, and its version; None where none is decoded
     instead_of: str | None = None  # the engine that was asked for and failed
     shard_rows: int = 0  # rows of a shard, in whole batches; 0 until a run is cut into shards
 

@@ -21,14 +21,14 @@ from extract.engines.plan import Plan
 
 def choose(subject: Subject, n_images: int) -> Plan:
     """Choose the engine and the batch size of a run, by measuring where that repays itself."""
-    names, instead_of = subject.names(), None
+    names, instead_of, halve = subject.names(), None, subject.batch_size is None
     if subject.engine == "compiled" and subject.batch_size is None:
         # Every size would have to be compiled: it takes the one that suits torch.
         subject = replace(subject, batch_size=_size_for_torch(subject, n_images))
     size = subject.first_batch_size()
     if subject.engine in engines.CHECKED:
         try:
-            _admit(subject, subject.engine, size)
+            subject, size = _fitting(subject, size, halve)
         except EngineError as error:
             log_failed(subject.engine, error)
             instead_of = subject.engine
@@ -39,6 +39,22 @@ def choose(subject: Subject, n_images: int) -> Plan:
     if best is None:
         return subject.plan(names[0], size, instead_of)
     return subject.plan(best.engine, best.batch_size, instead_of)
+
+
+def _fitting(subject: Subject, size: int, halve: bool) -> tuple[Subject, int]:
+    """Admit the engine that the user insists on, at half the batch size where memory is short."""
+    while True:
+        try:
+            _admit(subject, subject.engine, size)
+        except OutOfMemoryError:
+            if not halve or size == 1:
+                raise
+        else:
+            return subject, size
+        size //= 2
+        if subject.batch_size is not None:
+            subject = replace(subject, batch_size=size)
+        log(f"out of memory; trying batches of {size}")
 
 
 def _size_for_torch(subject: Subject, n_images: int) -> int:
@@ -57,12 +73,16 @@ def _fastest(subject: Subject, names: Sequence[str], n_images: int) -> Measureme
     fresh = known is None
     if known is None:
         seconds = _seconds_of_one(subject, names[0])
-        if seconds * n_images < constants.WORTH_SECONDS:
-            return None
         size, slow = subject.first_batch_size(), constants.SLOW_BATCH
         if slow * seconds > constants.LONG_SECONDS:
             size = min(size, slow)
-        known = measure(subject, names, size)
+        known = Measurements()
+        likely = _likely_best(subject, names, size, seconds * n_images, known)
+        if likely is not None and n_images / likely.rate < constants.WORTH_SECONDS:
+            return likely if likely.rate * seconds > 1.0 else None
+        if seconds * n_images < constants.WORTH_SECONDS:
+            return None
+        known = measure(subject, names, size, known)
     compiled = _try_compiling(subject, known, n_images)
     if fresh or compiled:
         if known.best(n_images).seconds(n_images) > constants.SETTLE_SECONDS:
@@ -75,6 +95,23 @@ def _fastest(subject: Subject, names: Sequence[str], n_images: int) -> Measureme
     if fresh or compiled:
         return known.best(n_images, compiled)
     return _readmitted(subject, known, n_images)
+
+
+def _likely_best(
+    subject: Subject, names: Sequence[str], size: int, seconds: float, found: Measurements
+) -> Measurement | None:
+    """Try what is the fastest almost everywhere, alone, for a run too short to measure all.
+
+    None where it cannot be tried, or where its preparation takes longer than the default's run.
+    """
+    if "openvino" not in names or seconds < constants.WORTH_CONVERTING_SECONDS:
+        return None
+    trial = _try(subject, "openvino", size, found, once=True)
+    # Of a longer run, all that failed is said when the others have been measured.
+    if "openvino" in found.failed and seconds < constants.WORTH_SECONDS:
+        log_failed("openvino", found.failed["openvino"])
+    found.trials.clear()  # one batch says which engine is faster, not which size
+    return trial
 
 
 def _readmitted(subject: Subject, known: Measurements, n_images: int) -> Measurement:
@@ -159,10 +196,10 @@ def _weigh_precision(subject: Subject, best: Measurement) -> None:
         )
 
 
-def _seconds_of_batch(embedder: Embedder, images: Images) -> float:
-    """Embed a batch again and again for a while: the seconds of the fastest."""
+def _seconds_of_batch(embedder: Embedder, images: Images, *, once: bool = False) -> float:
+    """Embed a batch, or the same one again and again for a while: the seconds of the fastest."""
     seconds: list[float] = []
-    while sum(seconds) < constants.TRIAL_SECONDS:
+    while not seconds or (sum(seconds) < constants.TRIAL_SECONDS and not once):
         before = time.perf_counter()
         embedder.embed(images)
         seconds.append(time.perf_counter() - before)
@@ -190,11 +227,16 @@ def log_failed(engine: str, reason: object) -> None:
     log(f"the engine {engine} is not used, torch takes its place: {reason}")
 
 
-def measure(subject: Subject, names: Sequence[str], batch_size: int) -> Measurements:
-    """Time every engine at one batch size, and the fastest ones at others."""
+def measure(
+    subject: Subject, names: Sequence[str], batch_size: int, found: Measurements | None = None
+) -> Measurements:
+    """Time every engine at one batch size, and the fastest ones at others.
+
+    Of ``found``, engines that have failed are not tried again.
+    """
     log("measuring which engine and batch size are the fastest")
     start = time.perf_counter()
-    found = Measurements()
+    found = Measurements() if found is None else found
     while not found.trials:
         for name in names:
             _try(subject, name, batch_size, found)
@@ -224,16 +266,18 @@ def _climb(subject: Subject, trial: Measurement, found: Measurements) -> None:
             return
 
 
-def _try(subject: Subject, name: str, size: int, found: Measurements) -> Measurement | None:
+def _try(
+    subject: Subject, name: str, size: int, found: Measurements, *, once: bool = False
+) -> Measurement | None:
     """Time one engine at one batch size; None where it fails or has no memory for it."""
     if name in found.failed:
         return None
     start = time.perf_counter()
     try:
-        embedder = _admit(subject, name, size)
+        embedder = _admit(subject, name, size, constants.FEWER_ROWS if once else None)
         built = [trial.build_seconds for trial in found.trials if trial.engine == name]
         first = time.perf_counter()
-        seconds = _seconds_of_batch(embedder, subject.batch(size))
+        seconds = _seconds_of_batch(embedder, subject.batch(size), once=once)
     except EngineError as error:
         found.failed[name] = str(error)
         return None
@@ -245,9 +289,9 @@ def _try(subject: Subject, name: str, size: int, found: Measurements) -> Measure
     return trial
 
 
-def _admit(subject: Subject, name: str, size: int) -> Embedder:
+def _admit(subject: Subject, name: str, size: int, most_rows: int | None = None) -> Embedder:
     """Prepare an engine, and check its vectors of the first images; which warms it up, too."""
-    rows = min(constants.CHECKED_ROWS, size, len(subject.images))
+    rows = min(most_rows or constants.CHECKED_ROWS, size, len(subject.images))
     reference = None
     if name in engines.CHECKED:
         plain = replace(subject, precision="fp32").embedder("torch", rows)
@@ -261,13 +305,14 @@ def _admit(subject: Subject, name: str, size: int) -> Embedder:
 
 def _seconds_of_one(subject: Subject, name: str) -> float:
     """Estimate the seconds of an image from one small batch, on the default engine."""
+    size = 1 if subject.device.type == "cpu" else constants.SLOW_BATCH
     try:
-        embedder = subject.embedder(name, constants.SLOW_BATCH)
-        images = subject.batch(constants.SLOW_BATCH)
+        embedder = subject.embedder(name, size)
+        images = subject.batch(size)
         embedder.embed(images)
         start = time.perf_counter()
         embedder.embed(images)
     except OutOfMemoryError:
         # So large a network is worth measuring, and that finds out what fits.
         return float("inf")
-    return (time.perf_counter() - start) / constants.SLOW_BATCH
+    return (time.perf_counter() - start) / size

@@ -6,13 +6,16 @@ import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from data.common.errors import UserError
 from extract.model import names, weights
 from extract.model import sources as model_sources
-from extract.model.checkpoints import read_networks
+from extract.model.bundled import CHOICE, read_bundled
+from extract.model.checkpoints import Tensors, read_networks
 from extract.model.input_sizes import size_that_fits
+from extract.model.outline import without_weights
+from extract.model.pixels import PIXELS, build_pixels
 from extract.model.preprocessing import Preprocessing, resolve_preprocessing, size_text
 from extract.model.silence import silenced
 from extract.model.sources import Named
@@ -29,8 +32,10 @@ POOLS = ("default", "avg", "token")
 class BackboneRequest:
     """What the user asks of a backbone; everything left at None is the model's own."""
 
-    model: str  # timm's name, with or without a tag, ``hf-hub:OWNER/NAME`` or ``local-dir:FOLDER``
-    # ``hub`` (for a folder, those in it), ``random``, or the path of a file or of its folder.
+    # timm's name, with or without a tag, ``hf-hub:OWNER/NAME``, ``local-dir:FOLDER`` or ``pixels``
+    model: str
+    # ``hub`` (for a folder, those in it), ``bundled``, ``random``, or the path of a file or of its
+    # folder.
     weights: str = "hub"
     model_args: Mapping[str, Any] | None = None  # arguments for timm's constructor
     image_size: int | tuple[int, int] | None = None  # side of the network input, in pixels
@@ -125,19 +130,29 @@ def _parameters(function: Any) -> Collection[str]:
     return inspect.signature(function).parameters if callable(function) else ()
 
 
-def load_backbone(request: BackboneRequest) -> Backbone:
-    """Create a frozen backbone with its weights and its preprocessing."""
+class Described(NamedTuple):
+    """What is known of a backbone before it is built."""
+
+    named: Named
+    preprocessing: Preprocessing
+
+
+def describe(request: BackboneRequest) -> Described:
+    """Find the model and its preprocessing, which needs neither weights nor the network."""
     named = model_sources.find_model(
         request.model, request.config, from_hub=request.weights == "hub"
     )
+    wishes = {
+        key: getattr(request, key)
+        for key in ("image_size", "crop_pct", "interpolation", "mean", "std")
+    }
+    return Described(named, resolve_preprocessing(named.pretrained_cfg, wishes))
+
+
+def load_backbone(request: BackboneRequest, described: Described | None = None) -> Backbone:
+    """Create a frozen backbone with its weights and its preprocessing."""
+    named, preprocessing = describe(request) if described is None else described
     config = named.pretrained_cfg
-    preprocessing = resolve_preprocessing(
-        config,
-        {
-            key: getattr(request, key)
-            for key in ("image_size", "crop_pct", "interpolation", "mean", "std")
-        },
-    )
     source = model_sources.find_weights(
         request.model if named.own is not None else named.name, request.weights, config
     )
@@ -164,6 +179,8 @@ def _build(
     """Have timm build the model, check that every weight found its place, and digest them."""
     import torch
 
+    if named.architecture == PIXELS:
+        return build_pixels(request.model_args or {}), weights.state_digest({})
     names.check_model_args(dict(request.model_args or {}))
     arguments: dict[str, Any] = {**named.args, **(request.model_args or {})}
     if named.pretrained_cfg.get("fixed_input_size"):
@@ -174,7 +191,7 @@ def _build(
         filling = Filling(
             named.name,
             source.path or source.origin,
-            None if source.path is None else read_networks(source.path),
+            _networks_of(source),
             HeadKeys(
                 _head_names(named.pretrained_cfg), lambda: _dropped_with_head(named, arguments)
             ),
@@ -189,6 +206,13 @@ def _build(
         raise UserError(f"{source.path}: timm has no loader for {named.name}")
     announce(filling)
     return module, weights.network_digest(filling.kept())
+
+
+def _networks_of(source: weights.Weights) -> Mapping[str, Tensors] | None:
+    """Read the tensors; None where timm reads them itself."""
+    if source.path is None:
+        return None
+    return read_bundled(source.path) if source.source == CHOICE else read_networks(source.path)
 
 
 def _created(named: Named, arguments: Mapping[str, Any], pretrained: bool, classes: int) -> Any:
@@ -222,15 +246,13 @@ def _filled(named: Named, arguments: Mapping[str, Any], filling: Filling | None)
 
 def _other_size(named: Named, arguments: Mapping[str, Any], filling: Filling) -> UserError | None:
     """Tell weights for another input size from those of another model; None where they are not."""
-    import torch
-
     if filling.networks is None:
         return None
 
     def fits(side: int) -> bool:
         trial = Filling(filling.name, filling.path, filling.networks, filling.head)
         try:
-            with silenced("torch"), torch.device("meta"), filled_by(trial):
+            with silenced("torch"), without_weights(), filled_by(trial):
                 _created(named, {**arguments, "img_size": side}, True, 0)
         except (UserError, TypeError, ValueError, AssertionError, KeyError, AttributeError):
             return False
@@ -240,7 +262,7 @@ def _other_size(named: Named, arguments: Mapping[str, Any], filling: Filling) ->
 
     asked = arguments["img_size"]
     side = asked if isinstance(asked, int) else asked[-1]
-    with torch.device("meta"):
+    with without_weights():
         built = _created(named, arguments, False, 0).state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in built.items()}
     found = size_that_fits(side, named.pretrained_cfg, shapes, filling.shapes(shapes), fits)
@@ -259,10 +281,8 @@ def _pixels(size: int | tuple[int, int]) -> str:
 
 def _dropped_with_head(named: Named, arguments: Mapping[str, Any]) -> Collection[str]:
     """Name what timm's model has with a classifier and has not without one."""
-    import torch
-
     classes = named.pretrained_cfg.get("num_classes") or 1000
-    with torch.device("meta"):
+    with without_weights():
         whole = _created(named, arguments, False, classes).state_dict().keys()
         return whole - _created(named, arguments, False, 0).state_dict().keys()
 

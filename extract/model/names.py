@@ -11,6 +11,8 @@ from data.common.errors import UserError, nearest
 # within 8 GB of GPU memory; at 224 pixels it costs a fifth of its native 518.
 DEFAULT_MODEL = "vit_base_patch14_reg4_dinov2.lvd142m"
 DEFAULT_MODEL_IMAGE_SIZE = 224
+# What ``--weights bundled`` holds the weights of.
+BUNDLED_MODEL = "tf_efficientnet_lite0"
 # What to name to somebody who would wait hours on a CPU: 0.2 GMAC an image instead of tens.
 FAST_MODEL = "mobilenetv3_large_100.ra_in1k"
 

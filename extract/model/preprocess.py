@@ -13,17 +13,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from data.format.spec import EXACT
+from data.images.reduced import Reduction, Wanted
 from extract.model.preprocessing import Preprocessing
 from extract.model.resampling import Axis, axes_of, device_matrix, pillow_matrix
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
 # An axis that is resized to more than so many times the network input is cropped on the way.
 _LONGEST = 16
@@ -43,6 +46,8 @@ class NetworkInput:
 
 # What is handed to the device's side: raw pixels are resized there, network inputs are not.
 Prepared: TypeAlias = "npt.NDArray[np.uint8] | NetworkInput"
+# RGB, upright: an array, or as Pillow has decoded it.
+Picture: TypeAlias = "npt.NDArray[np.uint8] | Image.Image"
 
 
 @lru_cache(maxsize=128)
@@ -87,14 +92,26 @@ def resize_batch(settings: Preprocessing, images: torch.Tensor) -> torch.Tensor:
     return canvas
 
 
-def prepared(settings: Preprocessing, image: npt.NDArray[np.uint8]) -> Prepared:
+def wanted_of(settings: Preprocessing) -> Wanted | None:
+    """Give what decoding has to know to be fast: how large an image is to be. None: be exact."""
+    return None if settings.decode == EXACT else partial(_resized_size, settings)
+
+
+def _resized_size(settings: Preprocessing, height: int, width: int) -> tuple[int, int]:
+    down, across = axes_of(settings, height, width)
+    return down.resized, across.resized
+
+
+def prepared(
+    settings: Preprocessing, image: Picture, reduction: Reduction | None = None
+) -> Prepared:
     """Make of an image what is handed to the device's side: the only way there for all images.
 
     Shapes: `image` uint8 (height, width, 3).
     """
-    if is_small(settings, *image.shape[:2]):
-        return image
-    return NetworkInput(resize_one(settings, image))
+    if reduction is None and is_small(settings, *_sides(image)):
+        return np.array(image, dtype=np.uint8)
+    return NetworkInput(resize_one(settings, image, reduction))
 
 
 def prepared_array(
@@ -109,21 +126,35 @@ def prepared_array(
     return [NetworkInput(resize_one(settings, image)) for image in images]
 
 
-def resize_one(settings: Preprocessing, image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _sides(image: Picture) -> tuple[int, int]:
+    """Give height and width."""
+    if isinstance(image, np.ndarray):
+        return image.shape[0], image.shape[1]
+    return image.height, image.width
+
+
+def resize_one(
+    settings: Preprocessing, image: Picture, reduction: Reduction | None = None
+) -> npt.NDArray[np.uint8]:
     """Resize and crop one image with Pillow, bit for bit as timm does.
+
+    One that was decoded at a reduced scale is resized to what becomes of the image in the file.
 
     Shapes: `image` uint8 (height, width, 3); returns uint8 (height, width, 3).
     """
     from PIL import Image
 
-    down, across = axes_of(settings, *image.shape[:2])
+    down, across = axes_of(settings, *(_sides(image) if reduction is None else reduction.size))
     longest = max(down.resized / settings.size[0], across.resized / settings.size[1])
-    if longest > _LONGEST:
-        kept = _resize_window(settings, image, down, across)
+    resample = Image.Resampling[settings.interpolation.upper()]
+    box = None if reduction is None else reduction.box
+    if longest > _LONGEST and box is None:
+        kept = _resize_window(settings, np.asarray(image), down, across)
+    elif longest > _LONGEST and box is not None:
+        kept = _resize_part(_as_pillow(image), down, across, resample, box)
     else:
-        resample = Image.Resampling[settings.interpolation.upper()]
         # In one call: the order of its two passes is Pillow's choice, and varies with its version.
-        resized = Image.fromarray(image).resize((across.resized, down.resized), resample)
+        resized = _as_pillow(image).resize((across.resized, down.resized), resample, box)
         kept = np.asarray(resized)[down.start : down.stop, across.start : across.stop]
     if kept.shape[:2] == settings.size:
         return np.ascontiguousarray(kept)
@@ -149,6 +180,32 @@ def _resize_window(
         rounded = np.floor(sums + 0.5).clip(0, 255).astype(np.uint8)
         levels = np.moveaxis(rounded, 0, axis)
     return levels
+
+
+def _as_pillow(image: Picture) -> Image.Image:
+    from PIL import Image
+
+    return Image.fromarray(image) if isinstance(image, np.ndarray) else image
+
+
+def _resize_part(
+    image: Image.Image,
+    down: Axis,
+    across: Axis,
+    resample: Image.Resampling,
+    box: tuple[float, float, float, float],
+) -> npt.NDArray[np.uint8]:
+    """Resize of a box of an image only what the crop keeps, with edges in float32."""
+    left, top, right, bottom = box
+    x, y = (right - left) / across.resized, (bottom - top) / down.resized
+    part = (
+        left + x * across.start,
+        top + y * down.start,
+        min(left + x * across.stop, right),
+        min(top + y * down.stop, bottom),
+    )
+    size = (across.stop - across.start, down.stop - down.start)
+    return np.asarray(image.resize(size, resample, part))
 
 
 def is_small(settings: Preprocessing, height: int, width: int) -> bool:

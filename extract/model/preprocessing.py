@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from data.common.errors import UserError, nearest
-from data.format.spec import CROPS
+from data.format.spec import CROPS, DECODE, DECODES, EXACT
 
 CROP_MODES = ("center", "squash", "border")
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "hamming", "box", "nearest")
@@ -32,6 +32,8 @@ class Preprocessing:
     antialias: bool  # always true: the filter widens when an image shrinks, as Pillow's does
     mean: tuple[float, float, float]  # per channel (red, green, blue), on the scale 0..1
     std: tuple[float, float, float]
+    # How JPEG files are decoded: ``exact``, or ``fast``, at a reduced scale where that is enough.
+    decode: str = EXACT
 
     def __post_init__(self) -> None:
         # One form for one meaning: the spec, and so the key, of a square input holds a number.
@@ -46,8 +48,11 @@ class Preprocessing:
     def to_spec(self) -> dict[str, Any]:
         """Return the JSON form that goes into a store's ``spec``."""
         size = self.image_size
+        fields = asdict(self)
+        if self.decode == EXACT:  # as in the specs of before there was a choice
+            del fields[DECODE]
         return {
-            **asdict(self),
+            **fields,
             "image_size": size if isinstance(size, int) else list(size),
             "mean": list(self.mean),
             "std": list(self.std),
@@ -129,7 +134,11 @@ def _check(settings: Preprocessing) -> None:
             f"--crop-pct {settings.crop_pct}: nothing would be left of an image at --image-size "
             f"{size_text(settings.image_size)}; give a smaller --crop-pct"
         )
-    for name, known in (("interpolation", INTERPOLATIONS), ("crop_mode", CROP_MODES)):
+    for name, known in (
+        ("interpolation", INTERPOLATIONS),
+        ("crop_mode", CROP_MODES),
+        ("decode", DECODES),
+    ):
         value = getattr(settings, name)
         if value not in known:
             raise UserError(

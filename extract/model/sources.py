@@ -17,7 +17,7 @@ from typing import Any
 from data.common.cache_folder import expand_user
 from data.common.errors import UserError
 from data.common.shapes import any_may_miss, mismatch
-from extract.model import names, weights
+from extract.model import bundled, names, pixels, weights
 from extract.model.checkpoints import PREFERRED, find_weights_file
 
 HUB = "hf-hub"
@@ -99,14 +99,21 @@ def files_of(model: str, choice: str) -> list[Path]:
         found.append(folder / CONFIG)
         if choice == "hub" and folder.is_dir():
             found.append(find_weights_file(folder, "--model"))
-    if choice not in ("hub", "random"):
+    if choice == bundled.CHOICE:
+        found += filter(None, [bundled.find_file()])
+    elif choice not in ("hub", "random"):
         found.append(find_weights_file(expand_user(choice)))
     return [path for path in found if path.is_file()]
 
 
-def check_model(name: str) -> None:
-    """Make sure of a model's name before any work; of a folder, also of what is in it."""
+def check_model(name: str, choice: str) -> None:
+    """Make sure of a model's name before any work; of a folder or a package, of what is in it."""
     source, rest = split_source(name)
+    if choice == bundled.CHOICE:
+        bundled.check_model(name)
+        bundled.find_checked()
+    if name == pixels.PIXELS:
+        return
     if source is None:
         names.check_model_name(name)
     elif source == FOLDER:
@@ -122,6 +129,8 @@ def find_model(name: str, own: Mapping[str, Any] | None, *, from_hub: bool) -> N
     source, rest = split_source(name)
     if own is not None:
         return _checked(name, own, f"the spec of {name}")
+    if name == pixels.PIXELS:
+        return Named(name, name, {}, pixels.CONFIG)
     if source is None:
         names.check_model_name(name)
         full = names.hub_name(name) if from_hub else name
@@ -139,6 +148,13 @@ def find_model(name: str, own: Mapping[str, Any] | None, *, from_hub: bool) -> N
 def find_weights(name: str, choice: str, config: Mapping[str, Any]) -> weights.Weights:
     """Find the weights that ``--weights`` names, of a model from `find_model`."""
     source, rest = split_source(name)
+    if name == pixels.PIXELS:
+        pixels.check_no_weights(choice)
+        return weights.Weights(pixels.NO_WEIGHTS, None, None)
+    if choice == bundled.CHOICE:
+        bundled.check_model(name)
+        found = bundled.find_checked()
+        return weights.Weights(bundled.CHOICE, found.path, found.origin, bundled.LICENSE)
     if choice == "random":
         return weights.Weights("random", None, None)
     if choice == "hub" and source is None:

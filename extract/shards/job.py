@@ -12,16 +12,20 @@ from data.common.cli import log
 from data.common.errors import UserError
 from data.dataset import load_dataset
 from data.format.spec import crop_marker, spec_key, store_path, work_dir
-from data.images.arrays import ArrayImages, ImageDataset, Split
+from data.images.arrays import ArrayImages, FileImages, ImageDataset, Split
+from data.images.decode import decoder
 from extract.engines.place import Device, find_device
 from extract.engines.plan import Plan, whole_batches
+from extract.model.pixels import PIXELS
 from extract.options import Options
-from extract.request import Request
+from extract.request import Request, decode_of, pixel_limit
 from extract.shards import plan as shards
 
 if TYPE_CHECKING:
     from extract.engines.embed import Images
     from extract.model.backbone import Backbone, BackboneRequest
+    from extract.model.preprocessing import Preprocessing
+    from extract.shards.loading import DecodedImages, Wanted
 
 # A transformer of the "small" size has 22 million.
 SLOW_PARAMETERS = 30_000_000
@@ -31,7 +35,7 @@ N_FIRST = 16
 
 def read_dataset(options: Options) -> ImageDataset:
     """Load the dataset that the options name."""
-    return load_dataset(
+    dataset = load_dataset(
         options.dataset,
         data_dir=options.data_dir,
         limit=options.limit,
@@ -40,6 +44,26 @@ def read_dataset(options: Options) -> ImageDataset:
         test_fraction=options.test_fraction,
         seed=options.seed,
     )
+    return dataset.limited_to(options.max_pixels)
+
+
+def splits_of(dataset: ImageDataset) -> dict[str, Split]:
+    """Name the parts of a dataset, in the order in which they are embedded."""
+    return {"train": dataset.train, "test": dataset.test}
+
+
+def decode_ahead(
+    dataset: ImageDataset, settings: Preprocessing, wanted: Wanted, jobs: int
+) -> DecodedImages | None:
+    """Have workers decode these rows; None for images in memory, which need none."""
+    from extract.shards.loading import DecodedImages
+
+    images = {
+        name: split.images
+        for name, split in splits_of(dataset).items()
+        if isinstance(split.images, FileImages)
+    }
+    return DecodedImages(images, settings, wanted, jobs) if images else None
 
 
 @dataclass
@@ -56,11 +80,29 @@ class Job:
     path: Path
     folder: Path
     skipped: list[str] = field(default_factory=list)
+    # The images of all splits, which workers decode already; None for images in memory
+    ahead: DecodedImages | None = None
 
     @property
     def splits(self) -> dict[str, Split]:
         """The parts of the dataset by name, in the order in which they are embedded."""
-        return {"train": self.dataset.train, "test": self.dataset.test}
+        return splits_of(self.dataset)
+
+    def decoded(self, wanted: Wanted) -> DecodedImages | None:
+        """Give the images of these rows, decoded ahead; None for images in memory."""
+        ahead, self.ahead = self.ahead, None
+        wanted = {split: list(rows) for split, rows in wanted.items() if rows}
+        if ahead is not None and ahead.wanted == wanted:
+            return ahead
+        if ahead is not None:
+            ahead.close()
+        return decode_ahead(self.dataset, self.backbone.preprocessing, wanted, self.options.jobs)
+
+    def close(self) -> None:
+        """End the processes that decode for nobody."""
+        if self.ahead is not None:
+            self.ahead.close()
+            self.ahead = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -73,16 +115,31 @@ def prepare(
 ) -> Job:
     """Load the backbone and settle the ``spec``, and with it the key and the path."""
     from data.common.memory import keep_pages
-    from extract.model.backbone import load_backbone
+    from extract.model.backbone import describe, load_backbone
 
+    here = device is None
     device = device or find_device(options.device, options.precision, options.engine)
     if device.kind == "cpu":
         keep_pages()
     log(f"loading {options.model}")
-    backbone = load_backbone(backbone_request(options))
+    request = backbone_request(options, native_size(dataset))
+    described = describe(request)
+    settings = replace(described.preprocessing, decode=decode_of(options))
+    described = described._replace(preprocessing=settings)
+    ahead = None
+    if here and not options.dry_run:
+        every = {name: [range(len(part.ids))] for name, part in splits_of(dataset).items()}
+        ahead = decode_ahead(dataset, settings, every, options.jobs)
+    try:
+        backbone = load_backbone(request, described)
+    except BaseException:
+        if ahead is not None:
+            ahead.close()
+        raise
     preprocessing = backbone.preprocessing.to_spec()
+    rows = {"name": dataset.name, "digest": dataset.digest, "limit": dataset.limit}
     spec = {
-        "dataset": {"name": dataset.name, "digest": dataset.digest, "limit": dataset.limit},
+        "dataset": rows | pixel_limit(options),
         "model": backbone.model_spec(),
         "preprocessing": preprocessing | crop_marker(dataset.name, preprocessing),
         "pool": backbone.pool,
@@ -101,18 +158,28 @@ def prepare(
         key=key,
         path=store_path(options.features_dir, spec),
         folder=work_dir(options.features_dir, key),
+        ahead=ahead,
     )
 
 
-def backbone_request(options: Options) -> BackboneRequest:
-    """Pick the options that describe the backbone."""
+def native_size(dataset: ImageDataset) -> tuple[int, int] | None:
+    """Give the height and width of images that all have one; None of files."""
+    images = dataset.train.images
+    if not isinstance(images, ArrayImages):
+        return None
+    _, height, width, _ = images.array.shape
+    return height, width
+
+
+def backbone_request(options: Options, native: tuple[int, int] | None = None) -> BackboneRequest:
+    """Pick the options that describe the backbone; `native` is the size of raw pixels."""
     from extract.model.backbone import BackboneRequest
 
     return BackboneRequest(
         model=options.model,
         weights=options.weights,
         model_args=options.model_args,
-        image_size=options.image_size,
+        image_size=options.image_size or (native if options.model == PIXELS else None),
         pool=options.pool,
         seed=options.seed,
         crop_pct=options.crop_pct,
@@ -146,10 +213,18 @@ def choose_plan(job: Job, *, measured: bool = True) -> Plan:
 
 
 def cut_for(job: Job, plan: Plan) -> Plan:
-    """Settle the size of the shards: smaller ones of a network that a CPU takes long for."""
+    """Settle what depends on the images: the decoder, and the size of the shards.
+
+    They are smaller of a network that a CPU takes long for.
+    """
     slow = job.device.kind == "cpu" and job.backbone.n_parameters > SLOW_PARAMETERS
     rows = shards.SLOW_SHARD_ROWS if slow else shards.SHARD_ROWS
-    return replace(plan, shard_rows=whole_batches(rows, plan.batch_size))
+    in_files = isinstance(job.dataset.train.images, FileImages)
+    return replace(
+        plan,
+        shard_rows=whole_batches(rows, plan.batch_size),
+        decoder=decoder() if in_files else None,
+    )
 
 
 def no_memory(batch_size: int, device: str) -> UserError:
@@ -166,13 +241,17 @@ def first_images(job: Job) -> Images:
     Shapes: returns uint8 (n, height, width, 3).
     """
     from extract.model.preprocess import NetworkInput, prepared_array
-    from extract.shards.loading import decode_batches
+    from extract.shards.loading import Decoder
 
     split, settings = job.dataset.train, job.backbone.preprocessing
     n = min(N_FIRST, len(split.ids))
     if isinstance(split.images, ArrayImages):
         return prepared_array(settings, split.images.rows(0, n))
-    decoded = next(decode_batches(split.images, settings, [range(n)], 1))
+    if job.ahead is not None:
+        items = [row.image for row in job.ahead.peek(n)]
+    else:
+        decoder = Decoder(split.images, settings)
+        items = [decoder[row] for row in range(n)]
     # A bad one is met again by the run itself, which says so.
-    found = [item for item in decoded if not isinstance(item, UserError)]
+    found = [item for item in items if not isinstance(item, UserError)]
     return found or [NetworkInput(np.zeros((*settings.size, 3), dtype=np.uint8))]

@@ -1,18 +1,32 @@
-"""Image files, decoded in batches by worker processes, in order, within bounded memory."""
+"""Image files, decoded by worker processes ahead of their use, in order, within bounded memory.
+
+The workers do not wait for the network: they start as soon as it is known what size it takes, and
+while it is built and converted they fill a store of decoded images. On small sets that is the time
+in which most of the decoding is done.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
 
 from data.common.errors import UserError
+from data.common.memory import free_memory
 from data.images.arrays import FileImages
-from extract.model.preprocess import Prepared, prepared
+from extract.engines.constants import AHEAD_BYTES, AHEAD_SHARE, DECODED_TOGETHER
+from extract.model.preprocess import Prepared, prepared, wanted_of
 from extract.model.preprocessing import Preprocessing
+from extract.model.silence import silenced
 
 Decoded: TypeAlias = "Prepared | UserError"
-# Batches that each worker may have ready: enough to hide an uneven one, little enough to hold.
-_PREFETCH = 2
+# Of each split, which rows are wanted, in their order.
+Wanted: TypeAlias = "Mapping[str, Sequence[range]]"
 
 
 class Decoder:
@@ -28,65 +42,135 @@ class Decoder:
 
     def __getitem__(self, index: int) -> Decoded:
         try:
-            image, unread_rotation = self.images.decode_file(index)
+            image = self.images.decode_file(index, wanted_of(self.settings))
         except UserError as error:
             return error  # raised here, it would reach the parent wrapped in a traceback
-        if unread_rotation is not None:
+        if image.unread_rotation is not None:
             self.unread_rotations.add(index)
         # Only what is no larger than the network input crosses between the processes.
-        return prepared(self.settings, image)
+        return prepared(self.settings, image.picture, image.reduction)
 
 
-def _as_list(items: list[Decoded]) -> tuple[list[Decoded], set[int]]:
-    """Leave a batch a list: images may differ in size, and need no shared memory.
+class Row(NamedTuple):
+    """One image as it comes from a worker."""
 
-    With it go the indices that this worker's decoder has noted since its last batch.
+    image: Decoded
+    unread_rotation: bool  # taken as it is stored
+
+
+class _Splits:
+    """The images of all splits as a dataset of torch, of which an index is a split and a row."""
+
+    def __init__(self, images: Mapping[str, FileImages], settings: Preprocessing) -> None:
+        self._decoders = {name: Decoder(part, settings) for name, part in images.items()}
+
+    def __getitem__(self, index: tuple[str, int]) -> Row:
+        split, row = index
+        decoder = self._decoders[split]
+        decoder.unread_rotations.clear()
+        image = decoder[row]
+        return Row(image, row in decoder.unread_rotations)
+
+
+def _as_list(rows: list[Row]) -> list[Row]:
+    """Leave a batch a list: images may differ in size, and need no shared memory."""
+    return rows
+
+
+class DecodedImages:
+    """The images of rows, in order, taken in portions of any size."""
+
+    def __init__(
+        self,
+        images: Mapping[str, FileImages],
+        settings: Preprocessing,
+        wanted: Wanted,
+        jobs: int,
+    ) -> None:
+        from torch.utils.data import DataLoader
+
+        self.wanted = {split: list(rows) for split, rows in wanted.items() if rows}
+        self._ready: deque[Row] = deque()
+        self._batches: Any = None
+        rows = [(split, row) for split in wanted for span in wanted[split] for row in span]
+        if not rows:
+            return
+        chunks = [rows[i : i + DECODED_TOGETHER] for i in range(0, len(rows), DECODED_TOGETHER)]
+        workers = min(jobs, len(chunks))
+        loader: DataLoader[Any] = DataLoader(
+            _Splits(images, settings),  # type: ignore[arg-type]
+            batch_sampler=chunks,
+            num_workers=workers,
+            collate_fn=_as_list,
+            prefetch_factor=_chunks_ahead(settings, workers),
+            # Started anew, each worker would import torch for seconds. No thread runs yet.
+            multiprocessing_context="fork" if sys.platform == "linux" else None,
+        )
+        # Silenced: more workers than processors are the user's own --jobs.
+        with death_as_user_error(), silenced():
+            self._batches = iter(loader)
+
+    def take(self, count: int) -> list[Row]:
+        """Give the next images, once they are decoded."""
+        self._fetch(count)
+        return [self._ready.popleft() for _ in range(count)]
+
+    def peek(self, count: int) -> list[Row]:
+        """Give the first of the images that `take` will give next."""
+        self._fetch(count)
+        return [self._ready[row] for row in range(min(count, len(self._ready)))]
+
+    def _fetch(self, count: int) -> None:
+        with death_as_user_error():
+            while len(self._ready) < count:
+                batch = None if self._batches is None else next(self._batches, None)
+                if batch is None:
+                    return
+                self._ready.extend(batch)
+
+    def close(self) -> None:
+        """End the workers, also in the middle."""
+        # The iterator is part of a cycle. Left to the garbage collector, which may take its queues
+        # first, it waits five seconds for each process that nobody told to end.
+        batches, self._batches = self._batches, None
+        if batches is not None:
+            batches._shutdown_workers()
+
+    def __enter__(self) -> DecodedImages:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _chunks_ahead(settings: Preprocessing, workers: int) -> int:
+    """Say how many batches each worker may have ready, of the memory for all of them."""
+    room = min(AHEAD_BYTES, int(AHEAD_SHARE * free_memory()))
+    chunk = DECODED_TOGETHER * 3 * int(np.prod(settings.size))
+    return max(2, room // (workers * chunk))
+
+
+@contextmanager
+def death_as_user_error() -> Iterator[None]:
+    """Turn torch's word for a worker that died into what a user can do about it.
+
+    A signal raises it wherever the main process is, so that whoever is called there may have made
+    an error of its own of it.
     """
-    from torch.utils.data import get_worker_info
-
-    worker = get_worker_info()
-    assert worker is not None  # batches are made in workers alone
-    decoder: Any = worker.dataset
-    noted, decoder.unread_rotations = decoder.unread_rotations, set()
-    return items, noted
-
-
-def decode_batches(
-    images: FileImages,
-    settings: Preprocessing,
-    batches: Sequence[range],
-    jobs: int,
-    unread_rotations: set[int] | None = None,
-) -> Iterator[list[Decoded]]:
-    """Decode batches of image files ahead of their use."""
-    from torch.utils.data import DataLoader
-
-    if not batches:
-        return
-    workers = min(jobs, len(batches))
-    loader: DataLoader[Any] = DataLoader(
-        Decoder(images, settings),  # type: ignore[arg-type]
-        batch_sampler=[list(batch) for batch in batches],
-        num_workers=workers,
-        collate_fn=_as_list,
-        prefetch_factor=_PREFETCH,
-    )
-    iterator: Any = None
     try:
-        iterator = iter(loader)
-        for items, noted in iterator:
-            if unread_rotations is not None:
-                unread_rotations |= noted
-            yield items
-    except RuntimeError as error:
-        if "worker" not in str(error).lower():
+        yield
+    except Exception as error:
+        death: BaseException | None = error
+        while death is not None and "DataLoader worker" not in str(death):
+            death = death.__cause__
+        if death is None:
             raise
         raise UserError(
-            f"a process that decodes images died ({str(error).splitlines()[0]}); if memory is "
+            f"a process that decodes images died ({str(death).splitlines()[0]}); if memory is "
             "short, give fewer with --jobs 1. What is finished is kept: run the same command again"
         ) from error
-    finally:
-        # It is part of a cycle. Left to the garbage collector, which may take its queues first, it
-        # waits five seconds for each process that nobody told to end.
-        if iterator is not None:
-            iterator._shutdown_workers()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from data.common.cli import log
 from data.common.files import write_json
 from data.format.records import FeatureArray, ShardReceipt
+from data.images.decode import decoder
 from data.shards import check_shard, read_shard
 from extract.engines.place import Device
 from extract.engines.plan import Plan
@@ -106,6 +107,8 @@ def _difference(kept: Plan, device: Device, options: Options) -> str | None:
         return f"had torch {kept.torch}, this one has {device.torch}"
     if kept.openvino not in (None, device.openvino):
         return f"had openvino {kept.openvino}, this one has {device.openvino or 'none'}"
+    if kept.decoder not in (None, decoder()):
+        return f"decoded with {kept.decoder}, this one has {decoder()}"
     if options.engine not in ("auto", kept.engine, kept.instead_of):
         return f"ran on {kept.engine}, --engine asks for {options.engine}"
     if kept.engine == "compiled" and options.compile == "off":

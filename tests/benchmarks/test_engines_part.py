@@ -1,9 +1,11 @@
 """The part ``engines`` on the smallest network: both sides run, and the goals are judged."""
 
 import json
+import subprocess
 from dataclasses import replace
 
 import pytest
+from warm_processes import run_warm
 
 import extract.engines.build
 from benchmarks import engines, usual_loop, whole_pipeline
@@ -52,6 +54,7 @@ def test_the_part_runs_and_judges(settings, monkeypatch, capsys, tmp_path):
 
 
 def test_a_network_that_does_not_run_is_named(settings, monkeypatch):
+    monkeypatch.setattr(subprocess, "run", run_warm)
     monkeypatch.setattr(engines, "CASES", {"odd": engines.Case("no_such_net", 32, 1, 8, 8)})
     with pytest.raises(Failed, match="usual_loop"):
         engines.run(replace(settings, networks=("odd",)))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as cli
-from benchmarks import coupling, hundred, memory, one_c, path, peers, processes, slopes
+from benchmarks import coupling, decoding, hundred, memory, one_c, path, peers, processes, slopes
 from benchmarks.processes import ROOT, Failed, TooLong, measured, trial
 from benchmarks.rows import made
 from classify.__main__ import parse as classify_parse
@@ -183,10 +183,10 @@ def test_out_of_core(settings, store, monkeypatch, capsys):
     monkeypatch.setattr(memory, "measured", stand_in)
     memory.out_of_core(replace(settings, stores=(store,), strategies=("ovr",)))
     (row,) = content(settings, "out-of-core")["results"]
-    assert classify_parse(commands[0][1:])[1].c == 0.01
+    assert classify_parse(commands[1][1:])[1].c == 0.01
     # A quarter of these few features would not do.
     least = memory.least_memory(read_header(store), ("ovr",), None)
-    assert commands[1][-2:] == ["--memory", f"{-(-least // 10**6)}MB"]
+    assert commands[0][-2:] == ["--memory", f"{-(-least // 10**6)}MB"]
     assert row["differ"] == {"ovr": 0.5}
     assert row["slower"] == 3.0
     assert "the least that the fits can do with" in capsys.readouterr().out
@@ -210,10 +210,18 @@ def test_out_of_core_runs_for_real(settings, tmp_path, capsys):
     capsys.readouterr()
 
 
-def test_out_of_core_leaves_out_what_is_too_small_for_it(settings, store, capsys):
+def test_out_of_core_leaves_out_what_is_too_small_for_it(settings, store, monkeypatch, capsys):
+    commands = []
+    monkeypatch.setattr(
+        memory, "measured", lambda command: commands.append(list(command)) or measured(command)
+    )
     memory.out_of_core(replace(settings, stores=(store,), strategies=("ovr",)))
     assert content(settings, "out-of-core")["results"] == []
     assert "is too small" in capsys.readouterr().out
+    assert [("--help" in words, "--memory" in words) for words in commands] == [
+        (True, False),
+        (False, True),
+    ], "nothing is fitted that it would be compared with"
 
 
 def test_coupling(settings):
@@ -298,3 +306,17 @@ def test_pages_are_kept_by_what_is_started_meanwhile(monkeypatch):
     assert kept == [True]
     assert os.environ["MALLOC_TRIM_THRESHOLD_"] == "65536"
     assert "MALLOC_MMAP_MAX_" not in os.environ
+
+
+def test_decoding_compares_fast_with_exact(settings, monkeypatch, capsys):
+    small = (((500, 375), {}), ((1200, 900), {"progressive": True}))
+    monkeypatch.setattr(decoding, "PHOTOGRAPHS", small)
+    monkeypatch.setattr(decoding, "GOAL_AT", (*small[1], 224))
+    decoding.run(settings)
+    rows = content(settings, "decoding")["results"]
+    assert [(row["width"], row["side"]) for row in rows] == [
+        (500, 224), (500, 128), (1200, 224), (1200, 128),
+    ]  # fmt: skip
+    assert [row["mean_levels"] > 0 for row in rows] == [False, False, False, True]
+    assert all(len(row["seconds"]["fast"]) == settings.repeats for row in rows)
+    assert "goal of 4x:" in capsys.readouterr().out

@@ -367,7 +367,7 @@ def test_unreadable_rotations_are_counted_and_named_also_after_an_interruption(
 def test_a_decoder_that_dies_is_said_so(small, folder, monkeypatch, refused):
     from data.images.arrays import FileImages
 
-    monkeypatch.setattr(FileImages, "decode_file", lambda images, index: os._exit(3))
+    monkeypatch.setattr(FileImages, "decode_file", lambda *_: os._exit(3))
     refused(folder_run(small, folder, "--jobs", "2"), "decodes images died", "--jobs")
 
 
@@ -380,3 +380,18 @@ def test_a_changed_folder_is_another_dataset(small, folder):
     assert changed.path != first.path
     image.write_bytes(again)  # the old content with a new date: the digest tells
     assert folder_run(small, folder).path == first.path
+
+
+def test_images_in_a_mapped_file_are_read_without_a_warning(
+    call, small_job, features, monkeypatch, recwarn
+):
+    """Torch warns once a process of memory that it may not write to."""
+    monkeypatch.setattr("data.images.arrays.SPILL_BYTES", 0)
+    warned = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)
+    try:
+        done = call(*small_job, "--features-dir", features)
+    finally:
+        torch.set_warn_always(warned)
+    assert done.code == 0, done.err
+    assert not [str(one.message) for one in recwarn if "not writable" in str(one.message)]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from fault_world import TINY, call, digests
-from warm_processes import WarmProcess
+from warm_processes import LONG, WarmProcess
 
 from data.reading import verify_store
 
@@ -36,6 +36,10 @@ def start(how, steps, *words, apart=False, cold=False, **environment):
         env={**os.environ, **usual, **environment},
         start_new_session=apart,
     )
+
+
+# Seconds of most fits, in tests that are not about figures.
+NO_FIGURES = [] if LONG else ["blank:matplotlib.figure.Figure.savefig"]
 
 
 def extraction(features, how="halt", *steps, cold=False):

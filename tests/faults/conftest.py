@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from figures import leave_figures_empty
 
 # Helpers that tests import by name lie beside them.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -16,7 +17,9 @@ def world(tmp_path_factory):
     """Everything that the table of errors names; no test may change a file of it."""
     from fault_world import build
 
-    return build(tmp_path_factory.mktemp("world"))
+    with pytest.MonkeyPatch.context() as patched:
+        leave_figures_empty(patched)
+        return build(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ called for the N-th time, the process
 - ``kill``: is killed with SIGKILL,
 - ``skip``: goes on as if the function had succeeded, at every call,
 - ``shuffle``: gets the listing of a folder in another order, at every call,
+- ``blank``: writes an empty figure, at every call (of matplotlib's ``Figure.savefig``),
 - ``memory``: goes on with no more than 8 MB of address space beyond what it has then,
 - ``disk``: goes on without files larger than 2,000 bytes.
 """
@@ -81,6 +82,8 @@ def arm(how, step):
         calls += 1
         if how == "skip":
             return None
+        if how == "blank":
+            return args[1].write('<svg width="1pt" height="1pt" viewBox="0 0 1 1"></svg>')
         if how == "shuffle":
             return Shuffled(original(*args, **kwargs))
         if calls == int(number or 1):

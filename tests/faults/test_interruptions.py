@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from command_lines import (
+    NO_FIGURES,
     again,
     content,
     extraction,
@@ -51,8 +52,7 @@ QUICK = ["in a batch", "reading a shard back", "renaming a shard", "finishing th
 
 @pytest.mark.parametrize("step", STEPS if LONG else [*QUICK, "removing the shards"])
 def test_a_killed_extraction_goes_on_to_the_same_bits_and_leaves_nothing(step, tmp_path, expected):
-    cold = step == "in a batch"
-    finish(extraction(tmp_path, "kill", STEPS[step], cold=cold), -signal.SIGKILL)
+    finish(extraction(tmp_path, "kill", STEPS[step]), -signal.SIGKILL)
     store, err = again(tmp_path)
     assert content(store) == expected
     assert files_of(tmp_path) == [str(store.relative_to(tmp_path))]
@@ -147,7 +147,7 @@ def store(tmp_path):
 def fit(store, reports, how, *steps, cold=False):
     words = [store, f"--reports-dir={reports}", "--jobs=1", "--c-grid=0.1,1", "--no-few-shot"]
     words += ["--strategy=multinomial", "--strategy=ovr"]
-    return start(how, steps, "classify", "fit", *words, cold=cold)
+    return start(how, [*NO_FIGURES, *steps], "classify", "fit", *words, cold=cold)
 
 
 @pytest.mark.parametrize("step", FITTING)
@@ -178,11 +178,12 @@ COMPARING = {
 
 
 @pytest.mark.parametrize("step", COMPARING if LONG else ["comparing", "the old one is aside"])
-def test_ctrl_c_of_a_comparison_leaves_the_one_before(step, world, tmp_path):
+def test_ctrl_c_of_a_comparison_leaves_the_one_before(step, world, tmp_path, unwritten_figures):
     words = ["compare", str(Path(world["run"]).parent), f"--reports-dir={tmp_path}"]
     assert call(["classify", *words]).code == 0
     before = digests(tmp_path)
-    assert "same command" in interrupt(start("halt", [COMPARING[step]], "classify", *words))
+    steps = [*NO_FIGURES, COMPARING[step]]
+    assert "same command" in interrupt(start("halt", steps, "classify", *words))
     assert digests(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["comparison"]
 
@@ -194,12 +195,14 @@ DRAWING = {
 
 
 @pytest.mark.parametrize("step", DRAWING if LONG else ["writing"])
-def test_ctrl_c_of_a_report_that_is_drawn_again(step, world, tmp_path):
+def test_ctrl_c_of_a_report_that_is_drawn_again(step, world, tmp_path, unwritten_figures):
     run = tmp_path / "run"
     shutil.copytree(world["run"], run)
     before = digests(run)
     words = ["report", str(run)]
-    assert "same command" in interrupt(start("halt", [DRAWING[step]], "classify", *words))
+    assert "same command" in interrupt(
+        start("halt", [*NO_FIGURES, DRAWING[step]], "classify", *words)
+    )
     assert digests(run) == before
     assert call(["classify", *words]).code == 0
     assert list(digests(run)) == list(before)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_lines import DIGITS, again, content, extraction, files_of, finish, start
+from command_lines import DIGITS, NO_FIGURES, again, content, extraction, files_of, finish, start
 from fault_world import digests, write_store
 from small_disk import SmallDisk
 
@@ -102,7 +102,7 @@ def test_the_disk_fills_up_while_a_report_is_written(small_disk, store):
     assert f"cannot write {reports}: the disk is full: it needs 4." in said
     assert digests(reports) == {}
     small_disk("8m", "remount,")
-    finish(fit(store, reports))
+    finish(fit(store, reports, *NO_FIGURES))
 
 
 def test_a_disk_without_room_for_the_heads_is_said_before_the_fit(small_disk, tmp_path):

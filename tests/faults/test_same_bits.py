@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_lines import content, finish, start
+from command_lines import NO_FIGURES, content, finish, start
 from fault_world import TINY, write_store
 
 from data.reading import open_features
@@ -82,7 +82,7 @@ def test_a_fit(tmp_path):
         reports = tmp_path / f"{threads}{jobs}"
         words = ["fit", str(store), f"--reports-dir={reports}", f"--jobs={jobs}", "--c-grid=0.01,1"]
         numbers = {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "OPENBLAS", "MKL")}
-        found.append(start("halt", [], "classify", *words, cold=threads > 1, **numbers))
+        found.append(start("halt", NO_FIGURES, "classify", *words, cold=threads > 1, **numbers))
     one, two = (bits(finish(process)[0].strip()) for process in found)
     for mine, other in zip(one, two, strict=True):
         assert mine == other

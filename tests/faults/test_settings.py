@@ -25,8 +25,9 @@ SPEC = {
     "pool": "default", "precision": "fp32", "store_dtype": "float32", "seed": 0,
 }  # fmt: skip
 
-# Only models with a configuration of their own: tests/extract/model/test_sources.py.
-OPTIONAL = {("model", "config")}
+# Only models with a configuration of their own (tests/extract/model/test_sources.py), and what is
+# said of image files alone, where it is not the default (tests/extract/test_decoding.py).
+OPTIONAL = {("model", "config"), ("preprocessing", "decode"), ("dataset", "max_pixels")}
 
 # Every option of a run. What an option in IN_THE_SPEC does is in the spec under the name beside
 # it; the others decide where, when or how fast, and tests show that they leave the rows alone.
@@ -34,6 +35,8 @@ IN_THE_SPEC = {
     "dataset": None,  # its name, and the digest of the rows: tests/data/test_dataset.py
     "limit": {"limit": 20},
     "test_fraction": None,  # the digest of the rows: tests/data/images/test_folder.py
+    "decode": None,  # of image files: tests/extract/test_decoding.py
+    "max_pixels": None,  # of those, where it decides which rows there are: the same
     "model": {"model": "test_convnext"},
     "weights": None,  # their digest: tests/extract/test_run.py
     "model_args": {"model_args": {"drop_rate": 0.5}},

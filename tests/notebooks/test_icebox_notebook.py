@@ -53,6 +53,10 @@ def test_it_is_ten_short_cells_without_outputs(notebook):
 
 
 def test_it_runs_from_images_to_the_verdict(notebook, monkeypatch, tmp_path):
+    if not os.environ.get("ICEBOX_FAULTS"):  # some of the digits, and smaller ones
+        (cell,) = (cell for cell in code(notebook) if "--image-size=64" in cell.source)
+        small = '"--image-size=32", "--limit=240"'
+        cell.source = cell.source.replace('"--image-size=64"', small)
     cells = execute(notebook, monkeypatch, tmp_path)
     assert any("image/png" in output.get("data", {}) for output in cells["look"].outputs)
     svg = [output.data["image/svg+xml"] for output in cells["figures"].outputs]

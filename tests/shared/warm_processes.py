@@ -39,7 +39,6 @@ class _Server:
                 env={
                     **os.environ,
                     **threads,
-                    "HF_HUB_OFFLINE": "1",  # read when the hub's library is imported
                     "PYTHONPATH": os.pathsep.join(paths),
                 },
                 start_new_session=True,

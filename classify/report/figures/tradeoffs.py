@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -140,11 +141,17 @@ def _marks(
         )  # fmt: skip
 
 
+class _Wrapper(textwrap.TextWrapper):
+    """Breaks names of models between their parts, too, which have no spaces."""
+
+    wordsep_re = re.compile(r"(\s+|(?<=[_./-])(?=\w))")
+
+
 def _wrap(label: str, width: int = 20, lines: int = 3) -> list[str]:
     """Break a label into a few lines; what is too long for them loses its middle."""
     label = printable(label).replace(" px", "\N{NO-BREAK SPACE}px")
     for length in range(min(len(label), width * lines), 3, -1):
-        broken = textwrap.wrap(shorten(label, length), width)
+        broken = _Wrapper(width).wrap(shorten(label, length))
         if len(broken) <= lines:
             return [fit_text(line, LABEL) for line in broken] or [" "]
     return [fit_text(label, LABEL) or " "]

@@ -150,14 +150,23 @@ class _FullPrecision:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._depth = 0
+        self._general = "highest"
         self._saved: Any = None
 
     def __enter__(self) -> None:
         matmul = torch.backends.cuda.matmul
         with self._lock:
-            # torch 2.9 renamed the switch, and refuses to read the old one after the new is set.
             if self._depth == 0 and hasattr(matmul, "fp32_precision"):
-                self._saved, matmul.fp32_precision = matmul.fp32_precision, "ieee"
+                # torch 2.9 has the switch in two forms: of a process that has set the old one and
+                # then the new one, the old one can no longer be read, which some of torch does.
+                try:
+                    self._general = torch.get_float32_matmul_precision()
+                except RuntimeError:
+                    self._general = "highest"
+                self._saved = matmul.fp32_precision
+                if self._general != "highest":
+                    torch.set_float32_matmul_precision("highest")
+                matmul.fp32_precision = "ieee"
             elif self._depth == 0:
                 self._saved, matmul.allow_tf32 = matmul.allow_tf32, False
             self._depth += 1
@@ -167,6 +176,8 @@ class _FullPrecision:
         with self._lock:
             self._depth -= 1
             if self._depth == 0 and hasattr(matmul, "fp32_precision"):
+                if self._general != "highest":
+                    torch.set_float32_matmul_precision(self._general)
                 matmul.fp32_precision = self._saved
             elif self._depth == 0:
                 matmul.allow_tf32 = self._saved

@@ -20,7 +20,12 @@ from classify.solver.solution import Solution
 from classify.solver.torch_backend.design import TorchDesign, arithmetic, tensor_of
 from classify.solver.torch_backend.precondition import TorchSampledHessian
 from classify.solver.torch_backend.problems import TorchBinaryProblems, TorchSoftmaxProblems
-from classify.solver.tuning import DEVICE_FACTOR_NUMBERS, DEVICE_FACTOR_WORK
+from classify.solver.tuning import (
+    DEVICE_FACTOR_NUMBERS,
+    DEVICE_FACTOR_PASSES,
+    DEVICE_FACTOR_SHARE,
+    DEVICE_FACTOR_WORK,
+)
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
@@ -90,14 +95,21 @@ class TorchFitter(Fitter):
         sample = max(1024, 4 * d)
         rows = min(sample, self.design.n_rows)
         side = min(rows, d)
-        if (
-            columns * side**2 * (rows + d) <= DEVICE_FACTOR_WORK
-            and columns * side * max(side, d) <= DEVICE_FACTOR_NUMBERS
-        ):
+        work = max(DEVICE_FACTOR_WORK, DEVICE_FACTOR_PASSES * 2 * objective.meetings * d)
+        numbers = columns * side * max(side, d)
+        if columns * side**2 * (rows + d) <= work and numbers <= self._room_for_inverses():
             return TorchSampledHessian(sample)
         raise OutOfDeviceMemoryError(
-            f"{columns:,} problems, each with an inverse Hessian of its own"
+            f"{columns:,} problems, each with an inverse Hessian of its own: "
+            f"{numbers * self.design.dtype.itemsize / 1e9:.1f} GB"
         )
+
+    def _room_for_inverses(self) -> float:
+        """Say how many numbers the inverse Hessians may be, by what the device has in all."""
+        if self._at.type != "cuda":
+            return DEVICE_FACTOR_NUMBERS
+        total = torch.cuda.get_device_properties(self._at).total_memory
+        return DEVICE_FACTOR_SHARE * total / self.design.dtype.itemsize
 
     def solve(
         self, C: float | Any, *, tol: float, max_iter: int, start: Head | None = None

@@ -40,7 +40,7 @@ def logistic_curvature(scores: Tensor) -> Tensor:
     return torch.sigmoid(scores) * torch.sigmoid(-scores)
 
 
-def softmax_curvature(z: Tensor) -> Tensor:
-    """Return ``p_k (1 - p_k)`` of scores, ``(n_rows, n_classes)``."""
-    p = torch.softmax(z, dim=1)
+def softmax_curvature(z: Tensor, log_sum: Tensor) -> Tensor:
+    """Return ``p (1 - p)`` of scores, given the logarithm of each row's sum of exponentials."""
+    p = (z - log_sum).exp_().clamp_(max=1.0)
     return p * (1 - p)

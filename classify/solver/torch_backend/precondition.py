@@ -8,6 +8,7 @@ in which the host's minimiser waits; hence twice as many rows as on the CPU.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,13 @@ from torch import Tensor
 from classify.solver.problems import Problems
 from classify.solver.torch_backend.design import TorchDesign
 from classify.solver.torch_backend.problems import TorchBinaryProblems, TorchSoftmaxProblems
-from classify.solver.tuning import DEVICE_CHUNK_NUMBERS, DEVICE_LEAF, DEVICE_RENEWALS, SOFTEST
+from classify.solver.tuning import (
+    DEVICE_ATTEMPTS,
+    DEVICE_CHUNK_NUMBERS,
+    DEVICE_LEAF,
+    DEVICE_RENEWALS,
+    SOFTEST,
+)
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
@@ -79,41 +86,56 @@ class TorchSampledHessian:
         weights, intercepts = objective.split(points)
         alike = not weights.any() and np.ptp(intercepts) < 1e-6 and len(groups) == 1
         if alike and len(set(objective.C[problems])) == 1:
-            curvature, least = self._curvature(problems[:1], points[:1])
-            self._build(curvature[:1], self._places(problems), least[:1])
+            curvatures = self._curvatures(problems[:1], points[:1])
+            self._build(
+                curvatures(slice(0, 1)), self._places(problems), self._least(problems[:1])[:1]
+            )
             return
-        step = max(1, DEVICE_CHUNK_NUMBERS // 4 // (self.design.n_rows * objective.columns))
+        # Scores of all rows are made for so many problems at a time, and of those so many columns
+        # are weighed and their inverses made.
+        columns, n = objective.columns, min(self.sample_rows, self.design.n_rows)
+        step = max(1, DEVICE_CHUNK_NUMBERS // 4 // (self.design.n_rows * columns))
+        few = max(1, DEVICE_CHUNK_NUMBERS // max(n * self.design.n_features, self.design.n_rows))
         for low in range(0, len(problems), step):
             some = problems[low : low + step]
-            places = self._places(some)
-            curvature, least = self._curvature(some, points[low : low + step])
-            n = min(self.sample_rows, self.design.n_rows)
-            few = max(1, DEVICE_CHUNK_NUMBERS // (n * self.design.n_features))
-            for part in [slice(first, first + few) for first in range(0, len(curvature), few)]:
-                self._build(curvature[part], places[part], least[part])
+            places, least = self._places(some), self._least(some)
+            curvatures = self._curvatures(some, points[low : low + step])
+            for part in [slice(first, first + few) for first in range(0, len(places), few)]:
+                self._build(curvatures(part), places[part], least[part])
 
-    def _curvature(self, problems: Integers, points: Array) -> tuple[Tensor, Tensor]:
-        """Weigh every row by its curvature in every column, columns first, in float64.
-
-        With it comes the least curvature of each column's intercept.
-        """
+    def _curvatures(self, problems: Integers, points: Array) -> Callable[[slice], Tensor]:
+        """Make what weighs every row by its curvature in some columns, in float64: (k, rows)."""
         objective, n_rows = self.objective, self.design.n_rows
         weights, intercepts = objective.split(points)
         groups = objective.groups(problems)
         scores = objective.passes.scores(groups, weights, intercepts)
-        columns = objective.passes.columns(groups)
-        shape = (len(weights), n_rows)
-        curvature = torch.zeros(shape, dtype=torch.float64, device=self.design.device)
-        row_weight = np.zeros(len(weights))
-        for group, z, cols in zip(groups, scores, columns, strict=True):
-            row_weight[group.columns] += objective.weight_sum(group)
-            part = objective.curvature(z)
-            curvature[cols, group.start : group.stop] = part.T.double()
+        parts = [objective.curvatures(z) for z in scores]
         C = np.repeat(objective.C[problems], objective.columns)
-        curvature *= self.design.send(C)[:, None]
-        if objective.row_weights is not None:
-            curvature *= objective.row_weights
-        return curvature, self.design.send(SOFTEST * C * row_weight)
+
+        def curvatures(which: slice) -> Tensor:
+            numbers = np.arange(len(C))[which]
+            shape = (len(numbers), n_rows)
+            found = torch.zeros(shape, dtype=torch.float64, device=self.design.device)
+            for group, part in zip(groups, parts, strict=True):
+                inside = np.flatnonzero(np.isin(group.columns, numbers))
+                if len(inside):
+                    at = self.design.send((group.columns[inside] - numbers[0]).astype(np.int64))
+                    found[at, group.start : group.stop] = part(inside).T.double()
+            found *= self.design.send(C[which])[:, None]
+            if objective.row_weights is not None:
+                found *= objective.row_weights
+            return found
+
+        return curvatures
+
+    def _least(self, problems: Integers) -> Tensor:
+        """Return the least curvature of each column's intercept."""
+        objective = self.objective
+        row_weight = np.zeros(len(problems) * objective.columns)
+        for group in objective.groups(problems):
+            row_weight[group.columns] += objective.weight_sum(group)
+        C = np.repeat(objective.C[problems], objective.columns)
+        return self.design.send(SOFTEST * C * row_weight)
 
     def _build(self, curvature: Tensor, places: Integers, least: Tensor) -> None:
         """Build the inverses of some columns (or one that serves all of `places`).
@@ -198,19 +220,24 @@ def inverse_plus_identity(gram: Tensor) -> Tensor:
     """Invert ``I + gram`` for a batch ``(k, n, n)``, which is overwritten.
 
     Where rounding makes one indefinite, its diagonal grows; as ``inv(L)' inv(L)`` all are positive.
+    Of one that is not finite, as where features are huge, the identity takes the place.
     """
     diagonal = gram.diagonal(dim1=1, dim2=2)
     original = diagonal.clone()
     jitter = torch.ones_like(original[:, :1])
-    while True:
+    for _ in range(DEVICE_ATTEMPTS):
         diagonal.copy_(original + jitter)
         failures: list[Tensor] = []
         factor = _inverse_factor(gram, failures)
         failed = torch.stack(failures).amax(dim=0) > 0
         if not bool(failed.any()):
-            return torch.bmm(factor.mT, factor)
+            break
         more = torch.maximum(jitter * 100, original.amax(dim=1, keepdim=True) * 1e-7)
         jitter = torch.where(failed[:, None], more, jitter)
+    inverse = torch.bmm(factor.mT, factor)
+    lost = failed | ~inverse.isfinite().all(dim=2).all(dim=1)
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return torch.where(lost[:, None, None], identity, inverse)
 
 
 def _inverse_factor(matrix: Tensor, failures: list[Tensor]) -> Tensor:

@@ -47,6 +47,13 @@ class _OnDevice(Problems):
         return TorchPasses(self.design)
 
     @abstractmethod
+    def curvatures(self, scores: Tensor) -> Callable[[Integers], Tensor]:
+        """Make what gives each row's second derivatives in some of a group's columns.
+
+        Shapes: `scores` (rows, k); it takes column numbers (m,), ascending, and gives (rows, m).
+        """
+
+    @abstractmethod
     def bind(self, problems: Integers) -> Callable[..., tuple[Tensor, Tensor]]:
         """Make the link of a pass: what depends on the problems is sent to the device once."""
 
@@ -85,9 +92,9 @@ class TorchBinaryProblems(_OnDevice, BinaryProblems):
 
         return link
 
-    def curvature(self, scores: Any) -> Any:
-        """Return ``p (1 - p)``, which knows no sign."""
-        return logistic_curvature(scores)
+    def curvatures(self, scores: Tensor) -> Callable[[Integers], Tensor]:
+        """Make what gives some of a group's columns of ``p (1 - p)``, which knows no sign."""
+        return lambda columns: logistic_curvature(_columns_of(scores, columns))
 
 
 class TorchSoftmaxProblems(_OnDevice, SoftmaxProblems):
@@ -106,6 +113,26 @@ class TorchSoftmaxProblems(_OnDevice, SoftmaxProblems):
 
         return link
 
-    def curvature(self, scores: Any) -> Any:
-        """Return ``p_k (1 - p_k)``."""
-        return softmax_curvature(scores.reshape(-1, self.columns)).reshape(scores.shape)
+    def curvatures(self, scores: Tensor) -> Callable[[Integers], Tensor]:
+        """Make what gives some of a group's columns of ``p_k (1 - p_k)``.
+
+        Of a thousand classes and a million rows all at once would be ten gigabytes and more.
+        """
+        table = scores.reshape(len(scores), -1, self.columns)
+        log_sum = scores.new_empty(table.shape[:2])
+        for low, high in self.design.chunks(scores.shape[1]):
+            log_sum[low:high] = torch.logsumexp(table[low:high], dim=2)
+
+        def some(columns: Integers) -> Tensor:
+            problems = _columns_of(log_sum, columns // self.columns)
+            return softmax_curvature(_columns_of(scores, columns), problems)
+
+        return some
+
+
+def _columns_of(table: Tensor, columns: Integers) -> Tensor:
+    """Copy consecutive or repeated columns of a table, without a list of places on the device."""
+    first, last = int(columns[0]), int(columns[-1])
+    if np.array_equal(columns, np.arange(first, last + 1)):
+        return table[:, first : last + 1]
+    return table[:, torch.from_numpy(columns.astype(np.int64)).to(table.device)]

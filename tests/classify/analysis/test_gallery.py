@@ -46,6 +46,7 @@ def digits():
         test=SimpleNamespace(labels=test.labels, ids=list(test.ids)),
         class_names=tuple("0123456789"),
         request=request,
+        provenance={},
     )
 
 

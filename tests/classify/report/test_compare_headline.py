@@ -136,6 +136,24 @@ def test_many_that_share_the_highest_accuracy_are_counted(plant, tmp_path):
     ) in comparison["verdict"]
 
 
+def test_the_leader_is_held_against_every_other_run(plant, tmp_path):
+    n = 1000
+    plant("leader", {"ovr": right_but(n, slice(0, 50)), "ovo": right_but(n, slice(0, 60))})
+    plant("second", {"ovr": right_but(n, slice(10, 70)), "ovo": right_but(n, slice(10, 65))})
+    plant("third", {"ovr": right_but(n, slice(0, 300)), "ovo": right_but(n, slice(0, 320))})
+    plant("fourth", {"ovr": right_but(n, slice(20, 80)), "ovo": right_but(n, slice(20, 90))})
+    plant("other", {"ovr": right_but(n, slice(0, 70))}, converged={"ovr": False})
+    comparison, _, markdown = page_of(tmp_path)
+    told = (
+        "leader 128 px against the rest, both with OvR: no detectable difference from "
+        "fourth 128 px; no verdict, since a fit did not converge, on other 128 px; better than "
+        "third 128 px."
+    )
+    assert comparison["verdict"].endswith(told)
+    assert "between leader 128 px (OvR) and second 128 px (OvO)" in comparison["verdict"]
+    assert told in markdown
+
+
 def test_a_fit_that_did_not_converge_gets_no_verdict(plant, tmp_path):
     n = 1000
     plant("a", {"ovr": right_but(n, slice(0, 50))}, converged={"ovr": False})

@@ -16,6 +16,7 @@ from classify.solver.problems import class_pairs
 ALL = [MultinomialLogistic, OneVsRestLogistic, OneVsOneLogistic]
 DEVICES = ["cpu", "torch-cpu"]
 LENGTHY = bool(os.environ.get("ICEBOX_FAULTS"))
+WIDE = 2048 if LENGTHY else 512  # more than twice the rows in either case
 
 
 def quiet_fit(model, *arguments, **options):
@@ -102,9 +103,9 @@ def everyday(shape):
         (OneVsOneLogistic, (5, 10, 100, np.float64), 1e10),
         (OneVsRestLogistic, (5, 10, 100, np.float32), 1e8),
         (MultinomialLogistic, (5, 10, 100, np.float64), 1e10),
-        (OneVsOneLogistic, (10, 20, 2048, np.float32), 1e3),
-        (OneVsRestLogistic, (10, 20, 2048, np.float32), 1e5),
-        (MultinomialLogistic, (10, 20, 2048, np.float32), 1e5),
+        (OneVsOneLogistic, (10, 20, WIDE, np.float32), 1e3),
+        (OneVsRestLogistic, (10, 20, WIDE, np.float32), 1e5),
+        (MultinomialLogistic, (10, 20, WIDE, np.float32), 1e5),
         (OneVsRestLogistic, (2, 25, 100, np.float64), 1e5),
         (OneVsOneLogistic, (20, 5, 64, np.float32), 1e4),  # few-shot: five rows a class
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
 import numpy as np
@@ -53,7 +54,7 @@ def relative(rows, reference):
 @pytest.mark.parametrize("model", ["test_efficientnet", "test_resnet", VIT])
 def test_engines_agree_at_every_batch_size(model, engine):
     network = backbone(model)
-    images = pictures(11)
+    images = pictures(5 if model == VIT else 11)
     reference = embedded(network, "torch", images)
     if engine == "folded" and model == VIT:
         with pytest.raises(EngineError, match="no batch norm"):
@@ -130,8 +131,14 @@ def picked(plan):
     return plan.engine, plan.batch_size
 
 
+@functools.cache
+def network():
+    """One backbone for tests in which it is as it was afterwards."""
+    return backbone()
+
+
 def subject(**more):
-    return tuning.Subject(backbone(), CPU, "fp32", pictures(5), **more)
+    return tuning.Subject(network(), CPU, "fp32", pictures(5), **more)
 
 
 @pytest.fixture
@@ -139,7 +146,7 @@ def rates(monkeypatch):
     """Make every trial see the rate given here, without a clock."""
     given = {}
 
-    def trial(subject, name, size, found):
+    def trial(subject, name, size, found, once=False):
         if name in found.failed or (name, size) not in given:
             return None
         made = measured.Measurement(name, size, given[name, size], 1.0)
@@ -252,9 +259,32 @@ def test_batch_sizes_of_one_engine_do_not_crowd_out_another(monkeypatch):
     assert found.best(100_000).engine == "channels-last"
 
 
+def test_a_first_batch_that_does_not_fit_while_compiling_is_halved(rates, monkeypatch, capsys):
+    """The size that suits torch has not been tried by the compiled network, which needs more."""
+    rates.update({("channels-last", size): size for size in (8, 16, 32, 64)})
+    monkeypatch.setattr(compiled, "missing_tool", lambda device: None)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: _tight(function, 8))
+    choice = tuning.choose(subject(engine="compiled"), 100_000)
+    assert picked(choice) == ("compiled", 8)
+    assert "trying batches of 8" in capsys.readouterr().err
+    with pytest.raises(embed.OutOfMemoryError):
+        tuning.choose(subject(engine="compiled", batch_size=16), 100_000)
+
+
+def _tight(function, most):
+    """A compiled network that has memory for so many images."""
+
+    def run(images):
+        if len(images) > most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
+        return function(images)
+
+    return run
+
+
 @pytest.mark.parametrize("exact", [50.0, 200.0])
 def test_a_precision_that_saves_no_time_is_said_so(monkeypatch, capsys, exact):
-    def trial(subject, name, size, found):
+    def trial(subject, name, size, found, once=False):
         rate = 100.0 if subject.precision == "bf16" else exact
         found.trials.append(measured.Measurement(name, size, rate, 1.0))
         return found.trials[-1]
@@ -272,6 +302,41 @@ def test_a_short_run_is_not_measured(rates, monkeypatch):
     monkeypatch.setattr(tuning, "measure", None)
     choice = tuning.choose(subject(), 100)
     assert (choice.engine, choice.batch_size) == ("channels-last", CPU_BATCH)
+
+
+@needs_openvino
+def test_openvino_is_taken_unmeasured_for_a_run_of_seconds(rates, monkeypatch):
+    monkeypatch.setattr(tuning, "measure", None)
+    rates.update({("openvino", 16): 300})
+    # 10 s of the default engine, 3.3 s of this one.
+    assert picked(tuning.choose(subject(), 1_000)) == ("openvino", 16)
+    # Converting it takes as long as such a run.
+    assert picked(tuning.choose(subject(), 300)) == ("channels-last", 16)
+    # Slower than the default on this network.
+    rates["openvino", 16] = 90
+    assert picked(tuning.choose(subject(), 1_000)) == ("channels-last", 16)
+
+
+@needs_openvino
+def test_an_engine_that_failed_at_once_is_not_tried_again_when_all_are_measured(
+    rates, monkeypatch, capsys
+):
+    tried = []
+
+    def trial(subject, name, size, found, once=False):
+        if name in found.failed:
+            return None
+        tried.append(name)
+        if name == "openvino":
+            found.failed[name] = "no rule for this layer"
+            return None
+        found.trials.append(measured.Measurement(name, size, 50.0, 1.0))
+        return found.trials[-1]
+
+    monkeypatch.setattr(tuning, "_try", trial)
+    assert tuning.choose(subject(), 100_000).engine != "openvino"
+    assert tried.count("openvino") == 1
+    assert capsys.readouterr().err.count("no rule for this layer") == 1
 
 
 def test_what_the_user_insists_on_is_not_measured(monkeypatch):
@@ -433,7 +498,21 @@ def test_an_engine_that_fails_is_replaced_and_said_so(small, monkeypatch, how):
 
 
 @needs_openvino
-def test_an_operation_that_cannot_be_converted_is_named():
+def test_what_the_tracer_cannot_follow_is_exported(monkeypatch):
+    network, images = backbone(), pictures(4)
+    traced = embedded(network, "openvino", images, 4)
+
+    def trace_nothing(*_, **__):
+        raise RuntimeError("torch.jit.trace is no more")
+
+    monkeypatch.setattr(torch.jit, "trace", trace_nothing)
+    network = backbone()
+    assert relative(embedded(network, "openvino", images, 4), traced) < 1e-6
+
+
+@needs_openvino
+def test_an_operation_that_cannot_be_converted_is_named(monkeypatch):
+    monkeypatch.setattr(torch.jit, "trace", None)  # the exporter names it
     network = load_backbone(BackboneRequest("test_vit", "random", image_size=32))
     with pytest.raises(EngineError, match=r"No conversion rule .*bicubic"):
         Embedder(network, CPU, "fp32", "openvino", 2)

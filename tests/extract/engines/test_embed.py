@@ -101,7 +101,7 @@ def test_precision_that_the_device_has_no_kernel_for(monkeypatch):
     def refuse(levels):
         raise RuntimeError("\"slow_conv2d_cpu\" not implemented for 'Half'")
 
-    monkeypatch.setattr(made, "_forward", refuse)
+    monkeypatch.setattr(made, "_normalised", refuse)
     with pytest.raises(UserError, match=r"--precision fp16.*test_efficientnet.*give fp32"):
         made.embed(pictures(2))
 
@@ -123,13 +123,17 @@ def test_out_of_memory_is_told_from_other_errors(monkeypatch):
     cpu = RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
     assert is_out_of_memory(cpu)
     assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory."))
+    cudnn = "GET was unable to find an engine to execute this computation"
+    assert is_out_of_memory(RuntimeError(cudnn))
+    for status in ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"):
+        assert is_out_of_memory(RuntimeError(f"CUDA error: {status} when calling `f(handle)`"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     made = embedder()
 
     def fail(levels):
         raise cpu
 
-    monkeypatch.setattr(made, "_forward", fail)
+    monkeypatch.setattr(made, "_normalised", fail)
     with pytest.raises(OutOfMemoryError):
         made.embed(pictures(2))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from warm_processes import run_warm
 
 from data.common.errors import UserError
 from extract.model.backbone import BackboneRequest, embed_normalised, load_backbone
@@ -323,7 +323,7 @@ def test_weights_in_the_hubs_cache_need_no_network(tmp_path):
         "HF_HUB_CACHE": str(tmp_path / "hub"),
         "HF_ENDPOINT": "http://127.0.0.1:9",
     }
-    done = subprocess.run(
+    done = run_warm(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     digest = digest_of_file(snapshot / "model.safetensors", "fc.")
@@ -346,3 +346,19 @@ def test_the_real_weights_load(model, width):
     assert backbone.is_convolutional
     vectors = run(backbone, images(4, 64))
     assert vectors.std(dim=0).mean() > 0.01, "in train mode, or unfrozen, these collapse"
+
+
+@pytest.mark.parametrize(
+    "model", ["test_vit", "test_convnext", "test_efficientnet", "cait_xxs24_224"]
+)
+def test_a_network_without_weights_has_the_same_shapes(model):
+    from extract.model.outline import without_weights
+
+    with without_weights():
+        outline = timm.create_model(model, num_classes=3).state_dict()
+    real = timm.create_model(model, num_classes=3).state_dict()
+    assert list(outline) == list(real)
+    for name, tensor in real.items():
+        assert outline[name].is_meta
+        assert (outline[name].shape, outline[name].dtype) == (tensor.shape, tensor.dtype)
+    torch.testing.assert_close(torch.zeros(2).fill_(3), torch.full((2,), 3.0))  # afterwards

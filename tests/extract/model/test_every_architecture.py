@@ -19,6 +19,7 @@ from data.common.errors import UserError
 from extract.commands.list import measure
 from extract.model import backbone
 from extract.model.backbone import BackboneRequest, embed_normalised, load_backbone
+from extract.model.outline import without_weights
 from extract.model.sources import find_model
 from extract.model.weights_fit import HeadKeys
 
@@ -67,7 +68,7 @@ def members():
     """The smallest model of each module that fits into a test."""
     found = {}
     for name in SMALLEST:
-        with torch.device("meta"):
+        with without_weights():
             size = sum(p.numel() for p in timm.create_model(name).parameters())
         module = _model_to_module[name]
         if size <= MOST_PARAMETERS and size < found.get(module, (size + 1, ""))[0]:
@@ -78,11 +79,11 @@ def members():
 def without_head(name):
     """The keys that are left of the whole model when timm has reset its classifier."""
     classes = {} if get_pretrained_cfg(name).num_classes else {"num_classes": 5}
-    with torch.device("meta"):
+    with without_weights():
         model = timm.create_model(name, **classes)
     whole = set(model.state_dict())
     if hasattr(model, "reset_classifier"):
-        with torch.device("meta"):
+        with without_weights():
             model.reset_classifier(0)
     return whole, set(model.state_dict())
 
@@ -95,7 +96,7 @@ def test_what_is_left_without_the_head_is_what_the_backbone_wants(name):
         backbone._head_names(named.pretrained_cfg),
         lambda: backbone._dropped_with_head(named, {}),
     )
-    with torch.device("meta"):
+    with without_weights():
         wanted = set(timm.create_model(name, num_classes=0).state_dict())
     assert wanted == left
     assert not any(head.known(key) for key in wanted)
@@ -158,7 +159,7 @@ def test_vectors_of_every_module(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["levit_128s", "repvit_m0_9"])
 def test_a_key_that_is_neither_the_backbones_nor_the_heads_is_refused(name, tmp_path):
-    with torch.device("meta"):
+    with without_weights():
         shapes = timm.create_model(name).state_dict()
     state = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in shapes.items()}
     head = next(key for key in state if key.startswith("head."))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 from functools import partial
@@ -20,7 +19,9 @@ from PIL import Image
 from timm.models import save_for_hf
 from warm_processes import run_warm
 
+from classify.__main__ import main as classify_main
 from data import open_features
+from data.common.cli import run
 from data.reading import read_header
 from extract.model.backbone import BackboneRequest, embed_normalised, load_backbone
 
@@ -100,20 +101,20 @@ def test_a_folder_from_extract_to_predict(call, tmp_path, safe):
     assert call(*words, *other).path not in (made.path, changed.path)
 
 
-def test_heads_of_a_folders_model_predict(call, tmp_path):
+def test_heads_of_a_folders_model_predict(
+    call, tmp_path, capsys, warm_stage_one, unwritten_figures
+):
     folder = tmp_path / "mine"
     save(folder, model="test_efficientnet")
     made = call(*JOB, "--model", f"local-dir:{folder}", "--features-dir", tmp_path / "f")
     reports, image = tmp_path / "r", tmp_path / "1.png"
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(image)
     (folder / "config.json").unlink()  # the head's spec has what is needed of it
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def classify(*words):
-        command = [sys.executable, "-m", "classify", *map(str, words)]
-        done = run_warm(command, capture_output=True, text=True, cwd=ROOT, env=environment)
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip().splitlines()[-1]
+        capsys.readouterr()
+        assert run(classify_main, [*map(str, words)]) == 0, capsys.readouterr().err
+        return capsys.readouterr().out.strip().splitlines()[-1]
 
     fit = ("fit", made.path, "--strategy=ovr", "--c=1", "--jobs=1", f"--reports-dir={reports}")
     classify(*fit, "--no-few-shot")
@@ -218,6 +219,14 @@ def hub(tmp_path):
     server.server_close()
 
 
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from data.common.cli import run
+from extract.__main__ import main
+print([run(main, words) for words in json.loads(sys.argv[1])])
+"""
+
+
 # The pickle also has timm's first choice refused, which `make faults` sees found.
 @pytest.mark.parametrize("safe", [False, True] if os.environ.get("ICEBOX_FAULTS") else [False])
 def test_a_repository_of_the_hub(tmp_path, hub, safe):
@@ -229,16 +238,20 @@ def test_a_repository_of_the_hub(tmp_path, hub, safe):
     }  # fmt: skip
     environment.pop("HF_HUB_OFFLINE", None)
 
-    def extract(name, **more):
-        words = (*JOB, "--model", name, "--features-dir", str(tmp_path / more.pop("to", "f")))
-        return subprocess.run(
-            [sys.executable, "-m", "extract", *words],
-            capture_output=True, text=True, env={**environment, **more}, cwd=ROOT,
+    def extract(*names, **more):
+        """Run stage one on one model after the other, in one process; returns their exit codes."""
+        to = tmp_path / more.pop("to", "f")
+        lines = [[*JOB, "--model", name, "--features-dir", str(to)] for name in names]
+        done = run_warm(
+            [sys.executable, "-c", ONE_AFTER_THE_OTHER, json.dumps(lines)],
+            capture_output=True, text=True, env={**environment, **more}, cwd=ROOT, check=True,
         )  # fmt: skip
+        *printed, codes = done.stdout.splitlines()
+        return printed, json.loads(codes), done.stderr
 
-    made = extract("hf-hub:me/my-model")
-    assert made.returncode == 0, made.stderr
-    path = Path(made.stdout.strip())
+    (made,), codes, said = extract("hf-hub:me/my-model", "hf-hub:me/none")
+    assert codes == [0, 2], said
+    path = Path(made)
     header = read_header(path)
     assert path.name == f"hf-hub-me-my-model-64px-{header.key[:8]}.h5"
     assert header.spec["model"]["name"] == "hf-hub:me/my-model"
@@ -247,10 +260,8 @@ def test_a_repository_of_the_hub(tmp_path, hub, safe):
     folder = load_backbone(BackboneRequest(f"local-dir:{tmp_path}/hub/me/my-model"))
     assert header.spec["model"]["weights"]["digest"] == folder.digest
     # From the cache, without a network.
-    offline = extract("hf-hub:me/my-model", HF_HUB_OFFLINE="1", to="g")
-    assert offline.returncode == 0, offline.stderr
-    assert Path(offline.stdout.strip()).name == path.name
-    gone = extract("hf-hub:me/none")
-    assert gone.returncode == 2
-    assert "hf-hub:me/none" in gone.stderr
-    assert "Traceback" not in gone.stderr
+    (found,), codes, offline = extract("hf-hub:me/my-model", HF_HUB_OFFLINE="1", to="g")
+    assert codes == [0], offline
+    assert Path(found).name == path.name
+    assert "hf-hub:me/none" in said
+    assert "Traceback" not in said

@@ -5,7 +5,11 @@ import pytest
 import torch
 from torch_fits_for_tests import OURS, data
 
+from classify.__main__ import main
+from classify.report.runs import read_results
+from classify.selection import select_C
 from classify.solver.backend import DeviceMemoryWarning, choose_device, device_title
+from data.common.cli import run
 
 pytestmark = pytest.mark.gpu
 
@@ -54,3 +58,46 @@ def test_too_little_memory_falls_back_to_the_cpu():
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert fitted.device_ == "cpu"
+
+
+@pytest.mark.parametrize("strategy", OURS)
+def test_a_path_of_c_on_a_device(strategy):
+    X, y = data(n=3000, d=40)
+    grid = [1e-4, 1e-2, 1.0]
+    host, there = (select_C(strategy, X, y, grid=grid, device=at) for at in ("cpu", "cuda"))
+    assert there.device == choose_device("cuda")
+    for a, b in zip(host.path, there.path, strict=True):
+        assert b["converged"]
+        np.testing.assert_allclose(a["log_loss"], b["log_loss"], rtol=1e-2)
+
+
+def test_a_run_on_a_device_names_it(make_store, unwritten_figures, tmp_path, capsys):
+    store = make_store(tmp_path / "s.h5")
+    words = ["fit", str(store), "--device", "cuda", "--c", "0.1", "--jobs", "1"]
+    assert run(main, [*words, "--reports-dir", str(tmp_path / "reports")]) == 0
+    (folder,) = (tmp_path / "reports").glob("*/*")
+    results = read_results(folder)
+    assert results["environment"]["device"] == torch.cuda.get_device_name()
+    assert all(entry["converged"] for entry in results["strategies"].values())
+
+
+def test_old_and_new_switches_of_torch_do_not_collide():
+    """cuBLAS, which asks for them itself, raises where both forms have been set."""
+    X, y = data(n=3000, d=40)
+    torch.set_float32_matmul_precision("high")
+    try:
+        fitted = OURS["multinomial"](device="cuda", tol=1e-6).fit(X, y)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert fitted.certificate_["converged"]
+
+
+def test_inverses_for_many_columns_are_made_a_few_at_a_time(monkeypatch):
+    from classify.solver.torch_backend import precondition
+
+    X, y = data(n=3000, d=40)
+    whole = OURS["multinomial"](device="cuda").fit(X, y)
+    monkeypatch.setattr(precondition, "DEVICE_CHUNK_NUMBERS", 1)
+    apart = OURS["multinomial"](device="cuda").fit(X, y)
+    np.testing.assert_allclose(apart.coef_, whole.coef_, rtol=1e-2, atol=1e-3)

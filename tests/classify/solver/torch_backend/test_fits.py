@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from classify.solver.backend import (
     choose_device,
 )
 from classify.solver.torch_backend import fit as torch_fitting
+from classify.solver.torch_backend import precondition as torch_precondition
 from data.common.cli import run
 
 
@@ -73,8 +75,10 @@ def test_a_tight_tolerance_gives_the_same_weights(strategy):
 
 
 @pytest.mark.parametrize("strategy", OURS)
-def test_too_many_problems_for_the_device_are_fitted_on_the_cpu(strategy, monkeypatch):
-    monkeypatch.setattr("classify.solver.torch_backend.fit.DEVICE_FACTOR_WORK", 0)
+@pytest.mark.parametrize("limits", [["WORK", "PASSES"], ["NUMBERS"]])
+def test_too_many_problems_for_the_device_are_fitted_on_the_cpu(strategy, limits, monkeypatch):
+    for limit in limits:
+        monkeypatch.setattr(f"classify.solver.torch_backend.fit.DEVICE_FACTOR_{limit}", 0)
     X, y = data()
     with pytest.warns(DeviceMemoryWarning, match="the CPU does it instead"):
         there = OURS[strategy](device=TORCH_ON_CPU).fit(X, y)
@@ -120,6 +124,8 @@ def test_a_tensor_is_used_where_it_lies(dtype, monkeypatch):
     [
         (lambda X: X[:, 0], "X must be a matrix"),
         (lambda X: X * float("nan"), "NaN or infinity"),
+        (lambda X: X.index_fill(0, torch.tensor([3]), float("nan")), "NaN or infinity"),
+        (lambda X: X.index_fill(0, torch.tensor([3]), -float("inf")), "NaN or infinity"),
         (lambda X: X[:-1], "inconsistent numbers of samples"),
     ],
 )
@@ -179,6 +185,60 @@ def test_settings_of_torch_are_left_alone(legacy, monkeypatch):
     finally:
         setattr(matmul, name, before)
     assert getattr(matmul, name) == before and torch.is_grad_enabled()
+
+
+def test_a_thousand_classes_of_a_million_rows_have_inverses_on_a_device():
+    """What the inverses may be depends on the device's memory and on what a pass costs."""
+    shape = SimpleNamespace(n_rows=1_281_167, n_features=768, dtype=np.dtype(np.float32))
+    problems = SimpleNamespace(n_problems=1, columns=1000, meetings=shape.n_rows * 1000)
+    fitter = SimpleNamespace(design=shape, _room_for_inverses=lambda: 0.25 * 24e9 / 4)
+    made = torch_fitting.TorchFitter._choose(fitter, problems)
+    assert made.sample_rows == 4 * 768
+    fitter._room_for_inverses = lambda: 0.25 * 8e9 / 4
+    with pytest.raises(torch_fitting.OutOfDeviceMemoryError, match=r"1,000 problems.*2\.4 GB"):
+        torch_fitting.TorchFitter._choose(fitter, problems)
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch has the old switch"
+)
+def test_the_old_switch_can_be_read_during_a_fit_where_it_was_used_before(monkeypatch):
+    """Parts of torch read it, and raise where both forms have been set."""
+    seen = []
+    fused = torch_fitting.TorchBinaryProblems.evaluate
+
+    def spy(self, *args):
+        seen.append(torch.backends.cuda.matmul.allow_tf32)
+        return fused(self, *args)
+
+    monkeypatch.setattr(torch_fitting.TorchBinaryProblems, "evaluate", spy)
+    torch.set_float32_matmul_precision("high")
+    try:
+        OneVsRestLogistic(device=TORCH_ON_CPU).fit(*data())
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen and not any(seen)
+
+
+@pytest.mark.parametrize("strategy", OURS)
+def test_inverses_are_made_for_a_few_columns_at_a_time(strategy, monkeypatch):
+    X, y = data(n=3000)
+    whole = OURS[strategy](device=TORCH_ON_CPU).fit(X, y)
+    made = []
+    build = torch_precondition.TorchSampledHessian._build
+
+    def spy(self, curvature, places, least):
+        made.append(len(places))
+        build(self, curvature, places, least)
+
+    monkeypatch.setattr(torch_precondition.TorchSampledHessian, "_build", spy)
+    monkeypatch.setattr(torch_precondition, "DEVICE_CHUNK_NUMBERS", 1)
+    apart = OURS[strategy](device=TORCH_ON_CPU).fit(X, y)
+    assert 1 in made
+    np.testing.assert_allclose(apart.coef_, whole.coef_, rtol=1e-3, atol=1e-4)
+    assert apart.n_iter_.max() <= whole.n_iter_.max() + 2
 
 
 def test_a_path_is_the_same_path():

@@ -100,7 +100,9 @@ def test_scores_back_and_curvature(kind, dtype):
     for z, of_z in zip(expected, found, strict=True):
         assert of_z.dtype == torch.from_numpy(z).dtype
         close(of_z.numpy(), z, dtype)
-        close(its.curvature(of_z).numpy(), ours.curvature(z), dtype)
+        curvatures = its.curvatures(of_z)
+        for columns in (np.arange(z.shape[1]), np.array([z.shape[1] - 1]), np.array([0, 2])):
+            close(curvatures(columns).numpy(), ours.curvature(z)[:, columns], dtype)
     n_columns = len(factors[0])
     on_device = [torch.from_numpy(z) for z in expected]
     for a, b in zip(
@@ -225,3 +227,7 @@ def test_inverse_plus_identity(n):
     found = torch_precondition.inverse_plus_identity(spoilt)
     torch.testing.assert_close(found[0], torch.eye(n, dtype=torch.float64) / 2)
     assert bool(torch.isfinite(found).all())
+    spoilt = torch.from_numpy(np.stack([np.eye(n), np.full((n, n), np.nan)]))
+    found = torch_precondition.inverse_plus_identity(spoilt)
+    torch.testing.assert_close(found[0], torch.eye(n, dtype=torch.float64) / 2)
+    torch.testing.assert_close(found[1], torch.eye(n, dtype=torch.float64))
