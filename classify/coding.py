@@ -38,6 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.solver.problems import n_heads
+from classify.solver.threads import workers
 
 STRATEGIES = ("multinomial", "ovr", "ovo")
 # In place of a probability of zero, whose logarithm is not finite.
@@ -291,8 +292,16 @@ def couple_many(scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
     probabilities, preconditioned by the diagonal of Q: a few products with Q, in place of
     steps through the classes one by one.
     """
-    from scipy.linalg import get_blas_funcs
+    # Loaded before its threads are limited: those of products this small wait more than they work.
+    import scipy.linalg
 
+    with workers(1):
+        return _couple_many(scores, n_classes, scipy.linalg.get_blas_funcs)
+
+
+def _couple_many(
+    scores: Floats, n_classes: int, get_blas_funcs: Callable[..., Any]
+) -> npt.NDArray[np.float64]:
     k, n_pairs = n_classes, scores.shape[1]
     limit = float(np.log((1 - _CLIP) / _CLIP))
     (times,) = get_blas_funcs(("symv",), dtype=scores.dtype)

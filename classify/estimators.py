@@ -263,7 +263,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
 
     @coef_.setter
     def coef_(self, coef: npt.NDArray[np.float64]) -> None:
-        self.head_ = LinearHead(coef, self.intercept_)
+        self._put(coef, self.intercept_ if hasattr(self, "head_") else np.zeros(len(coef)))
 
     @property
     def intercept_(self) -> npt.NDArray[np.float64]:
@@ -272,7 +272,11 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
 
     @intercept_.setter
     def intercept_(self, intercept: npt.NDArray[np.float64]) -> None:
-        self.head_ = LinearHead(self.coef_, intercept)
+        self._put(self.coef_ if hasattr(self, "head_") else np.empty((0, 0)), intercept)
+
+    def _put(self, coef: npt.NDArray[np.float64], intercept: npt.NDArray[np.float64]) -> None:
+        """Keep heads that are set from outside, one attribute after the other, in either order."""
+        self.head_ = LinearHead(coef, intercept)
 
     def _head(self) -> Head:
         head: Head | None = vars(self).get("head_")

@@ -300,8 +300,7 @@ class Fitter:
 
     def head(self, objective: Problems, points: Array) -> LinearHead:
         """Fold the standardisation into heads for raw features."""
-        # (First of all: the objective knows the rows in their own span, not the raw features.)
-        weights, intercepts = objective.split(objective.centred(points))
+        weights, intercepts = objective.split(points)
         if self.basis is not None:
             weights = weights @ self.basis.T
         if self.scale is not None:
@@ -309,6 +308,7 @@ class Fitter:
         if self.shift is not None:
             intercepts = intercepts - weights @ self.shift
         table = np.column_stack([weights, intercepts])
+        # (The objective's own `centred` takes weights in the rows' span, where there is one.)
         if objective.columns > 1:
             table = without_mean(table[None])[0]
         return LinearHead(table[:, :-1].copy(), table[:, -1].copy())
