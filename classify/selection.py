@@ -19,6 +19,7 @@ from classify.solver.out_of_core import answer_steps, is_source
 from classify.solver.problems import n_heads
 from classify.solver.row_norms import normalized
 from classify.solver.threads import Workers, workers
+from classify.solver.tuning import JUDGED_NUMBERS
 from classify.warm_starts import RecentHeads
 from data.common.memory import default_memory
 
@@ -31,8 +32,6 @@ PATIENCE = 8
 # Validation rows cannot tell apart what is nearer than this to the optimum.
 PATH_TOL = 3e-4
 PATH_MAX_ITER = 200
-# Scores of held-out rows at a value of C, above which a tenth of all rows is enough.
-JUDGED_NUMBERS = 100_000_000
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from classify.solver.arrays import Arrays, LabelEntries, PositiveEntries, ScoreB
 from classify.solver.passes import Group
 from classify.solver.problems import BinaryProblems, Problems, SoftmaxProblems
 from classify.solver.solution import Certificate
+from classify.solver.tuning import CHORD, CHORD_CLASSES
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
@@ -51,9 +52,6 @@ NEWTON_STEPS = 30
 BALANCED = 1e-11
 # Newton's step of an intercept; far from the optimum the quadratic model is worthless.
 LARGEST_STEP = 2.0
-# With so many classes, the softmax's intercepts keep a Hessian for as long as every step leaves no
-# more than this share of what is out of balance.
-CHORD_CLASSES, CHORD = 64, 0.1
 TINY = float(np.finfo(float).tiny)
 
 

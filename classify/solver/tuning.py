@@ -49,6 +49,9 @@ CERTIFICATE_NUMBERS = 500_000
 STEP_NUMBERS, STEP_ROWS = 500_000, 16
 # Scores that may be made at once of features in memory, where larger products are faster.
 WHOLE_NUMBERS = 20_000_000
+# From so many columns on most of the time goes into what is made of the scores, which threads
+# share: numbers of a step.
+WIDE_COLUMNS, WIDE_NUMBERS = 4096, 1_000_000
 # One-vs-one cuts a chunk into the runs of its classes, which should not be too short.
 CHUNK_BYTES, RUN_BYTES, LARGEST_CHUNK = 32_000_000, 1_000_000, 256_000_000
 SMALLEST_CHUNK = 1_000_000
@@ -120,6 +123,17 @@ GRAM_NUMBERS = 32_000_000
 PAIR_NUMBERS = 40_000
 # How often a step may be shortened.
 HALVINGS = 40
+
+# --- Certificates of a softmax of many classes (`certificate`) ----------------------------------
+
+# With so many classes, the intercepts keep a Hessian for as long as every step leaves no more than
+# this share of what is out of balance.
+CHORD_CLASSES, CHORD = 64, 0.1
+
+# --- The path of C (`classify.selection`) -------------------------------------------------------
+
+# Scores of held-out rows at a value of C, above which a tenth of all rows is enough.
+JUDGED_NUMBERS = 100_000_000
 
 # --- An inverse for each column (`preconditioner.sampled`) -------------------------------------
 

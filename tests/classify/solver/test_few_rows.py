@@ -11,6 +11,7 @@ from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.linear_head import LinearHead, PairHead
 from classify.selection import select_C
 from classify.solver.few_rows import are_few
+from classify.solver.out_of_core import answer_steps
 
 ALL = [OneVsOneLogistic, OneVsRestLogistic, MultinomialLogistic]
 
@@ -116,3 +117,28 @@ def test_what_is_few():
     assert not are_few(np.array([3, 33, 32]), 100)  # two classes of 65 rows together
     assert not are_few(np.array([3, 6, 6]), 10)  # more rows than features
     assert not are_few(np.full(2000, 3), 100)  # too many products of rows
+
+
+@pytest.mark.parametrize("order", [("coef_", "intercept_"), ("intercept_", "coef_")])
+@pytest.mark.parametrize("fitted", [False, True])
+def test_weights_can_be_set_one_after_the_other(order, fitted):
+    X, y, T = few([3] * 4, 30)
+    wanted = OneVsOneLogistic(0.1).fit(X, y)
+    other = OneVsOneLogistic(0.1).fit(T[:6], [0, 1, 2] * 2) if fitted else OneVsOneLogistic(0.1)
+    with pytest.raises(AttributeError):
+        _ = OneVsOneLogistic().coef_
+    for name in order:
+        setattr(other, name, getattr(wanted, name))
+    other.classes_, other.n_features_in_ = wanted.classes_, wanted.n_features_in_
+    np.testing.assert_array_equal(other.coef_, wanted.coef_)
+    np.testing.assert_array_equal(other.intercept_, wanted.intercept_)
+    np.testing.assert_allclose(other.decision_function(T), wanted.decision_function(T), atol=1e-10)
+
+
+def test_rows_are_answered_in_steps_where_there_are_many_columns():
+    X = np.zeros((200, 10), np.float32)
+    assert answer_steps(X, 200, 45) == [(0, 200)]
+    steps = answer_steps(X, 200, 19_900)
+    assert [low for low, _ in steps] == [0, 50, 100, 150]
+    assert steps[-1] == (150, 200)
+    assert answer_steps(X, 40, 499_500)[0] == (0, 16)
