@@ -295,46 +295,45 @@ def couple_many(scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
     # Loaded before its threads are limited: those of products this small wait more than they work.
     import scipy.linalg
 
+    result = np.empty((len(scores), n_classes))
+    (times,) = scipy.linalg.get_blas_funcs(("tpmv",), dtype=scores.dtype)
     with workers(1):
-        return _couple_many(scores, n_classes, scipy.linalg.get_blas_funcs)
-
-
-def _couple_many(
-    scores: Floats, n_classes: int, get_blas_funcs: Callable[..., Any]
-) -> npt.NDArray[np.float64]:
-    k, n_pairs = n_classes, scores.shape[1]
-    limit = float(np.log((1 - _CLIP) / _CLIP))
-    (times,) = get_blas_funcs(("symv",), dtype=scores.dtype)
-    result = np.empty((len(scores), k))
-    step = min(len(scores), max(1, _COUPLED_NUMBERS // k**2))
-    # One half of Q is enough for a product; the other stays as it is.
-    tables = np.empty((step, k, k), scores.dtype)
-    firsts, seconds, crosses = np.empty((3, step, n_pairs), scores.dtype)
-    for low in range(0, len(scores), step):
-        part = scores[low : low + step]
-        first, second, cross = (held[: len(part)] for held in (firsts, seconds, crosses))
-        np.clip(part, -limit, limit, out=second)
-        np.exp(second, out=second)
-        np.add(second, 1, out=first)
-        np.reciprocal(first, out=first)
-        second *= first
-        np.multiply(first, second, out=cross)
-        np.negative(cross, out=cross)
-        first *= first
-        second *= second
-        diagonal = np.zeros((len(part), k))
-        start = 0
-        for a in range(k - 1):
-            pairs = slice(start, start + k - 1 - a)
-            tables[: len(part), a, a + 1 :] = cross[:, pairs]
-            diagonal[:, a] += second[:, pairs].sum(axis=1)
-            diagonal[:, a + 1 :] += first[:, pairs]
-            start = pairs.stop
-        for row, table in enumerate(tables[: len(part)]):
-            table[np.arange(k), np.arange(k)] = diagonal[row]
-            product = functools.partial(times, 1.0, table.T, lower=1)
-            result[low + row] = _couple_row(product, diagonal[row])
+        for row, found in zip(scores, result, strict=True):
+            found[:] = _couple_scores(row, times, n_classes)
     return result
+
+
+def _couple_scores(row: Floats, times: Callable[..., Floats], k: int) -> npt.NDArray[np.float64]:
+    """Couple the scores of a row (n_pairs,).
+
+    In the order of the pairs, a number for each is a packed triangle: that of the later classes by
+    the earlier ones, without a first row and a last column, which are empty.
+    """
+    limit = float(np.log((1 - _CLIP) / _CLIP))
+    second = np.exp(np.clip(row, -limit, limit))
+    first = 1 / (1 + second)
+    second *= first
+    cross = first * second
+    ones = np.ones(k - 1, row.dtype)
+
+    def of_earlier(table: Floats, v: Floats) -> Floats:
+        return times(k - 1, table, v, lower=1, trans=1)
+
+    def of_later(table: Floats, v: Floats) -> Floats:
+        return times(k - 1, table, v, lower=1)
+
+    diagonal = np.zeros(k)
+    diagonal[:-1] += of_earlier(second * second, ones)
+    diagonal[1:] += of_later(first * first, ones)
+
+    def product(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        v = p.astype(row.dtype)
+        found = diagonal * p
+        found[:-1] -= of_earlier(cross, v[1:])
+        found[1:] -= of_later(cross, v[:-1])
+        return found
+
+    return _couple_row(product, diagonal)
 
 
 def _couple_row(

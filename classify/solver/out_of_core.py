@@ -54,11 +54,11 @@ def answer_steps(X: Any, n_rows: int, columns: int) -> list[tuple[int, int]]:
 
     Shapes: `X` (n, n_features).
     """
+    if columns >= WIDE_COLUMNS and not is_source(X):
+        step = max(2 * STEP_ROWS, WIDE_NUMBERS // columns)
+        return [(low, min(low + step, n_rows)) for low in range(0, n_rows, step)]
     if is_source(X) or n_rows * columns > WHOLE_NUMBERS:
         return row_steps(X, n_rows, columns)
-    if columns >= WIDE_COLUMNS:
-        step = max(STEP_ROWS, WIDE_NUMBERS // columns)
-        return [(low, min(low + step, n_rows)) for low in range(0, n_rows, step)]
     return [(0, n_rows)]
 
 
