@@ -29,7 +29,6 @@ step is made for a whole chunk of rows at once, and rows that have met the stopp
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -337,7 +336,8 @@ def _couple_scores(row: Floats, times: Callable[..., Floats], k: int) -> npt.NDA
 
 
 def _couple_row(
-    product: Callable[[Floats], Floats], diagonal: npt.NDArray[np.float64]
+    product: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]],
+    diagonal: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.float64]:
     """Minimise ``p'Qp / 2`` over probabilities, given products with Q and its diagonal."""
     inverse = 1 / diagonal
