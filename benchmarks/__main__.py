@@ -9,10 +9,11 @@ Parts, with --part (several may be given):
   out-of-core  the same with --memory at a quarter of the features
   coupling     probabilities of one-vs-one
   decoding     stage one: JPEG files with --decode fast, against exact decoding
+  photos       stage one on photographs: decoder, network, both, and a first run
   engines      stage one: the whole pipeline on this CPU, against the usual loop
   growth       stage one: memory and seconds at three numbers of images, and finding the store
   scaling      a model of the costs of both stages, checked at three sizes and extrapolated
-Without stores, decoding, engines, growth, scaling, one-c and slopes run, on made data.
+Without stores, decoding, photos, engines, growth, scaling, one-c and slopes run, on made data.
 """
 
 from __future__ import annotations
@@ -34,13 +35,23 @@ PARTS = (
     "out-of-core",
     "coupling",
     "decoding",
+    "photos",
     "engines",
     "growth",
     "scaling",
     "paired-tests",
 )
 NEED_STORES = ("path", "memory", "out-of-core")
-NO_STORES = ("decoding", "engines", "growth", "scaling", "one-c", "slopes", "paired-tests")
+NO_STORES = (
+    "decoding",
+    "photos",
+    "engines",
+    "growth",
+    "scaling",
+    "one-c",
+    "slopes",
+    "paired-tests",
+)
 
 
 def positive(option: str, kind: Callable[[str], Any] = float) -> Callable[[str], Any]:
@@ -145,6 +156,7 @@ def main(argv: Sequence[str]) -> None:
         one_c,
         paired_tests,
         path,
+        photos,
         scaling,
         slopes,
     )
@@ -175,6 +187,7 @@ def main(argv: Sequence[str]) -> None:
         "out-of-core": memory.out_of_core,
         "coupling": coupling.run,
         "decoding": decoding.run,
+        "photos": photos.run,
         "engines": engines.run,
         "growth": growth.run,
         "scaling": scaling.run,
