@@ -15,8 +15,7 @@ from data.common.cli import Parser, folder_path, log, print_result, run_process
 from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError, nearest
 from data.common.memory import parse_memory
-from data.format.spec import DECODES
-from data.images.decode import MAX_PIXELS
+from data.format.spec import DECODES, MAX_PIXELS
 
 if TYPE_CHECKING:
     from classify.records import FitOptions

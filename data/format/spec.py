@@ -64,6 +64,8 @@ REQUEST_SHAPE: dict[str, Any] = any_may_miss(
         "files": {name: {"path": str, "stat": str} for name in ("dataset", "weights")},
     }
 )
+# Pillow's own limit: an image file that claims more pixels may be made to fill the memory.
+MAX_PIXELS = 89_478_485
 KEY_DIGITS = 8
 # In the preprocessing of a spec where it decides the numbers: how often an image file is cropped.
 CROPS = "crops"

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
+from data.format.spec import MAX_PIXELS as MAX_PIXELS  # whose module loads without numpy
 from data.images.orientation import UPRIGHT, read_orientation, turn
 from data.images.pillow_warnings import no_libtiff_messages, no_pillow_limit, no_pillow_warnings
 from data.images.reduced import FORMATS as REDUCIBLE
@@ -44,8 +45,6 @@ SUFFIXES = (
 )
 KINDS = "JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM, PBM or AVIF"
 
-# Pillow's own limit: an image that claims more pixels may be made to fill the memory.
-MAX_PIXELS = 89_478_485
 # Bytes that Pillow holds for a pixel of RGB, before anything is made of it.
 _BYTES_A_PIXEL = 4
 
