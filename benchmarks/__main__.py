@@ -10,10 +10,12 @@ Parts, with --part (several may be given):
   coupling     probabilities of one-vs-one
   few          many classes of few rows: the whole command, 200 x 3 and 1,000 x 2
   decoding     stage one: JPEG files with --decode fast, against exact decoding
+  photos       stage one on photographs: decoder, network, both, and a first run
   engines      stage one: the whole pipeline on this CPU, against the usual loop
   growth       stage one: memory and seconds at three numbers of images, and finding the store
   scaling      a model of the costs of both stages, checked at three sizes and extrapolated
-Without stores, few, decoding, engines, growth, scaling, one-c and slopes run, on made data.
+Without stores, few, decoding, photos, engines, growth, scaling, one-c and slopes run, on made
+data.
 """
 
 from __future__ import annotations
@@ -36,13 +38,24 @@ PARTS = (
     "coupling",
     "few",
     "decoding",
+    "photos",
     "engines",
     "growth",
     "scaling",
     "paired-tests",
 )
 NEED_STORES = ("path", "memory", "out-of-core")
-NO_STORES = ("few", "decoding", "engines", "growth", "scaling", "one-c", "slopes", "paired-tests")
+NO_STORES = (
+    "few",
+    "decoding",
+    "photos",
+    "engines",
+    "growth",
+    "scaling",
+    "one-c",
+    "slopes",
+    "paired-tests",
+)
 
 
 def positive(option: str, kind: Callable[[str], Any] = float) -> Callable[[str], Any]:
@@ -148,6 +161,7 @@ def main(argv: Sequence[str]) -> None:
         one_c,
         paired_tests,
         path,
+        photos,
         scaling,
         slopes,
     )
@@ -179,6 +193,7 @@ def main(argv: Sequence[str]) -> None:
         "coupling": coupling.run,
         "few": few.run,
         "decoding": decoding.run,
+        "photos": photos.run,
         "engines": engines.run,
         "growth": growth.run,
         "scaling": scaling.run,

@@ -27,7 +27,7 @@ def main(model: str, size: int, batch: int, folder: Path, out: Path) -> None:
     network = timm.create_model(model, pretrained=False, num_classes=0).eval()
     config = resolve_data_config({"img_size": size}, model=network)
     transform = create_transform(**config, is_training=False)
-    files = sorted(folder.rglob("*.png"))
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
 
     class Images(Dataset):
         def __len__(self) -> int:

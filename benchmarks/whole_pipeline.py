@@ -190,5 +190,6 @@ def timed_run(words: list[str]) -> dict[str, float]:
 
 if __name__ == "__main__":
     os.environ.setdefault("XDG_CACHE_HOME", sys.argv[2] + ".cache")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as `python -m extract` does for itself
     found = main(json.loads(Path(sys.argv[1]).read_text()))
     Path(sys.argv[2]).write_text(json.dumps(found))
