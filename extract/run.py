@@ -162,6 +162,8 @@ def _compute_among_others(job: Job, crew: Crew | None) -> Path:
         except (UserError, FileNotFoundError) as error:
             if _identity(job.path) not in (None, before):
                 log(f"another process has finished {job.path}")
+                # It has swept this folder, but not what was written here in the meantime.
+                shutil.rmtree(job.folder, ignore_errors=True)
                 return _found(job, job.options)
             missing = error if isinstance(error, FileNotFoundError) else error.__cause__
             if not isinstance(missing, FileNotFoundError):
