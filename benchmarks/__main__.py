@@ -8,12 +8,14 @@ Parts, with --part (several may be given):
   memory       peak memory of a fit, against its limit
   out-of-core  the same with --memory at a quarter of the features
   coupling     probabilities of one-vs-one
+  few          many classes of few rows: the whole command, 200 x 3 and 1,000 x 2
   decoding     stage one: JPEG files with --decode fast, against exact decoding
   photos       stage one on photographs: decoder, network, both, and a first run
   engines      stage one: the whole pipeline on this CPU, against the usual loop
   growth       stage one: memory and seconds at three numbers of images, and finding the store
   scaling      a model of the costs of both stages, checked at three sizes and extrapolated
-Without stores, decoding, photos, engines, growth, scaling, one-c and slopes run, on made data.
+Without stores, few, decoding, photos, engines, growth, scaling, one-c and slopes run, on made
+data.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ PARTS = (
     "memory",
     "out-of-core",
     "coupling",
+    "few",
     "decoding",
     "photos",
     "engines",
@@ -43,6 +46,7 @@ PARTS = (
 )
 NEED_STORES = ("path", "memory", "out-of-core")
 NO_STORES = (
+    "few",
     "decoding",
     "photos",
     "engines",
@@ -150,6 +154,7 @@ def main(argv: Sequence[str]) -> None:
         coupling,
         decoding,
         engines,
+        few,
         growth,
         hundred,
         memory,
@@ -186,6 +191,7 @@ def main(argv: Sequence[str]) -> None:
         "memory": memory.run,
         "out-of-core": memory.out_of_core,
         "coupling": coupling.run,
+        "few": few.run,
         "decoding": decoding.run,
         "photos": photos.run,
         "engines": engines.run,

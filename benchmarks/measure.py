@@ -13,7 +13,7 @@ import time
 
 
 def main(out: str, command: list[str]) -> int:
-    """Run the command and write ``seconds``, ``peak_bytes`` and ``code``; return its exit code."""
+    """Run the command; write ``seconds``, ``cpu_seconds``, ``peak_bytes`` and ``code``."""
     start = time.perf_counter()
     child = subprocess.Popen(command)
     _, status, usage = os.wait4(child.pid, 0)
@@ -21,7 +21,9 @@ def main(out: str, command: list[str]) -> int:
     code = child.returncode = os.waitstatus_to_exitcode(status)
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     with open(out, "w", encoding="utf-8") as stream:
-        json.dump({"seconds": seconds, "peak_bytes": peak, "code": code}, stream)
+        cpu = usage.ru_utime + usage.ru_stime
+        found = {"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": peak, "code": code}
+        json.dump(found, stream)
     return code
 
 

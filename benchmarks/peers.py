@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 from benchmarks.search import LADDER
 
@@ -65,9 +66,66 @@ PEERS = {
             remark="no multinomial objective is offered; it penalises its intercept, here (with "
             f"intercept_scaling={SNAPML_SCALING:g}) {SNAPML_SCALING**2:g} times less than a weight",
         ),
+        Peer(
+            "cyanure",
+            "cyanure",
+            "cyanure",
+            # Its tol is a duality gap, relative to the objective: ours, but it may stop later.
+            ladder=(1e-3, 3e-4, *LADDER),
+            remark="it stops on a duality gap, as Icebox does; its losses are averaged, so it is "
+            "given lambda = 1 / (n C)",
+        ),
     )
 }
-DEFAULT = ("scikit-learn", "scikit-learn-intelex", "snapml")
+DEFAULT = ("scikit-learn", "scikit-learn-intelex", "snapml", "cyanure")
+
+
+class Cyanure(ClassifierMixin, BaseEstimator):
+    """cyanure's classifier, told C: its losses are averaged over the rows, so its penalty is too.
+
+    Attributes
+    ----------
+    classes_, coef_, intercept_ : ndarray
+        As scikit-learn's, once fitted.
+    """
+
+    def __init__(self, C: float = 1.0, tol: float = 1e-3) -> None:
+        self.C, self.tol = C, tol
+
+    def fit(self, X: npt.NDArray[Any], y: npt.NDArray[Any]) -> Cyanure:
+        """Fit two classes by one logistic loss, more by the softmax's."""
+        from cyanure.estimators import Classifier
+
+        self.classes_ = np.unique(y)
+        two = len(self.classes_) == 2
+        inner = Classifier(
+            loss="logistic" if two else "multiclass-logistic",
+            penalty="l2",
+            lambda_1=1 / (len(X) * self.C),
+            fit_intercept=True,
+            tol=self.tol,
+            max_iter=MAX_ITER,
+            verbose=False,
+            n_threads=1 if two else -1,
+        )
+        inner.fit(np.ascontiguousarray(X), np.searchsorted(self.classes_, y))
+        # Of the softmax it has a column for each class.
+        coef = np.asarray(inner.coef_, np.float64)
+        self.coef_ = coef.reshape(1, -1) if two else coef.reshape(X.shape[1], -1).T
+        self.intercept_ = np.ravel(np.asarray(inner.intercept_, np.float64))
+        return self
+
+    def predict(self, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Answer by the highest score; scikit-learn's meta-estimators ask for it."""
+        scores = self.decision_function(X)
+        return np.asarray(
+            self.classes_[scores.argmax(axis=1) if scores.ndim == 2 else (scores > 0).astype(int)]
+        )
+
+    def decision_function(self, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return linear scores."""
+        scores = X @ self.coef_.T + self.intercept_
+        return np.asarray(scores[:, 0] if len(self.coef_) == 1 else scores)
 
 
 def cores() -> int:
@@ -124,6 +182,8 @@ def single(name: str, C: float, tol: float) -> Any:
             n_jobs=1,
             random_state=0,
         )
+    if name == "cyanure":
+        return Cyanure(C, tol)
     # After patching, this name is scikit-learn-intelex's class.
     from sklearn.linear_model import LogisticRegression
 

@@ -122,7 +122,7 @@ def measured(command: Sequence[str]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``seconds``, ``peak_bytes`` and ``stdout``.
+        ``seconds``, ``cpu_seconds``, ``peak_bytes`` and ``stdout``.
 
     Raises
     ------

@@ -14,7 +14,16 @@ from typing import Any
 
 from classify.results import json_ready
 
-PACKAGES = ("icebox", "numpy", "scipy", "scikit-learn", "joblib", "scikit-learn-intelex", "snapml")
+PACKAGES = (
+    "icebox",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "joblib",
+    "scikit-learn-intelex",
+    "snapml",
+    "cyanure",
+)
 
 
 def machine() -> dict[str, Any]:

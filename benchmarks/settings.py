@@ -58,6 +58,10 @@ class Settings:
         The three sizes at which ``scaling`` checks its model of either stage.
     paired_draws : int
         Families of tests that ``paired-tests`` simulates for each case.
+    few_cases : tuple of (int, int)
+        Classes, and rows of each, of ``few``.
+    few_features : int
+        Their width.
     results : Path
         Where JSON files go.
     """
@@ -82,6 +86,8 @@ class Settings:
     scaling_images: tuple[int, ...] = (3_000, 9_000, 18_000)
     scaling_rows: tuple[int, ...] = (20_000, 40_000, 80_000)
     paired_draws: int = 4_000
+    few_cases: tuple[tuple[int, int], ...] = ((200, 3), (1000, 2))
+    few_features: int = 1280
     results: Path = field(default=Path(__file__).parent / "results")
 
     def data(self) -> Iterator[Rows]:

@@ -29,6 +29,7 @@ step is made for a whole chunk of rows at once, and rows that have met the stopp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.solver.problems import n_heads
+from classify.solver.threads import workers
 
 STRATEGIES = ("multinomial", "ovr", "ovo")
 # In place of a probability of zero, whose logarithm is not finite.
@@ -45,6 +47,10 @@ _CLIP = 1e-7
 # The matrices of one chunk of rows: n_classes^2 numbers a row, small enough to stay in a
 # processor's cache for 10 classes and within tens of megabytes for 100.
 _COUPLED_NUMBERS = 4_000_000
+# From so many classes on, probabilities are coupled row by row (`couple_many`), until no product of
+# Q is further from their mean than this, in units of one over the number of classes.
+MANY_CLASSES = 64
+_COUPLED = 1e-5
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -79,7 +85,10 @@ def probabilities(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[
     Multinomial: the softmax. One-vs-rest: each head's sigmoid, normalised. One-vs-one: pairwise
     probabilities coupled by the second method of Wu, Lin and Weng (2004), see the module.
     """
-    exact = _check_scores(strategy, scores, n_classes).astype(np.float64)
+    scores = _check_scores(strategy, scores, n_classes)
+    if strategy == "ovo" and n_classes >= MANY_CLASSES:
+        return couple_many(scores, n_classes)
+    exact = scores.astype(np.float64)
     if n_classes == 2:
         return np.exp(np.concatenate([_log_sigmoid(-exact), _log_sigmoid(exact)], axis=1))
     if strategy == "ovo":
@@ -91,11 +100,12 @@ def probabilities(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[
 
 def log_probabilities(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
     """Return the logarithms of `probabilities`, finite where these have underflowed."""
-    exact = _check_scores(strategy, scores, n_classes).astype(np.float64)
+    scores = _check_scores(strategy, scores, n_classes)
+    if strategy == "ovo" and n_classes > 2:
+        return logarithms(probabilities(strategy, scores, n_classes))
+    exact = scores.astype(np.float64)
     if n_classes == 2:
         return np.concatenate([_log_sigmoid(-exact), _log_sigmoid(exact)], axis=1)
-    if strategy == "ovo":
-        return logarithms(probabilities(strategy, scores, n_classes))
     logits = _log_sigmoid(exact) if strategy == "ovr" else exact
     logits = logits - logits.max(axis=1, keepdims=True)
     return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
@@ -149,9 +159,8 @@ def problem_sums(
     scores = _check_scores(strategy, scores, n_classes)
     sums = ProblemSums.zeros(scores.shape[1])
     for label in np.unique(labels):
-        rows = scores[labels == label].astype(np.float64)
         heads, positive = _part_in(strategy, int(label), n_classes)
-        rows = rows[:, heads]
+        rows = scores[np.ix_(labels == label, heads)].astype(np.float64)
         sums.n_rows[heads] += len(rows)
         sums.n_right[heads] += ((rows > 0) == positive).sum(axis=0)
         sums.loss[heads] -= _log_sigmoid(np.where(positive, rows, -rows)).sum(axis=0)
@@ -186,21 +195,23 @@ def votes_and_margins(
     A score of exactly zero votes for the first of its pair. A margin is the sum of the scores of a
     class's pairs, each with the sign that speaks for it.
     """
-    votes = np.zeros((len(scores), n_classes))
+    # Counts and sums of a product are as fast as the memory; numpy's of bools are not.
+    votes = np.zeros((len(scores), n_classes), np.float32)
     margins = np.zeros((len(scores), n_classes))
+    ones = np.ones(n_classes, np.float32)
     # The pairs of a class with the later ones are neighbours. A matrix of signs for all pairs at
     # once would have n_classes^3 / 2 numbers.
     start = 0
     for first in range(n_classes - 1):
-        stop = start + n_classes - 1 - first
-        part = scores[:, start:stop].astype(np.float64)
-        won = part > 0
-        votes[:, first] += (~won).sum(axis=1)
+        later = n_classes - 1 - first
+        part = scores[:, start : start + later]
+        won = (part > 0).astype(np.float32)
+        votes[:, first] += later - won @ ones[:later]
         votes[:, first + 1 :] += won
-        margins[:, first] -= part.sum(axis=1)
+        margins[:, first] -= part.sum(axis=1, dtype=np.float64)
         margins[:, first + 1 :] += part
-        start = stop
-    return votes, margins
+        start += later
+    return votes.astype(np.float64), margins
 
 
 def _votes_and_confidences(scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
@@ -271,3 +282,82 @@ def _couple_chunk(first: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.floa
             p /= 1.0 + diff
     result[:, where] = p
     return result
+
+
+def couple_many(scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
+    """Couple the scores (n_samples, n_pairs) of many classes' pairs, in the scores' dtype.
+
+    The same minimum as `couple` seeks, by conjugate gradients that keep the sum of the
+    probabilities, preconditioned by the diagonal of Q: a few products with Q, in place of
+    steps through the classes one by one.
+    """
+    # Loaded before its threads are limited: those of products this small wait more than they work.
+    import scipy.linalg
+
+    result = np.empty((len(scores), n_classes))
+    (times,) = scipy.linalg.get_blas_funcs(("tpmv",), dtype=scores.dtype)
+    with workers(1):
+        for row, found in zip(scores, result, strict=True):
+            found[:] = _couple_scores(row, times, n_classes)
+    return result
+
+
+def _couple_scores(row: Floats, times: Callable[..., Floats], k: int) -> npt.NDArray[np.float64]:
+    """Couple the scores of a row (n_pairs,).
+
+    In the order of the pairs, a number for each is a packed triangle: that of the later classes by
+    the earlier ones, without a first row and a last column, which are empty.
+    """
+    limit = float(np.log((1 - _CLIP) / _CLIP))
+    second = np.exp(np.clip(row, -limit, limit))
+    first = 1 / (1 + second)
+    second *= first
+    cross = first * second
+    ones = np.ones(k - 1, row.dtype)
+
+    def of_earlier(table: Floats, v: Floats) -> Floats:
+        return times(k - 1, table, v, lower=1, trans=1)
+
+    def of_later(table: Floats, v: Floats) -> Floats:
+        return times(k - 1, table, v, lower=1)
+
+    diagonal = np.zeros(k)
+    diagonal[:-1] += of_earlier(second * second, ones)
+    diagonal[1:] += of_later(first * first, ones)
+
+    def product(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        v = p.astype(row.dtype)
+        found = diagonal * p
+        found[:-1] -= of_earlier(cross, v[1:])
+        found[1:] -= of_later(cross, v[:-1])
+        return found
+
+    return _couple_row(product, diagonal)
+
+
+def _couple_row(
+    product: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]],
+    diagonal: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Minimise ``p'Qp / 2`` over probabilities, given products with Q and its diagonal."""
+    inverse = 1 / diagonal
+    total = inverse.sum()
+    p = inverse / total
+    gradient = product(p)
+    direction, past = np.zeros_like(p), 1.0
+    for _ in range(max(100, len(p))):
+        # LIBSVM's rule compares the gradient with its mean; this is stricter than it is.
+        if np.abs(gradient - p @ gradient).max() < _COUPLED / len(p):
+            break
+        z = inverse * (gradient - (inverse @ gradient) / total)
+        new = float(z @ gradient)
+        direction = -z + (new / past) * direction
+        past = new
+        along = product(direction)
+        curvature = float(direction @ along)
+        if not (new > 0 and curvature > 0):  # rounding is all that is left
+            break
+        p = p + (new / curvature) * direction
+        gradient = gradient + (new / curvature) * along
+    p = np.maximum(p, 0.0)
+    return np.asarray(p / p.sum())

@@ -41,9 +41,9 @@ from classify.coding import (
     log_probabilities,
     probabilities,
 )
-from classify.linear_head import LinearHead
+from classify.linear_head import Head, LinearHead
 from classify.parameters import check_parameters, row_weights
-from classify.scoring import scored
+from classify.scoring import answers
 from classify.solver.backend import as_labels, choose_device, lies_on, open_fitter
 from classify.solver.design import all_finite
 from classify.solver.fit import plan
@@ -177,7 +177,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         y: Any,
         sample_weight: Any = None,
         *,
-        start: LinearHead | None = None,
+        start: Head | None = None,
     ) -> _LogisticHeads:
         """Fit the heads.
 
@@ -192,7 +192,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         sample_weight : array-like of shape (n_samples,), optional
             Weight of each row's loss. A row whose weight, times its class's, is 0 is as if absent:
             a class that has no other rows is not among `classes_`.
-        start : LinearHead, optional
+        start : LinearHead or PairHead, optional
             Heads to start from, such as `classify.selection.Selection.start`. The optimum does not
             depend on them.
 
@@ -213,7 +213,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             self._warn(solution)
         return self
 
-    def _solve(self, X: Any, y: Any, sample_weight: Any, start: LinearHead | None) -> Solution:
+    def _solve(self, X: Any, y: Any, sample_weight: Any, start: Head | None) -> Solution:
         """Fit as `fit` does, and leave it to the caller to report what did not converge."""
         check_parameters(self)
         device = "cpu" if is_source(X) else choose_device(self.device, X)
@@ -250,11 +250,39 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             head, solution = fitter.solve(
                 float(self.C), tol=float(self.tol), max_iter=int(self.max_iter), start=start
             )
-        self.coef_, self.intercept_ = head.coef, head.intercept
+        self.head_ = head
         self.n_iter_ = solution.n_iter
         self.device_ = fitter.device
         self.certificate_ = solution.certificate()
         return solution
+
+    @property
+    def coef_(self) -> npt.NDArray[np.float64]:
+        """Weights for raw features, ``(n_heads, n_features)``."""
+        return self._head().coef
+
+    @coef_.setter
+    def coef_(self, coef: npt.NDArray[np.float64]) -> None:
+        self._put(coef, self.intercept_ if hasattr(self, "head_") else np.zeros(len(coef)))
+
+    @property
+    def intercept_(self) -> npt.NDArray[np.float64]:
+        """Intercepts, ``(n_heads,)``."""
+        return self._head().intercept
+
+    @intercept_.setter
+    def intercept_(self, intercept: npt.NDArray[np.float64]) -> None:
+        self._put(self.coef_ if hasattr(self, "head_") else np.empty((0, 0)), intercept)
+
+    def _put(self, coef: npt.NDArray[np.float64], intercept: npt.NDArray[np.float64]) -> None:
+        """Keep heads that are set from outside, one attribute after the other, in either order."""
+        self.head_ = LinearHead(coef, intercept)
+
+    def _head(self) -> Head:
+        head: Head | None = vars(self).get("head_")
+        if head is None:  # as an attribute that is not there, which is what is asked for
+            raise AttributeError(f"this {type(self).__name__} is not fitted yet")
+        return head
 
     def _check_input(self, X: Any, y: Any, device: str) -> tuple[Any, Any]:
         """Check features and labels as scikit-learn does, wherever they lie."""
@@ -331,7 +359,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
     def _answers(self, X: Any, answer: Callable[..., npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """Call ``answer(strategy, scores, n_classes)``, for blocks of rows where they are large."""
         check_is_fitted(self)
-        head, n_classes = LinearHead(self.coef_, self.intercept_), len(self.classes_)
+        head, n_classes = self.head_, len(self.classes_)
         if not is_source(X):
             X = validate_data(self, as_features(X), dtype=_DTYPES, accept_sparse=False, reset=False)
         else:
@@ -341,8 +369,9 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
                     f"Found array with 0 sample(s) (shape={X.shape}): at least 1 is needed"
                 )
         X = normalized(X, self.normalize)
-        return np.concatenate(
-            [answer(self._strategy, scores, n_classes) for _, scores in scored(X, head)]
+        strategy = self._strategy
+        return answers(
+            X, head, lambda scores: answer(strategy, scores, n_classes), n_jobs=self.n_jobs
         )
 
     def decision_function(self, X: Any) -> Floats:
@@ -408,13 +437,28 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
 
 
 def fit_without_warning(
-    estimator: _LogisticHeads, X: Any, y: Any, start: LinearHead | None = None
+    estimator: _LogisticHeads, X: Any, y: Any, start: Head | None = None
 ) -> Solution:
     """Fit an estimator, and return how its problems ended instead of a warning.
 
     Python's own switch for warnings is the whole process's, so that threads cannot use it.
     """
     return estimator._solve(X, y, None, start)
+
+
+def answers_of(
+    estimator: _LogisticHeads, X: Any
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return what `decision_function` and `predict_proba` do, from scores that are made once."""
+
+    def both(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
+        values = decision_values(strategy, scores, n_classes).reshape(len(scores), -1)
+        return np.hstack([values, probabilities(strategy, scores, n_classes)])
+
+    found = estimator._answers(X, both)
+    k = len(estimator.classes_)
+    values, chances = found[:, :-k], found[:, -k:]
+    return (values[:, 0] if k == 2 else values), chances
 
 
 @_with_shared_sections

@@ -1,7 +1,9 @@
 """Trained heads on disk: one safetensors file each, with everything that predicting needs.
 
 Tensors: ``coef`` (n_problems, n_features) and ``intercept`` (n_problems,), float32, in the space of
-the raw features; for one-vs-one also ``pairs`` (n_problems, 2), int64, in scikit-learn's order: a
+the raw features; in format 2, which one-vs-one of very many classes of few rows has, in their place
+``span``, ``shift``, ``starts``, ``duals`` and ``offset``: see `classify.linear_head.PairHead`. For
+one-vs-one also ``pairs`` (n_problems, 2), int64, in scikit-learn's order: a
 positive score speaks for the second class. Metadata (strings): the
 format and its version, strategy, class names and the store's spec as JSON, the store's key, C, the
 number of features, the file that the backbone's weights came from, if they came from one, the
@@ -26,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify import coding
+from classify.linear_head import Head, LinearHead, PairHead
 from classify.solver.problems import STRATEGIES, class_pairs, n_heads
 from classify.solver.row_norms import normalized
 from data.common.errors import UserError
@@ -34,7 +37,9 @@ from data.common.shapes import mismatch
 from data.format.spec import SPEC_SHAPE
 
 FORMAT = "icebox-head"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Weights that are not written out where they are sums of few rows: a quarter of a gigabyte.
+COMPACT_NUMBERS = 64_000_000
 _KINDS = {"F32": "float32", "F64": "float64", "I64": "int64"}
 # Rows and scores of a block, so that neither a large X is copied whole to float64, nor the scores
 # of many pairs (4 MB a row for 1,000 classes) are held for all rows.
@@ -47,8 +52,8 @@ class SavedHead:
 
     strategy: str
     class_names: tuple[str, ...]  # in the order of the class indices
-    coef: npt.NDArray[np.float32]  # (n_problems, n_features)
-    intercept: npt.NDArray[np.float32]  # (n_problems,); zero without `fit_intercept`
+    coef: npt.NDArray[np.floating[Any]]  # (n_problems, n_features); none beside `sums`
+    intercept: npt.NDArray[np.floating[Any]]  # (n_problems,); zero without `fit_intercept`
     spec: dict[str, Any]  # of the store it was trained on
     store_key: str
     C: float
@@ -56,11 +61,18 @@ class SavedHead:
     temperature: float | None = None  # of its probabilities; None where no row could tell
     fit_intercept: bool = True
     normalize: str | None = None  # "l2": fitted to rows divided by their norms
+    sums: PairHead | None = None  # one-vs-one of very many classes of few rows
 
     @property
     def n_features(self) -> int:
         """Return the width of the embeddings it takes."""
         return int(self.coef.shape[1])
+
+    @property
+    def linear(self) -> Head:
+        """Return the heads that score rows."""
+        weights: Any = self.coef, self.intercept  # scored in float64, whatever they are kept in
+        return LinearHead(*weights) if self.sums is None else self.sums
 
     def scores(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Return the linear scores (n_samples, n_problems) of rows, normalised where it says so."""
@@ -68,11 +80,11 @@ class SavedHead:
 
     def _blocks(self, X: npt.NDArray[np.floating]) -> Iterator[npt.NDArray[np.float64]]:
         """Score block after block; no rows are one block without rows."""
-        coef, intercept = self.coef.astype(np.float64), self.intercept.astype(np.float64)
-        step = max(1, min(_BLOCK, _SCORES // len(coef)))
+        scores = self.linear.scorer(np.float64)
+        step = max(1, min(_BLOCK, _SCORES // self.linear.n_heads))
         for start in range(0, max(1, len(X)), step):
             rows = normalized(X[start : start + step].astype(np.float64), self.normalize)
-            yield rows @ coef.T + intercept
+            yield np.asarray(scores(rows), dtype=np.float64)
 
     def predict(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
         """Return the index (n_samples,) of each row's class, as the strategy decides."""
@@ -93,15 +105,14 @@ def save_head(path: Path, head: SavedHead) -> None:
     """Write a head under its final name, in a folder that exists."""
     from safetensors.numpy import save
 
-    tensors = {
-        "coef": np.ascontiguousarray(head.coef, dtype=np.float32),
-        "intercept": np.ascontiguousarray(head.intercept, dtype=np.float32),
-    }
+    version, tensors = FORMAT_VERSION, _tensors(head)
+    if "coef" in tensors:
+        version = 1  # which every Icebox reads
     if head.strategy == "ovo":
         tensors["pairs"] = class_pairs(len(head.class_names)).astype(np.int64)
     metadata = {
         "format": FORMAT,
-        "format_version": str(FORMAT_VERSION),
+        "format_version": str(version),
         "strategy": head.strategy,
         "class_names": json.dumps(head.class_names, ensure_ascii=False),
         "spec": json.dumps(head.spec, sort_keys=True, ensure_ascii=False, allow_nan=False),
@@ -115,6 +126,35 @@ def save_head(path: Path, head: SavedHead) -> None:
         "normalize": head.normalize or "",
     }
     write_bytes(path, _in_order(save(tensors, metadata=metadata)))
+
+
+def _tensors(head: SavedHead) -> dict[str, npt.NDArray[Any]]:
+    if head.sums is None:
+        return {
+            "coef": np.ascontiguousarray(head.coef, dtype=np.float32),
+            "intercept": np.ascontiguousarray(head.intercept, dtype=np.float32),
+        }
+    floats = {
+        name: np.ascontiguousarray(getattr(head.sums, name), dtype=np.float32)
+        for name in ("span", "shift", "duals", "offset")
+    }
+    return {**floats, "starts": head.sums.starts.astype(np.int64)}
+
+
+def weights_of(head: Head) -> dict[str, Any]:
+    """Give a `SavedHead` its weights: written out, or very many of them as sums of few rows."""
+    if isinstance(head, PairHead) and compact(head.n_heads, head.span.shape[1]):
+        none = np.empty((0, head.span.shape[1]), np.float32)
+        return {"coef": none, "intercept": none[:, 0], "sums": head}
+    return {
+        "coef": np.asarray(head.coef, dtype=np.float32),
+        "intercept": np.asarray(head.intercept, dtype=np.float32).reshape(-1),
+    }
+
+
+def compact(n_heads: int, n_features: int) -> bool:
+    """Say whether weights are so many that one-vs-one of few rows is kept as sums of rows."""
+    return n_heads * n_features > COMPACT_NUMBERS
 
 
 def _in_order(content: bytes) -> bytes:
@@ -225,7 +265,7 @@ def _read_tensor(
     stated = stored.get_slice(name)
     kind, found = stated.get_dtype(), tuple(stated.get_shape())
     kind = _KINDS.get(kind, kind)
-    wanted = "int64" if name == "pairs" else "float32"
+    wanted = "int64" if name in ("pairs", "starts") else "float32"
     fits = len(found) == len(shape) and all(
         want in (None, got) for want, got in zip(shape, found, strict=True)
     )
@@ -248,21 +288,17 @@ def _head(path: Path, metadata: dict[str, str], stored: Any) -> SavedHead:
     if problem:
         raise _bad(path, f"in its metadata {problem}")
     rows = n_heads(strategy, len(names))
-    coef = _read_tensor(path, stored, "coef", (rows, None))
-    intercept = _read_tensor(path, stored, "intercept", (rows,))
+    head = _read_head(path, metadata, stored, rows, len(names))
     if strategy == "ovo":
         pairs = _read_tensor(path, stored, "pairs", (rows, 2))
         if not np.array_equal(pairs, class_pairs(len(names))):
             raise _bad(path, "pairs are not in the order (0, 1), (0, 2), ...")
-    if metadata.get("n_features") != str(coef.shape[1]):
-        raise _bad(
-            path, f"n_features is {metadata.get('n_features')!r} but coef has {coef.shape[1]}"
-        )
-    return SavedHead(
+    saved = SavedHead(
         strategy=strategy,
         class_names=names,
-        coef=coef,
-        intercept=intercept,
+        coef=head.coef if isinstance(head, LinearHead) else np.empty((0, head.span.shape[1])),
+        intercept=head.intercept if isinstance(head, LinearHead) else np.empty(0),
+        sums=head if isinstance(head, PairHead) else None,
         spec=spec,
         store_key=metadata.get("store_key", ""),
         C=_positive(path, metadata, "C"),
@@ -273,4 +309,31 @@ def _head(path: Path, metadata: dict[str, str], stored: Any) -> SavedHead:
         else None,
         fit_intercept=_one_of(path, metadata, "fit_intercept", ("true", "false")) != "false",
         normalize=_one_of(path, metadata, "normalize", ("l2",)) or None,
+    )
+    if metadata.get("n_features") != str(saved.n_features):
+        raise _bad(
+            path, f"n_features is {metadata.get('n_features')!r} but coef has {saved.n_features}"
+        )
+    return saved
+
+
+def _read_head(
+    path: Path, metadata: dict[str, str], stored: Any, n_heads: int, n_classes: int
+) -> Head:
+    """Read the weights: written out, or (format 2) as sums of the rows that they were fitted to."""
+    if metadata["format_version"] == "1":
+        coef = _read_tensor(path, stored, "coef", (n_heads, None))
+        return LinearHead(coef, _read_tensor(path, stored, "intercept", (n_heads,)))
+    if metadata["strategy"] != "ovo" or n_classes < 3:
+        raise _bad(path, "its format is 2, which only one-vs-one of three or more classes has")
+    span = _read_tensor(path, stored, "span", (None, None))
+    starts = _read_tensor(path, stored, "starts", (n_classes + 1,))
+    if starts[0] != 0 or starts[-1] != len(span) or not (np.diff(starts) > 0).all():
+        raise _bad(path, f"starts do not ascend from 0 to the {len(span):,} rows of span")
+    return PairHead(
+        span,
+        _read_tensor(path, stored, "shift", (span.shape[1],)),
+        starts,
+        _read_tensor(path, stored, "duals", (len(span), n_classes)),
+        _read_tensor(path, stored, "offset", (n_heads,)),
     )

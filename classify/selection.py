@@ -11,13 +11,15 @@ import numpy.typing as npt
 
 from classify.coding import ProblemSums, decide, probabilities, problem_sums
 from classify.estimators import as_features
-from classify.linear_head import LinearHead
+from classify.linear_head import Head
 from classify.scoring import scorer
 from classify.solver.backend import as_labels, choose_device, open_fitter
 from classify.solver.fit import plan
 from classify.solver.out_of_core import answer_steps, is_source
+from classify.solver.problems import n_heads
 from classify.solver.row_norms import normalized
 from classify.solver.threads import Workers, workers
+from classify.solver.tuning import JUDGED_NUMBERS
 from classify.warm_starts import RecentHeads
 from data.common.memory import default_memory
 
@@ -43,7 +45,7 @@ class Selection:
     not_visited: list[float]  # left out because the log-loss had kept rising
     n_train: int
     n_validation: int
-    start: LinearHead = field(repr=False)  # the heads at the chosen value, where a refit may start
+    start: Head = field(repr=False)  # the heads at the chosen value, where a refit may start
     device: str
     held: npt.NDArray[np.intp] = field(repr=False)  # the rows that were held out
     # (n_heads,): chosen for each binary problem by the same rule on the held-out rows of its own
@@ -73,7 +75,7 @@ class _HeldOut:
         self.labels, self.rows = labels[rows], rows
         self.X = X if is_source(X) else X[rows]
 
-    def judge(self, head: LinearHead) -> _Judged:
+    def judge(self, head: Head) -> _Judged:
         """Judge heads by the rows, in blocks."""
         scores = scorer(head, self.X.dtype)
 
@@ -82,7 +84,7 @@ class _HeldOut:
             block = self.X.gather(self.rows[rows]) if is_source(self.X) else self.X[rows]
             return self._judge(scores(block), self.labels[rows])
 
-        steps = answer_steps(self.X, len(self.rows), len(head.coef))
+        steps = answer_steps(self.X, len(self.rows), head.n_heads)
         right, of_truth = [], []
         sums: ProblemSums | None = None
         for part in self.pool.stream(work, steps):  # sums of many pairs are large: one at a time
@@ -155,6 +157,7 @@ def select_C(
     if len(classes) < 2:
         raise ValueError(f"choosing C needs at least 2 classes, got {len(classes)}")
     train, held = validation_split(labels, seed)
+    held = _judged_rows(held, len(labels), n_heads(strategy, len(classes)), seed)
     layout = None
     if is_source(X):
         memory = default_memory() if memory is None else memory
@@ -189,7 +192,7 @@ class _Path(NamedTuple):
 
     path: list[dict[str, Any]]
     C: float
-    head: LinearHead
+    head: Head
     sums: list[ProblemSums]
 
 
@@ -202,7 +205,7 @@ def _follow_path(
 ) -> _Path:
     """Fit and judge ascending values of C until the log-loss has risen `patience` times running."""
     path: list[dict[str, Any]] = []
-    best: tuple[tuple[float, float, float], LinearHead] | None = None
+    best: tuple[tuple[float, float, float], Head] | None = None
     recent = RecentHeads()
     rising = 0
     sums = []
@@ -233,6 +236,20 @@ def _follow_path(
             break
     assert best is not None
     return _Path(path, best[0][2], best[1], sums)
+
+
+def _judged_rows(
+    held: npt.NDArray[np.intp], n_rows: int, columns: int, seed: int
+) -> npt.NDArray[np.intp]:
+    """Draw a tenth of all rows from those held out, where more would be very many scores.
+
+    Of classes of two or three rows one is held out, half or a third of all rows; with a thousand of
+    them, one-vs-one has 500,000 scores a row.
+    """
+    most = max(int(np.ceil(VALIDATION_FRACTION * n_rows)), JUDGED_NUMBERS // columns)
+    if len(held) <= most:
+        return held
+    return np.sort(np.random.default_rng([seed, len(held)]).choice(held, most, replace=False))
 
 
 def validation_split(

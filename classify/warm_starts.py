@@ -15,7 +15,7 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 
-from classify.linear_head import LinearHead
+from classify.linear_head import Head, blended
 
 Array = npt.NDArray[np.float64]
 
@@ -45,32 +45,22 @@ class RecentHeads:
     """The last few heads of a path of ascending C, and where they point to."""
 
     def __init__(self) -> None:
-        self._fitted: deque[tuple[float, LinearHead]] = deque(maxlen=POINTS)
+        self._fitted: deque[tuple[float, Head]] = deque(maxlen=POINTS)
 
-    def add(self, C: float, head: LinearHead) -> None:
+    def add(self, C: float, head: Head) -> None:
         """Add the heads that were fitted at a value of C."""
-        if head.coef.size > MOST_NUMBERS:
+        if head.size > MOST_NUMBERS:
             self._fitted.clear()
         self._fitted.append((C, head))
 
-    def predict(self, C: float) -> LinearHead | None:
+    def predict(self, C: float) -> Head | None:
         """Predict the heads at the next value of C; None where nothing was added."""
         values, heads = [value for value, _ in self._fitted], [head for _, head in self._fitted]
         for k in range(len(heads), 1, -1):
             weights = weights_ahead(np.log(values[-k:]), float(np.log(C)))
             if not np.abs(weights).sum() <= LARGEST_WEIGHTS[k]:
                 continue
-            found = _blend(heads[-k:], weights)
-            if np.isfinite(found.coef).all() and np.isfinite(found.intercept).all():
+            found = blended(heads[-k:], weights.tolist())
+            if found.finite():
                 return found
         return heads[-1] if heads else None
-
-
-def _blend(heads: list[LinearHead], weights: Array) -> LinearHead:
-    """Add up heads, each times its weight."""
-    coef, intercept = np.zeros_like(heads[0].coef), np.zeros_like(heads[0].intercept)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for head, weight in zip(heads, weights.tolist(), strict=True):
-            coef += weight * head.coef
-            intercept += weight * head.intercept
-    return LinearHead(coef, intercept)

@@ -29,7 +29,7 @@ from classify.coding import decision_values, logarithms, probabilities, votes_an
 from classify.scoring import HeldOut, scored
 
 if TYPE_CHECKING:
-    from classify.linear_head import LinearHead
+    from classify.linear_head import Head
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
@@ -54,22 +54,26 @@ def class_values(way: str, scores: npt.NDArray[Any], n_classes: int) -> Array:
 def compare_ways(
     X_test: Any,
     labels: Integers,
-    head: LinearHead,
+    head: Head,
     known: Integers,
     held_out: HeldOut | None,
     n_classes: int,
+    n_jobs: int | None = 1,
 ) -> list[dict[str, Any]]:
     """Decode the test rows in every way.
 
     Shapes: X_test (n_test, n_features) or StoredRows; labels (n_test,); known (n_known,).
     """
-    found = []
-    for way in WAYS:
+    found, k = [], len(known)
+    of_held_out = None
+    if held_out is not None:
+        of_held_out = _values(held_out.X, held_out.head, held_out.rows, k, n_jobs)
+    of_test = _values(X_test, head, np.arange(len(labels)), k, n_jobs)
+    for i, way in enumerate(WAYS):
         temperature = None
-        if held_out is not None:
-            values = _values(way, held_out.X, held_out.head, held_out.rows, len(known))
-            temperature = fit_temperature(held_out.labels, values)
-        values = _values(way, X_test, head, np.arange(len(labels)), len(known))
+        if held_out is not None and of_held_out is not None:
+            temperature = fit_temperature(held_out.labels, of_held_out[i])
+        values = of_test[i]
         chances = np.zeros((len(labels), n_classes))
         chances[:, known] = softmax(values / (temperature or 1.0), axis=1)
         found.append(
@@ -83,11 +87,16 @@ def compare_ways(
     return found
 
 
-def _values(way: str, X: Any, head: LinearHead, rows: Integers, n_classes: int) -> Array:
-    values = np.empty((len(rows), n_classes))
-    for block, scores in scored(X, head, rows):
-        values[block] = class_values(way, scores, n_classes)
-    return values
+def _values(X: Any, head: Head, rows: Integers, n_classes: int, n_jobs: int | None) -> list[Array]:
+    """Value each class for each row, in every way, from scores that are made once."""
+
+    def work(_: slice, scores: npt.NDArray[Any]) -> list[Array]:
+        return [class_values(way, scores, n_classes) for way in WAYS]
+
+    values = np.empty((len(WAYS), len(rows), n_classes))
+    for block, found in scored(X, head, work, rows, n_jobs):
+        values[:, block] = found
+    return list(values)
 
 
 def share_right(answers: Integers, labels: Integers) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.linear_head import LinearHead
+from classify.linear_head import Head
 from classify.parallel import run_tasks
 from classify.solver.out_of_core import is_source
 from classify.solver.threads import thread_count, workers
@@ -188,7 +188,7 @@ def _curve(
 
 
 def _all(features: Features, strategy: str, estimator: Any, n_train: int) -> dict[str, Any]:
-    head = LinearHead(estimator.coef_, estimator.intercept_)
+    head = estimator.head_
     accuracy = _accuracy(strategy, head, estimator.classes_, features, estimator.normalize)
     return {
         "per_class": None,
@@ -276,20 +276,20 @@ def run_task(task: DrawTask) -> Drawn:
 
 def _accuracy(
     strategy: str,
-    head: LinearHead,
+    head: Head,
     known: npt.NDArray[np.int64],
     features: Features,
     normalize: str | None,
 ) -> float:
     from classify.coding import decide
     from classify.estimators import as_features
-    from classify.scoring import scored
+    from classify.scoring import answers
     from classify.solver.row_norms import normalized
 
     X: Any = features.test.features
     X = normalized(X if is_source(X) else as_features(X), normalize)
-    answers = [decide(strategy, scores, len(known)) for _, scores in scored(X, head)]
-    return float(np.mean(known[np.concatenate(answers)] == features.test.labels))
+    found = answers(X, head, lambda scores: decide(strategy, scores, len(known)))
+    return float(np.mean(known[found] == features.test.labels))
 
 
 def _open(task: DrawTask) -> Features:

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from classify.analysis.decoding import share_right
 from classify.coding import decide
-from classify.linear_head import LinearHead
-from classify.scoring import scored
+from classify.linear_head import Head
+from classify.scoring import answers
 from classify.selection import PATH_MAX_ITER, PATH_TOL
 from classify.solver.backend import open_fitter
 from classify.solver.fit import plan
@@ -31,13 +31,13 @@ def refit(
     X: Any,
     labels: npt.NDArray[np.intp],
     per_problem_c: npt.NDArray[np.float64],
-    start: LinearHead,
+    start: Head,
     *,
     n_jobs: int | None,
     memory: int | None,
     device: str,
     fit_intercept: bool = True,
-) -> tuple[LinearHead, Solution]:
+) -> tuple[Head, Solution]:
     """Fit every problem at its own C, to the tolerance of a path.
 
     Shapes: X (n_train, n_features) or StoredRows; labels (n_train,); per_problem_c (n_heads,).
@@ -59,12 +59,15 @@ def judge(
     strategy: str,
     X_test: Any,
     labels: npt.NDArray[np.intp],
-    head: LinearHead,
+    head: Head,
     known: npt.NDArray[Any],
+    n_jobs: int | None = 1,
 ) -> dict[str, Any]:
     """Answer the test rows with some heads.
 
     Shapes: X_test (n_test, n_features) or StoredRows; labels (n_test,); known (n_known,).
     """
-    answers = [decide(strategy, scores, len(known)) for _, scores in scored(X_test, head)]
-    return share_right(known[np.concatenate(answers)], labels)
+    found = answers(
+        X_test, head, lambda scores: decide(strategy, scores, len(known)), n_jobs=n_jobs
+    )
+    return share_right(known[found], labels)

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.coding import ProblemSums, problem_sums
-from classify.linear_head import LinearHead
-from classify.scoring import scored
+from classify.linear_head import Head
+from classify.scoring import answers, scored
 from classify.solver.problems import class_pairs
 
 HARDEST = 10
@@ -24,8 +24,9 @@ def judge_pairs(
     X_test: Any,
     labels: npt.NDArray[np.intp],
     ids: Sequence[str],
-    head: LinearHead,
+    head: Head,
     known: npt.NDArray[np.intp],
+    n_jobs: int | None = 1,
 ) -> dict[str, Any]:
     """Judge every pair's head on the test rows of its two classes, the hardest with examples.
 
@@ -35,8 +36,12 @@ def judge_pairs(
     rows = np.flatnonzero(np.isin(labels, known))
     own = np.searchsorted(known, labels[rows])
     sums = ProblemSums.zeros(len(pairs))
-    for block, scores in scored(X_test, head, rows):
-        sums = sums + problem_sums("ovo", scores, own[block], k)
+
+    def work(block: slice, scores: npt.NDArray[Any]) -> ProblemSums:
+        return problem_sums("ovo", scores, own[block], k)
+
+    for _, part in scored(X_test, head, work, rows, n_jobs):
+        sums = sums + part
     n, right = sums.n_rows, sums.n_right
     accuracy = np.divide(right, n, out=np.full(len(pairs), np.nan), where=n > 0)
     ends = np.cumsum(np.arange(k - 1, 0, -1))
@@ -53,7 +58,7 @@ def _pair(
     rows: npt.NDArray[np.intp],
     own: npt.NDArray[np.intp],
     ids: Sequence[str],
-    head: LinearHead,
+    head: Head,
     known: npt.NDArray[np.intp],
     i: int,
     a: int,
@@ -61,8 +66,8 @@ def _pair(
 ) -> dict[str, Any]:
     mine = (own == a) | (own == b)
     rows, second = rows[mine], own[mine] == b
-    one = LinearHead(head.coef[i : i + 1], head.intercept[i : i + 1])
-    scores = np.concatenate([part[:, 0] for _, part in scored(X_test, one, rows)])
+    one = head.one(i)
+    scores = answers(X_test, one, lambda part: part[:, 0], rows)
     wrong = np.flatnonzero((scores > 0) != second)
     worst = wrong[np.argsort(-np.abs(scores[wrong]), kind="stable")][:EXAMPLES]
     return {

@@ -48,7 +48,9 @@ def _case(what: str, against: str, n: int, flips: dict[str, int]) -> dict[str, A
 
 def _flips_of_halves(X_test: Any, fitted: Mapping[str, Fitted]) -> dict[str, int]:
     flips = dict.fromkeys(fitted, 0)
-    width = max(len(fit.estimator.coef_) for fit in fitted.values())
+    width = max(fit.estimator.head_.n_heads for fit in fitted.values())
+    if not is_source(X_test):  # `predict` cuts them where there are many heads
+        width = 1
     for low, high in row_steps(X_test, len(X_test), width):
         part = X_test.read(low, high) if is_source(X_test) else X_test[low:high]
         # Stage one refuses to store what is larger than the largest half.

@@ -13,9 +13,8 @@ from classify.analysis.decoding import compare_ways
 from classify.analysis.own_c import judge, refit
 from classify.analysis.pairwise import judge_classes, judge_pairs
 from classify.analysis.views import class_order, two_views
-from classify.linear_head import LinearHead
 from classify.results import json_ready
-from classify.scoring import HeldOut, scored
+from classify.scoring import HeldOut, answers
 from classify.solver.problems import class_pairs
 from classify.solver.row_norms import normalized
 from data.common.cli import progress
@@ -52,18 +51,20 @@ def analyse(
     with progress(len(fitted), "analyses", "strategy") as bar:
         for strategy, fit in fitted.items():
             known = np.asarray(fit.estimator.classes_)
-            head = LinearHead(fit.estimator.coef_, fit.estimator.intercept_)
+            head = fit.estimator.head_
             held_out = _held_out(fit, features, X_train)
             more = {
                 "calibration": _calibration(strategy, fit, labels, held_out),
                 "course": _course(strategy, fit),
             }
             if strategy == "ovo" and len(known) > 2:
-                more["pairs"] = judge_pairs(X_test, labels, ids, head, known)
+                more["pairs"] = judge_pairs(X_test, labels, ids, head, known, options.jobs)
                 _mark_pairs(more["pairs"], known, fit)
                 found["decoding"] = [
                     {**way, "converged": fit.entry["converged"]}
-                    for way in compare_ways(X_test, labels, head, known, held_out, n_classes)
+                    for way in compare_ways(
+                        X_test, labels, head, known, held_out, n_classes, options.jobs
+                    )
                 ]
             if strategy == "ovr":
                 more["detection"] = judge_classes(labels, fit.scores, known)
@@ -79,7 +80,7 @@ def analyse(
                 )  # fmt: skip
                 found["own_c"][strategy] = {
                     "C": np.quantile(per_problem_c, [0, 0.25, 0.5, 0.75, 1], method="nearest"),
-                    **judge(strategy, X_test, labels, apart, known),
+                    **judge(strategy, X_test, labels, apart, known, options.jobs),
                     "converged": solution.converged,
                 }
             bar.update(1)
@@ -128,11 +129,11 @@ def _calibration(
     temperature, n_validation = None, 0
     if held_out is not None:
         n_known, n_validation = len(fit.estimator.classes_), len(held_out.rows)
-        logits = np.concatenate(
-            [
-                coding.logarithms(coding.probabilities(strategy, scores, n_known))
-                for _, scores in scored(held_out.X, held_out.head, held_out.rows)
-            ]
+        logits = answers(
+            held_out.X,
+            held_out.head,
+            lambda scores: coding.logarithms(coding.probabilities(strategy, scores, n_known)),
+            held_out.rows,
         )
         temperature = fit_temperature(held_out.labels, logits)
     found = calibration(labels, fit.probabilities, temperature, n_validation)

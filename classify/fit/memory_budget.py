@@ -9,8 +9,10 @@ import numpy as np
 
 from classify.records import Room
 from classify.solver.design import COPY_BYTES
+from classify.solver.few_rows import are_few, few_rows_bytes
 from classify.solver.fit import plan
 from classify.solver.memory import TooLittleMemoryError, column_bytes, show_bytes
+from classify.solver.tuning import GRAM_NUMBERS
 from data.common.cli import log
 from data.common.errors import UserError
 from data.common.memory import default_memory
@@ -40,11 +42,14 @@ def open_store(
     header = read_header(path)
     n_classes = max(2, len(header.class_names))
     copies = 4 * (header.n_train + header.n_test) * header.n_features if normalize else 0
-    needed = (
-        in_memory_bytes(header)
-        + copies
-        + max(column_bytes(header.n_features, 4, strategy, n_classes) for strategy in strategies)
-    )
+    of_columns = {
+        strategy: column_bytes(header.n_features, 4, strategy, n_classes) for strategy in strategies
+    }
+    in_memory = in_memory_bytes(header) + copies
+    needed = in_memory + max(of_columns.values())
+    if needed > memory and "ovo" in strategies and few_rows(header):
+        of_columns["ovo"] = few_rows_bytes(header.n_train, header.n_features, n_classes)
+        needed = in_memory + max(of_columns.values())
     if needed <= memory:
         return open_features(path), Room(memory, False, None)
     kept = kept_bytes(header, len(strategies))
@@ -63,6 +68,17 @@ def open_store(
         f"--memory {show_bytes(memory)}; they stay on the disk and are read in blocks"
     )
     return open_features(path, in_memory=False), Room(memory, True, memory - kept)
+
+
+def few_rows(header: Header) -> bool:
+    """Say whether one-vs-one's pairs are fitted in the coordinates of their few rows."""
+    from data.reading import open_features
+
+    if header.n_train**2 > GRAM_NUMBERS:  # it takes no labels to tell
+        return False
+    labels = open_features(header.path, verify=False, in_memory=False).train.labels
+    sizes = np.unique(labels, return_counts=True)[1]
+    return len(sizes) > 2 and are_few(sizes, header.n_features)
 
 
 def shortages(

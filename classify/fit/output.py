@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from classify.report.run_report import write_report
 from classify.results import FILE_NAME
-from classify.saved_heads import SavedHead, save_head
+from classify.saved_heads import SavedHead, compact, save_head, weights_of
 from classify.solver.backend import device_title
+from classify.solver.few_rows import are_few
 from classify.solver.problems import n_heads
 from data.common.errors import UserError
 from data.common.files import sync_folder, temporary_folder, write_bytes, write_json
@@ -93,10 +94,20 @@ def disk_full_as_user_error(
 
 def run_bytes(features: Features, strategies: Sequence[str]) -> int:
     """Count the bytes of a run's heads and of its uncompressed answers on the test rows."""
-    n_test, width = features.test.features.shape
+    n_test = len(features.test.labels)
     answers = len(strategies) * 2 * 4 * n_test * len(features.class_names)
     known = len(np.unique(features.train.labels))
-    return answers + sum(4 * (width + 1) * n_heads(name, known) for name in strategies)
+    return answers + sum(_head_bytes(name, known, features) for name in strategies)
+
+
+def _head_bytes(strategy: str, known: int, features: Features) -> int:
+    """Count the bytes of a head: written out, or as sums of few rows."""
+    n_train, width = features.train.features.shape
+    heads = n_heads(strategy, known)
+    sizes = np.unique(features.train.labels, return_counts=True)[1]
+    if strategy == "ovo" and known > 2 and compact(heads, width) and are_few(sizes, width):
+        return 4 * (n_train * (width + known) + heads) + 16 * heads
+    return 4 * (width + 1) * heads
 
 
 def check_room(folder: Path, features: Features, strategies: Sequence[str]) -> None:
@@ -123,8 +134,7 @@ def write_run(
         head = SavedHead(
             strategy=name,
             class_names=tuple(known),
-            coef=np.asarray(fit.estimator.coef_, dtype=np.float32),
-            intercept=np.asarray(fit.estimator.intercept_, dtype=np.float32).reshape(-1),
+            **weights_of(fit.estimator.head_),
             spec=features.spec,
             store_key=features.key,
             C=fit.entry["C"],

@@ -179,10 +179,13 @@ def _answers(
     estimator: Any, X: npt.NDArray[np.floating], n_classes: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return answers, probabilities and scores over all classes, untrained ones too."""
+    from classify.estimators import answers_of
+
     known = np.asarray(estimator.classes_, dtype=np.int64)
     probabilities = np.zeros((len(X), n_classes))
-    probabilities[:, known] = estimator.predict_proba(X)
+    values, chances = answers_of(estimator, X)
+    probabilities[:, known] = chances
     scores = np.full((len(X), n_classes), -np.inf)
-    values = np.asarray(estimator.decision_function(X), dtype=np.float64)
     scores[:, known] = values if values.ndim == 2 else np.stack([-values, values], axis=1)
-    return np.asarray(estimator.predict(X), dtype=np.int64), probabilities, scores
+    best = values.argmax(axis=1) if values.ndim == 2 else (values > 0).astype(np.intp)
+    return known[best], probabilities, scores

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.linear_head import LinearHead
+from classify.linear_head import Head
 from classify.solver.fit import Fitter
 from classify.solver.solution import Solution
 from data.common.memory import keep_small_blocks
@@ -176,11 +176,11 @@ class DeviceFitter:
         return None
 
     def solve(
-        self, C: float | Any, *, tol: float, max_iter: int, start: LinearHead | None = None
-    ) -> tuple[LinearHead, Solution]:
+        self, C: float | Any, *, tol: float, max_iter: int, start: Head | None = None
+    ) -> tuple[Head, Solution]:
         """Fit the heads for one value of C; see `classify.solver.fit.Fitter.solve`."""
 
-        def work() -> tuple[LinearHead, Solution]:
+        def work() -> tuple[Head, Solution]:
             assert self._fitter is not None
             return self._fitter.solve(C, tol=tol, max_iter=max_iter, start=start)
 

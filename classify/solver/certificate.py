@@ -42,6 +42,7 @@ from classify.solver.arrays import Arrays, LabelEntries, PositiveEntries, ScoreB
 from classify.solver.passes import Group
 from classify.solver.problems import BinaryProblems, Problems, SoftmaxProblems
 from classify.solver.solution import Certificate
+from classify.solver.tuning import CHORD, CHORD_CLASSES
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
@@ -256,18 +257,36 @@ class _SoftmaxDual(_Dual):
             sp = self.arrays.weight(block.rows, 3) * p
             mass = sp.sum(axis=0)
             sums = self.arrays.xp.stack([mass - self.mass[block.rows.start], mass], 1)
+            if inverse is not None:
+                return sums
             return self.arrays.xp.concatenate([sums, self.arrays.outer(sp, p)], 1)
 
+        # The Hessian costs n_classes times what the sums do: of many classes it is made once, and
+        # again where its steps do not do.
+        inverse: Array | None = None
+        last = np.inf
         for _ in range(NEWTON_STEPS):
-            total = self._total((self.n_problems, k + 2, k), shift, visit)
+            known = inverse is not None
+            total = self._total((self.n_problems, 2 if known else k + 2, k), shift, visit)
             off, mass, outer = total[:, 0], total[:, 1], total[:, 2:]
-            if np.all(np.abs(off) <= BALANCED * mass.sum(axis=1, keepdims=True)):
+            left = np.abs(off) / mass.sum(axis=1, keepdims=True)
+            if np.all(left <= BALANCED):
                 break
-            # The curvature does not see a common shift of all classes; fill that direction in.
-            hessian = -outer + mass.mean(axis=1)[:, None, None] / k
-            index = np.arange(k)
-            hessian[:, index, index] += mass * (1 + 1e-14)
-            step = np.linalg.solve(hessian, off[:, :, None])[:, :, 0]
+            if known and not left.max() <= CHORD * last:
+                inverse = None
+                continue
+            last = float(left.max())
+            if not known:
+                # The curvature does not see a common shift of all classes; fill that in.
+                hessian = -outer + mass.mean(axis=1)[:, None, None] / k
+                index = np.arange(k)
+                hessian[:, index, index] += mass * (1 + 1e-14)
+                if k < CHORD_CLASSES:
+                    step = np.linalg.solve(hessian, off[:, :, None])[:, :, 0]
+                else:
+                    inverse = np.linalg.inv(hessian)
+            if inverse is not None:
+                step = (inverse @ off[:, :, None])[:, :, 0]
             step -= step.mean(axis=1, keepdims=True)
             shift -= np.clip(step, -LARGEST_STEP, LARGEST_STEP)
         return shift

@@ -141,6 +141,22 @@ class DesignMatrix:
         return block
 
 
+def into_span(design: DesignMatrix) -> tuple[DesignMatrix, Array]:
+    """Turn few rows into coordinates of their span; also return its basis, (n_features, n_rows).
+
+    The weights that minimise a loss of scores and their own norm are a sum of rows, so nothing is
+    lost but features that no row has.
+    """
+    X = design.X if design.order is None else design.X[design.order]
+    rows = X.astype(np.float64)
+    if design.shift is not None:
+        rows -= design.shift
+    if design.scale is not None:
+        rows /= design.scale
+    basis, triangle = np.linalg.qr(rows.T)
+    return DesignMatrix(np.ascontiguousarray(triangle.T, dtype=design.dtype)), basis
+
+
 def product_rows(n_features: int, itemsize: int) -> int:
     """Say how many rows of features of so many bytes are in one product."""
     rows = BLOCK_BYTES // max(1, n_features * itemsize)

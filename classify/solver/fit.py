@@ -15,9 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.linear_head import LinearHead
+from classify.linear_head import Head, LinearHead
 from classify.solver.certificate import certify
-from classify.solver.design import DesignMatrix, mean_and_scale, refuse_not_finite
+from classify.solver.design import (
+    DesignMatrix,
+    into_span,
+    mean_and_scale,
+    refuse_not_finite,
+)
+from classify.solver.few_rows import FewRows, are_few
 from classify.solver.lbfgs import minimise, rounding_of
 from classify.solver.memory import MemoryPlan, plan_memory
 from classify.solver.moves import Moves
@@ -25,7 +31,14 @@ from classify.solver.moves import start as start_moves
 from classify.solver.out_of_core import ChunkedDesign, chunk_order
 from classify.solver.preconditioner.principal_start import start_from_directions, worthwhile
 from classify.solver.preconditioner.sampled import SampledHessian
-from classify.solver.problems import BinaryProblems, Problems, SoftmaxProblems, class_pairs, n_heads
+from classify.solver.problems import (
+    BinaryProblems,
+    Problems,
+    SoftmaxProblems,
+    class_pairs,
+    n_heads,
+    without_mean,
+)
 from classify.solver.solution import Solution, Status
 from classify.solver.threads import Workers, thread_count
 from classify.solver.tuning import (
@@ -37,6 +50,8 @@ from classify.solver.tuning import (
     SHARED_ROWS,
     SLOW_PRICE,
     SMALL_WORK,
+    SPAN_ROWS,
+    SPAN_SHARE,
     START_CLOSE_TOL,
     START_TOL,
 )
@@ -129,6 +144,17 @@ class Fitter:
             self.shift = mean if fit_intercept else None
         elif memory_plan is not None:
             refuse_not_finite(design, workers)
+        self.basis: Array | None = None
+        self._few: FewRows | None = None
+        if (
+            memory_plan is None
+            and strategy == "ovo"
+            and n_classes > 2
+            and self._few_rows(labels, design.n_features)
+        ):
+            self._few = FewRows(design, labels, sample_weight, n_classes, workers, fit_intercept)
+        elif memory_plan is None and self._turns(design):
+            design, self.basis = into_span(design)
         self.design, self.labels, self.sample_weight = design, labels, sample_weight
 
         self._memory_plan = memory_plan
@@ -137,6 +163,16 @@ class Fitter:
 
     def _open(self, X: Floats) -> DesignMatrix:
         return DesignMatrix(X)
+
+    def _few_rows(self, labels: Integers, n_features: int) -> bool:
+        """Say whether one-vs-one's pairs are fitted in the coordinates of their few rows."""
+        return are_few(np.bincount(labels, minlength=self.n_classes), n_features)
+
+    def _turns(self, design: DesignMatrix) -> bool:
+        """Say whether the rows are few enough to be fitted in their own span."""
+        columns = 1 if self.n_classes == 2 else self.n_classes  # one-vs-one: about
+        n = design.n_rows
+        return n <= SPAN_SHARE * design.n_features and n <= SPAN_ROWS * columns
 
     def _moments(self, design: DesignMatrix, sample_weight: Array | None) -> tuple[Array, Array]:
         return mean_and_scale(design, self.workers, sample_weight)
@@ -192,17 +228,20 @@ class Fitter:
     # looked for by value.
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def solve(
-        self, C: float | Array, *, tol: float, max_iter: int, start: LinearHead | None = None
-    ) -> tuple[LinearHead, Solution]:
+        self, C: float | Array, *, tol: float, max_iter: int, start: Head | None = None
+    ) -> tuple[Head, Solution]:
         """Fit the heads for one value of C.
 
         Shapes: `C` (n_heads,).
         """
+        if self._few is not None:
+            return self._few.solve(C, tol=tol, max_iter=max_iter, start=start)
         objective = self.problems(C)
         points = np.zeros((objective.n_problems, objective.n_parameters))
         if start is not None:
             weights, intercepts = objective.split(points)
-            weights[:] = start.coef if self.scale is None else start.coef * self.scale
+            scaled = start.coef if self.scale is None else start.coef * self.scale
+            weights[:] = scaled if self.basis is None else scaled @ self.basis
             moved = 0.0 if self.shift is None else start.coef @ self.shift
             intercepts[:] = (start.intercept + moved) if self.fit_intercept else 0.0
             # The preconditioner leaves alone what is common to all classes.
@@ -262,10 +301,14 @@ class Fitter:
     def head(self, objective: Problems, points: Array) -> LinearHead:
         """Fold the standardisation into heads for raw features."""
         weights, intercepts = objective.split(points)
+        if self.basis is not None:
+            weights = weights @ self.basis.T
         if self.scale is not None:
             weights = weights / self.scale
         if self.shift is not None:
             intercepts = intercepts - weights @ self.shift
-        folded = objective.centred(np.column_stack([weights, intercepts]).reshape(points.shape))
-        weights, intercepts = objective.split(folded)
-        return LinearHead(weights.copy(), intercepts.copy())
+        table = np.column_stack([weights, intercepts])
+        # (The objective's own `centred` takes weights in the rows' span, where there is one.)
+        if objective.columns > 1:
+            table = without_mean(table[None])[0]
+        return LinearHead(table[:, :-1].copy(), table[:, -1].copy())

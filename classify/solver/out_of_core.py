@@ -22,7 +22,15 @@ import numpy.typing as npt
 
 from classify.solver.design import DesignMatrix
 from classify.solver.threads import Workers
-from classify.solver.tuning import BLOCK_BYTES, LARGEST_FOLD, STEP_NUMBERS, STEP_ROWS, WHOLE_NUMBERS
+from classify.solver.tuning import (
+    BLOCK_BYTES,
+    LARGEST_FOLD,
+    STEP_NUMBERS,
+    STEP_ROWS,
+    WHOLE_NUMBERS,
+    WIDE_COLUMNS,
+    WIDE_NUMBERS,
+)
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -46,6 +54,9 @@ def answer_steps(X: Any, n_rows: int, columns: int) -> list[tuple[int, int]]:
 
     Shapes: `X` (n, n_features).
     """
+    if columns >= WIDE_COLUMNS and not is_source(X):
+        step = max(2 * STEP_ROWS, WIDE_NUMBERS // columns)
+        return [(low, min(low + step, n_rows)) for low in range(0, n_rows, step)]
     if is_source(X) or n_rows * columns > WHOLE_NUMBERS:
         return row_steps(X, n_rows, columns)
     return [(0, n_rows)]

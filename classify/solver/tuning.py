@@ -49,6 +49,9 @@ CERTIFICATE_NUMBERS = 500_000
 STEP_NUMBERS, STEP_ROWS = 500_000, 16
 # Scores that may be made at once of features in memory, where larger products are faster.
 WHOLE_NUMBERS = 20_000_000
+# From so many columns on most of the time goes into what is made of the scores, which threads
+# share: numbers of a step.
+WIDE_COLUMNS, WIDE_NUMBERS = 4096, 1_000_000
 # One-vs-one cuts a chunk into the runs of its classes, which should not be too short.
 CHUNK_BYTES, RUN_BYTES, LARGEST_CHUNK = 32_000_000, 1_000_000, 256_000_000
 SMALLEST_CHUNK = 1_000_000
@@ -102,9 +105,35 @@ SMALL_WORK = 2e9
 SHARED_PRICE = 13.0
 # A column's own inverse beside the shared one, in iterations of that column.
 SLOW_PRICE = 20.0
+# Rows are fitted in an orthonormal basis of their span where they are at most this share of the
+# features, and at most so many for each column of the scores (the basis costs as many passes).
+SPAN_SHARE = 0.9
+SPAN_ROWS = 10
 # Fewer features in single precision than this, of all rows together, are copied to double where
 # single precision does not reach the tolerance: up to 64 MB.
 DOUBLE_NUMBERS = 8_000_000
+
+# --- One-vs-one of few rows (`few_rows`) --------------------------------------------------------
+
+# Rows of two classes together, up to which their pair is fitted in the rows' own coordinates, and
+# numbers in the products of all rows with each other (the part `few` of the benchmarks).
+FEW_ROWS = 64
+GRAM_NUMBERS = 32_000_000
+# Numbers in the products of the rows of the pairs that are solved at a time.
+PAIR_NUMBERS = 40_000
+# How often a step may be shortened.
+HALVINGS = 40
+
+# --- Certificates of a softmax of many classes (`certificate`) ----------------------------------
+
+# With so many classes, the intercepts keep a Hessian for as long as every step leaves no more than
+# this share of what is out of balance.
+CHORD_CLASSES, CHORD = 64, 0.1
+
+# --- The path of C (`classify.selection`) -------------------------------------------------------
+
+# Scores of held-out rows at a value of C, above which a tenth of all rows is enough.
+JUDGED_NUMBERS = 100_000_000
 
 # --- An inverse for each column (`preconditioner.sampled`) -------------------------------------
 

@@ -143,7 +143,7 @@ F32 = np.float32
     [
         (None, {"format": None}, "not a head"),
         (None, {"format": "other"}, "not a head"),
-        (None, {"format_version": "2"}, "newer than 1"),
+        (None, {"format_version": "3"}, "newer than 2"),
         (None, {"format_version": "one"}, "expected a number"),
         (None, {"strategy": "knn"}, "strategy 'knn'"),
         (None, {"class_names": "[1, 2, 3]"}, "class_names"),

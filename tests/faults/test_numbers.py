@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
+from classify.solver.tuning import FEW_ROWS
 
 PEERS = {
     MultinomialLogistic: lambda inner: inner,
@@ -262,6 +263,9 @@ def test_a_whole_fit_of_many_classes(tmp_path):
     """Pairs that there is no memory for are refused at once, with what to do, which then works."""
     X, y = blobs(3 * MANY_CLASSES, 64, MANY_CLASSES, spread=0.3)
     X_test, y_test = X[:MANY_CLASSES] + 0.1, y[:MANY_CLASSES]
+    # One class of more rows, or all pairs would be fitted in the coordinates of their few rows.
+    more = np.flatnonzero(y == 0).repeat(FEW_ROWS)
+    X, y = np.vstack([X, X[more] + 0.01]), np.concatenate([y, y[more]])
     names = [f"class {i}" for i in range(MANY_CLASSES)]
     store = write_store(tmp_path / "a.h5", y, y_test, names, X, X_test)
     memory = "--memory=2GB" if LONG else "--memory=150MB"

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from classify.linear_head import LinearHead
+from classify.linear_head import Head
 from classify.solver.fit import Fitter
 from classify.solver.moves import Trials
 from classify.solver.problems import Problems
@@ -79,6 +79,12 @@ class TorchFitter(Fitter):
         tensor = X.detach() if isinstance(X, torch.Tensor) else tensor_of(X)
         return TorchDesign(tensor.to(self._at).contiguous())
 
+    def _few_rows(self, labels: npt.NDArray[np.intp], n_features: int) -> bool:
+        return False
+
+    def _turns(self, design: Any) -> bool:
+        return False  # products are what a device is good at
+
     def _moments(self, design: Any, sample_weight: Array | None) -> tuple[Array, Array]:
         return design.moments(sample_weight)
 
@@ -106,8 +112,8 @@ class TorchFitter(Fitter):
         return DEVICE_FACTOR_SHARE * total / self.design.dtype.itemsize
 
     def solve(
-        self, C: float | Any, *, tol: float, max_iter: int, start: LinearHead | None = None
-    ) -> tuple[LinearHead, Solution]:
+        self, C: float | Any, *, tol: float, max_iter: int, start: Head | None = None
+    ) -> tuple[Head, Solution]:
         """Fit the heads for one value of C; see `Fitter.solve`."""
         with _memory_errors(), arithmetic(self._at):
             return super().solve(C, tol=tol, max_iter=max_iter, start=start)

@@ -1,0 +1,144 @@
+"""Fits of few rows in the rows' own coordinates, next to scikit-learn on the features."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
+
+from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
+from classify.linear_head import LinearHead, PairHead
+from classify.selection import select_C
+from classify.solver.few_rows import are_few
+from classify.solver.out_of_core import answer_steps
+
+ALL = [OneVsOneLogistic, OneVsRestLogistic, MultinomialLogistic]
+
+
+def few(sizes, d, seed=0, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    X = rng.normal(size=(len(y), d)) + rng.normal(size=(len(sizes), d))[y] + 2
+    return X.astype(dtype), y, rng.normal(size=(40, d)).astype(dtype) + 2
+
+
+def theirs(ours, C, X, y, weight=None):
+    one = LogisticRegression(C=C, tol=1e-12, max_iter=100_000)
+    if ours is MultinomialLogistic:
+        return one.fit(X, y, weight)
+    meta = OneVsOneClassifier if ours is OneVsOneLogistic else OneVsRestClassifier
+    return meta(one).fit(X, y)
+
+
+def values(coef, intercept, C, X, y, pairs):
+    """The pairs' objectives, each by its definition."""
+    found = []
+    for (a, b), w, bias in zip(pairs, coef, intercept, strict=True):
+        mine = (y == a) | (y == b)
+        z = np.where(y[mine] == b, 1, -1) * (X[mine] @ w + bias)
+        found.append(C * np.logaddexp(0, -z).sum() + w @ w / 2)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("ours", ALL)
+@pytest.mark.parametrize(
+    ("sizes", "C"), [([3] * 6, 1.0), ([1, 6, 2, 5], 1e-3), ([1] * 5, 100.0), ([2, 9, 4], 1e4)]
+)
+def test_the_answers_are_scikit_learns(ours, sizes, C):
+    X, y, T = few(sizes, 50)
+    fitted, other = ours(C, tol=1e-10, max_iter=2000).fit(X, y), theirs(ours, C, X, y)
+    np.testing.assert_array_equal(fitted.predict(T), other.predict(T))
+    parts = getattr(other, "estimators_", [other])
+    coef = np.vstack([part.coef_ for part in parts])
+    np.testing.assert_allclose(fitted.coef_, coef, atol=2e-4 * np.abs(coef).max())
+
+
+@pytest.mark.parametrize("C", [1e-4, 1.0, 1e4])
+def test_the_gap_holds_and_no_pair_is_above_scikit_learns_minimum(C):
+    X, y, _ = few([3, 1, 4, 2, 3], 60)
+    other = theirs(OneVsOneLogistic, C, X, y).estimators_
+    coef, bias = (np.concatenate([getattr(e, n) for e in other]) for n in ("coef_", "intercept_"))
+    for tol in (1e-2, 1e-5):
+        ours = OneVsOneLogistic(C, tol=tol).fit(X, y)
+        assert isinstance(ours.head_, PairHead)
+        found = ours.certificate_["problems"]
+        at = values(ours.coef_, ours.intercept_, C, X, y, ours.pairs_)
+        least = values(coef, bias, C, X, y, ours.pairs_)
+        np.testing.assert_allclose(found["objective"], at, rtol=1e-10)
+        gap = np.array(found["gap_bound"])
+        assert (gap <= tol * at).all()
+        assert (at - gap <= least * (1 + 1e-9)).all()
+        assert set(found["status"]) == {"CONVERGED"}
+
+
+def test_weights_of_rows_and_no_intercept():
+    X, y, _ = few([3, 2, 4], 30)
+    weight = np.random.default_rng(1).integers(1, 4, len(y))
+    repeated = np.repeat(np.arange(len(y)), weight)
+    for options in ({}, {"fit_intercept": False}, {"standardize": False, "normalize": "l2"}):
+        ours = OneVsOneLogistic(0.3, tol=1e-11, **options)
+        weighed = ours.fit(X, y, sample_weight=weight).coef_
+        again = ours.fit(X[repeated], y[repeated]).coef_
+        np.testing.assert_allclose(weighed, again, atol=1e-5)
+        assert ours.fit_intercept or not ours.intercept_.any()
+
+
+def test_heads_of_sums_score_as_the_weights_do():
+    X, y, T = few([1, 5, 3, 2], 40, dtype=np.float32)
+    head = OneVsOneLogistic(0.1, standardize=True).fit(X, y).head_
+    plain = LinearHead(head.coef, head.intercept)
+    np.testing.assert_allclose(head.scores(T), plain.scores(T), atol=1e-4)
+    for i in range(6):
+        np.testing.assert_allclose(head.one(i).coef, head.coef[i : i + 1], atol=1e-12)
+        np.testing.assert_allclose(head.one(i).intercept, head.intercept[i : i + 1], atol=1e-6)
+
+
+def test_too_few_iterations_are_said():
+    X, y, _ = few([3] * 4, 30)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        ours = OneVsOneLogistic(1e4, max_iter=1).fit(X, y)
+    assert "limit of iterations" in str(told[0].message)
+    assert ours.certificate_["status"] == "MAX_ITER"
+    assert ours.n_iter_.max() == 1
+
+
+def test_a_path_of_few_rows_starts_from_its_own_heads():
+    X, y, _ = few([3] * 8, 40, dtype=np.float32)
+    found = select_C("ovo", X, y, grid=np.logspace(-4, 2, 13), n_jobs=1)
+    assert isinstance(found.start, PairHead)
+    assert max(step["n_iter"] for step in found.path[3:]) <= 3
+    assert all(step["converged"] for step in found.path)
+
+
+def test_what_is_few():
+    assert are_few(np.array([3, 3, 3]), 10)
+    assert not are_few(np.array([3, 33, 32]), 100)  # two classes of 65 rows together
+    assert not are_few(np.array([3, 6, 6]), 10)  # more rows than features
+    assert not are_few(np.full(2000, 3), 100)  # too many products of rows
+
+
+@pytest.mark.parametrize("order", [("coef_", "intercept_"), ("intercept_", "coef_")])
+@pytest.mark.parametrize("fitted", [False, True])
+def test_weights_can_be_set_one_after_the_other(order, fitted):
+    X, y, T = few([3] * 4, 30)
+    wanted = OneVsOneLogistic(0.1).fit(X, y)
+    other = OneVsOneLogistic(0.1).fit(T[:6], [0, 1, 2] * 2) if fitted else OneVsOneLogistic(0.1)
+    with pytest.raises(AttributeError):
+        _ = OneVsOneLogistic().coef_
+    for name in order:
+        setattr(other, name, getattr(wanted, name))
+    other.classes_, other.n_features_in_ = wanted.classes_, wanted.n_features_in_
+    np.testing.assert_array_equal(other.coef_, wanted.coef_)
+    np.testing.assert_array_equal(other.intercept_, wanted.intercept_)
+    np.testing.assert_allclose(other.decision_function(T), wanted.decision_function(T), atol=1e-10)
+
+
+def test_rows_are_answered_in_steps_where_there_are_many_columns():
+    X = np.zeros((200, 10), np.float32)
+    assert answer_steps(X, 200, 45) == [(0, 200)]
+    steps = answer_steps(X, 200, 19_900)
+    assert [low for low, _ in steps] == [0, 50, 100, 150]
+    assert steps[-1] == (150, 200)
+    assert answer_steps(X, 40, 499_500) == [(0, 32), (32, 40)]
