@@ -101,13 +101,7 @@ def run(settings: Settings) -> Record:
             result = _judged(name, case, _ours(case, folder), usual[case.model])
             record.add(result)
             table.row(*_cells(result))
-    missed = [
-        f"{result['network']}: {goal}"
-        for result in record.content["results"]
-        for goal, reached in result["reached"].items()
-        if not reached
-    ]
-    record.remark("not reached: " + "; ".join(missed) if missed else "every goal is reached")
+    record.remark_missed("network")
     record.finish()
     return record
 

@@ -77,13 +77,7 @@ def run(settings: Settings) -> Record:
             result = judged(name, case, measure(case, images, folder))
             record.add(result)
             table.row(*_cells(result))
-    missed = [
-        f"{result['set']}: {goal}"
-        for result in record.content["results"]
-        for goal, reached in result["reached"].items()
-        if not reached
-    ]
-    record.remark("not reached: " + "; ".join(missed) if missed else "every goal is reached")
+    record.remark_missed("set")
     record.finish()
     return record
 
@@ -92,17 +86,11 @@ def measure(case: Case, images: Path, folder: Path) -> dict[str, Any]:
     """Measure the parts in a process of their own, and whole runs from outside."""
     found: dict[str, Any] = {}
     if case.ratio is not None:
-        features = folder / "first"
-        before = os.environ.get("XDG_CACHE_HOME")
-        os.environ["XDG_CACHE_HOME"] = str(folder / "empty")
-        try:
-            ours = measured(["extract", *options(case, images, features)])
-        finally:
-            os.environ.pop("XDG_CACHE_HOME")
-            if before is not None:
-                os.environ["XDG_CACHE_HOME"] = before
-            shutil.rmtree(folder / "empty", ignore_errors=True)
-            shutil.rmtree(features, ignore_errors=True)
+        features, cache = folder / "first", folder / "empty"
+        words = options(case, images, features)
+        ours = measured(["extract", *words], XDG_CACHE_HOME=str(cache))
+        for place in (cache, features):
+            shutil.rmtree(place, ignore_errors=True)
         out = folder / "usual.json"
         usual = measured(
             [

@@ -111,13 +111,15 @@ def trial(job: dict[str, Any], limit: float | None = None) -> dict[str, Any]:
             return {**result, **{key: arrays[key] for key in arrays.files}}
 
 
-def measured(command: Sequence[str]) -> dict[str, Any]:
+def measured(command: Sequence[str], **environment: str) -> dict[str, Any]:
     """Run a command of this Python and measure it.
 
     Parameters
     ----------
     command : sequence of str
         What follows ``python -m``.
+    **environment : str
+        Variables that it has beside those of this process.
 
     Returns
     -------
@@ -134,7 +136,7 @@ def measured(command: Sequence[str]) -> dict[str, Any]:
         full = [sys.executable, "-m", "benchmarks.measure", str(out)]
         said, errors = folder / "stdout", folder / "stderr"
         with open(said, "w", encoding="utf-8") as a, open(errors, "w", encoding="utf-8") as b:
-            child = _start([*full, sys.executable, "-m", *command], a, b)
+            child = _start([*full, sys.executable, "-m", *command], a, b, **environment)
             try:
                 child.wait()
             finally:

@@ -108,6 +108,16 @@ class Record:
         self.content["remarks"].append(text)
         write_json(self.path, self.content)
 
+    def remark_missed(self, name: str) -> None:
+        """Name the goals that were not reached, each with what stands under ``name`` beside it."""
+        missed = [
+            f"{result[name]}: {goal}"
+            for result in self.content["results"]
+            for goal, reached in result["reached"].items()
+            if not reached
+        ]
+        self.remark("not reached: " + "; ".join(missed) if missed else "every goal is reached")
+
     def finish(self) -> None:
         """Mark the file as whole, and print where it is."""
         self.content["complete"] = True

@@ -10,8 +10,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from types import TracebackType
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -77,7 +76,7 @@ def _as_list(rows: list[Row]) -> list[Row]:
     return rows
 
 
-class DecodedImages:
+class DecodedImages(AbstractContextManager["DecodedImages"]):
     """The images of rows, in order, taken in portions of any size."""
 
     def __init__(
@@ -136,15 +135,7 @@ class DecodedImages:
         if batches is not None:
             batches._shutdown_workers()
 
-    def __enter__(self) -> DecodedImages:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
