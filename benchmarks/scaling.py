@@ -124,7 +124,9 @@ def constants() -> dict[str, float]:
     tracemalloc.start()
     names = tuple(f"{NAME[:-13]}{row:08}.JPEG" for row in range(count))
     split = Split(
-        FileImages(Path("/"), names, bytes(32 * count)), np.zeros(count, dtype=np.int64), names
+        FileImages(Path("/"), names, digests=bytes(32 * count)),
+        np.zeros(count, dtype=np.int64),
+        names,
     )
     name_bytes = tracemalloc.get_traced_memory()[0] / len(split)
     tracemalloc.stop()

@@ -16,16 +16,21 @@ from data.common.raw_io import BLOCK_BYTES
 from data.format.blocks import name_rows
 from data.format.records import Features
 
-_SPLITS = ("train", "test")
+# Rows that should have nothing in common: the split of the first one, of the other, and the doubt.
+_ACROSS = (
+    ("train", "test", "a training row: test images that were trained on?"),
+    ("train", "validation", "a training row: validation images that were trained on?"),
+    ("test", "validation", "a test row: test images that settings are chosen on?"),
+)
 
 
 def odd_rows(features: Features) -> list[str]:
     """Name the rows that are all zeros, and those that equal another row bit by bit."""
-    splits = [getattr(features, name) for name in _SPLITS]
+    splits = list(features.splits.values())
     ids = [name for split in splits for name in split.ids]
-    n_train = len(splits[0].ids)
+    starts = np.cumsum([0, *map(len, splits)]).tolist()
     marks, zero = [], []
-    for split, offset in zip(splits, (0, n_train), strict=True):
+    for split, offset in zip(splits, starts, strict=False):
         for start, block in _blocks(split.features):
             marks.append(_fingerprints(block))
             zero += [offset + start + int(row) for row in np.flatnonzero(~block.any(axis=1))]
@@ -34,13 +39,18 @@ def odd_rows(features: Features) -> list[str]:
         named = name_rows(len(zero), [ids[row] for row in zero])
         found.append(f"Nothing but zeros in {named}: do the weights belong to the model?")
     whole = np.concatenate(marks) if marks else np.empty(0, np.uint64)
-    copies = [pair for pair in _pairs(whole, set(zero)) if _equal(splits, n_train, *pair)]
-    within = [f"{ids[b]} = {ids[a]}" for a, b in copies if (a < n_train) == (b < n_train)]
-    across = [f"test {ids[b]} = train {ids[a]}" for a, b in copies if a < n_train <= b]
-    for copied, other in (
-        (within, "another row of their split: copies of an image?"),
-        (across, "a training row: test images that were trained on?"),
-    ):
+    copies = [pair for pair in _pairs(whole, set(zero)) if _equal(splits, starts, *pair)]
+    names = [name for name, split in features.splits.items() for _ in range(len(split))]
+    within = [f"{ids[b]} = {ids[a]}" for a, b in copies if names[a] == names[b]]
+    told = [(within, "another row of their split: copies of an image?")]
+    for first, later, what in _ACROSS:
+        across = [
+            f"{later} {ids[b]} = {first} {ids[a]}"
+            for a, b in copies
+            if (names[a], names[b]) == (first, later)
+        ]
+        told.append((across, what))
+    for copied, other in told:
         if copied:
             have = "has" if len(copied) == 1 else "have"
             named = name_rows(len(copied), copied)
@@ -72,12 +82,12 @@ def _pairs(marks: npt.NDArray[np.uint64], leave: set[int]) -> Iterator[tuple[int
             yield int(first[back[row]]), row
 
 
-def _equal(splits: list[Any], n_train: int, a: int, b: int) -> bool:
-    return _row(splits, n_train, a) == _row(splits, n_train, b)
+def _equal(splits: list[Any], starts: list[int], a: int, b: int) -> bool:
+    return _row(splits, starts, a) == _row(splits, starts, b)
 
 
-def _row(splits: list[Any], n_train: int, row: int) -> bytes:
-    split, row = (splits[0], row) if row < n_train else (splits[1], row - n_train)
-    table = split.features
+def _row(splits: list[Any], starts: list[int], row: int) -> bytes:
+    number = int(np.searchsorted(starts, row, side="right")) - 1
+    table, row = splits[number].features, row - starts[number]
     found = table[row] if isinstance(table, np.ndarray) else table.read(row, row + 1)[0]
     return bytes(np.ascontiguousarray(found).tobytes())

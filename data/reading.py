@@ -25,7 +25,7 @@ from data.format.records import (
     Report,
     StoreError,
 )
-from data.format.schema import SPLITS, TEXT, describe
+from data.format.schema import ALL_SPLITS, TEXT, describe
 from data.format.stored_rows import StoredRows
 from data.quality import odd_rows
 from data.store import StoreFile, opened
@@ -110,10 +110,12 @@ def iter_blocks(
 
     Shapes: Yields (k, n_features); yields (k,).
     """
-    if split not in SPLITS or rows < 1:
+    if split not in ALL_SPLITS or rows < 1:
         raise ValueError(f"no split {split!r}, or no blocks of {rows} rows")
     with opened(path) as file:
         header, datasets = describe(file)
+        if split not in header.sizes:
+            raise ValueError(f"{path} has no split {split!r}")
         name = f"/{split}/labels"
         labels = load(file, [datasets[name]], verify=verify)[name]
         check_labels(file.path, name, labels, len(header.class_names))
@@ -128,7 +130,7 @@ def _load(
 ) -> tuple[Features, dict[str, Stored]]:
     """Read what is wanted; verify the rest, a block at a time, and leave it where it is."""
     header, datasets = describe(file)
-    tables = [] if in_memory else [f"/{split}/features" for split in SPLITS]
+    tables = [] if in_memory else [f"/{split}/features" for split in header.sizes]
     wanted = [stored for name, stored in datasets.items() if name not in tables]
     found = load(file, wanted, verify=verify)
     for name in tables:

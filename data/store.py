@@ -6,9 +6,16 @@ Schema 1
 object                         what
 =============================  ================================================================
 ``/{split}/features``          little-endian float32 or float16, (n_samples, n_features); the
-                               splits are ``train`` and ``test``
-``/{split}/labels``            little-endian int64, (n_samples,): indices into ``class_names``
+                               splits are ``train`` and ``test``, and where the source has them
+                               ``validation`` and ``unlabelled``
+``/{split}/labels``            little-endian int64, (n_samples,): indices into ``class_names``; -1
+                               for all rows of ``unlabelled``
 ``/{split}/ids``               text of variable length, UTF-8, no NUL: which image a row is
+``/{split}/groups``            optional: little-endian int64, (n_samples,): indices into
+                               ``group_names``
+``/{split}/weights``           optional: little-endian float64, (n_samples,), 0 or more
+``/{split}/image_sha256``      optional: bytes, (n_samples, 32): SHA-256 of each image's file, or
+                               of its height, width and RGB pixels where it has none
 ``/train/moments``             a group in older stores; no longer written, and not read
 root ``schema_version``        integer, 1
 root ``key``                   SHA-256, hex, of the canonical JSON of ``spec`` (`data.format.spec`)
@@ -16,6 +23,7 @@ root ``spec``                  JSON object: everything that decides the numbers
 root ``provenance``            JSON object: how, where and when they were computed
 root ``request``               JSON object: the options as given
 root ``class_names``           JSON list of text
+root ``group_names``           optional: JSON list of text
 ``sha256`` on each dataset     SHA-256, hex, of its bytes in C order; of ``ids``: of each id's
                                UTF-8 bytes followed by one NUL
 after HDF5's end of file       the seal: a checksum of all other bytes (`data.format.seal`)
@@ -120,6 +128,11 @@ class StoreFile:
     def says(self, name: str) -> bool:
         """Say whether the root has an attribute of this name."""
         return name in self._file.attrs
+
+    @_guarded
+    def has(self, name: str) -> bool:
+        """Say whether the file has an object of this name."""
+        return self._find(name) is not None
 
     @_guarded
     def text(self, name: str, node: Any = None) -> str:

@@ -25,7 +25,15 @@ from data.common.raw_io import disk_trouble, raw_bytes, write_at
 from data.format.blocks import RowCheck, move_down, name_rows, reserve
 from data.format.loading import digest_ids
 from data.format.records import FeatureArray, Report, SplitSource, StoreError
-from data.format.schema import FLOATS, SCHEMA_VERSION, SPLITS
+from data.format.schema import (
+    ALL_SPLITS,
+    COLUMNS,
+    FLOATS,
+    INTEGER,
+    SCHEMA_VERSION,
+    SPLITS,
+    UNLABELLED,
+)
 from data.format.shard_list import Listed
 from data.format.spec import canonical_json, spec_key
 from data.reading import verify_store
@@ -44,6 +52,7 @@ def join(
     provenance: Mapping[str, Any],
     class_names: Sequence[str],
     splits: Mapping[str, SplitSource],
+    group_names: Sequence[str] = (),
     on_rows: Callable[[int], object] | None = None,
     shards: Mapping[str, Sequence[tuple[Path, int, int]]] | None = None,
 ) -> Report:
@@ -60,31 +69,39 @@ def join(
         "request": canonical_json(request),
         "class_names": canonical_json(list(class_names)),
     }
+    if group_names:
+        texts["group_names"] = canonical_json(list(group_names))
     for name, text in texts.items():
         if len(text) > TEXT_LIMIT:
             raise StoreError(f"cannot write {path}: {name} has more than {TEXT_LIMIT:,} bytes")
     dtype = np.dtype(spec["store_dtype"]).newbyteorder("<")
     if dtype not in FLOATS:
         raise ValueError(f"features are stored as float32 or float16, not {dtype}")
-    if set(splits) != set(SPLITS):
-        raise ValueError(f"the splits must be train and test, not {sorted(splits)}")
+    if not set(SPLITS) <= set(splits) <= set(ALL_SPLITS):
+        raise ValueError(f"the splits must be train and test, and maybe more: {sorted(splits)}")
+    n_names = (len(class_names), len(group_names))
     incoming = [
-        _Incoming(path, name, splits[name], len(class_names), dtype, on_rows) for name in SPLITS
+        _Incoming(path, name, splits[name], n_names, dtype, on_rows)
+        for name in ALL_SPLITS
+        if name in SPLITS or name in splits
     ]
     width = incoming[0].width
     if not incoming[0].rows or not width:
         raise StoreError(f"cannot write {path}: there are no training rows, or no features")
-    if incoming[1].rows and incoming[1].width != width:
-        raise ValueError(f"training rows have width {width}, test rows {incoming[1].width}")
+    for split in incoming:
+        if split.rows and split.width != width:
+            raise ValueError(f"training rows have width {width}, {split.name} rows {split.width}")
 
-    plan = StorePlan(incoming[0].rows, incoming[1].rows, width, dtype, shards is not None)
+    plan = StorePlan(_layout(incoming), width, dtype, shards is not None)
     needed = plan.nbytes + sum(map(len, texts.values())) + sum(s.id_bytes for s in incoming)
     beside = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         clean_leftovers(path.parent)
         if shards is not None:
-            beside = virtual.gather(path, [shard for name in SPLITS for shard, *_ in shards[name]])
+            beside = virtual.gather(
+                path, [shard for split in incoming for shard, *_ in shards[split.name]]
+            )
             for split in incoming:
                 split.shards, split.beside = list(shards[split.name]), beside
         with atomic_path(path) as temporary:
@@ -105,8 +122,7 @@ def join(
 class StorePlan:
     """How many of everything, and with that where everything lies."""
 
-    train: int
-    test: int
+    splits: tuple[tuple[str, int, tuple[str, ...]], ...]  # name, rows, the columns that it has
     width: int
     dtype: np.dtype[Any]
     virtual: bool = False
@@ -114,13 +130,14 @@ class StorePlan:
     @property
     def arrays(self) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         """Shape and type of each array, in the order in which they lie in the file."""
-        whole = np.dtype("<i8")
-        arrays = {
-            "/train/features": ((self.train, self.width), self.dtype),
-            "/test/features": ((self.test, self.width), self.dtype),
-            "/train/labels": ((self.train,), whole),
-            "/test/labels": ((self.test,), whole),
+        arrays: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
+            f"/{name}/features": ((rows, self.width), self.dtype) for name, rows, _ in self.splits
         }
+        arrays |= {f"/{name}/labels": ((rows,), INTEGER) for name, rows, _ in self.splits}
+        for name, rows, columns in self.splits:
+            for column in columns:
+                dtype, width = COLUMNS[column]
+                arrays[f"/{name}/{column}"] = ((rows, *width), dtype)
         return {n: a for n, a in arrays.items() if not (self.virtual and n.endswith("/features"))}
 
     @property
@@ -147,18 +164,24 @@ class _Incoming:
         path: Path,
         name: str,
         source: SplitSource,
-        n_classes: int,
+        n_names: tuple[int, int],
         dtype: np.dtype[Any],
         on_rows: Callable[[int], object] | None,
     ) -> None:
         self.labels = np.array(source.labels, dtype="<i8")
         self.ids = list(source.ids)
+        self.columns: dict[str, npt.NDArray[Any]] = {
+            column: np.array(getattr(source, column), dtype=dtype_)
+            for column, (dtype_, _) in COLUMNS.items()
+            if getattr(source, column) is not None
+        }
         self._path, self.name, self._dtype, self._on_rows = path, name, dtype, on_rows
         # Where the rows stay in their shards: these, and the folder that they are in.
         self.shards: list[tuple[Path, int, int]] = []
         self.beside: Path | None = None
         self.listed: list[Listed] = []
-        self._check_names(n_classes)
+        self._check_names(n_names[0])
+        self._check_columns(n_names[1])
         blocks = iter(source.blocks)
         first = next(blocks, None)
         self.width = 0 if first is None else first[0].shape[1]
@@ -178,6 +201,8 @@ class _Incoming:
         if self.labels.ndim != 1 or len(self.ids) != len(self.labels):
             raise ValueError(f"{len(self.ids)} ids for labels of shape {self.labels.shape}")
         outside = (self.labels < 0) | (self.labels >= n_classes)
+        if self.name == UNLABELLED:
+            n_classes, outside = 0, self.labels != -1
         if outside.any():
             named = name_rows(int(outside.sum()), list(itertools.compress(self.ids, outside)))
             raise self._refuse(f"labels outside 0..{n_classes - 1} in {named}")
@@ -188,6 +213,17 @@ class _Incoming:
         if odd:
             named = name_rows(len(odd), [ascii(name) for name in odd])
             raise self._refuse(f"ids that are not valid UTF-8 text: {named}. Rename these files")
+
+    def _check_columns(self, n_groups: int) -> None:
+        for column, values in self.columns.items():
+            if values.shape != (self.rows, *COLUMNS[column][1]):
+                raise ValueError(f"{column} of shape {values.shape} for {self.rows} rows")
+        weights = self.columns.get("weights")
+        if weights is not None and not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise self._refuse("weights that are negative or not finite")
+        groups = self.columns.get("groups")
+        if groups is not None and ((groups < 0) | (groups >= n_groups)).any():
+            raise self._refuse(f"groups outside 0..{n_groups - 1}")
 
     def _refuse(self, why: str) -> StoreError:
         return StoreError(f"cannot write {self._path}: the {self.name} split has {why}")
@@ -225,6 +261,7 @@ class _Incoming:
         dropped = not kept.all()
         if dropped:
             self.labels = self.labels[kept]
+            self.columns = {column: values[kept] for column, values in self.columns.items()}
             self.ids = list(itertools.compress(self.ids, kept))
         return digest.hexdigest(), dropped
 
@@ -238,35 +275,42 @@ def _assemble(
     skeleton = plan.skeleton()
     digests: dict[str, str] = {}
     dropped = False
-    for name, split in zip(SPLITS, incoming, strict=True):
-        table = f"/{name}/features"
+    for split in incoming:
+        table = f"/{split.name}/features"
         place = None if plan.virtual else skeleton.extents[table][0]
         digests[table], some = split.write(descriptor, place)
         dropped = dropped or some
-    train, test = incoming
-    if not train.rows:
+    if not incoming[0].rows:
         raise StoreError("no training row has an embedding")
     if dropped:
-        plan = replace(plan, train=train.rows, test=test.rows)
+        plan = replace(plan, splits=_layout(incoming))
         skeleton = _rearrange(descriptor, skeleton, plan)
     for split in incoming if plan.virtual else ():
         rows = (split.rows, plan.width)
         skeleton.add_virtual(f"/{split.name}/features", rows, plan.dtype, split.listed)
-    for name, split in zip(SPLITS, incoming, strict=True):
-        labels = f"/{name}/labels"
-        digests[labels] = skeleton.write(labels, descriptor, split.labels)
-        skeleton.add_texts(f"/{name}/ids", split.ids)
-        skeleton.annotate({"sha256": digest_ids(split.ids)}, f"/{name}/ids")
+    for split in incoming:
+        for column, values in {"labels": split.labels, **split.columns}.items():
+            called = f"/{split.name}/{column}"
+            digests[called] = skeleton.write(called, descriptor, values)
+        skeleton.add_texts(f"/{split.name}/ids", split.ids)
+        skeleton.annotate({"sha256": digest_ids(split.ids)}, f"/{split.name}/ids")
     for name, digest in digests.items():
         skeleton.annotate({"sha256": digest}, name)
     skeleton.annotate({"schema_version": SCHEMA_VERSION, **texts})
     skeleton.finish(descriptor)
 
 
+def _layout(
+    incoming: Sequence[_Incoming],
+) -> tuple[tuple[str, int, tuple[str, ...]], ...]:
+    return tuple((split.name, split.rows, tuple(split.columns)) for split in incoming)
+
+
 def _rearrange(descriptor: int, old: Skeleton, plan: StorePlan) -> Skeleton:
     """Allocate anew, for fewer rows, and move what was written."""
     new = plan.skeleton()
-    for table in () if plan.virtual else ("/train/features", "/test/features"):
+    tables = [] if plan.virtual else [name for name in new.extents if name.endswith("/features")]
+    for table in tables:
         length = new.extents[table][1]
         if length:
             move_down(descriptor, old.extents[table][0], new.extents[table][0], length)

@@ -64,6 +64,17 @@ def asked_options(options: Options) -> dict[str, Any]:
     }
 
 
+def source_of(options: Options) -> dict[str, Any]:
+    """Give what decides which images and labels there are, but for the dataset's name."""
+    return {
+        "data_dir": options.data_dir,
+        "data_url": options.data_url,
+        "data_sha256": options.data_sha256,
+        "test_fraction": options.test_fraction,
+        "seed": options.seed,
+    }
+
+
 def decode_of(options: Options) -> str:
     """Give how JPEG files are decoded: of the built-in datasets, which have none, exactly."""
     return EXACT if options.dataset in BUILT_IN else options.decode
@@ -87,7 +98,7 @@ class Request:
         self.options = asked_options(options)
         self.timm = importlib.metadata.version("timm")
         self.stamps: dict[str, dict[str, str] | None] = {
-            "dataset": source_fingerprint(options.dataset, **self._source()),
+            "dataset": source_fingerprint(options.dataset, **source_of(options)),
             "weights": None,
         }
         self._digests: dict[str, str | None] = {}
@@ -99,14 +110,6 @@ class Request:
                 "stat": _together(stamps),
             }
 
-    def _source(self) -> dict[str, Any]:
-        asked = self._asked
-        return {
-            "data_dir": asked.data_dir,
-            "data_url": asked.data_url,
-            "data_sha256": asked.data_sha256,
-        }
-
     def know(self, name: str, sha256: str | None) -> None:
         """Take over a digest that somebody else has computed already."""
         self._digests[name] = sha256
@@ -115,7 +118,7 @@ class Request:
         """Digest the file behind ``dataset`` or ``weights``; None where it has none."""
         if name not in self._digests:
             if name == "dataset":
-                self._digests[name] = source_sha256(self._asked.dataset, **self._source())
+                self._digests[name] = source_sha256(self._asked.dataset, **source_of(self._asked))
             else:
                 digests = [sha256_file(path) for path in self._files]
                 self._digests[name] = _together(digests) if digests else None
@@ -200,7 +203,7 @@ def announce(header: Header, options: Options) -> None:
     model = header.spec.get("model", {}).get("name", "an unknown model")
     left_out = f", {len(skipped)} undecodable images left out" if skipped else ""
     log(
-        f"found {header.path}: {header.n_train:,} train and {header.n_test:,} test rows, "
+        f"found {header.path}: {header.rows_in_words()} rows, "
         f"{header.n_features} wide ({header.dtype}, {header.spec.get('precision')}), "
         f"made on {made} with {model}{left_out}"
     )

@@ -26,8 +26,9 @@ from data.common.files import check_writable, clean_leftovers, lock
 from data.common.memory import peak_memory_mb
 from data.format.records import SplitSource
 from data.format.spec import work_dir
-from data.images.arrays import FileImages
+from data.images.arrays import EncodedImages
 from data.images.decode import decoder
+from data.images.digests import digest_table
 from data.reading import read_header
 from data.shards import unread_rotations
 from data.writing import join
@@ -210,7 +211,7 @@ def _log_dry_run(job: Job) -> None:
     log(f"key    {job.key}")
     log(f"path   {job.path}")
     log(
-        f"rows   {job.sizes['train']:,} train, {job.sizes['test']:,} test; {width} wide, "
+        f"rows   {', '.join(f'{n:,} {name}' for name, n in job.sizes.items())}; {width} wide, "
         f"{job.options.store_dtype}: {size / 1e6:,.1f} MB of features"
     )
     log(f"shards {done} of {len(shards)} done, in {job.folder}")
@@ -319,7 +320,7 @@ def _provenance(
 
 def _decoding(job: Job) -> dict[str, Any]:
     """Say what decoded the images, and up to which size, where they are files."""
-    if not isinstance(job.dataset.train.images, FileImages):
+    if not isinstance(job.dataset.train.images, EncodedImages):
         return {}
     return {"decoder": decoder(), "max_pixels": job.options.max_pixels}
 
@@ -351,9 +352,17 @@ def _join(job: Job, plan: Plan, provenance: dict[str, Any]) -> None:
         provenance=provenance,
         class_names=list(job.dataset.class_names),
         splits={
-            name: SplitSource(split.labels, split.ids, blocks(name))
+            name: SplitSource(
+                split.labels,
+                split.ids,
+                blocks(name),
+                groups=split.groups,
+                weights=split.weights,
+                image_sha256=digest_table(split),
+            )
             for name, split in job.splits.items()
         },
+        group_names=job.dataset.group_names,
         shards=None
         if job.options.join == "copy"
         else {

@@ -50,9 +50,9 @@ def digits(count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
 
     Shapes: returns uint8 (count, 8, 8, 3) and labels (count,).
     """
-    from data.images.digits import read_digits
+    from data.dataset import load_dataset
 
-    split = read_digits().train
+    split = load_dataset("digits", data_dir=Path(".")).train
     images: Any = split.images
     return np.ascontiguousarray(images.rows(0, count)), np.asarray(split.labels[:count])
 

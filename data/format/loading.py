@@ -58,6 +58,12 @@ class OpenFile(Protocol):
     def text(self, name: str) -> str:
         """Return a text attribute of the root."""
 
+    def says(self, name: str) -> bool:
+        """Say whether the root has an attribute of this name."""
+
+    def has(self, name: str) -> bool:
+        """Say whether the file has an object of this name."""
+
     def stored(self, name: str) -> Stored:
         """Find a dataset that lies in the file, whole."""
 
@@ -114,10 +120,19 @@ def _load_texts(file: OpenFile, stored: Stored, *, verify: bool) -> list[str]:
 def to_features(header: Header, found: Mapping[str, Any]) -> Features:
     """Put a store's datasets into the record that its reader gets."""
     splits: dict[str, Any] = {}
-    for split in ("train", "test"):
+    for split in header.sizes:
         labels = found[f"/{split}/labels"]
         check_labels(header.path, f"/{split}/labels", labels, len(header.class_names))
-        splits[split] = FeatureSplit(found[f"/{split}/features"], labels, found[f"/{split}/ids"])
+        groups, weights = found.get(f"/{split}/groups"), found.get(f"/{split}/weights")
+        check_columns(header, split, groups, weights)
+        splits[split] = FeatureSplit(
+            found[f"/{split}/features"],
+            labels,
+            found[f"/{split}/ids"],
+            groups,
+            weights,
+            found.get(f"/{split}/image_sha256"),
+        )
     facts = {field.name: getattr(header, field.name) for field in fields(Header)}
     return Features(**facts, **splits)
 
@@ -172,12 +187,31 @@ def check_labels(path: Path, name: str, labels: npt.NDArray[np.int64], n_classes
 
     Shape: ``labels`` (n_samples,).
     """
-    wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
+    if name == "/unlabelled/labels":
+        n_classes, wrong = 0, np.flatnonzero(labels != -1)
+    else:
+        wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
     if len(wrong):
         some = ", ".join(f"row {row}: {labels[row]}" for row in wrong[:IDS_NAMED])
         raise StoreError(
             f"{path}: {name} holds {len(wrong):,} labels outside 0..{n_classes - 1} ({some}). "
             f"{AGAIN}"
+        )
+
+
+def check_columns(
+    header: Header,
+    split: str,
+    groups: npt.NDArray[np.int64] | None,
+    weights: npt.NDArray[np.float64] | None,
+) -> None:
+    """Refuse groups that index no group name, and weights that are no weights."""
+    path, n_groups = header.path, len(header.group_names)
+    if groups is not None and len(groups) and not 0 <= groups.min() <= groups.max() < n_groups:
+        raise StoreError(f"{path}: /{split}/groups is outside 0..{n_groups - 1}. {AGAIN}")
+    if weights is not None and not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise StoreError(
+            f"{path}: /{split}/weights holds values that are negative or not finite. {AGAIN}"
         )
 
 

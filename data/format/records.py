@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,14 @@ class FeatureSplit:
     # (n_samples, n_features), the embeddings, in the type they are stored in; a
     # `data.format.stored_rows.StoredRows` where the store was opened with ``in_memory=False``
     features: FeatureArray
-    labels: npt.NDArray[np.int64]  # (n_samples,), indices into the store's ``class_names``
+    # (n_samples,), indices into the store's ``class_names``; -1 in the split ``unlabelled``
+    labels: npt.NDArray[np.int64]
     ids: list[str]  # which image each row is
+    # (n_samples,), indices into ``group_names``, where the rows come in groups
+    groups: npt.NDArray[np.int64] | None = None
+    weights: npt.NDArray[np.float64] | None = None  # (n_samples,), where the rows have weights
+    # (n_samples, 32), the SHA-256 of each image; None in stores of before it was kept
+    image_sha256: npt.NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,11 +62,26 @@ class Header:
     n_test: int
     n_features: int
     dtype: str  # ``"float32"`` or ``"float16"``
+    n_validation: int = field(default=0, kw_only=True)
+    n_unlabelled: int = field(default=0, kw_only=True)
+    # What the groups index; empty where there are none
+    group_names: tuple[str, ...] = field(default=(), kw_only=True)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows of each split that the store has."""
+        more = {"validation": self.n_validation, "unlabelled": self.n_unlabelled}
+        sizes = {"train": self.n_train, "test": self.n_test}
+        return sizes | {name: rows for name, rows in more.items() if rows}
+
+    def rows_in_words(self) -> str:
+        """Say how many rows of each split there are."""
+        return " and ".join(f"{rows:,} {name}" for name, rows in self.sizes.items())
 
     def _summary(self) -> str:
         return (
-            f"{self.path.name}: {self.n_train:,} train + {self.n_test:,} test rows "
-            f"x {self.n_features:,} {self.dtype}, {len(self.class_names):,} classes"
+            f"{self.path.name}: {' + '.join(f'{n:,} {name}' for name, n in self.sizes.items())} "
+            f"rows x {self.n_features:,} {self.dtype}, {len(self.class_names):,} classes"
         )
 
     def __repr__(self) -> str:
@@ -91,15 +112,32 @@ class Features(Header):
         Rows of the two splits, and the width of a row.
     dtype : str
         ``"float32"`` or ``"float16"``: how the file holds the features.
+    n_validation, n_unlabelled : int
+        Rows of the splits that not every store has; 0 where it has not.
+    group_names : tuple of str
+        What ``groups`` index; empty where the rows do not come in groups.
     train, test : FeatureSplit
         The rows: ``features``, ndarray of float32 or float16, shape (n_samples, n_features), or
         a `data.format.stored_rows.StoredRows` of that shape where the store was opened with
         ``in_memory=False``; ``labels``, ndarray of int64, shape (n_samples,); ``ids``, list of
-        str, which image each row is.
+        str, which image each row is; and where the store has them ``groups``, ndarray of int64,
+        ``weights``, ndarray of float64, both of shape (n_samples,), and ``image_sha256``, ndarray
+        of uint8, shape (n_samples, 32).
+    validation : FeatureSplit or None
+        The rows that settings are chosen on, where the data set has such a split.
+    unlabelled : FeatureSplit or None
+        Rows without labels, which fits leave out; their ``labels`` are -1.
     """
 
     train: FeatureSplit
     test: FeatureSplit
+    validation: FeatureSplit | None = None
+    unlabelled: FeatureSplit | None = None
+
+    @property
+    def splits(self) -> dict[str, FeatureSplit]:
+        """The splits that the store has by name, in their order."""
+        return {name: getattr(self, name) for name in self.sizes}
 
 
 @dataclass(frozen=True)
@@ -134,6 +172,9 @@ class SplitSource:
     # Consecutive row blocks: ``features`` of shape (k, n_features) in the store's type, and
     # ``ok`` of shape (k,), False where there is no embedding and the row is left out
     blocks: Iterable[tuple[FeatureArray, npt.NDArray[np.bool_]]]
+    groups: npt.NDArray[np.int64] | None = None  # (n_samples,), indices into the group names
+    weights: npt.NDArray[np.float64] | None = None  # (n_samples,)
+    image_sha256: npt.NDArray[np.uint8] | None = None  # (n_samples, 32)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,23 @@ from data.format.spec import PROVENANCE_SHAPE, REQUEST_SHAPE, SPEC_SHAPE, spec_k
 
 SCHEMA_VERSION = 1
 SPLITS = ("train", "test")
+# Splits that a store may have beside them.
+UNLABELLED = "unlabelled"
+OPTIONAL_SPLITS = ("validation", UNLABELLED)
+ALL_SPLITS = (*SPLITS, *OPTIONAL_SPLITS)
+# What a split may hold beside features, labels and ids: the type of its elements, its width.
+COLUMNS: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+    "groups": (np.dtype("<i8"), ()),
+    "weights": (np.dtype("<f8"), ()),
+    "image_sha256": (np.dtype("u1"), (32,)),
+}
 JSON_ATTRIBUTES: dict[str, type] = {
     "spec": dict,
     "provenance": dict,
     "request": dict,
     "class_names": list,
 }
+OPTIONAL_ATTRIBUTES: dict[str, type] = {"group_names": list}
 FLOATS = (np.dtype("<f4"), np.dtype("<f2"))
 INTEGER = np.dtype("<i8")
 TEXT = np.dtype(object)
@@ -62,6 +73,7 @@ def _describe_1(file: OpenFile) -> Description:
     if not names or not all(isinstance(name, str) for name in names):
         raise StoreError(f"{path}: class_names is not a list of names. {AGAIN}")
 
+    named = file.says("group_names")
     datasets: dict[str, Stored] = {}
 
     def need(name: str, shape: tuple[int, ...] | None, dtypes: Sequence[np.dtype[Any]]) -> Stored:
@@ -80,9 +92,25 @@ def _describe_1(file: OpenFile) -> Description:
             f"{path}: the features have shapes {train.shape} (train) and {test.shape} (test), "
             f"expected two tables of one width. {AGAIN}"
         )
-    for split, (rows, _) in (("train", train.shape), ("test", test.shape)):
-        need(f"/{split}/labels", (rows,), [INTEGER])
-        need(f"/{split}/ids", (rows,), [TEXT])
+    rows = {"train": train.shape[0], "test": test.shape[0]}
+    for split in OPTIONAL_SPLITS:
+        if file.has(f"/{split}/features"):
+            table = need(f"/{split}/features", None, [train.dtype])
+            if len(table.shape) != 2 or table.shape[1] != train.shape[1]:
+                raise StoreError(
+                    f"{path}: /{split}/features has shape {table.shape}, expected a table as wide "
+                    f"as {train.shape}. {AGAIN}"
+                )
+            rows[split] = table.shape[0]
+    for split, count in rows.items():
+        need(f"/{split}/labels", (count,), [INTEGER])
+        need(f"/{split}/ids", (count,), [TEXT])
+        for column, (dtype, width) in COLUMNS.items():
+            if file.has(f"/{split}/{column}"):
+                need(f"/{split}/{column}", (count, *width), [dtype])
+    groups = tuple(_parse(path, "group_names", file.text("group_names"))) if named else ()
+    if not all(isinstance(name, str) for name in groups):
+        raise StoreError(f"{path}: group_names is not a list of names. {AGAIN}")
     header = Header(
         path=path,
         schema_version=1,
@@ -95,6 +123,9 @@ def _describe_1(file: OpenFile) -> Description:
         n_test=test.shape[0],
         n_features=train.shape[1],
         dtype=str(train.dtype),
+        n_validation=rows.get("validation", 0),
+        n_unlabelled=rows.get("unlabelled", 0),
+        group_names=groups,
     )
     return header, datasets
 
@@ -104,8 +135,9 @@ def _parse(path: Path, name: str, text: str) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is damaged: {name} is not JSON ({error}). {AGAIN}") from error
-    if not isinstance(value, JSON_ATTRIBUTES[name]):
-        raise StoreError(f"{path}: {name} is not a JSON {JSON_ATTRIBUTES[name].__name__}. {AGAIN}")
+    kind = (JSON_ATTRIBUTES | OPTIONAL_ATTRIBUTES)[name]
+    if not isinstance(value, kind):
+        raise StoreError(f"{path}: {name} is not a JSON {kind.__name__}. {AGAIN}")
     return value
 
 

@@ -1,30 +1,34 @@
-"""Images in memory, in image files or in a nameless file; splits, datasets."""
+"""Images in memory, in files or in containers; splits, datasets."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-import os
-import struct
-import tempfile
-from collections.abc import Callable
-from contextlib import suppress
+import io
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from data.common.raw_io import BLOCK_BYTES, raw_bytes, read_at, write_at
-from data.images.decode import MAX_PIXELS, DecodedImage, decode_file
+from data.images.decode import (
+    MAX_PIXELS,
+    DecodedImage,
+    decode_content,
+    decode_file,
+    decoded_picture,
+    picture_sha256,
+)
+from data.images.file_digests import DIGEST_BYTES, hash_files, hash_rows, sha256_bytes
 from data.images.reduced import Wanted
 
-DIGEST_BYTES = 32  # of SHA-256
-# Images digested at a time.
-_DIGEST_ROWS = 1024
-# Fewer are not worth a file.
-SPILL_BYTES = 16 << 20
+if TYPE_CHECKING:
+    from PIL import Image
+    from typing_extensions import Self
+
+Content: TypeAlias = "bytes | Image.Image | npt.NDArray[np.uint8]"
+# The names of splits, in the order in which they are embedded and stored.
+SPLITS = ("train", "test", "validation", "unlabelled")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,22 +59,40 @@ class ArrayImages:
 
 
 @dataclass(frozen=True)
-class FileImages:
-    """Images in files, decoded when asked for; sizes may differ. Cheap to send to a process."""
+class EncodedImages(ABC):
+    """Images that are decoded one by one when asked for; sizes may differ."""
 
-    root: Path  # the folder that the names count from; absolute
-    names: tuple[str, ...]  # relative POSIX paths
-    # SHA-256 of each file, 32 bytes, one after another; empty where they are not known. A file
-    # whose bytes have changed since is refused
-    digests: bytes = field(default=b"", repr=False)
-    max_pixels: int = MAX_PIXELS  # images with more are refused
+    # SHA-256 of each image, 32 bytes, one after another; empty where they are not known. An image
+    # that has changed since is refused
+    digests: bytes = field(default=b"", repr=False, kw_only=True)
+    max_pixels: int = field(default=MAX_PIXELS, kw_only=True)  # images with more are refused
 
-    def __len__(self) -> int:
-        return len(self.names)
+    @abstractmethod
+    def __len__(self) -> int: ...
 
-    def path(self, i: int) -> Path:
-        """Name the file of an image."""
-        return self.root / self.names[i]
+    @abstractmethod
+    def name(self, i: int) -> str:
+        """Name an image in messages."""
+
+    @abstractmethod
+    def decode_file(self, i: int, wanted: Wanted | None = None) -> DecodedImage:
+        """Decode one image, at a reduced scale where `wanted` allows it."""
+
+    @abstractmethod
+    def take(self, rows: npt.NDArray[np.int64]) -> Self:
+        """Choose images."""
+
+    @abstractmethod
+    def with_digests(self) -> Self:
+        """Digest the images, so that only these very bytes are decoded later on."""
+
+    def short_names(self) -> list[str]:
+        """Name all images, as short as is clear within the dataset."""
+        return [self.name(i) for i in range(len(self))]
+
+    def open(self, i: int) -> str | io.BytesIO | None:
+        """Give what Pillow opens to decode an image; None where somebody else has decoded it."""
+        return self.name(i)
 
     def decode(self, i: int) -> npt.NDArray[np.uint8]:
         """Decode one image.
@@ -79,40 +101,143 @@ class FileImages:
         """
         return self.decode_file(i).pixels
 
+    def digest(self, i: int) -> bytes | None:
+        """Give the digest of an image, where it is known."""
+        return self.digests[DIGEST_BYTES * i : DIGEST_BYTES * (i + 1)] or None
+
+    def _digests_of(self, rows: npt.NDArray[np.int64]) -> bytes:
+        known = np.frombuffer(self.digests, np.uint8).reshape(-1, DIGEST_BYTES)
+        return known[rows].tobytes() if len(known) else b""
+
+
+@dataclass(frozen=True)
+class FileImages(EncodedImages):
+    """Images in files. Cheap to send to a process."""
+
+    root: Path  # the folder that the names count from; absolute
+    names: tuple[str, ...]  # relative POSIX paths
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, i: int) -> Path:
+        """Name the file of an image."""
+        return self.root / self.names[i]
+
+    def name(self, i: int) -> str:
+        """Name the file of an image as text."""
+        return str(self.path(i))
+
+    def short_names(self) -> list[str]:
+        """Name the files from their folder."""
+        return list(self.names)
+
     def decode_file(self, i: int, wanted: Wanted | None = None) -> DecodedImage:
-        """Decode one image, at a reduced scale where `wanted` allows it."""
-        known = self.digests[DIGEST_BYTES * i : DIGEST_BYTES * (i + 1)]
-        return decode_file(self.path(i), known or None, max_pixels=self.max_pixels, wanted=wanted)
+        """Decode one file."""
+        return decode_file(self.path(i), self.digest(i), max_pixels=self.max_pixels, wanted=wanted)
 
     def take(self, rows: npt.NDArray[np.int64]) -> FileImages:
-        """Choose images."""
+        """Choose files."""
         names = tuple(self.names[row] for row in rows)
-        known = np.frombuffer(self.digests, np.uint8).reshape(-1, DIGEST_BYTES)
-        digests = known[rows].tobytes() if len(known) else b""
-        return replace(self, names=names, digests=digests)
+        return replace(self, names=names, digests=self._digests_of(rows))
+
+    def with_digests(self) -> FileImages:
+        """Read and digest the files."""
+        return replace(self, digests=hash_files(self.root, self.names))
+
+
+class Records(Protocol):
+    """A container of images, which can be sent to a process: a file of rows, an archive, ..."""
+
+    def read(self, row: int) -> Content:
+        """Read the image at a position: its file's bytes, or decoded, RGB or grey."""
+
+    def name(self, row: int) -> str:
+        """Name the image at a position in messages."""
+
+
+@dataclass(frozen=True, eq=False)
+class RecordImages(EncodedImages):
+    """Images in a container."""
+
+    records: Records
+    rows: npt.NDArray[np.int64]  # (n,): positions in the container
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def name(self, i: int) -> str:
+        """Name an image by its container's word for it."""
+        return self.records.name(int(self.rows[i]))
+
+    def open(self, i: int) -> io.BytesIO | None:
+        """Read the bytes of one image."""
+        content = self.records.read(int(self.rows[i]))
+        return io.BytesIO(content) if isinstance(content, bytes) else None
+
+    def decode_file(self, i: int, wanted: Wanted | None = None) -> DecodedImage:
+        """Read one image, and decode it where it is not."""
+        content, name = self.records.read(int(self.rows[i])), self.name(i)
+        if not isinstance(content, bytes):
+            return decoded_picture(content, name, self.digest(i), max_pixels=self.max_pixels)
+        return decode_content(
+            content, name, self.digest(i), max_pixels=self.max_pixels, wanted=wanted
+        )
+
+    def take(self, rows: npt.NDArray[np.int64]) -> RecordImages:
+        """Choose images."""
+        return replace(self, rows=self.rows[rows], digests=self._digests_of(rows))
+
+    def with_digests(self) -> RecordImages:
+        """Read and digest the images in their order, one after another."""
+
+        def one(i: int) -> bytes:
+            content = self.records.read(int(self.rows[i]))
+            if isinstance(content, bytes):
+                return sha256_bytes(content)
+            return picture_sha256(content, self.name(i))
+
+        return replace(self, digests=hash_rows(one, len(self)))
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The training or the test part of a dataset."""
+    """A part of a dataset: its training rows, its test rows, ..."""
 
-    images: ArrayImages | FileImages
-    labels: npt.NDArray[np.int64]  # (n,), indices into the dataset's class names
+    images: ArrayImages | EncodedImages
+    labels: npt.NDArray[np.int64]  # (n,), indices into the dataset's class names; -1: none
     ids: tuple[str, ...]  # which image a row is; unique within the split
+    # (n,), indices into the dataset's group names: rows of one group are not independent
+    groups: npt.NDArray[np.int64] | None = None
+    weights: npt.NDArray[np.float64] | None = None  # (n,), of the rows in fits and metrics
 
     def __post_init__(self) -> None:
         if not len(self.images) == len(self.labels) == len(self.ids):
             raise ValueError(
                 f"{len(self.images)} images, {len(self.labels)} labels and {len(self.ids)} ids"
             )
+        for column in (self.groups, self.weights):
+            if column is not None and len(column) != len(self.ids):
+                raise ValueError(f"{len(column)} groups or weights and {len(self.ids)} ids")
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Split:
         """Choose rows."""
-        ids = tuple(self.ids[row] for row in rows)
-        return Split(self.images.take(rows), self.labels[rows], ids)
+        return Split(
+            self.images.take(rows),
+            self.labels[rows],
+            tuple(self.ids[row] for row in rows),
+            None if self.groups is None else self.groups[rows],
+            None if self.weights is None else self.weights[rows],
+        )
+
+    def with_digests(self) -> Split:
+        """Digest images that are decoded later, so that only these very bytes are."""
+        if isinstance(self.images, ArrayImages):
+            return self
+        return replace(self, images=self.images.with_digests())
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,9 +251,17 @@ class RawDataset:
     # Where the data came from, JSON: ``kind``, ``path``, ``sha256`` (None where there is no such
     # thing), ``verified`` (whether against a checksum known beforehand), and more
     origin: dict[str, Any]
-    # A validation split beside the test split, where the source has one. It is no part of the
-    # digest, since nothing is made of it yet
+    # A validation split beside the test split, where the source has one
     validation: Split | None = field(default=None, kw_only=True)
+    # Images without labels: embedded, and left out of fits
+    unlabelled: Split | None = field(default=None, kw_only=True)
+    group_names: tuple[str, ...] = field(default=(), kw_only=True)  # what the groups index
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The parts that there are by name, in the order in which they are embedded."""
+        found = {name: getattr(self, name) for name in SPLITS}
+        return {name: split for name, split in found.items() if split is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,97 +274,12 @@ class ImageDataset(RawDataset):
     limit: int | None  # the number of training rows asked for; None if all are in use
 
     def limited_to(self, max_pixels: int) -> ImageDataset:
-        """Refuse image files with more pixels when they are decoded."""
+        """Refuse images with more pixels when they are decoded."""
 
         def limited(split: Split) -> Split:
-            if not isinstance(split.images, FileImages):
+            if isinstance(split.images, ArrayImages):
                 return split
             return replace(split, images=replace(split.images, max_pixels=max_pixels))
 
-        return replace(self, train=limited(self.train), test=limited(self.test))
-
-
-def digested(split: Split, hash_files: Callable[[Path, tuple[str, ...]], bytes]) -> Split:
-    """Digest the files of a split, so that only these very bytes are decoded later on."""
-    images = split.images
-    if isinstance(images, ArrayImages):
-        return split
-    known = replace(images, digests=hash_files(images.root, images.names))
-    return replace(split, images=known)
-
-
-def digest_rows(class_names: tuple[str, ...], train: Split, test: Split) -> str:
-    """Digest everything that a row can mean; each field goes in with its name and length."""
-    digest = hashlib.sha256(b"icebox dataset, version 1\0")
-
-    def begin(field: str, size: int) -> None:
-        name = field.encode()
-        digest.update(struct.pack("<QQ", len(name), size) + name)
-
-    def add(field: str, content: bytes) -> None:
-        begin(field, len(content))
-        digest.update(content)
-
-    add("class_names", _strings(class_names))
-    for name, split in (("train", train), ("test", test)):
-        add(f"{name}/ids", _strings(split.ids))
-        add(f"{name}/labels", split.labels.astype("<i8").tobytes())
-        if isinstance(split.images, ArrayImages):
-            shape = split.images.array.shape
-            add(f"{name}/shape", struct.pack("<4Q", *shape))
-            # As one field, in C order, without holding all of it.
-            begin(f"{name}/pixels", math.prod(shape))
-            for start in range(0, len(split), _DIGEST_ROWS):
-                rows = split.images.rows(start, start + _DIGEST_ROWS)
-                digest.update(rows.reshape(-1).data)
-        else:
-            add(f"{name}/files", split.images.digests)
-    return digest.hexdigest()
-
-
-def _strings(strings: tuple[str, ...]) -> bytes:
-    encoded = [string.encode("utf-8") for string in strings]
-    return b"".join(struct.pack("<Q", len(raw)) + raw for raw in encoded)
-
-
-@dataclass(frozen=True, eq=False)
-class SpilledImages(ArrayImages):
-    """Images of one size in a file without a name, which ends with the object."""
-
-    stream: IO[bytes]  # the same file, for `rows`
-
-    def rows(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
-        """Read the images ``start`` to ``stop - 1``.
-
-        Shape: (stop - start, height, width, 3).
-        """
-        start, stop, _ = slice(start, stop).indices(len(self))
-        shape = self.array.shape[1:]
-        found = np.empty((max(0, stop - start), *shape), dtype=np.uint8)
-        read_at(self.stream.fileno(), start * int(np.prod(shape)), raw_bytes(found))
-        return found
-
-
-def spill(split: Split, folder: Path) -> Split:
-    """Move the images of a split out of memory, where that is worth it and there is a place."""
-    images = split.images
-    if not isinstance(images, ArrayImages) or images.array.nbytes < SPILL_BYTES:
-        return split
-    for place in (folder, Path(tempfile.gettempdir())):
-        with suppress(OSError):
-            return Split(_write_nameless(images.array, place), split.labels, split.ids)
-    return split
-
-
-def _write_nameless(array: npt.NDArray[np.uint8], folder: Path) -> SpilledImages:
-    stream = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - the images keep it
-    step = max(1, BLOCK_BYTES // int(np.prod(array.shape[1:])))
-    try:
-        os.posix_fallocate(stream.fileno(), 0, array.nbytes)  # a full disk shows here
-        for start in range(0, len(array), step):
-            block = np.ascontiguousarray(array[start : start + step])
-            write_at(stream.fileno(), start * block[0].nbytes, raw_bytes(block))
-    except BaseException:
-        stream.close()
-        raise
-    return SpilledImages(np.memmap(stream, np.uint8, "r", shape=array.shape), stream)
+        splits: dict[str, Any] = {name: limited(split) for name, split in self.splits.items()}
+        return replace(self, **splits)

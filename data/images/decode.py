@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 import os
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,18 +145,91 @@ def decode_file(
     With `wanted`, a JPEG is decoded at the smallest scale that gives at least twice that size;
     other formats are not changed by it.
     """
-    from PIL import Image
-
     name = os.fspath(path)
     if Path(name).is_dir():
         raise UserError(f"{name} is a folder, not an image file; name the images in it")
+    try:
+        content: str | bytes = name
+        if sha256 is not None:
+            with open(name, "rb") as stream:
+                content = stream.read()
+            _check_unchanged(content, name, sha256)
+        return _decode(content, name, max_pixels, wanted)
+    except OSError as error:
+        raise _unreadable(name, error) from error
+
+
+def decode_content(
+    content: bytes,
+    name: str,
+    sha256: bytes | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    wanted: Wanted | None = None,
+) -> DecodedImage:
+    """Decode the bytes of an image file as `decode_file` does; `name` is for messages."""
+    if sha256 is not None:
+        _check_unchanged(content, name, sha256)
+    return _decode(content, name, max_pixels, wanted)
+
+
+def decoded_picture(
+    image: Image.Image | npt.NDArray[np.uint8],
+    name: str,
+    sha256: bytes | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> DecodedImage:
+    """Take an image that somebody else has decoded: of Pillow, or (height, width[, 3]) of uint8."""
+    if sha256 is not None and picture_sha256(image, name) != sha256:
+        raise _changed(name)
+    pixels = _pixels_of(image, name)
+    _check_size(name, (pixels.shape[1], pixels.shape[0]), max_pixels)
+    return DecodedImage(pixels, None)
+
+
+def picture_sha256(image: Image.Image | npt.NDArray[np.uint8], name: str) -> bytes:
+    """Digest the pixels of a decoded image with its height and width."""
+    pixels = _pixels_of(image, name)
+    digest = hashlib.sha256(struct.pack("<2Q", *pixels.shape[:2]))
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()
+
+
+def _pixels_of(image: Image.Image | npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.uint8]:
+    """Give the RGB pixels (height, width, 3) of a decoded image, upright."""
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or not image.size:
+            raise BadImageError(
+                name, f"it is an array of {image.dtype} {image.shape}, expected uint8 (h, w, 3)"
+            )
+        if image.ndim == 2 or image.shape[2] == 1:
+            return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+        if image.shape[2] not in (3, 4):
+            raise BadImageError(name, f"its array of shape {image.shape} has no 1, 3 or 4 channels")
+        return image[:, :, :3]  # an alpha channel is dropped, as of files
+    try:
+        image.load()
+        orientation, _ = read_orientation(image) if image.getexif() else (UPRIGHT, None)
+        picture = np.asarray(_rgb(image))
+        return picture if orientation == UPRIGHT else turn(picture, orientation)
+    except Exception as error:
+        raise BadImageError(name, str(error) or type(error).__name__) from error
+
+
+def _decode(
+    content: str | bytes, name: str, max_pixels: int, wanted: Wanted | None
+) -> DecodedImage:
+    """Decode a file by its path, or its bytes."""
+    from PIL import Image
+
     size = None
     try:
         with (
             no_pillow_warnings(),
             no_pillow_limit(),
             Image.open(
-                name if sha256 is None else _unchanged(name, sha256), formats=_formats()
+                content if isinstance(content, str) else io.BytesIO(content), formats=_formats()
             ) as image,
         ):
             size = image.size
@@ -181,7 +255,7 @@ def decode_file(
     except UserError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise _unidentified(name) from error
+        raise _unidentified(name, content) from error
     except MemoryError as error:
         # No fault of the file, which is not to be left out for it.
         raise _no_memory(name, size) from error
@@ -190,10 +264,12 @@ def decode_file(
         # struct.error, ...). Only an error of the system has a number: then the disk or the
         # permissions are at fault, and leaving the image out would hide that.
         if isinstance(error, OSError) and error.errno is not None:
-            raise UserError(
-                f"cannot read the image {name}: {error.strerror}; repair it, or leave it out"
-            ) from error
+            raise _unreadable(name, error) from error
         raise BadImageError(name, str(error) or type(error).__name__) from error
+
+
+def _unreadable(name: str, error: OSError) -> UserError:
+    return UserError(f"cannot read the image {name}: {error.strerror}; repair it, or leave it out")
 
 
 def decoder() -> str:
@@ -230,16 +306,17 @@ def _no_memory(name: str, size: tuple[int, int] | None) -> UserError:
     )
 
 
-def _unchanged(name: str, sha256: bytes) -> io.BytesIO:
-    with open(name, "rb") as stream:
-        content = stream.read()
+def _check_unchanged(content: bytes, name: str, sha256: bytes) -> None:
     if hashlib.sha256(content).digest() != sha256:
-        raise UserError(
-            f"the image {name} has changed since the dataset was read, a moment ago\n"
-            "let the copying or editing end, then run the same command again: it is then "
-            "another dataset, with a store of its own"
-        )
-    return io.BytesIO(content)
+        raise _changed(name)
+
+
+def _changed(name: str) -> UserError:
+    return UserError(
+        f"the image {name} has changed since the dataset was read, a moment ago\n"
+        "let the copying or editing end, then run the same command again: it is then "
+        "another dataset, with a store of its own"
+    )
 
 
 def _rgb(image: Image.Image) -> npt.NDArray[np.uint8] | Image.Image:
@@ -265,10 +342,13 @@ def _rgb(image: Image.Image) -> npt.NDArray[np.uint8] | Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _unidentified(name: str) -> UserError:
+def _unidentified(name: str, content: str | bytes) -> UserError:
     """Say what a file that no decoder wants looks like."""
-    with open(name, "rb") as stream:
-        head = stream.read(512)
+    if isinstance(content, bytes):
+        head = content[:512]
+    else:
+        with open(content, "rb") as stream:
+            head = stream.read(512)
     brand = head[8:12] if head[4:8] == b"ftyp" else b""
     if brand in _FTYP_AVIF:
         from PIL import __version__, features

@@ -38,7 +38,7 @@ def find_pictures(
     if name == "digits":
         return _digits(ids)
     if name == "elpv":
-        from data.images.elpv import find_elpv
+        from data.images.sources.elpv import find_elpv
 
         return _folder(find_elpv(), ids, decode)
     if name in ("cifar10", "cifar100"):
@@ -48,9 +48,10 @@ def find_pictures(
 
 def _digits(ids: Sequence[str]) -> list[Picture]:
     from data.images.arrays import ArrayImages
-    from data.images.digits import read_digits
+    from data.images.sources.digits import read
+    from data.images.sources.registry import SourceRequest
 
-    test = read_digits().test
+    test = read(SourceRequest("digits", Path("."))).test
     assert isinstance(test.images, ArrayImages)
     rows = {name: row for row, name in enumerate(test.ids)}
     missing = [name for name in ids if name not in rows]
@@ -62,7 +63,7 @@ def _digits(ids: Sequence[str]) -> list[Picture]:
 def _cifar(
     name: str, data_dir: Path, stamp: Mapping[str, Any], ids: Sequence[str]
 ) -> list[Picture]:
-    from data.images.cifar import ARCHIVES, CifarReader, cifar_sha256, locate
+    from data.images.sources.cifar import ARCHIVES, CifarReader, cifar_sha256, locate
 
     archive = ARCHIVES[name]
     location = locate(archive, data_dir, None, None)

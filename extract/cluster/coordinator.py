@@ -23,7 +23,7 @@ from data.common.cli import log, progress
 from data.common.clusters import check_installed
 from data.common.errors import UserError
 from data.format.spec import canonical_json
-from data.images.arrays import FileImages
+from data.images.arrays import EncodedImages
 from extract.cluster.crew import Crew, WorkersDiedError
 from extract.cluster.messages import Archive, Outcome, RunSettings, ShardTask
 from extract.cluster.worker import choose_here, embed_shard, look
@@ -81,7 +81,7 @@ def choose_on_worker(job: Job, crew: Crew) -> Plan:
     found = crew.call(
         choose_here,
         settings_of(job),
-        images.take(np.arange(count)) if isinstance(images, FileImages) else count,
+        images.take(np.arange(count)) if isinstance(images, EncodedImages) else count,
         job.options.engine,
         job.options.compile != "off",
         job.options.batch_size,
@@ -99,7 +99,7 @@ def choose_on_worker(job: Job, crew: Crew) -> Plan:
 def settings_of(job: Job) -> RunSettings:
     """Put together what all tasks share."""
     options, source = job.options, job.backbone.source
-    in_files = isinstance(job.dataset.train.images, FileImages)
+    in_files = isinstance(job.dataset.train.images, EncodedImages)
     return RunSettings(
         folder=str(job.folder.resolve()),
         key=job.key,
@@ -239,7 +239,7 @@ def _task(
 ) -> ShardTask:
     images = job.splits[shard.split].images
     task = ShardTask(settings, plan, shard.split, shard.start, shard.stop, threads)
-    if isinstance(images, FileImages):
+    if isinstance(images, EncodedImages):
         return replace(task, images=images.take(np.arange(shard.start, shard.stop)))
     return task
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.images.arrays import FileImages
+from data.images.arrays import EncodedImages
 from extract.engines.plan import Plan
 from extract.shards.plan import Shard
 
@@ -45,7 +45,7 @@ class ShardTask:
     stop: int
     threads: int | None  # for the worker to use; None leaves it to the worker
     # The names of these rows' files, and their digests; None for an archive.
-    images: FileImages | None = None
+    images: EncodedImages | None = None
 
     @property
     def shard(self) -> Shard:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from data.common.errors import UserError
 from data.dataset import load_dataset
-from data.images.arrays import ArrayImages, FileImages
+from data.images.arrays import ArrayImages, EncodedImages
 from data.images.decode import BadImageError
 from data.shards import write_shard
 from extract.cluster.messages import Outcome, RunSettings, ShardTask
@@ -62,7 +62,7 @@ def look(option: str, precision: str, engine: str) -> Device | str:
 
 def choose_here(
     settings: RunSettings,
-    first: FileImages | int,
+    first: EncodedImages | int,
     engine: str,
     may_compile: bool,
     batch_size: int | None,
@@ -191,7 +191,7 @@ def _rows(
         for start in range(0, count, embedder.batch_size)
     ]
     if task.images is not None:
-        ids: Sequence[str] = task.images.names
+        ids: Sequence[str] = task.images.short_names()
         batches = _decoded(task, task.images, spans, embedder.backbone.preprocessing, unread)
     else:
         images, names = _archive(task.settings)[task.split]
@@ -210,7 +210,7 @@ def _rows(
 
 def _decoded(
     task: ShardTask,
-    images: FileImages,
+    images: EncodedImages,
     spans: Sequence[range],
     settings: Preprocessing,
     unread: set[int],
@@ -238,7 +238,7 @@ def _decoded(
 
 
 def _first_images(
-    settings: RunSettings, first: FileImages | int, preprocessing: Preprocessing
+    settings: RunSettings, first: EncodedImages | int, preprocessing: Preprocessing
 ) -> Images:
     from extract.model.preprocess import NetworkInput, prepared_array
     from extract.shards.loading import Decoder
@@ -290,7 +290,7 @@ def _archive(settings: RunSettings) -> dict[str, tuple[ArrayImages, Sequence[str
             f"{archive.data_dir}; --data-dir must hold the same archive on every machine"
         )
     found: dict[str, tuple[ArrayImages, Sequence[str]]] = {}
-    for name, split in (("train", dataset.train), ("test", dataset.test)):
+    for name, split in dataset.splits.items():
         assert isinstance(split.images, ArrayImages)
         found[name] = (split.images, split.ids)
     return found

@@ -110,7 +110,9 @@ def _images_of(store: Features, data_dir: Path | None) -> ImageDataset:
     name = store.spec["dataset"]["name"]
     origin = store.provenance.get("dataset", {})
     where = data_dir or Path(stamp.get("path", ".")).parent
-    source = str(data_dir or stamp.get("path")) if origin.get("kind") == "folder" else name
+    source = str(origin.get("source", name))
+    if origin.get("kind") == "folder":
+        source = str(data_dir or stamp.get("path"))
     dataset = load_dataset(
         source,
         data_dir=where,
@@ -149,12 +151,10 @@ class _Sample:
 def _sampled(
     store: Features, dataset: ImageDataset, settings: Any, witness: Witness, rows: int, seed: int
 ) -> _Sample:
-    """Draw rows of both splits, and have timm embed their images in float32."""
+    """Draw rows of all splits, and have timm embed their images in float32."""
     sample = _Sample()
-    for stored, split, count in zip(
-        (store.test, store.train), (dataset.test, dataset.train), _rows_of_each(store, rows),
-        strict=True,
-    ):  # fmt: skip
+    for name, count in _rows_of_each(store, rows).items():
+        stored, split = store.splits[name], dataset.splits[name]
         generator = np.random.default_rng(seed)
         numbers = np.sort(generator.choice(len(stored.labels), size=count, replace=False))
         names = [stored.ids[row] for row in numbers]
@@ -214,7 +214,7 @@ def _add(sample: _Sample, split: Split, names: list[str], settings: Any, witness
             sample.images.append(prepared(settings, image, decoded.reduction))
             kind = "device" if is_small(settings, *image.shape[:2]) else "pillow"
             # The witness decides for itself what is to be decoded at a reduced scale.
-            seen = settings.decode == FAST and witness.see_reduced(split.images.path(row))
+            seen = settings.decode == FAST and witness.see_reduced(split.images.open(row))
             if decoded.reduction is not None or seen:
                 image, kind = split.images.decode(row), "reduced"
                 sample.exact[len(sample.ids)] = prepared(settings, image)
@@ -227,11 +227,18 @@ def _add(sample: _Sample, split: Split, names: list[str], settings: Any, witness
         sample.kinds.append(kind)
 
 
-def _rows_of_each(store: Features, rows: int) -> tuple[int, int]:
-    """Divide the rows among the test and the training rows: half and half, where there are."""
-    n_test, n_train = len(store.test.labels), len(store.train.labels)
-    test = min(n_test, max(rows - rows // 2, rows - n_train))
-    return test, min(n_train, rows - test)
+def _rows_of_each(store: Features, rows: int) -> dict[str, int]:
+    """Divide the rows among the splits, test rows first: half for them, where there are as many."""
+    sizes = store.sizes
+    others = sum(sizes.values()) - sizes["test"]
+    counts = {"test": min(sizes["test"], max(rows - rows // 2, rows - others))}
+    left = min(others, rows - counts["test"])
+    names = [name for name in sizes if name != "test"]
+    for i, name in enumerate(reversed(names)):  # the training rows, which are most, take the rest
+        share = left if i == len(names) - 1 else min(sizes[name], left // (len(names) - i))
+        counts[name] = min(sizes[name], share)
+        left -= counts[name]
+    return counts
 
 
 def _keep(

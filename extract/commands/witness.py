@@ -5,8 +5,8 @@ Nothing of our preprocessing or of our engines is used here, so that their fault
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,14 +63,16 @@ class Witness:
             return False
         return True
 
-    def see_reduced(self, path: Path) -> bool:
+    def see_reduced(self, file: str | io.BytesIO | None) -> bool:
         """Take an image file as ``--decode fast`` reads it, where that is not in full; else False.
 
         The whole image is resized, and turned upright only then.
         """
         from PIL import Image
 
-        with Image.open(path) as image:
+        if file is None:
+            return False
+        with Image.open(file) as image:
             if image.format not in ("JPEG", "MPO") or self._is_too_long(*image.size):
                 return False
             turn = _TURNS.get(image.getexif().get(_ORIENTATION))

@@ -12,13 +12,13 @@ from data.common.cli import log
 from data.common.errors import UserError
 from data.dataset import load_dataset
 from data.format.spec import crop_marker, spec_key, store_path, work_dir
-from data.images.arrays import ArrayImages, FileImages, ImageDataset, Split
+from data.images.arrays import ArrayImages, EncodedImages, ImageDataset, Split
 from data.images.decode import decoder
 from extract.engines.place import Device, find_device
 from extract.engines.plan import Plan, whole_batches
 from extract.model.pixels import PIXELS
 from extract.options import Options
-from extract.request import Request, decode_of, pixel_limit
+from extract.request import Request, decode_of, pixel_limit, source_of
 from extract.shards import plan as shards
 
 if TYPE_CHECKING:
@@ -35,21 +35,8 @@ N_FIRST = 16
 
 def read_dataset(options: Options) -> ImageDataset:
     """Load the dataset that the options name."""
-    dataset = load_dataset(
-        options.dataset,
-        data_dir=options.data_dir,
-        limit=options.limit,
-        data_url=options.data_url,
-        data_sha256=options.data_sha256,
-        test_fraction=options.test_fraction,
-        seed=options.seed,
-    )
+    dataset = load_dataset(options.dataset, limit=options.limit, **source_of(options))
     return dataset.limited_to(options.max_pixels)
-
-
-def splits_of(dataset: ImageDataset) -> dict[str, Split]:
-    """Name the parts of a dataset, in the order in which they are embedded."""
-    return {"train": dataset.train, "test": dataset.test}
 
 
 def decode_ahead(
@@ -60,8 +47,8 @@ def decode_ahead(
 
     images = {
         name: split.images
-        for name, split in splits_of(dataset).items()
-        if isinstance(split.images, FileImages)
+        for name, split in dataset.splits.items()
+        if isinstance(split.images, EncodedImages)
     }
     return DecodedImages(images, settings, wanted, jobs) if images else None
 
@@ -86,7 +73,7 @@ class Job:
     @property
     def splits(self) -> dict[str, Split]:
         """The parts of the dataset by name, in the order in which they are embedded."""
-        return splits_of(self.dataset)
+        return self.dataset.splits
 
     def decoded(self, wanted: Wanted) -> DecodedImages | None:
         """Give the images of these rows, decoded ahead; None for images in memory."""
@@ -128,7 +115,7 @@ def prepare(
     described = described._replace(preprocessing=settings)
     ahead = None
     if here and not options.dry_run:
-        every = {name: [range(len(part.ids))] for name, part in splits_of(dataset).items()}
+        every = {name: [range(len(part.ids))] for name, part in dataset.splits.items()}
         ahead = decode_ahead(dataset, settings, every, options.jobs)
     try:
         backbone = load_backbone(request, described)
@@ -219,7 +206,7 @@ def cut_for(job: Job, plan: Plan) -> Plan:
     """
     slow = job.device.kind == "cpu" and job.backbone.n_parameters > SLOW_PARAMETERS
     rows = shards.SLOW_SHARD_ROWS if slow else shards.SHARD_ROWS
-    in_files = isinstance(job.dataset.train.images, FileImages)
+    in_files = isinstance(job.dataset.train.images, EncodedImages)
     return replace(
         plan,
         shard_rows=whole_batches(rows, plan.batch_size),

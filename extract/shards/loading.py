@@ -17,7 +17,7 @@ import numpy as np
 
 from data.common.errors import UserError
 from data.common.memory import free_memory
-from data.images.arrays import FileImages
+from data.images.arrays import EncodedImages
 from extract.engines.constants import AHEAD_BYTES, AHEAD_SHARE, DECODED_TOGETHER
 from extract.model.preprocess import Prepared, prepared, wanted_of
 from extract.model.preprocessing import Preprocessing
@@ -31,7 +31,7 @@ Wanted: TypeAlias = "Mapping[str, Sequence[range]]"
 class Decoder:
     """Decodes the image at an index and prepares it; what cannot be decoded is the error."""
 
-    def __init__(self, images: FileImages, settings: Preprocessing) -> None:
+    def __init__(self, images: EncodedImages, settings: Preprocessing) -> None:
         self.images = images
         self.settings = settings
         self.unread_rotations: set[int] = set()  # indices of images taken as they are stored
@@ -60,7 +60,7 @@ class Row(NamedTuple):
 class _Splits:
     """The images of all splits as a dataset of torch, of which an index is a split and a row."""
 
-    def __init__(self, images: Mapping[str, FileImages], settings: Preprocessing) -> None:
+    def __init__(self, images: Mapping[str, EncodedImages], settings: Preprocessing) -> None:
         self._decoders = {name: Decoder(part, settings) for name, part in images.items()}
 
     def __getitem__(self, index: tuple[str, int]) -> Row:
@@ -81,7 +81,7 @@ class DecodedImages(AbstractContextManager["DecodedImages"]):
 
     def __init__(
         self,
-        images: Mapping[str, FileImages],
+        images: Mapping[str, EncodedImages],
         settings: Preprocessing,
         wanted: Wanted,
         jobs: int,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.images import cifar
+from data.images.sources import cifar
 
 
 class TinyCifar:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from data.common.errors import UserError
 from data.dataset import dataset_name, load_dataset, source_fingerprint
-from data.images.arrays import ArrayImages, Split, digest_rows
+from data.images.arrays import ArrayImages, Split
+from data.images.digests import digest_dataset
 from data.images.sampling import hold_out, stratified_subset
 
 
@@ -187,6 +188,10 @@ def test_built_in_name_wins_over_a_folder(tmp_path, monkeypatch):
     assert dataset_name("digits") == "digits"
     assert source_fingerprint("digits", data_dir=tmp_path)["path"] == "scikit-learn"
     assert dataset_name("./digits") == "digits-folder"
+
+
+def digest_rows(names, train, test):
+    return digest_dataset(names, (), {"train": train, "test": test})
 
 
 def small_split(seed=0, ids=("a", "b")):

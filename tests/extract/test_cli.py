@@ -189,7 +189,7 @@ def test_verify(call, small, tmp_path, refused):
 def test_verify_finds_an_unpacked_archive_again(tmp_path):
     from types import SimpleNamespace
 
-    from data.images.cifar import ARCHIVES
+    from data.images.sources.cifar import ARCHIVES
     from extract.commands import verify as check
 
     folder = tmp_path / ARCHIVES["cifar10"].folder

@@ -386,7 +386,7 @@ def test_images_in_a_mapped_file_are_read_without_a_warning(
     call, small_job, features, monkeypatch, recwarn
 ):
     """Torch warns once a process of memory that it may not write to."""
-    monkeypatch.setattr("data.images.arrays.SPILL_BYTES", 0)
+    monkeypatch.setattr("data.images.spilled.SPILL_BYTES", 0)
     warned = torch.is_warn_always_enabled()
     torch.set_warn_always(True)
     try:

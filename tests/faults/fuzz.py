@@ -123,7 +123,7 @@ def unsealed(folder):
 
 def archive(folder):
     """CIFAR archives: what is not the checksummed one; sound arrays, or a message."""
-    from data.images.cifar import CifarArchive, CifarReader
+    from data.images.sources.cifar import CifarArchive, CifarReader
 
     layout = CifarArchive(
         "cifar10", "a.tar.gz", "bin", "", "", 0, (("train.bin", 3),), (("test.bin", 2),),

@@ -29,7 +29,8 @@ IMPORTED = (
     "classify.report.answers_page", "classify.fit.fit_stores", "jinja2", "matplotlib.figure",
     "matplotlib.contour", "sklearn.decomposition", "sklearn.discriminant_analysis",
     "sklearn.isotonic", "scipy.cluster.hierarchy", "safetensors.numpy", "extract.engines.tuning",
-    "extract.engines.folding", "data.images.digits", "data.images.folder", "PIL.JpegImagePlugin",
+    "extract.engines.folding", "data.images.sources.digits", "data.images.sources.folder",
+    "PIL.JpegImagePlugin",
     "huggingface_hub.constants",
 )  # fmt: skip
 

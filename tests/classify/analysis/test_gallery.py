@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +22,7 @@ from classify.analysis.gallery import (
 from classify.report.run_report import write_report
 from classify.report.runs import read_results
 from data.common.errors import UserError
-from data.images.digits import read_digits
+from data.dataset import load_dataset
 
 
 def fits(labels, k, seed=0, names=("multinomial", "ovr", "ovo")):
@@ -37,7 +38,7 @@ def fits(labels, k, seed=0, names=("multinomial", "ovr", "ovo")):
 
 @pytest.fixture
 def digits():
-    test = read_digits().test
+    test = load_dataset("digits", data_dir=Path(".")).test
     request = {
         "options": {"dataset": "digits"},
         "files": {"dataset": {"path": "scikit-learn", "stat": "x"}},
@@ -77,7 +78,7 @@ def test_the_page_shows_the_very_pixels(digits, make_results, tmp_path):
     assert found["missing"] == ""
     assert len(found["disagreements"]) == len(found["confident_errors"]) == SHOWN
     assert found["n_disagreements"] > SHOWN
-    test = read_digits().test
+    test = load_dataset("digits", data_dir=Path(".")).test
     for name, uri in found["thumbnails"].items():
         with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as image:
             row = test.ids.index(name)

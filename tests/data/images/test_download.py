@@ -71,7 +71,7 @@ def test_official_address_is_the_default(tiny, body, tmp_path, server, monkeypat
     tiny.make_official(monkeypatch, tmp_path / "published.tar.gz")
     wanted = []
     monkeypatch.setattr(
-        "data.images.cifar.download", lambda *args, **kwargs: wanted.append((args, kwargs))
+        "data.images.sources.cifar.download", lambda *args, **kwargs: wanted.append((args, kwargs))
     )
     with pytest.raises(FileNotFoundError):  # since nothing was fetched
         load_dataset("cifar10", data_dir=tmp_path / "raw")

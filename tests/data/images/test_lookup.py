@@ -10,8 +10,8 @@ from PIL import Image
 
 from data.common.errors import UserError
 from data.dataset import load_dataset, source_fingerprint, source_sha256
-from data.images import cifar
 from data.images.lookup import find_pictures
+from data.images.sources import cifar
 
 
 def request(dataset, data_dir=Path("nowhere"), **options):

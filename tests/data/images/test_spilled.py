@@ -5,13 +5,15 @@ import tempfile
 import numpy as np
 import pytest
 
-from data.images import arrays
-from data.images.arrays import ArrayImages, SpilledImages, Split, digest_rows, spill
+from data.images import spilled
+from data.images.arrays import ArrayImages, Split
+from data.images.digests import digest_dataset
+from data.images.spilled import SpilledImages, spill
 
 
 @pytest.fixture
 def split(monkeypatch):
-    monkeypatch.setattr(arrays, "SPILL_BYTES", 1000)
+    monkeypatch.setattr(spilled, "SPILL_BYTES", 1000)
     pixels = np.random.default_rng(0).integers(0, 256, (3000, 4, 5, 3), dtype=np.uint8)
     return Split(ArrayImages(pixels), np.arange(3000) % 2, tuple(map(str, range(3000))))
 
@@ -28,7 +30,9 @@ def test_rows_and_digest_are_those_in_memory(split, tmp_path):
     assert np.array_equal(moved.images.array, pixels)
     few = moved.take(np.array([5, 2]))
     assert np.array_equal(few.images.rows(0, 2), pixels[[5, 2]])
-    digests = {digest_rows(("a", "b"), one, few) for one in (split, moved)}
+    digests = {
+        digest_dataset(("a", "b"), (), {"train": one, "test": few}) for one in (split, moved)
+    }
     assert len(digests) == 1
 
 
@@ -39,5 +43,5 @@ def test_few_images_stay_in_memory_and_so_do_those_that_no_folder_takes(
     assert spill(split, tmp_path / "not there") is split
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     assert isinstance(spill(split, tmp_path / "not there").images, SpilledImages)
-    monkeypatch.setattr(arrays, "SPILL_BYTES", 1 << 20)
+    monkeypatch.setattr(spilled, "SPILL_BYTES", 1 << 20)
     assert spill(split, tmp_path) is split

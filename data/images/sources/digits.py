@@ -15,12 +15,23 @@ from data.common.errors import UserError
 from data.common.files import sha256_file
 from data.common.packages import package_folder
 from data.images.arrays import ArrayImages, RawDataset, Split
+from data.images.sources.registry import SourceRequest
 
 CLASS_NAMES = tuple("0123456789")
 TEST_EVERY = 5  # the fifth, tenth, ... image of each class is for testing: 1,442 and 355 images
 
 
-def read_digits() -> RawDataset:
+def fingerprint(_: SourceRequest) -> dict[str, str]:
+    """Tell which version is installed."""
+    return {"path": "scikit-learn", "stat": version()}
+
+
+def source_sha256(_: SourceRequest) -> str:
+    """Digest the file that is installed."""
+    return digits_sha256()
+
+
+def read(_: SourceRequest) -> RawDataset:
     """Read the digits as RGB images with a fixed stratified split.
 
     Within each class, in the order in which scikit-learn ships them, every fifth image is for

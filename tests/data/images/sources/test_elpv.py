@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ import pytest
 from data.common.errors import UserError
 from data.common.packages import package_folder
 from data.dataset import dataset_name, load_dataset, source_fingerprint, source_sha256
-from data.images import elpv
 from data.images.lookup import find_pictures
+from data.images.sources import elpv
 
 needs_package = pytest.mark.skipif(
     package_folder(elpv.PACKAGE) is None, reason="the extra example is not installed"
@@ -94,7 +95,7 @@ def test_what_is_missing_or_altered_is_said(few, tmp_path, monkeypatch):
 def test_the_real_package_has_its_2624_cells(tmp_path):
     names = elpv.elpv_files()
     assert len(names) == len(set(names)) == 2625
-    cells = elpv.read_elpv()
+    cells = load_dataset("elpv", data_dir=Path("."))
     counts = Counter(np.concatenate([cells.train.labels, cells.test.labels]).tolist())
     assert counts == {0: 715, 1: 1508, 2: 401}
     assert len(cells.test) == 525

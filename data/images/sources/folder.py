@@ -10,28 +10,23 @@ twice, so that circles end.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.common.cli import log, progress
+from data.common.cli import log
 from data.common.errors import UserError
+from data.common.files import stat_stamp
 from data.images.arrays import FileImages, RawDataset, Split
 from data.images.decode import KINDS, SUFFIXES
 from data.images.left_out import HIDDEN_FOLDERS, LeftOut, kind_of
 from data.images.sampling import hold_out
+from data.images.sources.registry import SourceRequest, absolute, dataset_name
 from data.images.splits import find_splits
-
-READ_BYTES = 1 << 18
-HASH_BLOCK = 1024  # files whose digests are asked for at once
-BAR_FROM = 5_000  # files; fewer are read before anyone wonders
 
 
 @dataclass(frozen=True)
@@ -55,9 +50,12 @@ class Folder:
     left_out: LeftOut = field(default_factory=LeftOut)
 
     def files(self) -> list[str]:
-        """Name all the images of the training and the test part, relative to ``root``."""
+        """Name all the images, relative to ``root``."""
         found = []
-        for part, classes in ((self.train_part, self.train), (self.test_part, self.test)):
+        parts = [(self.train_part, self.train), (self.test_part, self.test)]
+        if self.validation_part:
+            parts.append((self.validation_part, self.validation))
+        for part, classes in parts:
             prefix = f"{part}/" if part else ""
             found += [prefix + name for names in classes.values() for name in names]
         return found
@@ -127,12 +125,12 @@ def _read_splits(root: Path, splits: dict[str, str]) -> Folder:
 
 
 def _with_validation(found: Folder, folder: Path) -> Folder:
-    """Add a validation split beside a test split: kept, but neither trained nor tested on."""
+    """Add a validation split beside a test split: C and the temperature are chosen on it."""
     classes = _classes(folder, found, may_be_empty=True)
     known = {name: images for name, images in classes.items() if name in found.train}
     count = sum(map(len, known.values()))
     found.notes.append(
-        f"{folder} is a validation split of {count:,} images, kept apart: it is not embedded; the "
+        f"{folder} is the validation split, of {count:,} images: settings are chosen on it; the "
         f"test split is {found.root / found.test_part}"
     )
     unknown = sorted(set(classes) - set(known))
@@ -147,8 +145,19 @@ def _flat(folder: Path) -> int:
     return 0 if any(map(_is_folder, entries)) else sum(map(_is_image, entries))
 
 
-def read_folder(root: Path, name: str, *, test_fraction: float | None, seed: int) -> RawDataset:
+def fingerprint(asked: SourceRequest) -> dict[str, str]:
+    """Tell what lies in the folder now."""
+    root = absolute(asked.dataset)
+    return {"path": str(root), "stat": stat_stamp(root, scan(root).files())}
+
+
+def source_sha256(_: SourceRequest) -> None:
+    """Leave it to the digests of the images."""
+
+
+def read(asked: SourceRequest) -> RawDataset:
     """Take a folder of images as a dataset."""
+    root, test_fraction = absolute(asked.dataset), asked.test_fraction
     found = scan(root)
     for note in found.notes:
         log(note)
@@ -168,7 +177,7 @@ def read_folder(root: Path, name: str, *, test_fraction: float | None, seed: int
     if test_fraction is not None:
         train, test = {}, {}
         for label, names in found.train.items():
-            held = hold_out(names, test_fraction, seed)
+            held = hold_out(names, test_fraction, asked.seed)
             train[label] = [name for name, out in zip(names, held, strict=True) if not out]
             test[label] = [name for name, out in zip(names, held, strict=True) if out]
     class_names = tuple(sorted(train))
@@ -182,13 +191,13 @@ def read_folder(root: Path, name: str, *, test_fraction: float | None, seed: int
         "verified": False,
     }
     if test_fraction is not None:
-        origin |= {"test_fraction": test_fraction, "seed": seed}
+        origin |= {"test_fraction": test_fraction, "seed": asked.seed}
     if found.test_part:
         origin["splits"] = _describe_splits(found)
     if found.left_out:
         origin["not_read"] = found.left_out.to_json()
     return RawDataset(
-        name,
+        dataset_name(asked.dataset),
         class_names,
         _split(root / found.train_part, class_names, train),
         _split(root / found.test_part, class_names, test),
@@ -211,41 +220,6 @@ def _describe_splits(found: Folder) -> dict[str, Any]:
     if found.test_named != "test":
         described["test"]["named_for"] = found.test_named
     return described
-
-
-def hash_files(root: Path, names: tuple[str, ...]) -> bytes:
-    """Digest files, several at a time."""
-
-    def one(name: str) -> bytes:
-        try:
-            return _sha256(root / name)
-        except OSError as error:
-            raise UserError(
-                f"cannot read the image {root / name}: {error.strerror}; repair or remove it"
-            ) from error
-
-    long = len(names) >= BAR_FROM
-    shown: AbstractContextManager[Any] = nullcontext()
-    if long:
-        shown = progress(len(names), f"reading {root.name}", "file")
-    digests: list[bytes] = []
-    with shown as bar, ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1))) as pool:
-        for start in range(0, len(names), HASH_BLOCK):
-            block = names[start : start + HASH_BLOCK]
-            digests += pool.map(one, block)
-            if long:
-                bar.update(len(block))
-    return b"".join(digests)
-
-
-def _sha256(path: Path) -> bytes:
-    # Most images come in one read; a large fixed buffer for each (as for archives) costs more
-    # than the hashing.
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as stream:
-        while block := stream.read(READ_BYTES):
-            digest.update(block)
-    return digest.digest()
 
 
 def _split(root: Path, class_names: tuple[str, ...], classes: dict[str, list[str]]) -> Split:

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from data.common.errors import UserError
+from data.common.files import stat_stamp
 from data.common.packages import package_folder, package_version
 from data.images.arrays import FileImages, RawDataset, Split
 from data.images.sampling import hold_out
+from data.images.sources.registry import SourceRequest
 
 NAME = "elpv"
 DISTRIBUTION = "elpv-dataset"
@@ -30,7 +32,16 @@ CLASS_NAMES = ("defective", "functional", "uncertain")
 TEST_FRACTION, SEED = 0.2, 0
 
 
-def read_elpv() -> RawDataset:
+def fingerprint(_: SourceRequest) -> dict[str, str]:
+    """Tell which files are installed."""
+    return {"path": str(find_elpv()), "stat": stat_stamp(find_elpv(), elpv_files())}
+
+
+def source_sha256(_: SourceRequest) -> None:
+    """Leave it to the digests of the images."""
+
+
+def read(_: SourceRequest) -> RawDataset:
     """Read the list of the cells, with a fixed stratified split: a fifth of each class is held out.
 
     Cells that all experts called defective or functional are that; the others are uncertain.

@@ -16,7 +16,7 @@ import pytest
 from data.common.errors import UserError
 from data.common.files import sha256_file
 from data.dataset import load_dataset, source_fingerprint, source_sha256
-from data.images import cifar
+from data.images.sources import cifar
 
 
 def files_under(folder):
@@ -381,12 +381,12 @@ heavy = {{"sklearn", "PIL", "pooch", "torch", "requests", "tqdm", "h5py", "scipy
 heavy &= set(sys.modules)
 sys.exit(f"imported {{heavy}}" if heavy else 0)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[4])
 
 
 def real_archive():
     """The archive that stands in for the official one, where somebody has unpacked it."""
-    beside = Path(__file__).parents[4] / "shared" / "data"
+    beside = Path(__file__).parents[5] / "shared" / "data"
     folder = Path(os.environ.get("ICEBOX_REAL_DATA", beside))
     return folder / "cifar-10-binary.tar.gz"
 

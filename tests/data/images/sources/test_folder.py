@@ -12,10 +12,11 @@ from PIL import Image
 
 from data.common.errors import UserError
 from data.dataset import load_dataset, source_fingerprint, source_sha256
-from data.images import folder as module
+from data.images import arrays, file_digests
 from data.images.arrays import FileImages
 from data.images.decode import SUFFIXES
-from data.images.folder import hash_files
+from data.images.file_digests import hash_files
+from data.images.sources import folder as module
 
 # Of the version before.
 FROZEN = "1d3c0bed3a6b1216df71b57bf2bf20b0cc4d6ea1e5522bfc75efa3c423496269"
@@ -68,7 +69,7 @@ def test_val_is_the_test_split_where_there_is_no_test(root, capsys):
     assert pets.digest == with_test.digest
     picture(root / "test" / "cats" / "x.png")
     assert len(load(root).test) == 1
-    assert "val is a validation split of 6 images, kept apart" in capsys.readouterr().err
+    assert "val is the validation split, of 6 images" in capsys.readouterr().err
 
 
 def test_only_train_says_how_to_go_on(root):
@@ -286,9 +287,9 @@ def test_digest_follows_bytes_names_and_labels(root):
 
 def test_limit_reads_only_the_chosen_files(root, monkeypatch):
     asked = []
-    real = module.hash_files
+    real = arrays.hash_files
     monkeypatch.setattr(
-        module, "hash_files", lambda root, names: asked.extend(names) or real(root, names)
+        arrays, "hash_files", lambda root, names: asked.extend(names) or real(root, names)
     )
     pets = load(root, limit=6)
     assert np.bincount(pets.train.labels).tolist() == [2, 2, 2]
@@ -302,9 +303,9 @@ def test_hashing_in_blocks_with_a_bar(root, monkeypatch, capsys):
     expected = hash_files(images.root, images.names)
     assert len(expected) == 32 * len(images)
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(module, "HASH_BLOCK", 5)
-    monkeypatch.setattr(module, "READ_BYTES", 7)
-    monkeypatch.setattr(module, "BAR_FROM", 2)
+    monkeypatch.setattr(file_digests, "HASH_BLOCK", 5)
+    monkeypatch.setattr(file_digests, "READ_BYTES", 7)
+    monkeypatch.setattr(file_digests, "BAR_FROM", 2)
     assert hash_files(images.root, images.names) == expected
     assert "reading train" in capsys.readouterr().err
 
@@ -362,7 +363,7 @@ def test_splits_in_every_usual_spelling(root, capsys, train, test, validation):
         load(root, test_fraction=0.2)
     found = load(root)
     assert found.class_names == plain.class_names
-    assert found.digest == plain.digest
+    assert (found.digest == plain.digest) == (validation is None)
     assert found.train.ids == plain.train.ids
     assert found.origin["splits"]["train"] == {"folder": train, "n_images": 12}
     assert found.origin["splits"]["test"] == {"folder": test, "n_images": 6}
@@ -373,7 +374,7 @@ def test_splits_in_every_usual_spelling(root, capsys, train, test, validation):
         assert found.validation.ids == plain.test.ids
         np.testing.assert_array_equal(found.validation.labels, plain.test.labels)
         assert found.origin["splits"]["validation"] == {"folder": validation, "n_images": 6}
-        assert f"{validation} is a validation split of 6 images" in capsys.readouterr().err
+        assert f"{validation} is the validation split, of 6 images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["val", "Valid", "validation", "VAL", "dev", "eval"])
@@ -495,12 +496,13 @@ def test_what_is_not_read_is_counted_and_named(root, capsys):
 
 
 def test_digests_of_old_data_sets_are_frozen(tmp_path):
-    """Names, labels and bytes as they were digested before there were more suffixes."""
+    """Names, labels and bytes as they were digested before there were more suffixes and splits."""
     for split in ("train", "test"):
         for label in ("a", "b"):
             folder = tmp_path / "x" / split / label
             folder.mkdir(parents=True)
             (folder / "1.png").write_bytes(f"{split} {label}".encode())
+    assert load(tmp_path / "x").digest == FROZEN
     (tmp_path / "x" / "val" / "a").mkdir(parents=True)
     (tmp_path / "x" / "val" / "a" / "1.png").write_bytes(b"val")
-    assert load(tmp_path / "x").digest == FROZEN
+    assert load(tmp_path / "x").digest != FROZEN  # it is embedded as well

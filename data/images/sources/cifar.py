@@ -27,10 +27,11 @@ import numpy.typing as npt
 
 from data.common.cli import log
 from data.common.errors import UserError
-from data.common.files import sha256_file
+from data.common.files import sha256_file, stat_stamp
 from data.images.arrays import ArrayImages, RawDataset, Split
 from data.images.decode import looks_like_html
 from data.images.download import download
+from data.images.sources.registry import SourceRequest
 
 SIDE = 32
 PIXELS = 3 * SIDE * SIDE
@@ -147,11 +148,29 @@ def locate(
     return ArchiveLocation(archive, "archive", False, sha256, url)
 
 
-def read_cifar(
-    cifar: CifarArchive, data_dir: Path, data_url: str | None = None, data_sha256: str | None = None
-) -> RawDataset:
+def fingerprint(asked: SourceRequest) -> dict[str, str] | None:
+    """Tell which archive or folder lies there now; None before it is downloaded."""
+    archive, location = _located(asked)
+    if not location.exists:
+        return None
+    members = archive.members if location.kind == "folder" else None
+    return {"path": os.path.abspath(location.path), "stat": stat_stamp(location.path, members)}
+
+
+def source_sha256(asked: SourceRequest) -> str:
+    """Digest what lies there."""
+    return cifar_sha256(*_located(asked))
+
+
+def _located(asked: SourceRequest) -> tuple[CifarArchive, ArchiveLocation]:
+    archive = ARCHIVES[asked.dataset]
+    return archive, locate(archive, Path(asked.data_dir), asked.data_url, asked.data_sha256)
+
+
+def read(asked: SourceRequest) -> RawDataset:
     """Read CIFAR-10 or CIFAR-100, downloading the archive if ``data_dir`` holds nothing of it."""
-    location = locate(cifar, data_dir, data_url, data_sha256)
+    cifar, location = _located(asked)
+    data_dir = Path(asked.data_dir)
     if not location.exists:
         official = location.sha256 == cifar.sha256
         n_bytes = cifar.n_bytes if official else None
