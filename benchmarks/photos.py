@@ -201,7 +201,7 @@ def parts(job: dict[str, Any]) -> dict[str, Any]:
     some: list[Any] = []
 
     def decode() -> None:
-        with decode_ahead(dataset, settings, rows, cores) as decoded:  # type: ignore[union-attr]
+        with decode_ahead(dataset.splits, settings, rows, cores) as decoded:  # type: ignore[union-attr]
             for _ in range(case.images):
                 (row,) = decoded.take(1)
                 some[:] = [*some[:15], row.image]

@@ -17,9 +17,6 @@ from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from data.common.cli import log
 from data.common.errors import UserError
 from data.common.files import check_writable, clean_leftovers, lock
@@ -31,7 +28,7 @@ from data.images.decode import decoder
 from data.images.digests import digest_table
 from data.reading import read_header
 from data.shards import unread_rotations
-from data.writing import join
+from data.writing import Block, join
 from extract import request as requests
 from extract.cluster.coordinator import open_crew
 from extract.cluster.crew import Crew
@@ -204,16 +201,18 @@ def _log_dry_run(job: Job) -> None:
     plan = read_plan(job.folder) or choose_plan(job, measured=False)
     shards = cut(job.folder, job.sizes, plan.shard_rows)
     done = sum(shard.read(job.key) is not None for shard in shards)
-    rows = sum(job.sizes.values())
-    width = job.backbone.width
+    sizes = {name: len(split) for name, split in job.dataset.splits.items()}
+    rows, width = sum(sizes.values()), job.backbone.width
     size = rows * width * BYTES[job.options.store_dtype]
     log(json.dumps(job.spec, indent=2))
     log(f"key    {job.key}")
     log(f"path   {job.path}")
     log(
-        f"rows   {', '.join(f'{n:,} {name}' for name, n in job.sizes.items())}; {width} wide, "
+        f"rows   {', '.join(f'{n:,} {name}' for name, n in sizes.items())}; {width} wide, "
         f"{job.options.store_dtype}: {size / 1e6:,.1f} MB of features"
     )
+    if job.taken is not None:
+        log(f"taken  {job.taken.count:,} of these rows from {job.taken.store.path}")
     log(f"shards {done} of {len(shards)} done, in {job.folder}")
     log(f"run    {plan.device}, {plan.engine}, batches of {plan.batch_size}")
 
@@ -224,13 +223,16 @@ def _compute(job: Job, crew: Crew | None) -> Path:
 
     started = datetime.now(timezone.utc)
     clock = time.perf_counter()
-    plan = resume_plan(job.folder, job.device, job.options, lambda: _new_plan(job, crew))
-    while True:
+    taken = None if job.taken is None else job.taken.digest
+    plan = resume_plan(job.folder, job.device, job.options, lambda: _new_plan(job, crew), taken)
+    computed, seconds, by = 0, 0.0, dict[str, Any]()
+    while sum(job.sizes.values()):  # unless another store has all the images
         try:
             computed, seconds, by = _fill(job, plan, crew)
             break
         except OutOfMemoryError as error:
-            if job.options.batch_size is not None or plan.batch_size == 1:
+            fixed = job.options.batch_size is not None or job.taken is not None
+            if fixed or plan.batch_size == 1:
                 raise no_memory(plan.batch_size, plan.device) from error
             # Last bits depend on the batch size, so shards of two sizes are not mixed.
             plan = plan.halved()
@@ -247,7 +249,7 @@ def _compute(job: Job, crew: Crew | None) -> Path:
 
 def _new_plan(job: Job, crew: Crew | None) -> Plan:
     """Choose where the workers are."""
-    if crew is None or crew.local:
+    if crew is None or crew.local or job.taken is not None:
         return choose_plan(job)
     from extract.cluster.coordinator import choose_on_worker
 
@@ -307,6 +309,7 @@ def _provenance(
         "seconds": round(seconds, 3),
         "peak_memory_mb": peak_memory_mb(),
         "dataset": job.dataset.origin,
+        **_taken_over(job),
         "skipped_images": [],
         **_decoding(job),
         # Of a package only its version is worth keeping, not where it is installed.
@@ -316,6 +319,14 @@ def _provenance(
         "weights_origin": source.origin,
         **({} if source.license is None else {"weights_license": source.license}),
     }
+
+
+def _taken_over(job: Job) -> dict[str, Any]:
+    """Say how many rows another store gave, and which."""
+    if job.taken is None:
+        return {}
+    store = job.taken.store
+    return {"taken_over": {"rows": job.taken.count, "store": store.path.name, "key": store.key}}
 
 
 def _decoding(job: Job) -> dict[str, Any]:
@@ -329,7 +340,10 @@ def _join(job: Job, plan: Plan, provenance: dict[str, Any]) -> None:
     """Put the shards together into the store, which then appears under its final name at once."""
     shards = cut(job.folder, job.sizes, plan.shard_rows)
 
-    def blocks(name: str) -> Iterator[tuple[npt.NDArray[np.floating], npt.NDArray[np.bool_]]]:
+    def blocks(name: str) -> Iterator[Block]:
+        return computed(name) if job.taken is None else job.taken.mixed(name, computed(name))
+
+    def computed(name: str) -> Iterator[Block]:
         for shard in shards:
             if shard.split != name:
                 continue
@@ -360,7 +374,7 @@ def _join(job: Job, plan: Plan, provenance: dict[str, Any]) -> None:
                 weights=split.weights,
                 image_sha256=digest_table(split),
             )
-            for name, split in job.splits.items()
+            for name, split in job.dataset.splits.items()
         },
         group_names=job.dataset.group_names,
         shards=None
@@ -382,6 +396,8 @@ def _unread_rotations(job: Job, shards: list[Shard]) -> dict[str, Any]:
         for row in unread_rotations(shard.path)
         if shard.start <= row < shard.stop
     ]
+    if job.taken is not None:
+        found += job.taken.unread_rotations(job.dataset)
     if not found:
         return {}
     return {"unread_rotations": {"count": len(found), "first": found[:IMAGES_NAMED]}}
@@ -389,7 +405,8 @@ def _unread_rotations(job: Job, shards: list[Shard]) -> dict[str, Any]:
 
 def _summarise(job: Job, provenance: dict[str, Any]) -> None:
     """Say what was made, and at what cost."""
-    rows = sum(job.sizes.values()) - len(job.skipped)
+    taken = 0 if job.taken is None else job.taken.count
+    rows = sum(job.sizes.values()) + taken - len(job.skipped)
     rate = provenance["images_per_second"]
     speed = f"{rate:,.0f} images/s, " if rate else ""
     peak = peak_memory_mb()
@@ -399,6 +416,11 @@ def _summarise(job: Job, provenance: dict[str, Any]) -> None:
         f"{job.device.precision}; {speed}{provenance['seconds']:,.1f} s{memory}, "
         f"file {job.path.stat().st_size / 1e6:,.1f} MB"
     )
+    if job.taken is not None:
+        log(
+            f"{taken:,} of these rows were taken over from {job.taken.store.path}, which has the "
+            f"same images; {rows - taken:,} were embedded"
+        )
     if job.skipped:
         what = "image" if len(job.skipped) == 1 else "images"
         log(f"{len(job.skipped)} undecodable {what} left out; the provenance names them")

@@ -20,6 +20,8 @@ class Plan:
     openvino: str | None = None  # its version, where it is the engine
     decoder: str | None = None  # of image files, and its version; None where none is decoded
     instead_of: str | None = None  # the engine that was asked for and failed
+    # Digest of which rows a finished store gives, and of that store; None where none does
+    taken: str | None = None
     shard_rows: int = 0  # rows of a shard, in whole batches; 0 until a run is cut into shards
 
     def halved(self) -> Plan:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ from extract.model.pixels import PIXELS
 from extract.options import Options
 from extract.request import Request, decode_of, pixel_limit, source_of
 from extract.shards import plan as shards
+from extract.shards.taken import Taken, likely, take_over
 
 if TYPE_CHECKING:
     from extract.engines.embed import Images
@@ -40,14 +43,14 @@ def read_dataset(options: Options) -> ImageDataset:
 
 
 def decode_ahead(
-    dataset: ImageDataset, settings: Preprocessing, wanted: Wanted, jobs: int
+    splits: Mapping[str, Split], settings: Preprocessing, wanted: Wanted, jobs: int
 ) -> DecodedImages | None:
     """Have workers decode these rows; None for images in memory, which need none."""
     from extract.shards.loading import DecodedImages
 
     images = {
         name: split.images
-        for name, split in dataset.splits.items()
+        for name, split in splits.items()
         if isinstance(split.images, EncodedImages)
     }
     return DecodedImages(images, settings, wanted, jobs) if images else None
@@ -69,21 +72,23 @@ class Job:
     skipped: list[str] = field(default_factory=list)
     # The images of all splits, which workers decode already; None for images in memory
     ahead: DecodedImages | None = None
+    # Rows that a finished store gives; None where all are to be computed
+    taken: Taken | None = None
 
-    @property
+    @functools.cached_property
     def splits(self) -> dict[str, Split]:
-        """The parts of the dataset by name, in the order in which they are embedded."""
-        return self.dataset.splits
+        """What is to be embedded of each split, in the order in which that is done."""
+        return self.dataset.splits if self.taken is None else self.taken.new(self.dataset)
 
     def decoded(self, wanted: Wanted) -> DecodedImages | None:
         """Give the images of these rows, decoded ahead; None for images in memory."""
         ahead, self.ahead = self.ahead, None
         wanted = {split: list(rows) for split, rows in wanted.items() if rows}
-        if ahead is not None and ahead.wanted == wanted:
+        if ahead is not None and ahead.wanted == wanted and self.taken is None:
             return ahead
         if ahead is not None:
             ahead.close()
-        return decode_ahead(self.dataset, self.backbone.preprocessing, wanted, self.options.jobs)
+        return decode_ahead(self.splits, self.backbone.preprocessing, wanted, self.options.jobs)
 
     def close(self) -> None:
         """End the processes that decode for nobody."""
@@ -93,7 +98,7 @@ class Job:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Rows of each split."""
+        """Rows of each split that are to be embedded."""
         return {name: len(split.ids) for name, split in self.splits.items()}
 
 
@@ -114,9 +119,9 @@ def prepare(
     settings = replace(described.preprocessing, decode=decode_of(options))
     described = described._replace(preprocessing=settings)
     ahead = None
-    if here and not options.dry_run:
+    if here and not options.dry_run and not likely(options, asked.options):
         every = {name: [range(len(part.ids))] for name, part in dataset.splits.items()}
-        ahead = decode_ahead(dataset, settings, every, options.jobs)
+        ahead = decode_ahead(dataset.splits, settings, every, options.jobs)
     try:
         backbone = load_backbone(request, described)
     except BaseException:
@@ -135,6 +140,11 @@ def prepare(
         "seed": backbone.seed,
     }
     key = spec_key(spec)
+    taken = None
+    if here or isinstance(dataset.train.images, EncodedImages):  # else workers read the archive
+        taken, why = take_over(options, spec, dataset, device)
+        if why:
+            log(why)
     return Job(
         options=options,
         asked=asked,
@@ -146,6 +156,7 @@ def prepare(
         path=store_path(options.features_dir, spec),
         folder=work_dir(options.features_dir, key),
         ahead=ahead,
+        taken=taken,
     )
 
 
@@ -182,6 +193,8 @@ def choose_plan(job: Job, *, measured: bool = True) -> Plan:
     from extract.engines.measured import Subject
     from extract.engines.tuning import choose, choose_quickly
 
+    if job.taken is not None:
+        return cut_for(job, replace(job.taken.plan, taken=job.taken.digest))
     subject = Subject(
         job.backbone,
         job.device.torch_device,

@@ -65,8 +65,17 @@ def cut(folder: Path, sizes: Mapping[str, int], rows: int) -> list[Shard]:
     ]
 
 
-def resume_plan(folder: Path, device: Device, options: Options, choose: Callable[[], Plan]) -> Plan:
-    """Go on with the plan of an interrupted run, or start over with a new one."""
+def resume_plan(
+    folder: Path,
+    device: Device,
+    options: Options,
+    choose: Callable[[], Plan],
+    taken: str | None = None,
+) -> Plan:
+    """Go on with the plan of an interrupted run, or start over with a new one.
+
+    `taken` is the digest of the rows that a finished store gives.
+    """
     kept = read_plan(folder)
     started = any(folder.glob("shard-*.h5"))
     if kept is None:
@@ -75,6 +84,8 @@ def resume_plan(folder: Path, device: Device, options: Options, choose: Callable
     else:
         # Automatic choices are those of the interrupted run, even if they would differ now.
         differing = _difference(kept, device, options)
+        if kept.taken != taken:
+            differing = "took other rows from a finished store"
         if differing is None:
             return kept
         if started:
