@@ -59,3 +59,23 @@ def test_schema_1(name):
         "features", "labels", "ids",
     }  # fmt: skip
     assert sum(len(block) for block, _ in iter_blocks(path, "train", 5)) == 23
+
+
+OPTIONAL = HERE / "schema-1-with-optional-parts.h5"
+OPTIONAL_SHA256 = "e4f6f827957392328012c202de37278e84d6dcbb09b68c696bda7d2328652d7c"
+
+
+def test_optional_parts_of_schema_1():
+    assert hashlib.sha256(OPTIONAL.read_bytes()).hexdigest() == OPTIONAL_SHA256
+    found, made = open_features(OPTIONAL), script(1)
+    assert found.sizes == {name: n - 1 for name, n in made.OPTIONAL.items()}
+    assert found.group_names == made.GROUP_NAMES
+    for name, n in made.OPTIONAL.items():
+        ok = np.arange(n) != 2
+        split = found.splits[name]
+        np.testing.assert_array_equal(split.features, made.rows(n, n)[ok])
+        expected = np.full(n, -1) if name == "unlabelled" else np.arange(n) % 3
+        np.testing.assert_array_equal(split.labels, expected[ok])
+        for column, values in made.columns(n).items():
+            np.testing.assert_array_equal(getattr(split, column), values[ok])
+    assert verify_store(OPTIONAL).sealed
