@@ -88,10 +88,19 @@ def name_rows(count: int, first_ids: Sequence[str]) -> str:
     return f"{count:,} {'row' if count == 1 else 'rows'} ({named}{more})"
 
 
+# Of fewer rows, zeros in most of them may be chance.
+ROWS_TO_TELL = 16
+
+
 class RowCheck:
-    """Collects the rows that cannot be embeddings, block by block: NaN, infinite, or all zero."""
+    """Collects the rows that cannot be embeddings, block by block: NaN, infinite, or all zero.
+
+    A few zeros can be right: a black image in raw pixels, a plain one behind a ReLU. They are named
+    when the store is verified (`data.quality`). Where most rows are zeros, the network is broken.
+    """
 
     def __init__(self) -> None:
+        self._n_rows = 0
         self._not_finite: list[str] = []
         self._zero: list[str] = []
 
@@ -100,6 +109,7 @@ class RowCheck:
 
         Shape: ``features`` (n_samples, n_features).
         """
+        self._n_rows += len(features)
         bad = rows_not_finite(features)
         self._not_finite += [ids[int(row)] for row in bad]
         self._zero += [ids[int(row)] for row in np.flatnonzero(~features.any(axis=1))]
@@ -112,7 +122,7 @@ class RowCheck:
                 "Likely causes: an overflow in half precision (try --precision fp32 and "
                 "--store-dtype float32), or broken weights"
             )
-        if self._zero:
+        if self._n_rows >= ROWS_TO_TELL and 2 * len(self._zero) > self._n_rows:
             return (
                 f"nothing but zeros in {name_rows(len(self._zero), self._zero)}. Likely causes: "
                 "weights that do not belong to the model, an underflow in half precision (try "
