@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +58,7 @@ def check_classes(raw: RawDataset) -> None:
             raise UserError(
                 f"{where}: the {name} split has classes of {labels} without training images: "
                 f"{_some(raw, unseen)} (such as {image}); nothing could be learned of them\nleave "
-                f"them out with --drop-class {raw.class_names[unseen[0]]}, or mend {labels}"
+                f"them out with --drop-class {quote(raw.class_names[unseen[0]])}, or mend {labels}"
             )
 
 
