@@ -30,7 +30,12 @@ each = $(foreach value,$($(1)),$(2)=$(call quote,$(value)))
 EXTRACT_OPTIONS = $(strip \
   $(call option,DATASET,--dataset) $(call option,DATA_DIR,--data-dir) \
   $(call option,DATA_URL,--data-url) $(call option,DATA_SHA256,--data-sha256) \
-  $(call option,TEST_FRACTION,--test-fraction) $(if $(SKIP_BAD_IMAGES),--skip-bad-images) \
+  $(call option,TEST_FRACTION,--test-fraction) \
+  $(call option,IMAGE_COLUMN,--image-column) $(call option,LABEL_COLUMN,--label-column) \
+  $(call option,SPLIT_COLUMN,--split-column) $(call option,GROUP_COLUMN,--group-column) \
+  $(call option,WEIGHT_COLUMN,--weight-column) $(call option,IMAGE_ROOT,--image-root) \
+  $(call option,CLASS_NAMES,--class-names) $(call each,MERGE_CLASSES,--merge-classes) $(call each,DROP_CLASS,--drop-class) \
+  $(if $(SKIP_BAD_IMAGES),--skip-bad-images) \
   $(call option,DECODE,--decode) $(call option,MAX_PIXELS,--max-pixels) \
   $(call option,MODEL,--model) $(call option,WEIGHTS,--weights) $(call each,MODEL_ARGS,--model-arg) \
   $(call option,MEAN,--mean) $(call option,STD,--std) $(call option,IMAGE_SIZE,--image-size) \

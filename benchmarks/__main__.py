@@ -13,9 +13,10 @@ Parts, with --part (several may be given):
   photos       stage one on photographs: decoder, network, both, and a first run
   engines      stage one: the whole pipeline on this CPU, against the usual loop
   growth       stage one: memory and seconds at three numbers of images, and finding the store
+  tables       stage one: reading a table of a million rows, and the fingerprint of one
   scaling      a model of the costs of both stages, checked at three sizes and extrapolated
-Without stores, few, decoding, photos, engines, growth, scaling, one-c and slopes run, on made
-data.
+Without stores, few, decoding, photos, engines, growth, tables, scaling, one-c and slopes run, on
+made data.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ PARTS = (
     "photos",
     "engines",
     "growth",
+    "tables",
     "scaling",
     "paired-tests",
 )
@@ -51,6 +53,7 @@ NO_STORES = (
     "photos",
     "engines",
     "growth",
+    "tables",
     "scaling",
     "one-c",
     "slopes",
@@ -164,6 +167,7 @@ def main(argv: Sequence[str]) -> None:
         photos,
         scaling,
         slopes,
+        tables,
     )
     from benchmarks.peers import DEFAULT
     from benchmarks.settings import STRATEGIES, Settings
@@ -196,6 +200,7 @@ def main(argv: Sequence[str]) -> None:
         "photos": photos.run,
         "engines": engines.run,
         "growth": growth.run,
+        "tables": tables.run,
         "scaling": scaling.run,
         "paired-tests": paired_tests.run,
     }

@@ -54,6 +54,8 @@ class Settings:
         Keys of `benchmarks.engines.CASES`.
     growth_images : tuple of int
         Images that ``growth`` goes through.
+    table_rows : int
+        Rows of the tables that ``tables`` reads.
     scaling_images, scaling_rows : tuple of int
         The three sizes at which ``scaling`` checks its model of either stage.
     paired_draws : int
@@ -83,6 +85,7 @@ class Settings:
     coupling_rows: int = 10_000
     networks: tuple[str, ...] = NETWORKS
     growth_images: tuple[int, ...] = (10_000, 30_000, 60_000)
+    table_rows: int = 1_000_000
     scaling_images: tuple[int, ...] = (3_000, 9_000, 18_000)
     scaling_rows: tuple[int, ...] = (20_000, 40_000, 80_000)
     paired_draws: int = 4_000

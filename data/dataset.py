@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from data.common.cli import log
+from data.common.datasets import BUILT_IN
 from data.common.errors import UserError
 from data.images.arrays import ImageDataset, RawDataset, Split
+from data.images.classes import check_classes, with_classes
 from data.images.digests import content_sha256, digest_dataset
-from data.images.sampling import stratified_subset
+from data.images.sampling import hold_out, hold_out_groups, stratified_subset
+from data.images.shared import shared_groups, shared_images, shared_sentence
 from data.images.sources.registry import Kind, SourceRequest, dataset_name, kind_of, source
 from data.images.spilled import spill
 
@@ -27,7 +34,15 @@ def load_dataset(dataset: str, *, limit: int | None = None, **asked: Any) -> Ima
     request = SourceRequest(dataset, **asked)
     kind = kind_of(dataset)
     _check_options(kind, request, limit)
-    return finish(source(kind).read(request), limit, Path(request.data_dir))
+    raw = with_classes(
+        source(kind).read(request),
+        request.class_names_file,
+        request.merge_classes,
+        request.drop_class,
+    )
+    check_classes(raw)
+    raw = with_test_split(raw, request.test_fraction, request.seed)
+    return finish(raw, limit, Path(request.data_dir))
 
 
 def source_fingerprint(dataset: str, **asked: Any) -> dict[str, str] | None:
@@ -66,11 +81,18 @@ def _check_options(kind: Kind, asked: SourceRequest, limit: int | None) -> None:
                     f"{option} is for cifar10 and cifar100, not for --dataset {asked.dataset}; "
                     "leave it out"
                 )
+    if kind.name in (*BUILT_IN, "folder"):
+        named = [role for role, word in asked.columns.items() if word is not None]
+        if named or asked.image_root is not None:
+            raise UserError(
+                f"--{f'{named[0]}-column' if named else 'image-root'} is for tables, not for "
+                f"--dataset {asked.dataset}; leave it out"
+            )
     if asked.test_fraction is not None:
         if not kind.takes_test_fraction:
             raise UserError(
-                f"--test-fraction is for folders of images; {kind.name} comes with its own test "
-                "split, so leave the option out"
+                f"--test-fraction is for data without a test split; {kind.name} comes with its "
+                "own, so leave the option out"
             )
         if not 0 < asked.test_fraction < 1:
             raise UserError(
@@ -85,7 +107,8 @@ def finish(raw: RawDataset, limit: int | None, data_dir: Path) -> ImageDataset:
     if n_classes < 2:
         raise UserError(
             f"{where} holds {n_classes} class ({', '.join(raw.class_names)}); a classifier "
-            "needs at least 2, each in a sub-folder of its own"
+            "needs at least 2"
+            + (", each in a sub-folder of its own" if raw.origin.get("kind") == "folder" else "")
         )
     splits = raw.splits
     for name, called in (("train", "training"), ("test", "test")):
@@ -103,16 +126,85 @@ def finish(raw: RawDataset, limit: int | None, data_dir: Path) -> ImageDataset:
     splits = {
         name: spill(split, data_dir).with_digests() for name, split in splits.items() if len(split)
     }
+    origin = raw.origin | {"content_sha256": content_sha256(raw.class_names, splits)}
     return ImageDataset(
         **{field: getattr(raw, field) for field in ("name", "class_names", "group_names")},
         train=splits["train"],
         test=splits["test"],
         validation=splits.get("validation"),
         unlabelled=splits.get("unlabelled"),
-        origin=raw.origin | {"content_sha256": content_sha256(raw.class_names, splits)},
+        origin=origin | _shared(splits, raw.group_names),
         digest=digest_dataset(raw.class_names, raw.group_names, splits),
         limit=limit,
     )
+
+
+def with_test_split(raw: RawDataset, fraction: float | None, seed: int) -> RawDataset:
+    """Hold out rows of a data set that comes without a test split: of a group all or none."""
+    where = raw.origin["path"]
+    if len(raw.test):
+        if fraction is not None:
+            raise UserError(
+                f"{where} has its own test split, of {len(raw.test):,} images; leave "
+                "--test-fraction out"
+            )
+        return raw
+    if fraction is None:
+        if raw.validation is None or not len(raw.validation):
+            raise UserError(
+                f"{where} has no test split, so nothing could be measured\nadd --test-fraction 0.2 "
+                "to hold out a fifth of each class, or name the test images"
+            )
+        log(f"{where} has no test split; its validation split is the test split")
+        return replace(raw, test=raw.validation, validation=None)
+    held = _held_out(raw, fraction, seed)
+    origin = raw.origin | {"test_fraction": fraction, "seed": seed}
+    train, test = (raw.train.take(np.flatnonzero(rows)) for rows in (~held, held))
+    return replace(raw, train=train, test=test, origin=origin)
+
+
+def _held_out(raw: RawDataset, fraction: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Choose the rows of the test split, as stratified as groups allow."""
+    labels, groups = raw.train.labels, raw.train.groups
+    if groups is None:
+        held = np.zeros(len(labels), np.bool_)
+        for label in range(len(raw.class_names)):
+            rows = np.flatnonzero(labels == label)
+            held[rows] = hold_out([raw.train.ids[row] for row in rows], fraction, seed)
+        return held
+    held = hold_out_groups(labels, groups, raw.group_names, fraction, seed)
+    n_groups, n_held = len(np.unique(groups)), len(np.unique(groups[held]))
+    if not n_held:
+        raise UserError(
+            f"{raw.origin['path']} has {n_groups} group{'s' * (n_groups != 1)}, none of which can "
+            "be held out: each has all images of a class\ngive finer groups with --group-column, "
+            "leave such classes out with --drop-class, or name the test images in a column split"
+        )
+    log(
+        f"held out {n_held:,} of {n_groups:,} groups, {held.mean():.1%} of the images "
+        f"({fraction:.1%} asked for)"
+    )
+    alone = sorted(set(labels.tolist()) - set(labels[held].tolist()))
+    if alone:
+        names = ", ".join(raw.class_names[label] for label in alone[:3])
+        log(
+            f"warning: no test image of {len(alone):,} classes, whose images cannot be spared: "
+            f"{names}{', ...' if len(alone) > 3 else ''}"
+        )
+    return held
+
+
+def _shared(splits: Mapping[str, Split], group_names: tuple[str, ...]) -> dict[str, Any]:
+    """Report groups and images that are in more than one split."""
+    reported = {}
+    for name, what, found in (
+        ("shared_groups", "groups", shared_groups(splits, group_names)),
+        ("shared_images", "identical images", shared_images(splits)),
+    ):
+        if found is not None:
+            log(shared_sentence(what, found))
+            reported[name] = found
+    return reported
 
 
 def _limited(name: str, split: Split, limit: int, raw: RawDataset) -> Split:

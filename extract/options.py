@@ -24,6 +24,7 @@ from extract.model.bundled import CHOICE, check_model
 from extract.model.names import BUNDLED_MODEL, DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
 from extract.model.pixels import PIXELS, check_no_weights
 from extract.model.preprocessing import CROP_PCT_RANGE
+from extract.table_options import add_table_options, gather_table_options
 
 _TIMM_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 Group: TypeAlias = _ArgumentGroup
@@ -41,6 +42,11 @@ class Options:
     data_url: str | None = None
     data_sha256: str | None = None
     test_fraction: float | None = None
+    columns: dict[str, str] = field(default_factory=dict)  # of a table: role -> name
+    image_root: Path | None = None
+    class_names_file: Path | None = None
+    merge_classes: tuple[str, ...] = ()
+    drop_class: tuple[str, ...] = ()
     limit: int | None = None
     skip_bad_images: bool = False
     decode: str = EXACT
@@ -99,8 +105,8 @@ def _add_image_options(data: Group) -> None:
     data.add_argument(
         "--dataset",
         default="cifar10",
-        help="cifar10, cifar100, digits, elpv, or a folder with one sub-folder per class "
-        "(%(default)s)",
+        help="cifar10, cifar100, digits, elpv, a folder with one sub-folder per class, or a table "
+        "of images and labels: .csv, .tsv, .txt, .jsonl, .parquet (%(default)s)",
     )
     data.add_argument(
         "--data-dir", type=folder_path, default=Path("data/raw"), help="(%(default)s)"
@@ -108,8 +114,12 @@ def _add_image_options(data: Group) -> None:
     data.add_argument("--data-url", metavar="URL", help="a mirror of the archive")
     data.add_argument("--data-sha256", metavar="HEX", help="the checksum of that mirror's archive")
     data.add_argument(
-        "--test-fraction", type=float, metavar="F", help="hold out a share of ROOT/CLASS/*"
+        "--test-fraction",
+        type=float,
+        metavar="F",
+        help="hold out a share of each class, where there is no test split",
     )
+    add_table_options(data)
     data.add_argument(
         "--limit",
         type=_count,
@@ -236,6 +246,7 @@ def to_options(arguments: Namespace) -> Options:
         values["model"] = DEFAULT_MODEL
         values["image_size"] = values["image_size"] or DEFAULT_MODEL_IMAGE_SIZE
     values["model_args"] = dict(values["model_args"])
+    gather_table_options(values)
     for name in ("mean", "std"):
         values[name] = _per_channel(name, values[name])
     check_cluster(values["cluster"], values["scheduler"], values["address"])

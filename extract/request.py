@@ -8,6 +8,7 @@ full ``spec`` resolved, because settings that are spelled differently may mean t
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +23,7 @@ from data.format.records import Header, StoreError
 from data.format.schema import SCHEMA_VERSION
 from data.format.spec import DECODE, EXACT, cropped_twice, find_stores
 from data.images.decode import MAX_PIXELS
+from data.images.tables.columns import ROLES
 from data.reading import read_header
 from extract.model.bundled import CHOICE
 from extract.model.sources import FOLDER, files_of, portable_name, split_source
@@ -61,6 +63,46 @@ def asked_options(options: Options) -> dict[str, Any]:
         # Only where they are not the default, so that the stores of before there was one match.
         **({} if decode_of(options) == EXACT else {DECODE: options.decode}),
         **pixel_limit(options),
+        **class_options(options),
+    }
+
+
+def class_options(options: Options) -> dict[str, Any]:
+    """Give what was said of a table's columns and of the classes; nothing where nothing was."""
+    asked: dict[str, Any] = {f"{role}_column": word for role, word in options.columns.items()}
+    if options.image_root is not None:
+        asked["image_root"] = os.path.abspath(options.image_root)
+    if options.class_names_file is not None:
+        asked["class_names"] = os.path.abspath(options.class_names_file)
+        asked["class_names_sha256"] = sha256_of_names(options.class_names_file)
+    if options.merge_classes:
+        asked["merge_classes"] = list(options.merge_classes)
+    if options.drop_class:
+        asked["drop_class"] = list(options.drop_class)
+    return asked
+
+
+def sha256_of_names(path: Path) -> str | None:
+    """Digest a file of class names; None where there is none, which reading it will say."""
+    try:
+        return sha256_file(path)
+    except OSError:
+        return None
+
+
+def source_of_request(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the same as `source_of` for a store's own options, but for the folder of the data."""
+    root, names = options.get("image_root"), options.get("class_names")
+    return {
+        "data_url": options.get("data_url"),
+        "data_sha256": options.get("data_sha256"),
+        "test_fraction": options.get("test_fraction"),
+        "seed": options.get("seed") or 0,
+        "columns": {role: options.get(f"{role}_column") for role in ROLES},
+        "image_root": None if root is None else Path(root),
+        "class_names_file": None if names is None else Path(names),
+        "merge_classes": tuple(options.get("merge_classes", ())),
+        "drop_class": tuple(options.get("drop_class", ())),
     }
 
 
@@ -72,6 +114,11 @@ def source_of(options: Options) -> dict[str, Any]:
         "data_sha256": options.data_sha256,
         "test_fraction": options.test_fraction,
         "seed": options.seed,
+        "columns": options.columns,
+        "image_root": options.image_root,
+        "class_names_file": options.class_names_file,
+        "merge_classes": options.merge_classes,
+        "drop_class": options.drop_class,
     }
 
 

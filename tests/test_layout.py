@@ -47,8 +47,9 @@ def test_what_is_imported_is_declared():
     declared = {name.split(">")[0].lower() for name in config["project"]["dependencies"]}
     optional = config["project"]["optional-dependencies"]
     # Imported where they are installed.
-    extras = {"openvino", "distributed", "ray"}
-    listed = {name.split(">")[0] for extra in ("cpu", "dask", "ray") for name in optional[extra]}
+    extras = {"openvino", "distributed", "pyarrow", "ray"}
+    named = ("cpu", "dask", "parquet", "ray")
+    listed = {name.split(">")[0] for extra in named for name in optional[extra]}
     assert listed - {"dask"} == extras
     renamed = {"sklearn": "scikit-learn", "PIL": "pillow"}
     used = set().union(*(imported(path) for path in SOURCES)) - set(PACKAGES)

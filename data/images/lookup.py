@@ -15,9 +15,12 @@ import numpy.typing as npt
 
 from data.common.errors import UserError
 from data.common.files import stat_stamp
+from data.images.arrays import RecordImages, Records
 from data.images.decode import decode_image
-from data.images.splits import folder_of_test_rows
+from data.images.splits import folder_of_test_rows, folder_of_training_rows
+from data.images.tables.columns import ROLES
 
+TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 Picture = npt.NDArray[np.uint8]
 
 
@@ -43,7 +46,10 @@ def find_pictures(
         return _folder(find_elpv(), ids, decode)
     if name in ("cifar10", "cifar100"):
         return _cifar(name, Path(path).parent if data_dir is None else data_dir, stamp, ids)
-    return _folder(Path(path) if data_dir is None else data_dir, ids, decode)
+    if Path(path).suffix.lower() in TABLES:
+        return _table(Path(path), request["options"], ids, data_dir, decode)
+    held_out = request["options"].get("test_fraction") is not None
+    return _folder(Path(path) if data_dir is None else data_dir, ids, decode, held_out)
 
 
 def _digits(ids: Sequence[str]) -> list[Picture]:
@@ -92,11 +98,47 @@ def _record(records: Mapping[str, int], location: Path, identity: str) -> tuple[
     return member, int(row)
 
 
-def _folder(root: Path, ids: Sequence[str], decode: Callable[[Path], Picture]) -> list[Picture]:
+def _table(
+    path: Path,
+    options: Mapping[str, Any],
+    ids: Sequence[str],
+    data_dir: Path | None,
+    decode: Callable[[Path], Picture],
+) -> list[Picture]:
+    """Read images that a table names, or holds; its names may lead anywhere."""
+    if path.suffix.lower() == ".parquet":
+        from data.images.tables.parquet import read_parquet
+
+        if data_dir is not None and (data_dir / path.name).is_file():
+            path = data_dir / path.name
+        table = read_parquet(path, {role: options.get(f"{role}_column") for role in ROLES})
+        if table.records is not None:
+            return _records(table.records, table.names, ids, path)
+    root = data_dir or Path(options.get("image_root") or path.parent)
+    missing = [name for name in ids if not (root / name).is_file()]
+    if missing:
+        raise UserError(f"there is no image {missing[0]} in {root}")
+    return [decode(root / name) for name in ids]
+
+
+def _records(
+    records: Records, names: Sequence[str], ids: Sequence[str], path: Path
+) -> list[Picture]:
+    rows = {name: row for row, name in enumerate(names)}
+    missing = [name for name in ids if name not in rows]
+    if missing:
+        raise UserError(f"there is no image {missing[0]} in {path}")
+    images = RecordImages(records, np.array([rows[name] for name in ids], np.int64))
+    return [images.decode(i) for i in range(len(images))]
+
+
+def _folder(
+    root: Path, ids: Sequence[str], decode: Callable[[Path], Picture], held_out: bool = False
+) -> list[Picture]:
     if not root.is_dir():
         raise UserError(f"the folder {root} is not there")
     # Ids count from the folder of the split, where there is one.
-    base = folder_of_test_rows(root)
+    base = folder_of_training_rows(root) if held_out else folder_of_test_rows(root)
     pictures = []
     for name in ids:
         parts = PurePosixPath(name)

@@ -61,9 +61,7 @@ def find_splits(root: Path, folders: list[str], has_folders: list[str]) -> dict[
 
 def folder_of_test_rows(root: Path) -> Path:
     """Find the folder that the ids of a data set's test rows count from."""
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-    folders = [name for name in folders if not name.startswith(".")]
-    splits = find_splits(root, folders, folders)
+    splits = _splits_in(root)
     if "train" not in splits:
         return root
     test = splits.get("test")
@@ -73,3 +71,14 @@ def folder_of_test_rows(root: Path) -> Path:
                 test = None  # without labels
     name = test or splits.get("validation")
     return root / name if name else root
+
+
+def folder_of_training_rows(root: Path) -> Path:
+    """Find the folder that the ids of training rows count from, which a test split is part of."""
+    return root / _splits_in(root).get("train", "")
+
+
+def _splits_in(root: Path) -> dict[str, str]:
+    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    folders = [name for name in folders if not name.startswith(".")]
+    return find_splits(root, folders, folders)

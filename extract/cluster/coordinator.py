@@ -115,6 +115,9 @@ def settings_of(job: Job) -> RunSettings:
             options.limit,
             options.data_url,
             options.data_sha256,
+            None if options.class_names_file is None else str(options.class_names_file.resolve()),
+            options.merge_classes,
+            options.drop_class,
         ),
     )
 

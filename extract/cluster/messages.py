@@ -19,6 +19,9 @@ class Archive:
     limit: int | None
     data_url: str | None
     data_sha256: str | None
+    class_names_file: str | None = None
+    merge_classes: tuple[str, ...] = ()
+    drop_class: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

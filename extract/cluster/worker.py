@@ -283,6 +283,11 @@ def _archive(settings: RunSettings) -> dict[str, tuple[ArrayImages, Sequence[str
         limit=archive.limit,
         data_url=archive.data_url,
         data_sha256=archive.data_sha256,
+        class_names_file=None
+        if archive.class_names_file is None
+        else Path(archive.class_names_file),
+        merge_classes=archive.merge_classes,
+        drop_class=archive.drop_class,
     )
     if dataset.digest != json.loads(settings.spec)["dataset"]["digest"]:
         raise UserError(

@@ -25,6 +25,7 @@ from data.reembedded import EXACTLY, Rechecked, digest_of, write_rechecked
 from extract.commands.decoding import compare_decoding
 from extract.commands.witness import Witness
 from extract.engines.device import choose_device
+from extract.request import source_of_request
 
 # What stored rows in fp32 may differ from timm's: the lowest cosine, and the largest difference
 # relative to the largest value. Pillow gives timm's very pixels; small square images are resized
@@ -111,16 +112,13 @@ def _images_of(store: Features, data_dir: Path | None) -> ImageDataset:
     origin = store.provenance.get("dataset", {})
     where = data_dir or Path(stamp.get("path", ".")).parent
     source = str(origin.get("source", name))
-    if origin.get("kind") == "folder":
+    if origin.get("kind") in ("folder", "table"):
         source = str(data_dir or stamp.get("path"))
     dataset = load_dataset(
         source,
         data_dir=where,
         limit=store.spec["dataset"]["limit"],
-        data_url=options.get("data_url"),
-        data_sha256=options.get("data_sha256"),
-        test_fraction=options.get("test_fraction"),
-        seed=options.get("seed") or 0,
+        **source_of_request(options),
     )
     if dataset.digest != store.spec["dataset"]["digest"]:
         raise UserError(f"the images of {name} at {where} are not those that it was made from")

@@ -10,9 +10,7 @@ from data.format.records import Header
 from data.format.spec import DECODE, EXACT, cropped_twice
 from extract import request as requests
 from extract.options import Options
-from extract.request import PIXELS
 
-SINCE = (DECODE, PIXELS)
 NEAREST = 3
 WIDTH = 44
 
@@ -58,7 +56,7 @@ def differences(request: requests.Request, header: Header) -> list[tuple[str, st
     """List the settings in which a request differs from the one that a store was made for."""
     theirs: dict[str, Any] = header.request.get("options", {})
     # Some options are kept only where they are not the default, and so may be on one side alone.
-    asked = dict.fromkeys([*request.options, *(name for name in SINCE if name in theirs)])
+    asked = dict.fromkeys([*request.options, *theirs])
     asked |= request.options
     found = [
         (_option(name), _text(name, value), _text(name, theirs.get(name)))
@@ -91,7 +89,7 @@ def _text(name: str, value: object) -> str:
     if isinstance(value, dict):
         return " ".join(f"{key}={item}" for key, item in value.items()) or "none"
     if isinstance(value, list):
-        return ",".join(f"{item:g}" for item in value)
+        return ",".join(item if isinstance(item, str) else f"{item:g}" for item in value)
     if name == DECODE and value is None:
         return EXACT
     return "the default" if value is None else str(value)

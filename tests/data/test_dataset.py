@@ -157,7 +157,7 @@ def test_options_of_other_datasets_are_refused(tmp_path):
         with pytest.raises(UserError, match="--data-sha256 is for cifar10"):
             load_dataset(name, data_dir=tmp_path, data_sha256="0" * 64)
     for name in ("digits", "cifar10", "cifar100"):
-        with pytest.raises(UserError, match="--test-fraction is for folders"):
+        with pytest.raises(UserError, match="--test-fraction is for data"):
             load_dataset(name, data_dir=tmp_path, test_fraction=0.2)
     for fraction in (0.0, 1.0, -0.1, float("nan")):
         with pytest.raises(UserError, match="between 0 and 1"):

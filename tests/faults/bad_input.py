@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import shlex
 
+import bad_tables
+
 TINY = "--model test_efficientnet --weights random --image-size 32 --batch-size 16 --jobs 1"
 EXTRACT = f"extract --features-dir {{features}} {TINY} --dataset"
 FIT = "classify fit --reports-dir {root}/new --jobs 1"
@@ -77,7 +79,7 @@ TABLE = [
         "--amp-dtype bfloat16", "contradicts --precision fp32", "give one of them",
     ),
     # -- stage one: data -------------------------------------------------------------------------
-    (f"{EXTRACT} digits --test-fraction 0.2", "--test-fraction", "for folders", "leave the option"),
+    (f"{EXTRACT} digits --test-fraction 0.2", "--test-fraction", "without a", "leave the option"),
     (f"{EXTRACT} digits --data-url http://x", "--data-url", "is for cifar10", "leave it out"),
     (
         f"{EXTRACT} cifar10 --data-dir {{raw}} --data-url http://127.0.0.1/x",
@@ -322,6 +324,8 @@ TABLE = [
     ("classify predict {head} -", "standard input", "is empty", "give one file name a line"),
     ("classify predict {head} {good} --device cuda", "--device cuda", "no CUDA", "--device cpu"),
 ]  # fmt: skip
+
+TABLE += bad_tables.lines(EXTRACT)
 
 
 def words_of(command, world):

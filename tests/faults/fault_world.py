@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import bad_tables
 import numpy as np
 from PIL import Image
 
@@ -140,6 +141,8 @@ def build(root):
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         at[Path(name).name.replace(".", "_").replace("-", "_")] = path
         return path
+
+    bad_tables.build(root, at)
 
     # A real store, and a real run on it.
     done = call(["extract", *DIGITS, f"--features-dir={root}/features"])

@@ -24,7 +24,6 @@ from data.common.files import stat_stamp
 from data.images.arrays import FileImages, RawDataset, Split
 from data.images.decode import KINDS, SUFFIXES
 from data.images.left_out import HIDDEN_FOLDERS, LeftOut, kind_of
-from data.images.sampling import hold_out
 from data.images.sources.registry import SourceRequest, absolute, dataset_name
 from data.images.splits import find_splits
 
@@ -159,6 +158,8 @@ def read(asked: SourceRequest) -> RawDataset:
     """Take a folder of images as a dataset."""
     root, test_fraction = absolute(asked.dataset), asked.test_fraction
     found = scan(root)
+    if test_fraction is not None and found.test_named == "validation":
+        found = _with_all_but_test(found)
     for note in found.notes:
         log(note)
     if found.left_out:
@@ -173,15 +174,9 @@ def read(asked: SourceRequest) -> RawDataset:
             f"({_some(sorted(found.train))}), and no test split is left\n"
             "add --test-fraction 0.2 to hold out a fifth of each class"
         )
-    train, test = found.train, found.test
-    if test_fraction is not None:
-        train, test = {}, {}
-        for label, names in found.train.items():
-            held = hold_out(names, test_fraction, asked.seed)
-            train[label] = [name for name, out in zip(names, held, strict=True) if not out]
-            test[label] = [name for name, out in zip(names, held, strict=True) if out]
-    class_names = tuple(sorted(train))
-    layout = f"{found.train_part}/{found.test_part}" if found.test_part else "classes"
+    class_names = tuple(sorted(found.train))
+    parts = (found.train_part, found.test_part or found.validation_part)
+    layout = "/".join(parts) if all(parts) else "classes"
     origin: dict[str, Any] = {
         "kind": "folder",
         "path": str(root),
@@ -190,17 +185,15 @@ def read(asked: SourceRequest) -> RawDataset:
         "sha256": None,
         "verified": False,
     }
-    if test_fraction is not None:
-        origin |= {"test_fraction": test_fraction, "seed": asked.seed}
-    if found.test_part:
+    if found.train_part:
         origin["splits"] = _describe_splits(found)
     if found.left_out:
         origin["not_read"] = found.left_out.to_json()
     return RawDataset(
         dataset_name(asked.dataset),
         class_names,
-        _split(root / found.train_part, class_names, train),
-        _split(root / found.test_part, class_names, test),
+        _split(root / found.train_part, class_names, found.train),
+        _split(root / found.test_part, class_names, found.test),
         origin,
         validation=_split(root / found.validation_part, class_names, found.validation)
         if found.validation_part
@@ -208,9 +201,28 @@ def read(asked: SourceRequest) -> RawDataset:
     )
 
 
+def _with_all_but_test(found: Folder) -> Folder:
+    """Leave a validation split what it is, where the test split is held out of the training one."""
+    note = (
+        f"{found.root / found.test_part} is the validation split: settings are chosen on it; the "
+        f"test split is held out of {found.root / found.train_part}"
+    )
+    return replace(
+        found,
+        notes=[*found.notes[:-1], note],
+        test={},
+        test_part="",
+        test_named="test",
+        validation=found.test,
+        validation_part=found.test_part,
+    )
+
+
 def _describe_splits(found: Folder) -> dict[str, Any]:
     """Say for the provenance which folder is which split."""
-    parts = {"train": (found.train_part, found.train), "test": (found.test_part, found.test)}
+    parts = {"train": (found.train_part, found.train)}
+    if found.test_part:
+        parts["test"] = (found.test_part, found.test)
     if found.validation_part:
         parts["validation"] = (found.validation_part, found.validation)
     described: dict[str, Any] = {

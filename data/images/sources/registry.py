@@ -42,6 +42,8 @@ class SourceRequest:
     columns: Mapping[str, str | None] = field(default_factory=dict)
     image_root: Path | None = None  # the folder that image names count from
     class_names_file: Path | None = None  # a line a class, for labels that are numbers
+    merge_classes: tuple[str, ...] = ()  # ``a=b,c``: what becomes of classes
+    drop_class: tuple[str, ...] = ()  # names of classes whose rows are left out
 
 
 class Kind(NamedTuple):
@@ -60,6 +62,7 @@ KINDS = (
     Kind("digits", "digits", False),
     Kind("elpv", "elpv", False),
     Kind("folder", "folder", True),
+    Kind("table", "table", True, suffixes=(".csv", ".tsv", ".txt", ".jsonl", ".parquet")),
 )
 _BY_NAME = {kind.name: kind for kind in KINDS}
 
@@ -79,8 +82,8 @@ def kind_of(dataset: str) -> Kind:
             return kind
     if dataset and path.exists():
         raise UserError(
-            f"--dataset {dataset} is a file; give {', '.join(BUILT_IN)}, or a folder of images "
-            "(an archive goes to --data-dir)"
+            f"--dataset {dataset} is a file; give {', '.join(BUILT_IN)}, a folder of images, or a "
+            f"table ({', '.join(_BY_NAME['table'].suffixes)}); an archive goes to --data-dir"
         )
     hint = nearest(dataset, BUILT_IN)
     raise UserError(
@@ -101,8 +104,8 @@ def dataset_name(dataset: str) -> str:
         return kind.name
     word = dataset.removeprefix(kind.prefix)
     plain = word if kind.prefix else absolute(word).name
-    if kind.suffixes:
-        plain = Path(plain).stem
+    if kind.suffixes:  # labels.csv is everyone's name
+        plain = f"{absolute(word).parent.name}-{Path(plain).stem}".lstrip("-")
     name = re.sub(r"[^\w.-]+", "-", plain).strip("-.") or kind.name
     # So that ./cifar10 is not taken for the dataset of that name in a list of stores.
     return f"{name}-{kind.name}" if name in BUILT_IN else name

@@ -37,7 +37,8 @@ def root(tmp_path):
     for split, count in (("train", 4), ("test", 2)):
         for value, label in enumerate(("cats", "dogs", "newts")):
             for index in range(count):
-                picture(root / split / label / f"{index:04}.png", 50 * value + index)
+                shade = 50 * value + index + 20 * (split == "test")
+                picture(root / split / label / f"{index:04}.png", shade)
     return root
 
 

@@ -1,0 +1,1 @@
+"""Tables that say which image has which label: CSV, TSV, JSON lines, Parquet, white space."""
