@@ -143,21 +143,21 @@ def likely(options: Options, asked: Mapping[str, Any]) -> bool:
     """Tell cheaply whether rows may be taken over: a store was asked for in nearly these words."""
     if options.force or options.join != "copy":
         return False
-    ours = _without_images(asked)
+    ours = _of_network(asked)
     for path in find_stores(options.features_dir):
         try:
-            if _without_images(read_header(path).request.get("options", {})) == ours:
+            if _of_network(read_header(path).request.get("options", {})) == ours:
                 return True
         except StoreError:
             continue
     return False
 
 
-_OF_IMAGES = ("dataset", "data_url", "data_sha256", "test_fraction", "limit", "seed", "source")
+_OF_NETWORK = ("model", "weights", "model_args", "image_size", "pool", "crop_pct", "interpolation")
 
 
-def _without_images(asked: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in asked.items() if name not in _OF_IMAGES}
+def _of_network(asked: Mapping[str, Any]) -> list[Any]:
+    return [asked.get(name) for name in _OF_NETWORK]
 
 
 def _alike(path: Path, spec: Mapping[str, Any]) -> Header | None:
