@@ -72,6 +72,7 @@ def source_of(options: Options) -> dict[str, Any]:
         "data_sha256": options.data_sha256,
         "test_fraction": options.test_fraction,
         "seed": options.seed,
+        "given": options.given,
     }
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +42,22 @@ class SourceRequest:
     columns: Mapping[str, str | None] = field(default_factory=dict)
     image_root: Path | None = None  # the folder that image names count from
     class_names_file: Path | None = None  # a line a class, for labels that are numbers
+    given: Any = None  # of a Python program: its images, already listed
+
+
+def _folder_or_word(word: str) -> str:
+    """Name a folder, with a configuration behind a colon or without, or take a name as it is."""
+    folder, _, config = word.rpartition(":")
+    if absolute(word).is_dir():
+        return absolute(word).name
+    return f"{absolute(folder).name}-{config}" if absolute(folder or ".").is_dir() and folder else word
+
+
+def _folder_of_pattern(pattern: str) -> str:
+    """Name the folder that a pattern of file names is about."""
+    plain = re.split(r"[{*?\[]|::", pattern, maxsplit=1)[0]
+    path = absolute(plain)
+    return path.name if plain.endswith("/") or path.is_dir() else path.parent.name
 
 
 class Kind(NamedTuple):
@@ -52,6 +68,7 @@ class Kind(NamedTuple):
     takes_test_fraction: bool  # whether it may come without a test split
     prefix: str = ""  # of the user's word, such as ``hf:``
     suffixes: tuple[str, ...] = ()  # of a file
+    called: Callable[[str], str] = str  # what is behind the prefix -> a short name
 
 
 KINDS = (
@@ -60,6 +77,10 @@ KINDS = (
     Kind("digits", "digits", False),
     Kind("elpv", "elpv", False),
     Kind("folder", "folder", True),
+    Kind("hf", "hf", True, "hf:", called=_folder_or_word),
+    Kind("wds", "wds", True, "wds:", called=_folder_of_pattern),
+    Kind("torchvision", "torchvision", True, "torchvision:"),
+    Kind("python", "sequences", True, "python:"),
 )
 _BY_NAME = {kind.name: kind for kind in KINDS}
 
@@ -100,12 +121,12 @@ def dataset_name(dataset: str) -> str:
     if kind.name in BUILT_IN:
         return kind.name
     word = dataset.removeprefix(kind.prefix)
-    plain = word if kind.prefix else absolute(word).name
+    plain = kind.called(word) if kind.prefix else absolute(word).name
     if kind.suffixes:
         plain = Path(plain).stem
     name = re.sub(r"[^\w.-]+", "-", plain).strip("-.") or kind.name
     # So that ./cifar10 is not taken for the dataset of that name in a list of stores.
-    return f"{name}-{kind.name}" if name in BUILT_IN else name
+    return f"{name}-{kind.name}" if name.lower() in BUILT_IN else name
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
