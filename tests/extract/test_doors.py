@@ -109,10 +109,8 @@ def test_embed_gives_the_rows_of_files(doors, embedded, tmp_path):
     class Opened:
         """A data set as torch wants it, which opens its images."""
 
-        classes = list(CLASSES)
-
         def __init__(self, rows, form):
-            self.rows, self.form = rows, form
+            self.rows, self.form, self.classes = rows, form, list(CLASSES)
 
         def __len__(self):
             return len(self.rows)

@@ -47,10 +47,10 @@ class SourceRequest:
 
 def _folder_or_word(word: str) -> str:
     """Name a folder, with a configuration behind a colon or without, or take a name as it is."""
-    folder, _, config = word.rpartition(":")
     if absolute(word).is_dir():
         return absolute(word).name
-    return f"{absolute(folder).name}-{config}" if absolute(folder or ".").is_dir() and folder else word
+    folder, _, config = word.rpartition(":")
+    return f"{absolute(folder).name}-{config}" if folder and absolute(folder).is_dir() else word
 
 
 def _folder_of_pattern(pattern: str) -> str:
@@ -79,7 +79,7 @@ KINDS = (
     Kind("folder", "folder", True),
     Kind("hf", "hf", True, "hf:", called=_folder_or_word),
     Kind("wds", "wds", True, "wds:", called=_folder_of_pattern),
-    Kind("torchvision", "torchvision", True, "torchvision:"),
+    Kind("torchvision", "torchvision", True, "torchvision:", called=str.lower),
     Kind("python", "sequences", True, "python:"),
 )
 _BY_NAME = {kind.name: kind for kind in KINDS}

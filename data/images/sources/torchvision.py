@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import errno
+import inspect
 import os
 import sys
 from bisect import bisect_right
@@ -199,8 +200,6 @@ def _files(root: Path, entry: str) -> Iterator[str]:
 
 def _make(asked: SourceRequest, name: str, arguments: dict[str, Any]) -> Any:
     """Make one split, and have it downloaded if it is not there."""
-    import inspect
-
     import torchvision.datasets
 
     made, root = getattr(torchvision.datasets, name, None), str(absolute(asked.data_dir))
@@ -209,7 +208,7 @@ def _make(asked: SourceRequest, name: str, arguments: dict[str, Any]) -> Any:
             f"--dataset {asked.dataset}: torchvision {package_version('torchvision')} has no class "
             f"{name}; install a newer one"
         )
-    known = list(inspect.signature(made.__init__).parameters)[2:]  # without self and root
+    known = _arguments_of(made)
     for key in arguments:
         if key not in known or key in ("transform", "target_transform", "download", "loader"):
             hint = nearest(key, known)
@@ -227,7 +226,8 @@ def _make(asked: SourceRequest, name: str, arguments: dict[str, Any]) -> Any:
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"--dataset {asked.dataset}: {name} of torchvision refuses "
-                f"{', '.join(f'{key}={value}' for key, value in arguments.items())}: {error}"
+                f"{', '.join(f'{key}={value}' for key, value in arguments.items())}: {error}\n"
+                f"give its arguments behind its name: torchvision:{name}:ARGUMENT=VALUE"
             ) from error
         except ImportError as error:  # scipy, h5py, gdown, ...
             raise UserError(f"--dataset {asked.dataset}: {name} of torchvision: {error}") from error
@@ -245,10 +245,21 @@ def _make(asked: SourceRequest, name: str, arguments: dict[str, Any]) -> Any:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise UserError(
-                f"--dataset {asked.dataset}: {name} is not whole in --data-dir {root} "
+                f"--dataset {asked.dataset}: {name} is missing or incomplete in --data-dir {root} "
                 f"({_first_line(missing)}), and cannot be downloaded ({_first_line(error)})\n"
                 "connect to a network, or put its files there as torchvision keeps them"
             ) from error
+
+
+def _arguments_of(made: Any) -> list[str]:
+    """Name the arguments of a class, and those that it hands to the class below it."""
+    found: dict[str, None] = {}
+    for one in made.__mro__:
+        parameters = inspect.signature(one.__init__).parameters.values()
+        found |= {p.name: None for p in parameters if p.kind is not p.VAR_KEYWORD}
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            break
+    return [name for name in found if name not in ("self", "root")]
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -158,17 +159,19 @@ def find_shards(dataset: str) -> list[Path]:
                 ":; fetch them first (curl -O, huggingface-cli download, rclone copy), and give "
                 "their path: wds:FOLDER/train-{000..009}.tar"
             )
+        ranges = re.findall(r"\{(\d+)\.\.(\d+)", part)
+        # They are expanded whole, before the first name comes.
+        if math.prod(abs(int(stop) - int(start)) + 1 for start, stop in ranges) > MOST_SHARDS:
+            raise UserError(
+                f"--dataset {dataset} names more than {MOST_SHARDS:,} shards; give those there are"
+            )
         try:
-            names = list(islice(braceexpand(part), MOST_SHARDS + 1))
+            names = list(braceexpand(part))
         except ValueError as error:
             raise UserError(
                 f"--dataset {dataset}: the braces are not closed ({error}); write a pattern such "
                 "as wds:FOLDER/{train,test}-{000..009}.tar"
             ) from error
-        if len(names) > MOST_SHARDS:
-            raise UserError(
-                f"--dataset {dataset} names more than {MOST_SHARDS:,} shards; give those there are"
-            )
         for name in names:
             paths = _matching(absolute(name))
             found += paths
@@ -293,9 +296,8 @@ def _list_shard(
     except (tarfile.TarError, EOFError) as error:
         raise _broken(path, str(error)) from error
     except ValueError as error:  # of webdataset: two members of one name
-        raise UserError(
-            f"{path}: {str(error).splitlines()[0]}; write the shard with each name once"
-        ) from error
+        what = str(error.args[0]).partition(" in tar file")[0]
+        raise UserError(f"{path}: {what}; write the shard with each name once") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     if len(found.ids) == first:
