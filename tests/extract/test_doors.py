@@ -138,3 +138,72 @@ def test_workers_of_a_cluster_read_them_too(doors, embedded, monkeypatch):
         there = pickle.loads(pickle.dumps(train.images.take(np.array([3, 1]))))
         for i, row in enumerate((3, 1)):
             assert np.array_equal(there.decode(i), train.images.decode(row))
+
+
+@pytest.fixture
+def stops_after_a_shard(monkeypatch):
+    """Have Ctrl-C come while the second shard of 16 rows is written, once."""
+    from extract.shards import fill, plan
+
+    monkeypatch.setattr(plan, "SHARD_ROWS", 16)
+    real, calls = fill.write_shard, []
+
+    def write(*words, **more):
+        calls.append(words)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*words, **more)
+
+    monkeypatch.setattr(fill, "write_shard", write)
+
+
+@pytest.mark.parametrize("kind", ["hf", "wds", "embed"])
+def test_an_interrupted_run_goes_on(kind, doors, call, tmp_path, capsys, stops_after_a_shard):
+    settings = {**SETTINGS, "features_dir": tmp_path, "jobs": 2}
+    if kind == "embed":
+        files = {split: files_of(doors / "folder", split) for split in ("train", "test")}
+        parts = {name: [(p.read_bytes(), c) for p, c in rows] for name, rows in files.items()}
+        with pytest.raises(KeyboardInterrupt, match="of 30 images are kept"):
+            embed(parts, name="parts", **settings)
+        store = embed(parts, name="parts", **settings)
+        said = capsys.readouterr().err
+    else:
+        word = f"hf:{doors / 'saved'}" if kind == "hf" else f"wds:{doors / 'tars'}"
+        words = [*WORDS, f"--dataset={word}", f"--features-dir={tmp_path}", "--jobs=2"]
+        words.append(f"--data-dir={tmp_path / 'raw'}")
+        done = call(*words)
+        assert done.code == 130 and "of 30 images are kept" in done.err
+        done = call(*words)
+        store, said = open_features(done.path), done.err
+    assert "going on: 16 of 30 images are done" in said
+    whole = call(
+        *WORDS, f"--dataset={doors / 'folder'}", f"--features-dir={tmp_path / 'whole'}", "--jobs=1"
+    )
+    assert rows_of(store) == rows_of(open_features(whole.path))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("not __import__('os').environ.get('ICEBOX_FAULTS')", reason="make faults")
+@pytest.mark.parametrize("kind", ["hf", "wds"])
+def test_a_killed_run_goes_on(kind, doors, call, tmp_path):
+    """SIGKILL of a process of its own, in the middle of embedding."""
+    import signal
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    word = f"hf:{doors / 'saved'}" if kind == "hf" else f"wds:{doors / 'tars'}"
+    words = [*WORDS, f"--dataset={word}", f"--features-dir={tmp_path}", "--jobs=2"]
+    words.append(f"--data-dir={tmp_path / 'raw'}")
+    halting = Path(__file__).parents[1] / "faults" / "halting.py"
+    step = "extract.engines.embed.Embedder.embed@2"
+    killed = subprocess.run(
+        [sys.executable, str(halting), "kill", step, "--", "extract", *words],
+        env={**__import__("os").environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert list(tmp_path.glob(".work/*/plan.json"))
+    store = open_features(call(*words).path)
+    whole = call(*WORDS, f"--dataset={doors / 'folder'}", f"--features-dir={tmp_path / 'whole'}")
+    assert rows_of(store) == rows_of(open_features(whole.path))

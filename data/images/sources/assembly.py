@@ -111,13 +111,16 @@ def _settle(asked: SourceRequest, found: dict[str, Split]) -> dict[str, Split]:
                 "training; add one that is called train"
             )
         found = {"train": next(iter(found.values()))}
+    option = "--test-fraction " if asked.given is None else "test_fraction="
     if "test" in found and held_out:
-        raise UserError(f"{asked.dataset} has a test split of its own; leave --test-fraction out")
+        raise UserError(
+            f"{asked.dataset} has a test split of its own; leave {option.strip(' =')} out"
+        )
     if "test" not in found and not held_out:
         if "validation" not in found:
             raise UserError(
                 f"{asked.dataset} has no test split with labels, only {len(found['train']):,} "
-                "images for training\nadd --test-fraction 0.2 to hold out a fifth of each class"
+                f"images for training\nadd {option}0.2 to hold out a fifth of each class"
             )
         log(f"{asked.dataset} has no test split with labels; its validation split is the test one")
         found = {**found, "test": found["validation"]}

@@ -383,7 +383,7 @@ def _rows_of_splits(
                 split = split_of(text)
                 if split is None:
                     raise UserError(
-                        f"{records.name(row)}: --split-column {column} has the value {text!r}; "
+                        f"{records.name(row)}; the split column {column} has the value {text!r}; "
                         "train, val or test is expected"
                     )
                 found.setdefault(split, []).append(row)

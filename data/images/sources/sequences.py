@@ -137,12 +137,15 @@ def _given(asked: SourceRequest) -> Given:
 
 def _length(name: str, items: Any) -> int:
     try:
-        return len(items)
+        count = len(items)
     except TypeError as error:
         raise UserError(
             f"the {name} split is {_described(items)}, which has no length; give a sequence of "
             "(image, label), such as list(items), or a torch Dataset with __len__ and __getitem__"
         ) from error
+    if not count:
+        raise UserError(f"the {name} split is empty; give (image, label) pairs, or leave it out")
+    return count
 
 
 def _list(items: Items, number: int) -> Rows:
