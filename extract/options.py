@@ -75,6 +75,7 @@ class Options:
     seed: int = 0
     dry_run: bool = False
     force: bool = False
+    given: Any = field(default=None, repr=False)  # the images of a Python program: `extract.embed`
 
 
 def usable_cpus() -> int:

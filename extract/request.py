@@ -119,6 +119,7 @@ def source_of(options: Options) -> dict[str, Any]:
         "class_names_file": options.class_names_file,
         "merge_classes": options.merge_classes,
         "drop_class": options.drop_class,
+        "given": options.given,
     }
 
 

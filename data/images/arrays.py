@@ -143,6 +143,8 @@ class FileImages(EncodedImages):
 
     def with_digests(self) -> FileImages:
         """Read and digest the files."""
+        if self.digests:
+            return self
         return replace(self, digests=hash_files(self.root, self.names))
 
 
@@ -190,6 +192,8 @@ class RecordImages(EncodedImages):
 
     def with_digests(self) -> RecordImages:
         """Read and digest the images in their order, one after another."""
+        if self.digests:
+            return self
 
         def one(i: int) -> bytes:
             content = self.records.read(int(self.rows[i]))

@@ -32,7 +32,7 @@ def hash_files(root: Path, names: tuple[str, ...]) -> bytes:
 
     digests: list[bytes] = []
     with (
-        _bar(len(names), f"reading {root.name}") as bar,
+        bar_of(len(names), f"reading {root.name}") as bar,
         ThreadPoolExecutor(min(8, 2 + (os.cpu_count() or 1))) as pool,
     ):
         for start in range(0, len(names), HASH_BLOCK):
@@ -46,7 +46,7 @@ def hash_files(root: Path, names: tuple[str, ...]) -> bytes:
 def hash_rows(digest_of: Callable[[int], bytes], count: int) -> bytes:
     """Digest the rows of a container in their order: it may be read fast in no other."""
     digests = []
-    with _bar(count, "reading images") as bar:
+    with bar_of(count, "reading images") as bar:
         for row in range(count):
             digests.append(digest_of(row))
             if bar is not None:
@@ -59,7 +59,8 @@ def sha256_bytes(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _bar(count: int, what: str) -> AbstractContextManager[Any]:
+def bar_of(count: int, what: str) -> AbstractContextManager[Any]:
+    """Open a progress bar where there is enough to read; else None is what is entered."""
     return progress(count, what, "file") if count >= BAR_FROM else nullcontext()
 
 

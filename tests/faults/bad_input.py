@@ -12,6 +12,8 @@ import bad_tables
 
 TINY = "--model test_efficientnet --weights random --image-size 32 --batch-size 16 --jobs 1"
 EXTRACT = f"extract --features-dir {{features}} {TINY} --dataset"
+# What `datasets` keeps goes where finished work is not looked for.
+HUB = EXTRACT.replace("--dataset", "--data-dir {features}/.work/hf --dataset")
 FIT = "classify fit --reports-dir {root}/new --jobs 1"
 SHA = "0" * 64
 
@@ -117,6 +119,29 @@ TABLE = [
     (f"{EXTRACT} {{good_images}} --test-fraction 0.5", "{good_images}", "has its own", "leave --"),
     (f"{EXTRACT} {{one_each}} --test-fraction 0.5", "{one_each}", "test split", "add images"),
     (f"{EXTRACT} {{empty_class}}", "train/c", "1 .txt", "add images or remove the folder"),
+    # -- stage one: data sets of other libraries --------------------------------------------------
+    (f"{HUB} hf:nobody/nothing", "no folder nobody/nothing", "cannot be reached", "hf:FOLDER"),
+    (f"{HUB} hf:{{good_images}}:small", "{good_images}:small", "no configuration", "give one: hf:"),
+    (f"{HUB} hf:{{root}}/gone", "{root}/gone", "there is no folder", "of save_to_disk"),
+    (f"{HUB} hf:{{nothing}}", "{nothing}", "doesn't contain any data files", "are expected in it"),
+    (f"{HUB} hf:{{texts}}", "no column of images", "text (string), label", "with --image-column"),
+    (f"{EXTRACT} torchvision:CIFAR11", "'CIFAR11'", "no data set", "did you mean CIFAR1"),
+    (f"{EXTRACT} torchvision:DTD:x=1", "x is no argument", "of DTD", "it takes split, partition"),
+    (
+        f"{EXTRACT} torchvision:ImageNet --data-dir {{nothing}}",
+        "ImageNet does not find its files", "{nothing}", "give the folder as --data-dir",
+    ),
+    (f"{EXTRACT} wds:{{root}}/x-{{{{0..9}}}}.tar", "x-0.tar", "no file", "a folder of .tar"),
+    (f"{EXTRACT} wds:{{shards}}/train-{{{{0..2}}}}.tar", "train-1.tar", "2 of its", "that names"),
+    (f"{EXTRACT} wds:http://h/0.tar", "http:", "read from the disk", "fetch them first"),
+    (f"{EXTRACT} wds:{{no_label}}", "{no_label}/train-0.tar: the sample a", "no label", "mend the"),
+    (f"{EXTRACT} wds:{{no_image}}", "{no_image}/train-0.tar: the sample a", "no image", "--image"),
+    (f"{EXTRACT} wds:{{cut_shard}}", "{cut_shard}/train-0.tar", "is cut off", "get it again"),
+    (
+        f"{EXTRACT} wds:{{shards}}/train-0.tar",
+        "train-0.tar", "no test split with labels", "add --test-fraction 0.2",
+    ),
+    (f"{EXTRACT} python:made", "python:made", "of a Python program", "with extract.embed"),
     # -- stage one: the backbone -----------------------------------------------------------------
     (f"{EXTRACT} digits --model efficentnet_b0", "efficentnet_b0", "no such", "did you mean eff"),
     (f"{EXTRACT} digits --model resnet18.x", "resnet18.x", "not the tag 'x'", "it has resnet18.a1"),

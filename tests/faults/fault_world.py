@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -260,6 +261,23 @@ def build(root):
     (root / "unpacked/cifar-10-batches-bin").mkdir(parents=True)
     put("unpacked/cifar-10-batches-bin/test_batch.bin", b"short")
     at["raw"], at["page"], at["unpacked"] = root / "raw", root / "page", root / "unpacked"
+
+    # Shards and data sets of other libraries.
+    for name, members in (
+        ("shards/train-0.tar", {"a.png": raw, "a.cls": b"0", "b.png": raw, "b.cls": b"1"}),
+        ("shards/test-0.tar", {"a.png": raw, "a.cls": b"0"}),
+        ("no_label/train-0.tar", {"a.png": raw}),
+        ("no_image/train-0.tar", {"a.cls": b"0"}),
+    ):
+        with tarfile.open(put(name, b""), "w") as archive:
+            for member, content in members.items():
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    put("cut_shard/train-0.tar", (root / "shards/train-0.tar").read_bytes()[:700])
+    put("texts/train.csv", "text,label\nred,0\nblue,1\n")
+    for name in ("shards", "no_label", "no_image", "cut_shard", "texts"):
+        at[name] = root / name
 
     # Runs.
     results = json.loads((at["run"] / "results.json").read_text())

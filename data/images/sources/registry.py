@@ -19,7 +19,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +44,22 @@ class SourceRequest:
     class_names_file: Path | None = None  # a line a class, for labels that are numbers
     merge_classes: tuple[str, ...] = ()  # ``a=b,c``: what becomes of classes
     drop_class: tuple[str, ...] = ()  # names of classes whose rows are left out
+    given: Any = None  # of a Python program: its images, already listed
+
+
+def _folder_or_word(word: str) -> str:
+    """Name a folder, with a configuration behind a colon or without, or take a name as it is."""
+    if absolute(word).is_dir():
+        return absolute(word).name
+    folder, _, config = word.rpartition(":")
+    return f"{absolute(folder).name}-{config}" if folder and absolute(folder).is_dir() else word
+
+
+def _folder_of_pattern(pattern: str) -> str:
+    """Name the folder that a pattern of file names is about."""
+    plain = re.split(r"[{*?\[]|::", pattern, maxsplit=1)[0]
+    path = absolute(plain)
+    return path.name if plain.endswith("/") or path.is_dir() else path.parent.name
 
 
 class Kind(NamedTuple):
@@ -54,6 +70,7 @@ class Kind(NamedTuple):
     takes_test_fraction: bool  # whether it may come without a test split
     prefix: str = ""  # of the user's word, such as ``hf:``
     suffixes: tuple[str, ...] = ()  # of a file
+    called: Callable[[str], str] = str  # what is behind the prefix -> a short name
 
 
 KINDS = (
@@ -63,6 +80,10 @@ KINDS = (
     Kind("elpv", "elpv", False),
     Kind("folder", "folder", True),
     Kind("table", "table", True, suffixes=(".csv", ".tsv", ".txt", ".jsonl", ".parquet")),
+    Kind("hf", "hf", True, "hf:", called=_folder_or_word),
+    Kind("wds", "wds", True, "wds:", called=_folder_of_pattern),
+    Kind("torchvision", "torchvision", True, "torchvision:", called=str.lower),
+    Kind("python", "sequences", True, "python:"),
 )
 _BY_NAME = {kind.name: kind for kind in KINDS}
 
@@ -103,7 +124,7 @@ def dataset_name(dataset: str) -> str:
     if kind.name in BUILT_IN:
         return kind.name
     word = dataset.removeprefix(kind.prefix)
-    plain = word if kind.prefix else absolute(word).name
+    plain = kind.called(word) if kind.prefix else absolute(word).name
     if kind.suffixes:  # labels.csv is everyone's name
         plain = f"{absolute(word).parent.name}-{Path(plain).stem}".lstrip("-")
     name = re.sub(r"[^\w.-]+", "-", plain).strip("-.") or kind.name
