@@ -145,8 +145,8 @@ def _add_predict_options(parser: Parser) -> None:
     parser.add_argument("head", type=Path, metavar="HEAD.safetensors")
     parser.add_argument(
         "images", nargs="+", metavar="IMAGE",
-        help="files, folders, or - for a list on stdin; or files of features (.npy, .npz, .parquet "
-        "and the others of python -m data import)",
+        help="files, folders, or - for a list on stdin; or files of features, such as .npy, "
+        ".npz, .parquet and the others of python -m data import",
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="a JSON list instead of a table")
     parser.add_argument("--csv", action="store_true", help="CSV instead of a table")

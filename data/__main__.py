@@ -45,7 +45,7 @@ def _add_import_options(parser: Parser) -> None:
     parser.add_argument(
         "files", nargs="+", type=Path, metavar="FILE",
         help="features: .npz, .npy, .parquet, .h5ad, .safetensors, .pt, .h5, .csv, .jsonl; and "
-        "tables of labels; files may be splits by their names (train.npz test.npz)",
+        "tables of labels; files named train.npz and test.npz are splits",
     )  # fmt: skip
     parser.add_argument("--name", required=True, metavar="NAME", help="of the data set")
     parser.add_argument(
