@@ -234,9 +234,9 @@ def _types(options: ImportOptions, rows: Rows, on_note: Any) -> tuple[np.dtype[A
     dtype = np.dtype(options.store_dtype if options.store_dtype != "auto" else "float32")
     if options.store_dtype == "auto" and kinds == ["float16"]:
         dtype = np.dtype("float16")
-    for source, table in dict(tables).items():
-        if note := type_note(table, dtype):
-            on_note(f"{source}: {note}")
+    notes = [f"{source}: {note}" for source, table in tables if (note := type_note(table, dtype))]
+    for note in dict.fromkeys(notes):
+        on_note(note)
     return dtype, kinds[0] if len(kinds) == 1 else " and ".join(kinds)
 
 

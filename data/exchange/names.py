@@ -42,6 +42,11 @@ _LISTED = 12
 NO_IDS = "none"  # of --id-column: the rows are numbered
 
 
+def split_named(word: str) -> str | None:
+    """Tell which split a word means: as folders are named, or that its rows have no labels."""
+    return "unlabelled" if word.lower() in ("unlabelled", "unlabeled") else split_of(word)
+
+
 def role_of(name: str) -> str | None:
     """Give the role that a name stands for, in any case."""
     plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
@@ -57,7 +62,7 @@ def parse_key(key: str) -> tuple[str | None, str] | None:
     if len(words) == 1:  # Xtrain
         words = [words[0][:1], words[0][1:]]
     for split, rest in ((words[:1], words[1:]), (words[-1:], words[:-1])):
-        found, role = split_of("".join(split)), role_of("_".join(rest))
+        found, role = split_named("".join(split)), role_of("_".join(rest))
         if found is not None and role is not None:
             return found, role
     return None

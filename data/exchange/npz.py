@@ -122,7 +122,8 @@ def write_npz(path: Path, out: Outgoing) -> None:
         for split in out.splits:
             name, columns = split.short_name, split.columns()
             _write(archive, f"X_{name}", (split.n_rows, out.width), out.dtype, split.blocks())
-            _write_all(archive, f"y_{name}", np.array(columns.pop("labels"), dtype=np.str_))
+            labels = [label or "" for label in columns.pop("labels")]
+            _write_all(archive, f"y_{name}", np.array(labels, dtype=np.str_))
             for role, values in columns.items():
                 kind = np.float64 if role == "weights" else np.str_
                 _write_all(archive, f"{role}_{name}", np.array(values, dtype=kind))

@@ -21,14 +21,12 @@ from data.exchange.classes import (
     together,
     weights_of,
 )
-from data.exchange.names import listed, split_of_file
+from data.exchange.names import listed, split_named, split_of_file
 from data.exchange.records import Array, Entry, Part
 from data.format.blocks import all_finite, name_rows
 from data.images.sampling import hold_out, hold_out_groups
-from data.images.splits import split_of
 
 SPLITS = ("train", "test", "validation", "unlabelled")
-_UNLABELLED = ("unlabelled", "unlabeled")
 
 
 @dataclass(frozen=True)
@@ -306,7 +304,7 @@ def _split_column(part: Part) -> npt.NDArray[np.int64]:
         )
     numbers = []
     for number, name in enumerate(one.names):
-        split = "unlabelled" if name.lower() in _UNLABELLED else split_of(name)
+        split = split_named(name)
         if split is None:
             count = int((one.codes == number).sum())
             raise UserError(
