@@ -47,7 +47,7 @@ def _add_import_options(parser: Parser) -> None:
         help="features: .npz, .npy, .parquet, .h5ad, .safetensors, .pt, .h5, .csv, .jsonl; and "
         "tables of labels; files named train.npz and test.npz are splits",
     )  # fmt: skip
-    parser.add_argument("--name", required=True, metavar="NAME", help="of the data set")
+    parser.add_argument("--name", metavar="NAME", help="of the data set; has to be given")
     parser.add_argument(
         "--model", default="imported", metavar="TEXT",
         help="what made the features, for reports (imported)",
@@ -150,6 +150,11 @@ def import_command(options: Namespace) -> None:
         for name, role in _COLUMNS.items()
         if getattr(options, f"{name}_column") is not None
     }
+    if options.name is None:
+        raise UserError(
+            "python -m data import: --name is missing; give a short name for the data set, such as "
+            "--name my-set"
+        )
     if not options.model.strip():
         raise UserError("--model is empty; say what made the features, or leave the option out")
     made = import_features(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from data.exchange.names import (
     parse_stem,
     shapes,
 )
-from data.exchange.records import Array, Entry, Part, Reading
+from data.exchange.records import Array, Entry, Part, Reading, named
 
 Key = tuple[str | None, str]  # split and role
 USUAL = "X_train, y_train, X_test, y_test, or X, y and split"
@@ -35,6 +35,8 @@ def parts_of_files(files: Mapping[str, tuple[str, Entry]], reading: Reading) -> 
     entries = {name: entry for name, (_, entry) in files.items()}
     found: dict[Key, str] = {}
     for name, (stem, entry) in files.items():
+        if entry.dtype.hasobject:
+            raise pickled(name)
         key = parse_stem(stem, len(entry.shape))
         if key in found:
             raise UserError(
@@ -74,7 +76,7 @@ def _assign(source: str, entries: Mapping[str, Entry], reading: Reading) -> dict
             name = _better(source, key, found[key], name)
         found[key] = name
     if not any(role == "features" for _, role in found):
-        _guess_features(source, entries, found)
+        _guess_features(source, entries, found, reading.on_note)
     unread = [name for name in entries if name not in found.values()]
     if unread:
         reading.on_note(f"{source}: not read: {listed(unread)}")
@@ -94,7 +96,12 @@ def _better(source: str, key: Key, one: str, other: str) -> str:
     return one if ranks[0] < ranks[1] else other
 
 
-def _guess_features(source: str, entries: Mapping[str, Entry], found: dict[Key, str]) -> None:
+def _guess_features(
+    source: str,
+    entries: Mapping[str, Entry],
+    found: dict[Key, str],
+    on_note: Callable[[str], object],
+) -> None:
     """Take the only table of numbers for the features; else say what there is."""
     tables = [
         name
@@ -103,6 +110,7 @@ def _guess_features(source: str, entries: Mapping[str, Entry], found: dict[Key, 
     ]
     if len(tables) == 1:
         found[None, "features"] = tables[0]
+        on_note(f"{source}: features from {tables[0]}")
         return
     if found and not tables:  # labels alone: a table beside another file
         return
@@ -119,12 +127,12 @@ def _parts(
     source: str, entries: Mapping[str, Entry], found: Mapping[Key, str], reading: Reading
 ) -> list[Part]:
     splits = list(dict.fromkeys(split for split, role in found if role in ("features", "labels")))
-    named = [split for split in splits if split is not None]
-    if named and None in splits:
+    known_splits = [split for split in splits if split is not None]
+    if known_splits and None in splits:
         alone = listed(found[key] for key in found if key[0] is None and key[1] in ROLES)
         raise UserError(
-            f"{source} has arrays of the splits {listed(named)} and {alone}, which belong to none; "
-            "name the ones to read with --features-path and --labels-path, such as "
+            f"{source} has arrays of the splits {listed(known_splits)} and {alone}, which belong "
+            "to none; name the ones to read with --features-path and --labels-path, such as "
             "--features-path train=NAME"
         )
     class_names, group_names = (
@@ -146,7 +154,17 @@ def _parts(
         if features is not None:
             check_table(f"{source}: {table}", features)
         parts.append(
-            Part(source, split, features, columns, rows[0], here, class_names, group_names)
+            Part(
+                source,
+                split,
+                features,
+                columns,
+                rows[0],
+                named(source, here),
+                tuple(name for name in entries if name not in found.values()),
+                class_names,
+                group_names,
+            )
         )
     return parts
 

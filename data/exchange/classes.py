@@ -91,7 +91,7 @@ def _check_whole(values: Array, where: str) -> None:
 
 def check_no_measures(names: Sequence[str], n_rows: int, where: str) -> None:
     """Refuse texts that are numbers with decimals, nearly all of them different."""
-    if len(names) > max(20, n_rows // 2) and all(_is_measure(name) for name in names):
+    if len(names) > max(10, n_rows // 2) and all(_is_measure(name) for name in names):
         raise UserError(
             f"{where} holds {len(names):,} different numbers in {n_rows:,} rows, such as "
             f"{listed(names[:3])}; numbers that are measured are no classes: cut them into ranges "
@@ -180,7 +180,7 @@ def weights_of(values: Array, where: str) -> npt.NDArray[np.float64]:
     if len(wrong):
         row = int(wrong[0])
         raise UserError(
-            f"{where} holds {values[row]!r} in row {row} ({len(wrong):,} such rows), expected a "
-            "weight of 0 or more; correct it, or leave the row out"
+            f"{where} holds {values.tolist()[row]!r} in row {row} ({len(wrong):,} such rows), "
+            "expected a weight of 0 or more; correct it, or leave the row out"
         )
     return found

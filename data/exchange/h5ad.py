@@ -20,6 +20,7 @@ from data.exchange.records import (
     Part,
     Reading,
     Sliced,
+    named,
     needs,
     refused,
 )
@@ -61,7 +62,7 @@ def read_h5ad(path: Path, reading: Reading) -> list[Part]:
         )
     note_columns(path.name, {"features": place, **found}, reading)
     check_table(f"{path.name}: {place}", features)
-    return [Part(path.name, None, features, columns, len(obs), found, **names)]
+    return [Part(path.name, None, features, columns, len(obs), named(path.name, found), **names)]
 
 
 def _place(path: Path, file: Any, reading: Reading) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 
 from data.common.errors import UserError
 from data.exchange.arrays import parts_of
-from data.exchange.names import parse_key
 from data.exchange.records import Array, Entry, Part, Reading, Sliced
 from data.store import foreign_file
 
@@ -38,8 +37,6 @@ def read_hdf5(path: Path, reading: Reading) -> list[Part]:
     named |= set(reading.columns.values())
     # Paths may be given without the first slash.
     entries = {name[1:] if name[1:] in named else name: entry for name, entry in entries.items()}
-    if reading.features:  # the others may be anything
-        entries = {n: e for n, e in entries.items() if n in named or parse_key(n) is not None}
     return parts_of(path.name, entries, reading)
 
 

@@ -90,6 +90,12 @@ def import_features(options: ImportOptions) -> Path:
         check_file(path)
     if options.class_names is not None:
         read_class_names(options.class_names)
+    others = [path.name for path in options.files if path.suffix.lower() != ".h5ad"]
+    if options.obsm is not None and others:
+        raise UserError(
+            f"--obsm {options.obsm}: {others[0]} is none of AnnData's files (.h5ad); leave the "
+            "option out, and name arrays with --features-path"
+        )
     check_writable(options.features_dir)
     asked = _Asked(options)
     with lock(options.features_dir / ".work" / f"import-{asked.digest}.lock"):

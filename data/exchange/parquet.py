@@ -19,6 +19,7 @@ from data.exchange.records import (
     Outgoing,
     Part,
     Reading,
+    named,
     needs,
     refused,
     rows_of_a_block,
@@ -53,7 +54,7 @@ def read_parquet(path: Path, reading: Reading) -> list[Part]:
         }
     note_columns(path.name, found, reading)
     names = _names(schema.metadata or {})
-    part = Part(path.name, None, features, columns, n_rows, found, **names)
+    part = Part(path.name, None, features, columns, n_rows, named(path.name, found), **names)
     return [part]
 
 

@@ -120,9 +120,15 @@ class Part:
     features: Entry | None  # None in a table of labels
     columns: Mapping[str, Array]  # labels, split, groups, weights, ids: each (n_rows,)
     n_rows: int
-    names: Mapping[str, str] = field(default_factory=dict)  # what a column is called in the file
+    names: Mapping[str, str] = field(default_factory=dict)  # file and name of each column
+    unread: tuple[str, ...] = ()  # arrays and columns that were not taken for anything
     class_names: tuple[str, ...] | None = None
     group_names: tuple[str, ...] | None = None
+
+
+def named(source: str, found: Mapping[str, str]) -> dict[str, str]:
+    """Name columns with their file, for messages."""
+    return {role: f"{source}: {name}" for role, name in found.items()}
 
 
 # What libraries raise for files that are damaged or something else.

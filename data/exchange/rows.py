@@ -163,9 +163,10 @@ def assembled(parts: Sequence[Part], wanted: Wanted) -> Rows:
     width = _width(parts)
     for part in parts:
         if "labels" not in part.columns:
+            other = f" (it has {listed(part.unread)})" if part.unread else ""
             raise UserError(
-                f"{part.source} has no labels; give y beside X, name a column with --label-column, "
-                "or give a table of labels beside it, such as labels.csv"
+                f"{part.source} has no labels{other}; name an array with --labels-path or a column "
+                "with --label-column, or give a table of labels beside it, such as labels.csv"
             )
     class_names, labels = _labels(parts, wanted)
     group_names, groups = _groups(parts)
@@ -202,7 +203,7 @@ def _width(parts: Sequence[Part]) -> int:
 
 def where_of(part: Part, role: str) -> str:
     """Name a column of a file in a message."""
-    return f"{part.source}: {part.names.get(role, role)}"
+    return part.names.get(role, f"{part.source}: {role}")
 
 
 def _labels(parts: Sequence[Part], wanted: Wanted) -> tuple[tuple[str, ...], Any]:

@@ -20,6 +20,7 @@ from data.exchange.records import (
     Outgoing,
     Part,
     Reading,
+    named,
     refused,
     rows_of_a_block,
 )
@@ -60,7 +61,7 @@ def read_csv(path: Path, reading: Reading) -> list[Part]:
             "features are a column each, named feature_0, feature_1, ..."
         )
     note_columns(path.name, taken, reading)
-    return [Part(path.name, None, features, columns, shape[0], taken)]
+    return [Part(path.name, None, features, columns, shape[0], named(path.name, taken))]
 
 
 def _separator(path: Path) -> str:
@@ -151,7 +152,7 @@ def read_jsonl(path: Path, reading: Reading) -> list[Part]:
     if features is None and "labels" not in columns:
         raise _nothing(path, names)
     note_columns(path.name, found, reading)
-    return [Part(path.name, None, features, columns, len(table), found)]
+    return [Part(path.name, None, features, columns, len(table), named(path.name, found))]
 
 
 def write_csv(path: Path, out: Outgoing) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ def unpack(path: Path, folder: Path) -> Path:
     UserError
         If the file is damaged, or holds more than tensors and plain containers.
     """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give a file that torch.save wrote")
     check_writable(folder)
     found: dict[str, Any] = {}
     _collect(_load(path), "", found, 0)
@@ -79,14 +82,17 @@ def _load(path: Path) -> Any:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
+    """Say whether a pickle is refused for what it wants to call, or damaged."""
     text = str(error)
-    if "weights_only" in text or "Weights only" in text:
+    wanted = re.search(r"(?:GLOBAL|Unsupported class) (\S+)", text)
+    if wanted is not None:
         return UserError(
-            f"{path} is refused, because it holds more than tensors, and to open such a pickle can "
-            "run code; if you trust whoever made it, load it yourself and save the tensors alone: "
-            "torch.save({'X_train': ..., 'y_train': ...}, FILE)"
+            f"{path} is refused, because it holds more than tensors ({wanted[1]}), and to open "
+            "such a pickle can run code; if you trust whoever made it, load it yourself and save "
+            "the tensors alone: torch.save({'X_train': ..., 'y_train': ...}, FILE)"
         )
-    reason = (text.strip() or type(error).__name__).splitlines()[0][:200]
+    inner = re.search(r"error:\s+(.+)", text)
+    reason = (inner[1] if inner else text.strip() or type(error).__name__).splitlines()[0][:200]
     return UserError(
         f"{path} cannot be read as a file of torch.save ({reason}); it is damaged, cut off or "
         "something else: write it again"
