@@ -53,6 +53,15 @@ FIT_OPTIONS = $(strip \
   $(if $(filter-out 0 no false off,$(NO_INTERCEPT)),--no-intercept) $(call option,NORMALIZE,--normalize) \
   --reports-dir=$(call quote,$(REPORTS_DIR)))
 
+IMPORT_OPTIONS = $(strip \
+  $(call option,MODEL,--model) \
+  $(call option,LABEL_COLUMN,--label-column) $(call option,SPLIT_COLUMN,--split-column) \
+  $(call option,GROUP_COLUMN,--group-column) $(call option,WEIGHT_COLUMN,--weight-column) \
+  $(call option,ID_COLUMN,--id-column) $(call each,FEATURES_PATH,--features-path) \
+  $(call each,LABELS_PATH,--labels-path) $(call option,OBSM,--obsm) $(call option,CLASS_NAMES,--class-names) \
+  $(call option,TEST_FRACTION,--test-fraction) $(call option,SEED,--seed) $(call option,STORE_DTYPE,--store-dtype) \
+  --features-dir=$(call quote,$(FEATURES_DIR)))
+
 BENCH_OPTIONS = $(strip \
   $(call each,PARTS,--part) $(call each,C,--c) $(call each,STRATEGIES,--strategy) \
   $(call each,NETWORKS,--network) $(call each,PEERS,--peer) $(call option,REPEATS,--repeats) $(call option,PEER_TOL,--peer-tol) \
@@ -74,7 +83,7 @@ HEAD ?= $(shell ls -t $(HEADS)/multinomial.safetensors 2>/dev/null | head -n 1 |
 XDIST = --numprocesses=$(WORKERS) --dist=worksteal
 SIDE_BY_SIDE = $(if $(filter none,$(VENV)),$(shell $(RUN) -c 'import xdist' 2>/dev/null && echo $(XDIST)),$(XDIST))
 
-.PHONY: help install install-dev demo example features classify compare predict test coverage faults fuzz audit lint docs format bench check-cuda clean distclean
+.PHONY: help install install-dev demo example features classify compare predict import export test coverage faults fuzz audit lint docs format bench check-cuda clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -172,6 +181,16 @@ predict: $(INSTALLED)  ## label new images: make predict IMAGES="a.png b.jpg" [H
 	@$(RUN) -m classify predict $(call quote,$(HEAD)) $(IMAGES) $(call option,HTML,--html) \
 	  $(if $(filter-out hub random bundled,$(WEIGHTS)),$(call option,WEIGHTS,--weights)) $(call option,DEVICE,--device) \
 	  $(call option,DECODE,--decode) $(call option,MAX_PIXELS,--max-pixels)
+
+import: $(INSTALLED)  ## a store of features that you have: make import FILES="train.npz test.npz" NAME=my-set
+	@$(if $(strip $(FILES)),,echo 'error: name the files: make import FILES="features.npz" NAME=my-set' >&2; exit 2)
+	@test -n $(call quote,$(NAME)) || { echo 'error: name the data set: make import FILES="$(FILES)" NAME=my-set' >&2; exit 2; }
+	@$(RUN) -m data import $(FILES) --name=$(call quote,$(NAME)) $(IMPORT_OPTIONS)
+
+export: $(INSTALLED)  ## a store as parquet, npz, anndata, safetensors or csv: make export STORE=FILE.h5 TO=parquet
+	@test -n $(call quote,$(STORE)) || { echo 'error: name the store: make export STORE=FILE.h5 TO=parquet' >&2; exit 2; }
+	@test -n $(call quote,$(TO)) || { echo 'error: name the format: make export STORE=FILE.h5 TO=parquet' >&2; exit 2; }
+	@$(RUN) -m data export $(call quote,$(STORE)) --to=$(call quote,$(TO)) $(call option,OUT,--out)
 
 test: $(INSTALLED_DEV)  ## run the tests in WORKERS processes
 	@$(RUN) -m pytest $(SIDE_BY_SIDE)

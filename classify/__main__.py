@@ -144,8 +144,10 @@ def _add_compare_options(parser: Parser) -> None:
 def _add_predict_options(parser: Parser) -> None:
     parser.add_argument("head", type=Path, metavar="HEAD.safetensors")
     parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="files, folders, or - for a list on stdin"
-    )
+        "images", nargs="+", metavar="IMAGE",
+        help="files, folders, or - for a list on stdin; or files of features, such as .npy, "
+        ".npz, .parquet and the others of python -m data import",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="a JSON list instead of a table")
     parser.add_argument("--csv", action="store_true", help="CSV instead of a table")
     parser.add_argument(
@@ -311,14 +313,20 @@ def predict_command(options: Namespace) -> None:
     """Run ``predict``: answers on stdout; of a page, its path, and the answers on stderr."""
     if options.json and options.csv:
         raise UserError("--json and --csv were both given; use one of them")
+    from classify.feature_files import is_feature_file
     from classify.predict import Embedding, answers_csv, find_images, note, predict, show
     from classify.report.answers_page import check_page, write_page
 
     page = None if options.html is None else check_page(options.html)
+    images = find_images(options.images, sys.stdin)
+    if page is not None and any(map(is_feature_file, images)):
+        raise UserError(
+            f"--html {page} shows images, and features have none; leave it out, or use --csv"
+        )
 
     head, found = predict(
         options.head,
-        find_images(options.images, sys.stdin),
+        images,
         top=options.top,
         how=Embedding(options.weights, options.device, options.decode, options.max_pixels),
     )

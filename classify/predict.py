@@ -1,4 +1,4 @@
-"""Label image files with a stored head.
+"""Label image files, or rows of features, with a stored head.
 
 The backbone runs in a process of its own, ``python -m extract images``, so that stage two needs no
 torch; it gets the head's spec, and hands back one row of features for each image.
@@ -21,13 +21,14 @@ from typing import Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
+from classify.feature_files import FEATURE_SUFFIXES, is_feature_file, read_rows
 from classify.report.terminal import printable, table, wants_colour
-from classify.results import has_random_weights
+from classify.results import backbone_name, has_random_weights
 from classify.saved_heads import SavedHead, load_head
 from classify.wording import display_name
 from data.common.cli import EXIT_INTERRUPTED, EXIT_USER, log
 from data.common.errors import UserError
-from data.format.spec import TWICE, check_decode, cropped_twice
+from data.format.spec import TWICE, check_decode, cropped_twice, is_imported
 from data.images.decode import MAX_PIXELS, SUFFIXES
 from data.images.left_out import HIDDEN_FOLDERS, LeftOut, kind_of
 
@@ -52,13 +53,29 @@ class Embedding:
 def predict(
     head_path: Path, images: Sequence[str], *, top: int = 3, how: Embedding = Embedding()
 ) -> tuple[SavedHead, list[dict[str, Any]]]:
-    """Label image files, from `find_images`, with a head that ``classify fit`` wrote.
+    """Label files of images or of features with a head that ``classify fit`` wrote.
 
-    Returns the head, and for each image a dict with ``image``, ``label`` (the strategy's answer)
-    and ``top``: ``class`` and ``probability`` of the `top` most probable classes.
+    Files come from `find_images`. Returns the head, and for each image or row of features a dict
+    with ``image``, ``label`` (the strategy's answer) and ``top``: ``class`` and ``probability`` of
+    the `top` most probable classes.
     """
     head = load_head(head_path)
     check_decode(how.decode, head.spec, f"the store of {head_path}")
+    features = [name for name in images if is_feature_file(name)]
+    if features and len(features) < len(images):
+        image = next(name for name in images if name not in features)
+        raise UserError(
+            f"{features[0]} holds features and {image} is an image; give one kind at a time"
+        )
+    if features:
+        names, rows = read_rows(features, head.n_features)
+        return head, answers(head, names, rows, top=top)
+    if is_imported(head.spec):
+        raise UserError(
+            f"{head_path} was fitted on features that were imported, and no model is known that "
+            f"makes such features of {images[0]}; give files of features, made as those were "
+            f"({', '.join(FEATURE_SUFFIXES)})"
+        )
     X = embed(head, images, how)
     return head, answers(head, images, X, top=top)
 
@@ -177,6 +194,8 @@ def show(head: SavedHead, found: Sequence[Mapping[str, Any]], *, as_json: bool =
 def note(head: SavedHead) -> None:
     """Log what answered, and what that is worth."""
     model = (head.spec.get("model") or {}).get("name", "an unknown backbone")
+    if is_imported(head.spec):
+        model = backbone_name(head.spec)
     log(
         printable(f"{display_name(head.strategy)} head on {model}, {len(head.class_names)} classes")
     )

@@ -17,7 +17,7 @@ import numpy as np
 from classify.wording import COUNTS
 from data.common.errors import UserError
 from data.common.shapes import mismatch
-from data.format.spec import PROVENANCE_SHAPE, SPEC_SHAPE
+from data.format.spec import IMPORTED, PROVENANCE_SHAPE, SPEC_SHAPE, is_imported
 
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
@@ -311,6 +311,9 @@ def read_run(path: Path) -> dict[str, Any]:
 def backbone_name(spec: dict[str, Any]) -> str:
     """Name the backbone of a store as people do: model, then image size."""
     model = spec.get("model") or {}
+    if is_imported(spec):
+        name = str(model.get("name", IMPORTED))
+        return "imported features" if name == IMPORTED else f"{name}, imported"
     size = (spec.get("preprocessing") or {}).get("image_size")
     name = str(model.get("name", "unknown backbone"))
     if name == "pixels":  # of the image itself; see `extract.model.pixels`

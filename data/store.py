@@ -61,7 +61,6 @@ import numpy.typing as npt
 
 from data.common.files import in_bytes
 from data.common.raw_io import raw_bytes, write_at
-from data.format.blocks import FileRun, stamp_of
 from data.format.loading import AGAIN, Stored
 from data.format.records import StoreError
 from data.format.schema import TEXT
@@ -74,7 +73,7 @@ from data.format.seal import (
     check_seal,
     is_being_written,
 )
-from data.format.shard_list import Listed, parse_listed
+from data.format.shard_list import Listed, locate
 from data.format.sparse import SparseFile
 from data.format.spec import canonical_json
 from data.format.text_heaps import DamagedTextError, check_heaps, check_references
@@ -84,10 +83,6 @@ _ALIGN_FROM, _ALIGN = 4096, 64
 # What h5py raises for damaged files.
 _ODD = (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError)
 Answer = TypeVar("Answer")
-_TOGETHER = (
-    "A store and the folder of its shards belong side by side: put the folder back, or make the "
-    "store again with --force"
-)
 
 
 def _guarded(method: Callable[..., Answer]) -> Callable[..., Answer]:
@@ -200,42 +195,8 @@ class StoreFile:
 
     def _in_shards(self, name: str, node: Any) -> Stored:
         wanted = Stored(name, node.shape, node.dtype, 0, self.text("sha256", node))
-        return replace(wanted, runs=self._locate(wanted, self.text("shards", node)))
-
-    def _locate(self, wanted: Stored, text: str) -> tuple[FileRun, ...]:
-        """Find every shard of a virtual dataset, and make sure that it is the one that is meant."""
-        key, split = self.text("key"), wanted.name.strip("/").split("/")[0]
-        runs: list[FileRun] = []
-        position, row_bytes = (
-            0,
-            int(np.prod(wanted.shape[1:], dtype=object)) * wanted.dtype.itemsize,
-        )
-        for listed in parse_listed(self.path, text):
-            path = self.path.parent / listed.file
-            if not path.exists():
-                raise StoreError(f"{self.path}: its shard {listed.file} is missing. {_TOGETHER}")
-            with opened(path) as shard:
-                receipt = (shard.text("key"), shard.text("split"), shard.text("sha256"))
-                rows = (shard.number("start"), shard.number("stop"))
-                if receipt != (key, split, listed.sha256) or rows != (listed.start, listed.stop):
-                    raise StoreError(
-                        f"{self.path}: its shard {listed.file} is not the one that it was joined "
-                        f"from. {_TOGETHER}"
-                    )
-                table = shard.stored("/features")
-                shape = (rows[1] - rows[0], *wanted.shape[1:])
-                if table.dtype != wanted.dtype or table.shape != shape:
-                    raise StoreError(f"{path} is damaged: features of {table.dtype} {table.shape}")
-                stamp = stamp_of(shard.descriptor)
-            for first, count in listed.runs:
-                begin, length = table.offset + first * row_bytes, count * row_bytes
-                runs.append(FileRun(path, stamp, begin, position, length))
-                position += length
-        if position != wanted.nbytes:
-            raise StoreError(
-                f"{self.path} is damaged: its shards do not have the rows of {wanted.name}"
-            )
-        return tuple(runs)
+        text, key = self.text("shards", node), self.text("key")
+        return replace(wanted, runs=locate(self.path, key, wanted, text, opened))
 
     def _find(self, name: str) -> Any:
         """Walk down the groups, link by link: h5py itself would follow links to other files."""
@@ -290,6 +251,24 @@ def opened(path: str | os.PathLike[str]) -> Iterator[StoreFile]:
             raise StoreError(f"{path} does not fit into the memory that is free") from error
         except (OSError, EOFError) as error:  # the disk, or a writer that cuts the file
             raise _damaged(path, error) from error
+
+
+@contextlib.contextmanager
+def foreign_file(path: Path) -> Iterator[Any]:
+    """Open an HDF5 file of another program for reading; what goes wrong becomes a `StoreError`."""
+    try:
+        with open(in_bytes(path), "rb", buffering=0) as stream:
+            if is_being_written(stream.fileno()):
+                raise StoreError(f"{path} is open for writing in another program; close it there")
+            check_heaps(stream.fileno(), os.fstat(stream.fileno()).st_size)
+            with h5py.File(stream, "r") as file:
+                yield file
+    except (DamagedTextError, *_ODD) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise StoreError(
+            f"{path} cannot be read as HDF5 ({reason}); it is damaged, cut off or something else: "
+            "write it again, or give another file"
+        ) from error
 
 
 def _check_start(path: Path, stream: Any) -> None:

@@ -17,6 +17,7 @@ COMMANDS = {
     "why": "is there a store for these settings? if not, which setting differs",
     "verify": "recompute a store's checksums, and embed a few random rows again",
     "images": "embed image files with the backbone of a store's spec",
+    "tensors": "unpack a file of torch.save into NumPy files, for python -m data import",
 }
 
 
@@ -29,7 +30,9 @@ def main(argv: Sequence[str]) -> None:
         The arguments.
     """
     if argv and not argv[0].startswith("-"):
-        command = {"list": _list, "why": _why, "verify": _verify, "images": _images}.get(argv[0])
+        command = {
+            "list": _list, "why": _why, "verify": _verify, "images": _images, "tensors": _tensors,
+        }.get(argv[0])  # fmt: skip
         if command is None:
             raise UserError(
                 f"python -m extract {argv[0]}: no such command; "
@@ -156,6 +159,19 @@ def _images(argv: Sequence[str]) -> None:
         How(arguments.weights, arguments.device, arguments.decode, arguments.max_pixels),
     )
     print_result(arguments.out)
+
+
+def _tensors(argv: Sequence[str]) -> None:
+    parser = Parser(prog="python -m extract tensors", description=COMMANDS["tensors"])
+    parser.add_argument("file", type=Path, metavar="FILE.pt", help="tensors by name, or one")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="for the NumPy files"
+    )
+    arguments = parser.parse_args(argv)
+
+    from extract.commands.tensors import unpack
+
+    print_result(unpack(arguments.file, arguments.out))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from data.common.files import sha256_file, stat_stamp
 from data.dataset import dataset_name, source_fingerprint, source_sha256
 from data.format.records import Header, StoreError
 from data.format.schema import SCHEMA_VERSION
-from data.format.spec import DECODE, EXACT, cropped_twice, find_stores
+from data.format.spec import DECODE, EXACT, cropped_twice, find_stores, is_imported
 from data.images.decode import MAX_PIXELS
 from data.images.tables.columns import ROLES
 from data.reading import read_header
@@ -235,9 +235,12 @@ def stores_of(options: Options) -> list[Header]:
         if path.parent != folder:
             continue
         try:
-            headers.append(read_header(path))
+            header = read_header(path)
         except StoreError as error:
             log(f"not used: {error}")
+            continue
+        if not is_imported(header.spec):
+            headers.append(header)
     headers.sort(key=lambda header: str(header.provenance.get("finished", "")), reverse=True)
     return headers
 

@@ -29,6 +29,7 @@ from classify.results import FILE_NAME, backbone_name, has_random_weights
 from classify.wording import decoding_sentence, display_name, labels_sentence
 from data.common.cli import progress
 from data.common.files import write_text
+from data.format.spec import IMPORTED, is_imported
 
 # In the order of the page; each has a function `draw`, from results to SVG documents by name.
 FIGURES = (
@@ -144,6 +145,8 @@ def extract_command(store: Mapping[str, Any]) -> str:
     """Rebuild the command that makes the store, from what it remembers of the request."""
     request = store.get("request") or {}
     options, files = request.get("options") or {}, request.get("files") or {}
+    if is_imported(store.get("spec") or {}):
+        return _import_command(options)
     if not options.get("model"):
         return ""
     words = ["python", "-m", "extract"]
@@ -169,6 +172,25 @@ def extract_command(store: Mapping[str, Any]) -> str:
             continue
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
         words.append(f"--{key.replace('_', '-')}={text}")
+    return " ".join(shlex.quote(word) for word in words)
+
+
+def _import_command(options: Mapping[str, Any]) -> str:
+    """Rebuild the command that imported the features; the files are named as they were called."""
+    words = ["python", "-m", "data", "import", *map(str, options.get(IMPORTED) or [])]
+    names = {"labels": "label", "groups": "group", "weights": "weight", "ids": "id"}
+    words += [f"--name={options.get('dataset')}"]
+    words += [
+        f"--{names.get(role, role)}-column={name}"
+        for role, name in (options.get("columns") or {}).items()
+    ]
+    for key in ("features_path", "labels_path"):
+        for split, name in options.get(key) or []:
+            words.append(f"--{key.replace('_', '-')}={f'{split}=' if split else ''}{name}")
+    usual = {"model": IMPORTED, "store_dtype": "auto"}
+    for key in ("model", "obsm", "class_names", "test_fraction", "seed", "store_dtype"):
+        if options.get(key) not in (None, usual.get(key)):
+            words.append(f"--{key.replace('_', '-')}={options[key]}")
     return " ".join(shlex.quote(word) for word in words)
 
 

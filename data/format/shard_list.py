@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from data.format.blocks import FileRun, stamp_of
+from data.format.loading import Stored
 from data.format.records import StoreError
+
+_TOGETHER = (
+    "A store and the folder of its shards belong side by side: put the folder back, or make the "
+    "store again with --force"
+)
 
 _NAME = re.compile(r"(?P<folder>[^/.][^/]*)/shard-(train|test)-\d{9,}\.h5")
 
@@ -45,3 +56,44 @@ def parse_listed(path: Path, text: str) -> list[Listed]:
     except (ValueError, TypeError, RecursionError) as error:
         raise StoreError(f"{path} is damaged: its list of shards cannot be read") from error
     return found
+
+
+def locate(
+    store: Path,
+    key: str,
+    wanted: Stored,
+    text: str,
+    opened: Callable[[Path], AbstractContextManager[Any]],
+) -> tuple[FileRun, ...]:
+    """Find every shard of a virtual dataset, and make sure that it is the one that is meant.
+
+    ``opened`` is `data.store.opened`.
+    """
+    split = wanted.name.strip("/").split("/")[0]
+    runs: list[FileRun] = []
+    position = 0
+    row_bytes = int(np.prod(wanted.shape[1:], dtype=object)) * wanted.dtype.itemsize
+    for listed in parse_listed(store, text):
+        path = store.parent / listed.file
+        if not path.exists():
+            raise StoreError(f"{store}: its shard {listed.file} is missing. {_TOGETHER}")
+        with opened(path) as shard:
+            receipt = (shard.text("key"), shard.text("split"), shard.text("sha256"))
+            rows = (shard.number("start"), shard.number("stop"))
+            if receipt != (key, split, listed.sha256) or rows != (listed.start, listed.stop):
+                raise StoreError(
+                    f"{store}: its shard {listed.file} is not the one that it was joined from. "
+                    f"{_TOGETHER}"
+                )
+            table = shard.stored("/features")
+            shape = (rows[1] - rows[0], *wanted.shape[1:])
+            if table.dtype != wanted.dtype or table.shape != shape:
+                raise StoreError(f"{path} is damaged: features of {table.dtype} {table.shape}")
+            stamp = stamp_of(shard.descriptor)
+        for first, count in listed.runs:
+            begin, length = table.offset + first * row_bytes, count * row_bytes
+            runs.append(FileRun(path, stamp, begin, position, length))
+            position += length
+    if position != wanted.nbytes:
+        raise StoreError(f"{store} is damaged: its shards do not have the rows of {wanted.name}")
+    return tuple(runs)

@@ -73,6 +73,8 @@ CROPS = "crops"
 DECODE = "decode"
 EXACT, FAST = "exact", "fast"
 DECODES = (EXACT, FAST)
+# What a spec says of features that were imported: their source, and the name of an unnamed model.
+IMPORTED = "imported"
 TWICE = "made by a version of Icebox that cropped photographs twice"
 
 
@@ -99,6 +101,13 @@ def cropped_twice(spec: Mapping[str, Any]) -> bool:
     except (KeyError, TypeError, ValueError, ArithmeticError):  # not a spec of ours
         return False
     return bool(marker) and CROPS not in preprocessing
+
+
+def is_imported(spec: Mapping[str, Any]) -> bool:
+    """Tell whether the rows of a spec are features that were imported, with no model to them."""
+    model = spec.get("model")
+    weights = model.get("weights") if isinstance(model, dict) else None
+    return isinstance(weights, dict) and weights.get("source") == IMPORTED
 
 
 def decode_of(spec: Mapping[str, Any]) -> str:
@@ -147,9 +156,14 @@ def spec_key(spec: Mapping[str, Any]) -> str:
 
 
 def store_path(features_dir: str | os.PathLike[str], spec: Mapping[str, Any]) -> Path:
-    """Name the file of a spec: ``FEATURES_DIR/{dataset}/{model}-{image_size}px-{key8}.h5``."""
+    """Name the file of a spec: ``FEATURES_DIR/{dataset}/{model}-{image_size}px-{key8}.h5``.
+
+    Imported features have no image size: ``{model}-{key8}.h5``.
+    """
     dataset = _safe(spec["dataset"]["name"])
     model = _safe(spec["model"]["name"])
+    if is_imported(spec):
+        return Path(features_dir) / dataset / f"{model}-{spec_key(spec)[:KEY_DIGITS]}.h5"
     size = spec["preprocessing"]["image_size"]
     if isinstance(size, list | tuple):  # height and width
         size = size[0] if len(set(size)) == 1 else "x".join(str(side) for side in size)

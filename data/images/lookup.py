@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from data.common.errors import UserError
 from data.common.files import stat_stamp
+from data.format.spec import IMPORTED
 from data.images.arrays import RecordImages, Records
 from data.images.decode import decode_image
 from data.images.splits import folder_of_test_rows, folder_of_training_rows
@@ -38,6 +39,8 @@ def find_pictures(
     name, path = str((request.get("options") or {}).get("dataset", "")), str(stamp.get("path", ""))
     if not name or not path:
         raise UserError("the store does not say where its images came from")
+    if IMPORTED in (request.get("options") or {}):
+        return _of_imported(name, path, stamp, ids, data_dir, decode)
     if name == "digits":
         return _digits(ids)
     if name == "elpv":
@@ -50,6 +53,22 @@ def find_pictures(
         return _table(Path(path), request["options"], ids, data_dir, decode)
     held_out = request["options"].get("test_fraction") is not None
     return _folder(Path(path) if data_dir is None else data_dir, ids, decode, held_out)
+
+
+def _of_imported(
+    name: str,
+    path: str,
+    stamp: Mapping[str, Any],
+    ids: Sequence[str],
+    data_dir: Path | None,
+    decode: Callable[[Path], Picture],
+) -> list[Picture]:
+    """Read the images that the ids of imported features name, where the user says that they are."""
+    if data_dir is None:
+        raise UserError(f"the features were imported from {Path(path).name}, without images")
+    if name in ("cifar10", "cifar100"):
+        return _cifar(name, data_dir, stamp, ids)
+    return _folder(data_dir, ids, decode)
 
 
 def _digits(ids: Sequence[str]) -> list[Picture]:
@@ -139,6 +158,8 @@ def _folder(
         raise UserError(f"the folder {root} is not there")
     # Ids count from the folder of the split, where there is one.
     base = folder_of_training_rows(root) if held_out else folder_of_test_rows(root)
+    if ids and not (base / PurePosixPath(ids[0])).is_file():  # or from the folder itself
+        base = root
     pictures = []
     for name in ids:
         parts = PurePosixPath(name)

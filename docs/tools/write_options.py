@@ -1,4 +1,4 @@
-"""Write docs/reference/options.md from the parsers of both command lines; --check compares."""
+"""Write docs/reference/options.md from the parsers of the command lines; --check compares."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ COMMANDS = (
     ("extract", "why"),
     ("extract", "verify"),
     ("extract", "images"),
+    ("extract", "tensors"),
     ("classify", "fit"),
     ("classify", "compare"),
     ("classify", "predict"),
     ("classify", "report"),
+    ("data", "import"),
+    ("data", "export"),
 )
 # Of the options whose parser has no help text, or none but the default.
 NOTES = {
@@ -55,10 +58,12 @@ def parser_of(program: str, command: str) -> argparse.ArgumentParser:
         raise _Found(self)
 
     import classify.__main__
+    import data.__main__
     import extract.__main__
     from data.common.cli import Parser
 
-    main = {"extract": extract.__main__.main, "classify": classify.__main__.main}[program]
+    programs = {"extract": extract, "classify": classify, "data": data}
+    main = programs[program].__main__.main
     with (
         mock.patch.object(Parser, "parse_args", stop),
         mock.patch.object(Parser, "parse_intermixed_args", stop),
@@ -128,7 +133,7 @@ def page() -> str:
     """Return the text of the page."""
     made = variables()
     lines = [
-        "# Options of both command lines",
+        "# Options of the command lines",
         "",
         "Written by `docs/tools/write_options.py` from the programs' own parsers; a test compares.",
         "The last column is the variable of `make` that passes the option on. Options may be mixed",
@@ -151,7 +156,9 @@ def page() -> str:
                 ]
             kind = "argument" if group.title == "positional arguments" else "option"
             lines += [f"| {kind} | values | what | default | make |", "|---|---|---|---|---|"]
-            lines += [_row(parser, action, made) for action in actions]
+            # Some commands have options of the same name that no variable passes on.
+            passed = made if program == "data" else {n: v for n, v in made.items() if n != "--out"}
+            lines += [_row(parser, action, passed) for action in actions]
             lines.append("")
         if lines[-1] == "":
             lines.pop()

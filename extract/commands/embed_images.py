@@ -14,7 +14,7 @@ from data.common.cli import log, progress
 from data.common.errors import UserError
 from data.common.files import atomic_path, check_writable
 from data.common.shapes import mismatch
-from data.format.spec import PRECISIONS, SPEC_SHAPE, check_decode
+from data.format.spec import PRECISIONS, SPEC_SHAPE, check_decode, is_imported
 from data.images.decode import MAX_PIXELS, BadImageError, TooManyPixelsError, decode_file
 from extract.engines.build import default_engine
 from extract.engines.device import OutOfMemoryError, choose_device, default_batch_size
@@ -60,6 +60,11 @@ def read_spec(path: Path) -> tuple[dict[str, Any], str | None]:
     problem = mismatch(parts[0], SPEC_SHAPE, "spec") or mismatch(
         parts[1], (str, type(None)), "weights_file"
     )
+    if not problem and is_imported(spec):
+        raise UserError(
+            f"--spec {path}: it is of features that were imported, and no model is known that "
+            "embeds images like them; give feature files to python -m classify predict"
+        )
     if not problem and spec["precision"] not in PRECISIONS:
         problem = f"spec.precision is {spec['precision']!r}, expected {' or '.join(PRECISIONS)}"
     if not problem and not {"name", "args", "weights"} <= spec["model"].keys():

@@ -16,8 +16,16 @@ import numpy.typing as npt
 from data.common.cli import log, progress
 from data.common.errors import UserError
 from data.dataset import load_dataset
-from data.format.records import Features
-from data.format.spec import FAST, TWICE, check_decode, cropped_twice, decode_of
+from data.format.records import Features, Header
+from data.format.spec import (
+    FAST,
+    IMPORTED,
+    TWICE,
+    check_decode,
+    cropped_twice,
+    decode_of,
+    is_imported,
+)
 from data.images.arrays import ArrayImages, ImageDataset, Split
 from data.images.decode import MAX_PIXELS
 from data.reading import open_features, read_header, verify_store
@@ -85,6 +93,9 @@ def verify(path: Path, check: Check) -> None:
     log(f"{path}: {len(report.datasets)} checksums are right, {report.size / 1e6:,.1f} MB")
     for text in report.odd:
         log(f"warning: {text}")
+    if is_imported(report.header.spec):
+        _tell_sources(report.header)
+        return
     rows = ROWS if check.rows is None else check.rows
     if rows < 1:
         return
@@ -102,6 +113,14 @@ def verify(path: Path, check: Check) -> None:
         store, dataset.limited_to(limit), backbone.preprocessing, witness, rows, check.seed
     )
     _compare(store, backbone, chosen, size, sample, check)
+
+
+def _tell_sources(header: Header) -> None:
+    """Say where imported features came from, and that nothing can embed their images again."""
+    files = (header.spec.get(IMPORTED) or {}).get("files") or []
+    for file in files:
+        log(f"  imported from {file.get('name')}, sha256 {str(file.get('sha256'))[:16]}")
+    log("these features were imported: there is no model, so no row was embedded again")
 
 
 def _images_of(store: Features, data_dir: Path | None) -> ImageDataset:

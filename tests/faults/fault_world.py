@@ -15,6 +15,7 @@ from pathlib import Path
 
 import bad_tables
 import numpy as np
+from feature_world import build_features
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -38,12 +39,14 @@ class Done:
 
 
 def call(words, stdin=""):
-    """Run ``extract ...`` or ``classify ...`` in this process."""
+    """Run ``extract ...``, ``classify ...`` or ``data ...`` in this process."""
     import classify.__main__
+    import data.__main__
     import extract.__main__
     from data.common.cli import run
 
-    program = {"extract": extract.__main__.main, "classify": classify.__main__.main}[words[0]]
+    programs = {"extract": extract, "classify": classify, "data": data}
+    program = programs[words[0]].__main__.main
     out, err = io.StringIO(), io.StringIO()
     before, sys.stdin = sys.stdin, io.StringIO(stdin)
     try:
@@ -297,5 +300,20 @@ def build(root):
     put("specs/odd_mean.json", json.dumps({"spec": {**spec, "preprocessing": odd_mean}}))
     put("specs/spec.json", json.dumps({"spec": spec, "weights_file": None}))
     put("specs/empty_list.json", "[]")
+    # Features that others made, and a head that was fitted on such.
+    at |= build_features(root, put)
+    done = call(["data", "import", at["own_good"], "--name=own", f"--features-dir={root}/imported"])
+    assert done.code == 0, done.err
+    at["own_store"] = done.out.split()[-1]
+    words = [
+        "--c=1",
+        "--jobs=1",
+        "--no-few-shot",
+        "--strategy=ovr",
+        f"--reports-dir={root}/own-runs",
+    ]
+    done = call(["classify", "fit", at["own_store"], *words])
+    assert done.code == 0, done.err
+    at["own_head"] = Path(done.out.split()[-1]).parent / "heads" / "ovr.safetensors"
     at["file"] = put("file", "a file where a folder should be")
     return {name: str(path) for name, path in at.items()}

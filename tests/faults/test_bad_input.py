@@ -18,6 +18,7 @@ AS_PROCESSES = [
     "classify fti",
     "classify compare {runs}/odd",
     "classify report {runs}/part",
+    "data export {own_store}",
 ]
 MOST_LINES = 5
 
@@ -81,10 +82,13 @@ def test_every_command_and_option_has_its_line():
         names = set(action.option_strings)
         assert names & harmless or any(f"{name} " in text for name in names), names
     import classify.__main__
+    import data.__main__
 
-    for command, stage_two in classify.__main__.parsers()[1].items():
-        assert f"classify {command}" in text
-        for action in stage_two._actions:
+    commands = [("classify", *item) for item in classify.__main__.parsers()[1].items()]
+    commands += [("data", *item) for item in data.__main__.parsers()[1].items()]
+    for program, command, parsed in commands:
+        assert f"{program} {command}" in text
+        for action in parsed._actions:
             names = set(action.option_strings)
             checked = names and not names & {"--help", "--weights"}
             assert not checked or any(name in text for name in names), names

@@ -1,0 +1,204 @@
+"""Features from and for other programs: make a store of them, or write a store in their formats."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data.common.cache_folder import use_cache_folder
+from data.common.cli import Parser, folder_path, print_result, run_process
+from data.common.errors import UserError
+
+_EPILOG = "Exit codes: 0 done, 2 something in the input is wrong, 130 interrupted, 1 a bug."
+FORMATS = ("parquet", "npz", "anndata", "safetensors", "csv")
+_COLUMNS = {
+    "label": "labels",
+    "split": "split",
+    "group": "groups",
+    "weight": "weights",
+    "id": "ids",
+}
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise ArgumentTypeError(f"'{text}' is not possible; give a number between 0 and 1")
+    return value
+
+
+def _seed(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**63:
+        raise ArgumentTypeError(f"'{text}' is not possible; give a whole number from 0 to 2^63 - 1")
+    return value
+
+
+def _add_import_options(parser: Parser) -> None:
+    parser.add_argument(
+        "files", nargs="+", type=Path, metavar="FILE",
+        help="features: .npz, .npy, .parquet, .h5ad, .safetensors, .pt, .h5, .csv, .jsonl; and "
+        "tables of labels; files named train.npz and test.npz are splits",
+    )  # fmt: skip
+    parser.add_argument("--name", metavar="NAME", help="of the data set; has to be given")
+    parser.add_argument(
+        "--model", default="imported", metavar="TEXT",
+        help="what made the features, for reports (imported)",
+    )  # fmt: skip
+    for name, usual in (
+        ("label", "label, y, class, target, category"),
+        ("split", "split, subset, fold"),
+        ("group", "group, patient, patient_id, subject"),
+        ("weight", "weight, sample_weight"),
+        ("id", "id, image, path, file, filename"),
+    ):
+        also = "; none numbers the rows" if name == "id" else ""
+        parser.add_argument(
+            f"--{name}-column", metavar="COLUMN",
+            help=f"of a table, or the array of that name{also} ({usual}, in any case)",
+        )  # fmt: skip
+    parser.add_argument(
+        "--features-path", action="append", default=[], metavar="[SPLIT=]PATH",
+        help="the array, dataset or column with features, such as train=/a/b; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--labels-path", action="append", default=[], metavar="[SPLIT=]PATH",
+        help="the same of labels",
+    )  # fmt: skip
+    parser.add_argument("--obsm", metavar="KEY", help="of AnnData: a table of obsm in place of X")
+    parser.add_argument(
+        "--class-names", type=Path, metavar="FILE",
+        help="a name a line, for labels that are whole numbers from 0",
+    )  # fmt: skip
+    parser.add_argument(
+        "--test-fraction", type=_fraction, metavar="FRACTION",
+        help="hold out a share of each class where there is no test split, of a group all or none",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of that choice (0)")
+    parser.add_argument(
+        "--store-dtype", choices=("auto", "float32", "float16"), default="auto",
+        help="auto is float16 where the features are, else float32 (auto)",
+    )  # fmt: skip
+    parser.add_argument("--features-dir", type=folder_path, default=Path("features"), metavar="DIR")
+    parser.add_argument("--force", action="store_true", help="make the store again")
+
+
+def _add_export_options(parser: Parser) -> None:
+    parser.add_argument("store", type=Path, metavar="FILE.h5")
+    parser.add_argument("--to", choices=FORMATS, required=True, help="the format")
+    parser.add_argument(
+        "--out", type=folder_path, metavar="PATH", help="a file or folder (beside the store)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a file that is there")
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
+    "import": ("make a verified store of features that you have", _add_import_options),
+    "export": ("write a store as Parquet, npz, AnnData, safetensors or CSV", _add_export_options),
+}
+
+
+def parsers() -> tuple[Parser, dict[str, Parser]]:
+    """Build the parser of the program and those of its commands, by name."""
+    top = Parser(prog="python -m data", description=__doc__, epilog=_EPILOG)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    found = {}
+    for name, (help_text, add_options) in _COMMANDS.items():
+        found[name] = commands.add_parser(name, help=help_text, description=help_text)
+        add_options(found[name])
+    return top, found
+
+
+def parse(argv: Sequence[str]) -> tuple[str, Namespace]:
+    """Parse a command line; options and files may be mixed.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The arguments after ``python -m data``.
+
+    Returns
+    -------
+    tuple
+        The command and its options.
+
+    Raises
+    ------
+    UserError
+        If it makes no sense.
+    """
+    top, commands = parsers()
+    if argv and argv[0] in commands:
+        return argv[0], commands[argv[0]].parse_intermixed_args(list(argv[1:]))
+    top.parse_args(argv)  # prints the help, or raises
+    raise AssertionError("a command that is not in the list was parsed")
+
+
+def import_command(options: Namespace) -> None:
+    """Run ``import``: what was found on stderr, the store's path on stdout."""
+    from data.exchange.importing import ImportOptions, import_features, parse_paths
+
+    columns = {
+        role: getattr(options, f"{name}_column")
+        for name, role in _COLUMNS.items()
+        if getattr(options, f"{name}_column") is not None
+    }
+    if options.name is None:
+        raise UserError(
+            "python -m data import: --name is missing; give a short name for the data set, such as "
+            "--name my-set"
+        )
+    if not options.model.strip():
+        raise UserError("--model is empty; say what made the features, or leave the option out")
+    made = import_features(
+        ImportOptions(
+            files=tuple(dict.fromkeys(options.files)),
+            name=options.name,
+            features_dir=options.features_dir,
+            model=options.model,
+            columns=columns,
+            features=parse_paths("--features-path", options.features_path),
+            labels=parse_paths("--labels-path", options.labels_path),
+            obsm=options.obsm,
+            class_names=options.class_names,
+            test_fraction=options.test_fraction,
+            seed=options.seed,
+            store_dtype=options.store_dtype,
+            force=options.force,
+        )
+    )
+    print_result(made)
+
+
+def export_command(options: Namespace) -> None:
+    """Run ``export``: the file's path on stdout."""
+    from data.exchange.exporting import export_store
+
+    print_result(export_store(options.store, options.to, options.out, force=options.force))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The arguments after ``python -m data``.
+    """
+    command, options = parse(argv)
+    use_cache_folder(options.features_dir if command == "import" else None)
+    if command == "import":
+        import_command(options)
+    else:
+        export_command(options)
+
+
+if __name__ == "__main__":
+    run_process(main)

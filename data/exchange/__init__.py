@@ -1,0 +1,1 @@
+"""Features that others made: read into a store, and written from one."""
