@@ -19,7 +19,7 @@ from data.common.datasets import BUILT_IN
 from data.common.errors import UserError
 from data.common.files import sha256_file, stat_stamp
 from data.dataset import dataset_name, source_fingerprint, source_sha256
-from data.format.records import Header, StoreError
+from data.format.records import Header, StoreError, rows_in_words
 from data.format.schema import SCHEMA_VERSION
 from data.format.spec import DECODE, EXACT, cropped_twice, find_stores, is_imported
 from data.images.decode import MAX_PIXELS
@@ -254,7 +254,8 @@ def announce(header: Header, options: Options) -> None:
     model = header.spec.get("model", {}).get("name", "an unknown model")
     left_out = f", {len(skipped)} undecodable images left out" if skipped else ""
     log(
-        f"found {header.path}: {header.rows_in_words()} rows, "
+        f"found {header.path}: "
+        f"{rows_in_words(header)} rows, "
         f"{header.n_features} wide ({header.dtype}, {header.spec.get('precision')}), "
         f"made on {made} with {model}{left_out}"
     )

@@ -20,6 +20,8 @@ DOCUMENTED_TOO = (
     "classify/solver/solution.py",  # the certificate, which the estimators' attribute refers to
     "extract/commands",  # the functions of the command lines, with the next
     "extract/run.py",
+    "data/exchange/importing.py",
+    "data/exchange/exporting.py",
 )
 
 

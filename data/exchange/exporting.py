@@ -15,7 +15,7 @@ from data.common.memory import free_memory
 from data.exchange.records import Outgoing, OutgoingSplit
 from data.exchange.registry import KINDS, Kind, read_back, write
 from data.exchange.rows import SplitRows, Wanted, assembled
-from data.format.records import Features
+from data.format.records import Features, rows_in_words
 from data.reading import open_features
 
 
@@ -56,7 +56,7 @@ def export_store(store: Path, to: str, out: Path | None = None, *, force: bool =
             write(kind, temporary, outgoing)
             _compare(path, temporary, kind, outgoing, bar.update)
     size = path.stat().st_size
-    log(f"{path}: {features.rows_in_words()} rows, {size / 1e6:,.1f} MB, read back and compared")
+    log(f"{path}: {rows_in_words(features)} rows, {size / 1e6:,.1f} MB, read back and compared")
     return path
 
 

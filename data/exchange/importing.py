@@ -29,7 +29,7 @@ from data.exchange.records import Reading
 from data.exchange.registry import check_file, read_files
 from data.exchange.rows import Rows, SplitRows, Wanted, arranged, type_note
 from data.format.loading import digest_ids
-from data.format.records import Header, SplitSource, StoreError
+from data.format.records import Header, SplitSource, StoreError, rows_in_words
 from data.format.schema import SCHEMA_VERSION
 from data.format.spec import (
     IMPORTED,
@@ -102,7 +102,7 @@ def import_features(options: ImportOptions) -> Path:
         header = None if options.force else asked.find()
         if header is not None:
             log(
-                f"found {header.path}: {header.rows_in_words()} rows, {header.n_features} wide "
+                f"found {header.path}: {rows_in_words(header)} rows, {header.n_features} wide "
                 f"({header.dtype}), imported on {str(header.provenance.get('finished'))[:10]}"
             )
             return header.path
@@ -217,7 +217,7 @@ def _make(options: ImportOptions, asked: _Asked) -> Path:
     for text in report.odd:
         log(f"warning: {text}")
     log(
-        f"imported {report.header.rows_in_words()} rows, {rows.width:,} wide ({dtype}), "
+        f"imported {rows_in_words(report.header)} rows, {rows.width:,} wide ({dtype}), "
         f"{len(rows.class_names):,} classes; verified"
     )
     return path

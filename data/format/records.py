@@ -74,10 +74,6 @@ class Header:
         sizes = {"train": self.n_train, "test": self.n_test}
         return sizes | {name: rows for name, rows in more.items() if rows}
 
-    def rows_in_words(self) -> str:
-        """Say how many rows of each split there are."""
-        return " and ".join(f"{rows:,} {name}" for name, rows in self.sizes.items())
-
     def _summary(self) -> str:
         return (
             f"{self.path.name}: {' + '.join(f'{n:,} {name}' for name, n in self.sizes.items())} "
@@ -138,6 +134,11 @@ class Features(Header):
     def splits(self) -> dict[str, FeatureSplit]:
         """The splits that the store has by name, in their order."""
         return {name: getattr(self, name) for name in self.sizes}
+
+
+def rows_in_words(header: Header) -> str:
+    """Say how many rows of each split there are."""
+    return " and ".join(f"{rows:,} {name}" for name, rows in header.sizes.items())
 
 
 @dataclass(frozen=True)
