@@ -24,7 +24,6 @@ from data.images.reduced import Wanted
 
 if TYPE_CHECKING:
     from PIL import Image
-    from typing_extensions import Self
 
 Content: TypeAlias = "bytes | Image.Image | npt.NDArray[np.uint8]"
 # The names of splits, in the order in which they are embedded and stored.
@@ -79,11 +78,11 @@ class EncodedImages(ABC):
         """Decode one image, at a reduced scale where `wanted` allows it."""
 
     @abstractmethod
-    def take(self, rows: npt.NDArray[np.int64]) -> Self:
+    def take(self, rows: npt.NDArray[np.int64]) -> EncodedImages:
         """Choose images."""
 
     @abstractmethod
-    def with_digests(self) -> Self:
+    def with_digests(self) -> EncodedImages:
         """Digest the images, so that only these very bytes are decoded later on."""
 
     def short_names(self) -> list[str]:
