@@ -32,10 +32,13 @@ def read_json_lines(path: Path, asked: Mapping[str, str | None]) -> Table:
             builder.add_cells(cells[role])
             cells[role].clear()
 
+    columns_of = [(name, cells[role].append) for role, name in chosen.items()]
     for row, record in enumerate(_records(path)):
-        names.append(str(_plain(path, row, image, record.get(image)) or ""))
-        for role, name in chosen.items():
-            cells[role].append(_plain(path, row, name, record.get(name)))
+        cell = record.get(image)
+        names.append(cell if cell.__class__ is str else str(_plain(path, row, image, cell) or ""))
+        for name, append in columns_of:
+            cell = record.get(name)
+            append(cell if cell.__class__ is str else _plain(path, row, name, cell))
         if len(names) % _BLOCK_ROWS == 0:
             flush()
     flush()
@@ -83,7 +86,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     try:
         with open(path, "rb") as stream:
             for number, line in enumerate(stream):
-                if not line.strip():
+                if line.isspace():
                     continue
                 if number == 0:
                     line = line.removeprefix(b"\xef\xbb\xbf")
@@ -96,7 +99,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 
 def _record(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(line)
+        found = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         bad = line[error.start : error.start + 8]
         raise UserError(

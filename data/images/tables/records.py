@@ -59,6 +59,7 @@ class ColumnBuilder:
     def __init__(self, name: str) -> None:
         self.name = name
         self._known: dict[str, int] = {"": -1}
+        self._as_written: dict[str, int] = {}  # the same, of texts with the spaces around them
         self._blocks: list[npt.NDArray[np.int64]] = []
 
     def add(self, codes: npt.NDArray[np.integer], values: Iterable[Any]) -> None:
@@ -69,8 +70,15 @@ class ColumnBuilder:
 
     def add_cells(self, cells: Sequence[Any]) -> None:
         """Add cells one by one; None is an empty one."""
-        codes = [-1 if cell is None else self._code(cell_text(cell)) for cell in cells]
+        known = self._as_written
+        for cell in dict.fromkeys(cells):  # few, in their order
+            if cell.__class__ is str and cell not in known:
+                known[cell] = self._code(cell_text(cell))
+        codes = [known[cell] if cell.__class__ is str else self._other(cell) for cell in cells]
         self._blocks.append(np.array(codes, np.int64))
+
+    def _other(self, cell: Any) -> int:
+        return -1 if cell is None else self._code(cell_text(cell))
 
     def _code(self, text: str) -> int:
         return self._known.setdefault(text, len(self._known) - 1)
