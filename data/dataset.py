@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.cli import log
-from data.common.datasets import BUILT_IN
 from data.common.errors import UserError
 from data.images.arrays import ImageDataset, RawDataset, Split
 from data.images.classes import check_classes, with_classes
@@ -81,13 +80,12 @@ def _check_options(kind: Kind, asked: SourceRequest, limit: int | None) -> None:
                     f"{option} is for cifar10 and cifar100, not for --dataset {asked.dataset}; "
                     "leave it out"
                 )
-    if kind.name in (*BUILT_IN, "folder"):
-        named = [role for role, word in asked.columns.items() if word is not None]
-        if named or asked.image_root is not None:
-            raise UserError(
-                f"--{f'{named[0]}-column' if named else 'image-root'} is for tables, not for "
-                f"--dataset {asked.dataset}; leave it out"
-            )
+    named = [role for role, word in asked.columns.items() if word and role not in kind.roles]
+    if named or (asked.image_root is not None and kind.name != "table"):
+        raise UserError(
+            f"--{f'{named[0]}-column' if named else 'image-root'} is for tables, not for "
+            f"--dataset {asked.dataset}; leave it out"
+        )
     if asked.test_fraction is not None:
         if not kind.takes_test_fraction:
             raise UserError(

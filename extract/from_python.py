@@ -23,7 +23,7 @@ from extract.options import Options, usable_cpus
 # What says where images lie, how a command line runs, or is a parameter of `embed`.
 _NOT_HERE = {
     *("dataset", "data_dir", "data_url", "data_sha256", "test_fraction", "dry_run", "given"),
-    *("columns", "image_root", "class_names", "cluster", "scheduler", "address"),
+    *("columns", "image_root", "class_names_file", "cluster", "scheduler", "address"),
     *("model", "weights", "features_dir"),
 }
 

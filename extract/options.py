@@ -106,8 +106,9 @@ def _add_image_options(data: Group) -> None:
     data.add_argument(
         "--dataset",
         default="cifar10",
-        help="cifar10, cifar100, digits, elpv, a folder with one sub-folder per class, or a table "
-        "of images and labels: .csv, .tsv, .txt, .jsonl, .parquet (%(default)s)",
+        help="cifar10, cifar100, digits, elpv, a folder with one sub-folder per class, a table of "
+        "images and labels (.csv, .tsv, .txt, .jsonl, .parquet), hf:NAME_OR_FOLDER[:CONFIG], "
+        "wds:PATTERN or torchvision:NAME (%(default)s)",
     )
     data.add_argument(
         "--data-dir", type=folder_path, default=Path("data/raw"), help="(%(default)s)"

@@ -131,7 +131,8 @@ def thumbnails(
         # What the store was made of may be looked at, too.
         limit = (features.provenance or {}).get("max_pixels", MAX_PIXELS)
         how = partial(decode_image, max_pixels=limit, wanted=thumbnail_size)
-        pictures = find_pictures(features.request or {}, ids, data_dir, how)
+        origin = (features.provenance or {}).get("dataset")
+        pictures = find_pictures(features.request or {}, ids, data_dir, how, origin)
     except (UserError, OSError) as error:
         return {}, str(error).split("\n")[0]
     return {name: data_uri(pixels) for name, pixels in zip(ids, pictures, strict=True)}, ""

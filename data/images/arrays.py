@@ -85,6 +85,10 @@ class EncodedImages(ABC):
     def with_digests(self) -> EncodedImages:
         """Digest the images, so that only these very bytes are decoded later on."""
 
+    def to_send(self) -> Self:
+        """Leave out what other rows need, before the images go to another machine."""
+        return self
+
     def short_names(self) -> list[str]:
         """Name all images, as short as is clear within the dataset."""
         return [self.name(i) for i in range(len(self))]
@@ -188,6 +192,13 @@ class RecordImages(EncodedImages):
     def take(self, rows: npt.NDArray[np.int64]) -> RecordImages:
         """Choose images."""
         return replace(self, rows=self.rows[rows], digests=self._digests_of(rows))
+
+    def to_send(self) -> RecordImages:
+        """Leave out what the container says of other rows, where that is much."""
+        only = getattr(self.records, "only", None)
+        if only is None:
+            return self
+        return replace(self, records=only(self.rows), rows=np.arange(len(self), dtype=np.int64))
 
     def with_digests(self) -> RecordImages:
         """Read and digest the images in their order, one after another."""

@@ -6,6 +6,7 @@ says why.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,11 +19,13 @@ from data.common.files import stat_stamp
 from data.format.spec import IMPORTED
 from data.images.arrays import RecordImages, Records
 from data.images.decode import decode_image
+from data.images.sources.registry import TABLES
 from data.images.splits import folder_of_test_rows, folder_of_training_rows
 from data.images.tables.columns import ROLES
 
-TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
 Picture = npt.NDArray[np.uint8]
+# Kinds of origin whose images are found by what the origin says -> the module of the source.
+_BY_ORIGIN = {"hf": "hf", "wds": "wds", "torchvision": "torchvision", "python": "sequences"}
 
 
 def find_pictures(
@@ -30,11 +33,16 @@ def find_pictures(
     ids: Sequence[str],
     data_dir: Path | None = None,
     decode: Callable[[Path], Picture] = decode_image,
+    origin: Mapping[str, Any] | None = None,
 ) -> list[Picture]:
     """Read test images of a store; `decode` reads those that are files.
 
+    `origin` is what the store's provenance says of its data set.
+
     Shape: (height, width, 3).
     """
+    if origin is not None and origin.get("kind") in _BY_ORIGIN:
+        return _by_origin(origin, ids, data_dir, decode)
     stamp = (request.get("files") or {}).get("dataset") or {}
     name, path = str((request.get("options") or {}).get("dataset", "")), str(stamp.get("path", ""))
     if not name or not path:
@@ -53,6 +61,26 @@ def find_pictures(
         return _table(Path(path), request["options"], ids, data_dir, decode)
     held_out = request["options"].get("test_fraction") is not None
     return _folder(Path(path) if data_dir is None else data_dir, ids, decode, held_out)
+
+
+def _by_origin(
+    origin: Mapping[str, Any],
+    ids: Sequence[str],
+    data_dir: Path | None,
+    decode: Callable[[Path], Picture],
+) -> list[Picture]:
+    """Read images where their source says they are: files, or a container that it opens."""
+    kind = str(origin["kind"])
+    if "files" in origin:
+        there = None if data_dir is None else all((data_dir / name).is_file() for name in ids)
+        return _files(
+            Path(origin["files"]) if not there or data_dir is None else data_dir, ids, decode
+        )
+    module = importlib.import_module(f"data.images.sources.{_BY_ORIGIN[kind]}")
+    if not hasattr(module, "images_of"):
+        raise UserError(f"the images are not files: {origin.get('source')} gives them as arrays")
+    images = module.images_of(origin, ids)
+    return [images.decode(row) for row in range(len(ids))]
 
 
 def _of_imported(
@@ -160,6 +188,10 @@ def _folder(
     base = folder_of_training_rows(root) if held_out else folder_of_test_rows(root)
     if ids and not (base / PurePosixPath(ids[0])).is_file():  # or from the folder itself
         base = root
+    return _files(base, ids, decode)
+
+
+def _files(base: Path, ids: Sequence[str], decode: Callable[[Path], Picture]) -> list[Picture]:
     pictures = []
     for name in ids:
         parts = PurePosixPath(name)

@@ -81,7 +81,7 @@ def choose_on_worker(job: Job, crew: Crew) -> Plan:
     found = crew.call(
         choose_here,
         settings_of(job),
-        images.take(np.arange(count)) if isinstance(images, EncodedImages) else count,
+        images.take(np.arange(count)).to_send() if isinstance(images, EncodedImages) else count,
         job.options.engine,
         job.options.compile != "off",
         job.options.batch_size,
@@ -243,7 +243,7 @@ def _task(
     images = job.splits[shard.split].images
     task = ShardTask(settings, plan, shard.split, shard.start, shard.stop, threads)
     if isinstance(images, EncodedImages):
-        return replace(task, images=images.take(np.arange(shard.start, shard.stop)))
+        return replace(task, images=images.take(np.arange(shard.start, shard.stop)).to_send())
     return task
 
 

@@ -130,11 +130,19 @@ def test_paths_are_files_to_everything_after(run, tmp_path):
 
 
 def test_pixels_for_none_and_other_options(run):
-    store = run(items(), test=items(4), model="pixels", weights="hub", image_size=None)
+    store = run(items(), test=items(4), model="pixels", weights="hub", image_size=(10, 12))
     assert store.n_features == 10 * 12 * 3
     store = run(items(), test=items(4), store_dtype="float16", limit=6, image_size=(32, 32))
     assert str(store.dtype) == "float16" and len(store.train.labels) == 6
     assert usable_cpus() >= 1
+
+
+def test_a_share_is_held_out(run):
+    made = items(20)
+    store = run(made, test=None, test_fraction=0.2, seed=3)
+    assert len(store.train.labels) == 16 and len(store.test.labels) == 4
+    assert set(store.train.ids) | set(store.test.ids) == {f"train/{row}" for row in range(20)}
+    assert store.provenance["dataset"]["test_fraction"] == 0.2
 
 
 def test_a_mapping_has_the_spellings_of_folders(run):
@@ -160,7 +168,8 @@ class Endless:
         ([*items(), (b"no image", 0)], {}, "item 12 of train: its content is not a JPEG"),
         ([*items(), (items()[0][0], [1])], {}, r"a label is list \(\[1\]\)"),
         (items(), {"class_names": ["a"]}, "has the label '1', which is none of its 1 class names"),
-        (items(), {"test": None}, "no test split with labels.*\nadd test_fraction=0.2"),
+        (items(), {"test": None}, "was given no test split.*test_fraction=0.2"),
+        (items(), {"test_fraction": 0.5}, "a test split and test_fraction; leave one"),
         ([], {}, "the train split is empty"),
         (items(), {"name": "a/b"}, "name='a/b' is not possible"),
         (items(), {"nmae": 1}, "embed.. has no option 'nmae'"),

@@ -140,7 +140,7 @@ TABLE = [
     (f"{EXTRACT} wds:{{cut_shard}}", "{cut_shard}/train-0.tar", "is cut off", "get it again"),
     (
         f"{EXTRACT} wds:{{shards}}/train-0.tar",
-        "train-0.tar", "no test split with labels", "add --test-fraction 0.2",
+        "{shards} has no test split", "nothing could be measured", "add --test-fraction 0.2",
     ),
     (f"{EXTRACT} python:made", "python:made", "of a Python program", "with extract.embed"),
     # -- stage one: the backbone -----------------------------------------------------------------

@@ -29,8 +29,6 @@ from data.images.arrays import (
 )
 from data.images.sources.registry import SourceRequest, dataset_name
 
-# What columns are called where nobody names them, in any case.
-LABEL_NAMES = ("label", "class", "target", "category", "labels", "cls", "class_name")
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 NAMED = 3  # of rows that are at fault
 
@@ -71,7 +69,6 @@ def assemble(asked: SourceRequest, listed: Listed, *, kind: str) -> RawDataset:
     }
     labelled, unlabelled = _set_apart(asked, parts)
     settled = _settle(asked, labelled)
-    _check_classes(asked, class_names, settled)
     train = settled["train"]
     origin = {
         "kind": kind,
@@ -82,8 +79,9 @@ def assemble(asked: SourceRequest, listed: Listed, *, kind: str) -> RawDataset:
         **listed.origin,
         "splits": {name: {"n_images": len(split)} for name, split in parts.items()},
     }
-    if asked.test_fraction is not None:
-        origin |= {"test_fraction": asked.test_fraction, "seed": asked.seed}
+    shown = settled.get("test", train)
+    if isinstance(shown.images, FileImages) and shown.ids == shown.images.names:
+        origin.setdefault("files", str(shown.images.root))  # what the ids of test rows count from
     return RawDataset(
         dataset_name(asked.dataset),
         class_names,
@@ -97,8 +95,7 @@ def assemble(asked: SourceRequest, listed: Listed, *, kind: str) -> RawDataset:
 
 
 def _settle(asked: SourceRequest, found: dict[str, Split]) -> dict[str, Split]:
-    """Settle which part is for training and which for testing, of those that have labels."""
-    held_out = asked.test_fraction is not None
+    """Settle which part is for training, of those that have labels."""
     if not found:
         raise UserError(
             f"{asked.dataset}: no row has a label; name the column of the labels with "
@@ -111,38 +108,7 @@ def _settle(asked: SourceRequest, found: dict[str, Split]) -> dict[str, Split]:
                 "training; add one that is called train"
             )
         found = {"train": next(iter(found.values()))}
-    option = "--test-fraction " if asked.given is None else "test_fraction="
-    if "test" in found and held_out:
-        raise UserError(
-            f"{asked.dataset} has a test split of its own; leave {option.strip(' =')} out"
-        )
-    if "test" not in found and not held_out:
-        if "validation" not in found:
-            raise UserError(
-                f"{asked.dataset} has no test split with labels, only {len(found['train']):,} "
-                f"images for training\nadd {option}0.2 to hold out a fifth of each class"
-            )
-        log(f"{asked.dataset} has no test split with labels; its validation split is the test one")
-        found = {**found, "test": found["validation"]}
-        del found["validation"]
     return found
-
-
-def _check_classes(
-    asked: SourceRequest, class_names: Sequence[str], splits: Mapping[str, Split]
-) -> None:
-    """Refuse classes of which nothing could be learned."""
-    learned = set(np.unique(splits["train"].labels).tolist())
-    for name, split in splits.items():
-        unknown = sorted(set(np.unique(split.labels).tolist()) - learned)
-        if unknown:
-            first = ", ".join(class_names[label] for label in unknown[:NAMED])
-            more = ", ..." if len(unknown) > NAMED else ""
-            raise UserError(
-                f"{asked.dataset}: its {name} split has classes that are not in training: "
-                f"{first}{more}\nnothing could be learned of them; add training images "
-                "of them, or take these rows out"
-            )
 
 
 def code_labels(

@@ -25,17 +25,18 @@ from data.common.cli import log
 from data.common.errors import UserError, nearest
 from data.common.files import stat_stamp
 from data.common.packages import package_folder, package_version
-from data.images.arrays import EncodedImages, RawDataset, RecordImages
-from data.images.sources.assembly import LABEL_NAMES, Listed, Rows, assemble, file_images
+from data.images.arrays import EncodedImages, FileImages, RawDataset, RecordImages
+from data.images.sources.assembly import Listed, Rows, assemble, file_images
 from data.images.sources.registry import SourceRequest, absolute
 from data.images.splits import split_of
+from data.images.tables.columns import split_choice
+from data.images.tables.features import feature_columns
 
 if TYPE_CHECKING:
     import datasets
 
 PREFIX = "hf:"
 CACHE = "huggingface"  # below --data-dir
-IMAGE_NAMES = ("image", "img", "picture", "photo", "jpg", "png")
 BLOCK = 10_000  # rows whose names are read at once
 
 
@@ -98,25 +99,13 @@ def read(asked: SourceRequest) -> RawDataset:
             f"--dataset {asked.dataset} needs the package datasets, which is not installed; "
             "pip install 'icebox[hf]', or in a checkout pip install -e '.[hf]'"
         )
-    import datasets
-
     name, config = split_name(asked.dataset)
     parts = _open(asked, name, config)
     features = next(iter(parts.values())).features
-    columns = {
-        "image": _image_column(asked, features),
-        "label": _label_column(asked, features),
-        **{
-            kind: _checked(asked, features, kind)
-            for kind in ("split", "group", "weight")
-            if asked.columns.get(kind)
-        },
-    }
+    columns = feature_columns(asked.dataset, asked.columns, features)
+    log(f"{asked.dataset}: " + ", ".join(f"{kind}s from {name}" for kind, name in columns.items()))
     column = columns["image"]
-    images = {
-        split: part.select_columns([column]).cast_column(column, datasets.Image(decode=False))
-        for split, part in parts.items()
-    }
+    images = _images(parts, column)
     folder = absolute(name) if absolute(name).is_dir() else None
     listed = _list(asked, columns, parts, HubImages(images, column, asked.dataset), folder)
     first = next(iter(parts.values()))
@@ -128,8 +117,57 @@ def read(asked: SourceRequest) -> RawDataset:
         "datasets": package_version("datasets"),
         "fingerprint": getattr(first, "_fingerprint", None),
     }
+    if any(isinstance(rows.images, FileImages) for rows in listed.values()):
+        origin["files"] = str(folder)  # what ids count from
     path = str(folder or absolute(asked.data_dir) / CACHE)
     return assemble(asked, Listed(listed, path, class_names=names, origin=origin), kind="hf")
+
+
+def images_of(origin: Mapping[str, Any], ids: Sequence[str]) -> RecordImages:
+    """Find images of a store by their ids, as they lie now; nothing is downloaded."""
+    if package_folder("datasets") is None:
+        raise UserError("the package datasets is not installed")
+    import datasets
+
+    word, column = str(origin["source"]), str(origin["columns"]["image"])
+    path = Path(origin["path"])
+    asked = SourceRequest(word, path.parent if path.name == CACHE else path)
+    if path.name != CACHE and not path.is_dir():
+        raise UserError(f"the folder {path} is not there")
+    with _offline(datasets):
+        parts = _open(asked, *split_name(word))
+    records = HubImages(_images(parts, column), column, word)
+    rows = []
+    for name in ids:
+        part, _, row = name.rpartition("/")
+        count = len(parts[part]) if part in parts else 0
+        if not row.isdecimal() or int(row) >= count:
+            raise UserError(f"{word} has no image {name}")
+        rows.append(records.starts[records.names.index(part)] + int(row))
+    return RecordImages(records, np.array(rows, dtype=np.int64))
+
+
+@contextlib.contextmanager
+def _offline(datasets: Any) -> Iterator[None]:
+    """Keep ``datasets`` from the network."""
+    from huggingface_hub import constants
+
+    before = datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, constants.HF_HUB_OFFLINE = before
+
+
+def _images(parts: Mapping[str, datasets.Dataset], column: str) -> dict[str, datasets.Dataset]:
+    """Leave the images alone of each part, undecoded."""
+    import datasets
+
+    return {
+        name: part.select_columns([column]).cast_column(column, datasets.Image(decode=False))
+        for name, part in parts.items()
+    }
 
 
 def split_name(dataset: str) -> tuple[str, str | None]:
@@ -256,79 +294,6 @@ def _explained(dataset: str, name: str, config: str | None, error: Exception) ->
     )
 
 
-def _checked(asked: SourceRequest, features: Mapping[str, Any], kind: str) -> str:
-    """Give the column that an option names, if there is one."""
-    name = asked.columns.get(kind)
-    assert name is not None
-    if name not in features:
-        hint = nearest(name, features)
-        raise UserError(
-            f"--{kind}-column {name}: {asked.dataset} has no such column, but "
-            + _described(features)
-            + (f"; {hint}" if hint else "\ngive one of these")
-        )
-    return name
-
-
-def _described(features: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name} ({getattr(feature, 'dtype', None) or type(feature).__name__})"
-        if type(feature).__name__ == "Value"
-        else f"{name} ({type(feature).__name__})"
-        for name, feature in features.items()
-    )
-
-
-def _image_column(asked: SourceRequest, features: Mapping[str, Any]) -> str:
-    """Find the column of images: by its feature, or one of bytes by its name."""
-    if asked.columns.get("image"):
-        name = _checked(asked, features, "image")
-        if not _may_be_image(features[name]):
-            raise UserError(
-                f"--image-column {name}: the column of {asked.dataset} holds no images but "
-                f"{_described({name: features[name]})}; give the column of an Image or of bytes"
-            )
-        return name
-    images = [name for name, kind in features.items() if type(kind).__name__ == "Image"]
-    candidates = images or [name for name, kind in features.items() if _may_be_image(kind)]
-    usual = [name for name in candidates if name.lower() in IMAGE_NAMES]
-    found = images if len(images) == 1 else usual
-    if len(found) == 1:
-        return found[0]
-    what = f"several columns hold images ({', '.join(images)})" if images else "no column of images"
-    raise UserError(
-        f"--dataset {asked.dataset}: {what}; the columns are {_described(features)}\n"
-        "name the one of the images with --image-column"
-    )
-
-
-def _may_be_image(feature: Any) -> bool:
-    if type(feature).__name__ == "Image":
-        return True
-    if isinstance(feature, Mapping):
-        return set(feature) == {"bytes", "path"}
-    return getattr(feature, "dtype", None) in ("binary", "large_binary")
-
-
-def _label_column(asked: SourceRequest, features: Mapping[str, Any]) -> str:
-    """Find the column of labels: by its feature, or one of text or numbers by its name."""
-    if asked.columns.get("label"):
-        return _checked(asked, features, "label")
-    classes = [name for name, kind in features.items() if type(kind).__name__ == "ClassLabel"]
-    if len(classes) == 1:
-        return classes[0]
-    lowered = {name.lower(): name for name in classes or features}
-    for name in LABEL_NAMES:
-        if name in lowered:
-            return lowered[name]
-    what = f"several columns hold classes ({', '.join(classes)})" if classes else "no class labels"
-    raise UserError(
-        f"--dataset {asked.dataset}: {what}; the columns are {_described(features)}\n"
-        "name the one of the labels with --label-column"
-        + (f", such as --label-column {classes[0]}" if classes else "")
-    )
-
-
 def _list(
     asked: SourceRequest,
     columns: Mapping[str, str],
@@ -374,17 +339,18 @@ def _rows_of_splits(
     """Find the rows of each split."""
     found: dict[str, list[int]] = {}
     if "split" in columns:
-        column = columns["split"]
-        row = 0
+        column, row = columns["split"], 0
+        chosen = split_choice(asked.columns.get("split"), (column,))
         for part in parts.values():
             texts = getattr(part.features[column], "names", None)
             for value in part[column]:
                 text = texts[value] if texts is not None else str(value)
-                split = split_of(text)
+                split = split_of(chosen.get(text, "train") if chosen else text)
                 if split is None:
                     raise UserError(
                         f"{records.name(row)}; the split column {column} has the value {text!r}; "
-                        "train, val or test is expected"
+                        "train, val or test is expected, or say which values are which: "
+                        f"--split-column {column}:test={text}"
                     )
                 found.setdefault(split, []).append(row)
                 row += 1

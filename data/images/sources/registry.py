@@ -71,17 +71,24 @@ class Kind(NamedTuple):
     prefix: str = ""  # of the user's word, such as ``hf:``
     suffixes: tuple[str, ...] = ()  # of a file
     called: Callable[[str], str] = str  # what is behind the prefix -> a short name
+    roles: tuple[str, ...] = ()  # of columns that an option may name
 
 
+TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".parquet")
+_ROLES = ("image", "label", "split", "group", "weight")
 KINDS = (
     Kind("cifar10", "cifar", False),
     Kind("cifar100", "cifar", False),
     Kind("digits", "digits", False),
     Kind("elpv", "elpv", False),
     Kind("folder", "folder", True),
-    Kind("table", "table", True, suffixes=(".csv", ".tsv", ".txt", ".jsonl", ".parquet")),
-    Kind("hf", "hf", True, "hf:", called=_folder_or_word),
-    Kind("wds", "wds", True, "wds:", called=_folder_of_pattern),
+    Kind("table", "table", True, suffixes=TABLES, roles=_ROLES),
+    Kind("hf", "hf", True, "hf:", called=_folder_or_word, roles=_ROLES),
+    Kind(
+        *("wds", "wds", True, "wds:"),
+        called=_folder_of_pattern,
+        roles=("image", "label", "group", "weight"),
+    ),
     Kind("torchvision", "torchvision", True, "torchvision:", called=str.lower),
     Kind("python", "sequences", True, "python:"),
 )
@@ -129,7 +136,7 @@ def dataset_name(dataset: str) -> str:
         plain = f"{absolute(word).parent.name}-{Path(plain).stem}".lstrip("-")
     name = re.sub(r"[^\w.-]+", "-", plain).strip("-.") or kind.name
     # So that ./cifar10 is not taken for the dataset of that name in a list of stores.
-    return f"{name}-{kind.name}" if name in BUILT_IN else name
+    return f"{name}-{kind.name}" if name.lower() in BUILT_IN else name
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:

@@ -121,6 +121,14 @@ def source_sha256(asked: SourceRequest) -> str:
 def read(asked: SourceRequest) -> RawDataset:
     """Take what was given as a dataset."""
     given = _given(asked)
+    splits = set(given.listed.splits)
+    if asked.test_fraction is None and not splits & {"test", "validation"}:
+        raise UserError(
+            "embed() was given no test split; give test=..., or hold out a fifth of each class: "
+            "test_fraction=0.2"
+        )
+    if asked.test_fraction is not None and "test" in splits:
+        raise UserError("embed() was given a test split and test_fraction; leave one of them out")
     raw = assemble(asked, given.listed, kind=ORIGIN)
     raw.origin["sha256"] = given.digest
     return raw

@@ -15,7 +15,7 @@ import inspect
 import os
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -149,17 +149,45 @@ def read(asked: SourceRequest) -> RawDataset:
         split: _list(parts, number, absolute(asked.data_dir))
         for number, split in enumerate(parts.names)
     }
-    origin = {"class": name, "torchvision": package_version("torchvision")}
+    origin = {
+        "class": name,
+        "arguments": arguments,
+        "root": str(absolute(asked.data_dir)),
+        "torchvision": package_version("torchvision"),
+    }
     return assemble(
         asked,
         Listed(
             listed,
             str(absolute(asked.data_dir) / CLASSES[name].reads[0]),
             class_names=_class_names(parts.datasets[0]),
-            origin=origin | {"arguments": arguments},
+            origin=origin,
         ),
         kind="torchvision",
     )
+
+
+def images_of(origin: Mapping[str, Any], ids: Sequence[str]) -> RecordImages:
+    """Find images of a store by their ids; nothing is downloaded."""
+    if package_folder("torchvision") is None:
+        raise UserError("the package torchvision is not installed")
+    asked = SourceRequest(str(origin["source"]), Path(origin["root"]))
+    name, arguments = split_name(asked.dataset)
+    wanted = [identity.rpartition("/") for identity in ids]
+    known = CLASSES[name].splits
+    for split, _, row in wanted:
+        if split not in known or not row.isdecimal():
+            raise UserError(f"{asked.dataset} has no image {split}/{row}")
+    splits = {
+        split: _make(asked, name, {**arguments, **known[split]}, download=False)
+        for split in dict.fromkeys(split for split, _, _ in wanted)
+    }
+    parts = Parts(asked.dataset, splits)
+    for split, _, row in wanted:
+        if int(row) >= len(splits[split]):
+            raise UserError(f"{asked.dataset} has no image {split}/{row}")
+    rows = [parts.starts[parts.names.index(split)] + int(row) for split, _, row in wanted]
+    return RecordImages(parts, np.array(rows, dtype=np.int64))
 
 
 def split_name(dataset: str) -> tuple[str, dict[str, Any]]:
@@ -198,8 +226,10 @@ def _files(root: Path, entry: str) -> Iterator[str]:
         yield from ((below / name).as_posix() for name in files)
 
 
-def _make(asked: SourceRequest, name: str, arguments: dict[str, Any]) -> Any:
-    """Make one split, and have it downloaded if it is not there."""
+def _make(
+    asked: SourceRequest, name: str, arguments: dict[str, Any], *, download: bool = True
+) -> Any:
+    """Make one split, and have it downloaded if it is not there and may be."""
     import torchvision.datasets
 
     made, root = getattr(torchvision.datasets, name, None), str(absolute(asked.data_dir))
@@ -231,6 +261,8 @@ def _make(asked: SourceRequest, name: str, arguments: dict[str, Any]) -> Any:
             ) from error
         except ImportError as error:  # scipy, h5py, gdown, ...
             raise UserError(f"--dataset {asked.dataset}: {name} of torchvision: {error}") from error
+        if not download:
+            raise UserError(f"{name} is not whole in {root}: {_first_line(missing)}") from missing
         if not downloads:
             raise UserError(
                 f"--dataset {asked.dataset}: {name} does not find its files in --data-dir {root} "

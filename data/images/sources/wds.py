@@ -14,13 +14,12 @@ import math
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from data.common.cli import progress
 from data.common.errors import UserError
@@ -28,64 +27,47 @@ from data.common.files import stat_stamp
 from data.common.packages import package_folder
 from data.images.arrays import RawDataset, RecordImages
 from data.images.decode import KINDS, SUFFIXES
-from data.images.sources.assembly import LABEL_NAMES, Listed, Rows, assemble
+from data.images.sources.assembly import Listed, Rows, assemble
 from data.images.sources.registry import SourceRequest, absolute
+from data.images.sources.tars import Index, Place, broken_tar, members_of, read_at_place
 from data.images.splits import split_of
+from data.images.tables.features import LABEL_NAMES
 
 PREFIX = "wds:"
 MOST_SHARDS = 1_000_000
 LABEL_BYTES = 1 << 20  # a label or its JSON has far fewer
 _NAMED = 3
-_END = bytes(512)  # tar ends with blocks of zeros
-_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-class Place(NamedTuple):
-    """Where a member lies in its shard."""
-
-    member: str
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Shards:
-    """The images of all shards, by their place: what workers get."""
-
-    paths: tuple[str, ...]
-    shard: npt.NDArray[np.int32]  # (n,), index into the paths
-    offset: npt.NDArray[np.int64]  # (n,)
-    size: npt.NDArray[np.int64]  # (n,)
-    members: tuple[str, ...]
-
-    def read(self, row: int) -> bytes:
-        """Read the file of an image."""
-        path = self.paths[self.shard[row]]
-        offset, size = int(self.offset[row]), int(self.size[row])
-        try:
-            with open(path, "rb", buffering=0) as stream:
-                content = _read_at(stream.fileno(), offset, size)
-        except OSError as error:
-            raise UserError(
-                f"cannot read {path}: {error.strerror}; repair it, then run the same command again"
-            ) from error
-        if len(content) < size:
-            raise UserError(f"{path} is cut off in {self.members[row]}; get the shard again")
-        return content
-
-    def name(self, row: int) -> str:
-        """Name an image by its shard and member."""
-        return f"{self.paths[self.shard[row]]}: {self.members[row]}"
+def images_of(origin: Mapping[str, Any], ids: Sequence[str]) -> RecordImages:
+    """Find images of a store by their ids, in the shards as they lie now."""
+    root, index = Path(origin["path"]), Index()
+    by_shard: dict[Path, list[str]] = {}
+    of_id = [_shard_of(root, name) for name in ids]
+    for shard, member in of_id:
+        by_shard.setdefault(shard, []).append(member)
+    row_of = {}
+    for shard, members in by_shard.items():
+        index.begin(shard)
+        wanted = set(members)
+        for found in members_of(shard):
+            if found["fname"] in wanted:
+                row_of[shard, found["fname"]] = index.add(found["data"])
+    for shard, member in of_id:
+        if (shard, member) not in row_of:
+            raise UserError(f"there is no image {member} in {shard}")
+    rows = np.array([row_of[place] for place in of_id], dtype=np.int64)
+    return RecordImages(index.finished(), rows)
 
 
-def _read_at(descriptor: int, offset: int, size: int) -> bytes:
-    content = os.pread(descriptor, size, offset)
-    while len(content) < size:  # the system gives at most 2 GB at once
-        more = os.pread(descriptor, size - len(content), offset + len(content))
-        if not more:
-            break
-        content += more
-    return content
+def _shard_of(root: Path, identity: str) -> tuple[Path, str]:
+    """Divide an id into the shard, which is there, and the member."""
+    parts = identity.split("/")
+    for cut in range(1, len(parts)):
+        shard = root.joinpath(*parts[:cut])
+        if ".." not in parts[:cut] and shard.is_file():
+            return shard, "/".join(parts[cut:])
+    raise UserError(f"there is no shard of the image {identity} in {root}")
 
 
 def fingerprint(asked: SourceRequest) -> dict[str, str]:
@@ -108,7 +90,7 @@ def read(asked: SourceRequest) -> RawDataset:
     root = _root(shards)
     by_split = _splits(asked.dataset, shards, root)
     found = {name: _Found() for name in by_split}
-    index = _Index()
+    index = Index()
     total = sum(shard.stat().st_size for shard in shards)
     with progress(total, "listing shards", "B") as bar:
         bar.unit_scale = True
@@ -249,43 +231,14 @@ class _Found:
     weights: list[Any] = field(default_factory=list)
 
 
-class _Index:
-    """The images of all shards, as they are found."""
-
-    def __init__(self) -> None:
-        self.paths: list[str] = []
-        self.places: list[Place] = []
-        self.counts: list[int] = []  # of images of each shard
-
-    def begin(self, path: Path) -> None:
-        self.paths.append(str(path))
-        self.counts.append(0)
-
-    def add(self, place: Place) -> int:
-        self.places.append(place)
-        self.counts[-1] += 1
-        return len(self.places) - 1
-
-    def finished(self) -> Shards:
-        return Shards(
-            tuple(self.paths),
-            np.repeat(np.arange(len(self.paths), dtype=np.int32), self.counts),
-            np.array([place.offset for place in self.places], dtype=np.int64),
-            np.array([place.size for place in self.places], dtype=np.int64),
-            tuple(place.member for place in self.places),
-        )
-
-
-def _list_shard(
-    asked: SourceRequest, path: Path, called: str, index: _Index, found: _Found
-) -> None:
+def _list_shard(asked: SourceRequest, path: Path, called: str, index: Index, found: _Found) -> None:
     """Add the samples of a shard."""
     from webdataset.tariterators import group_by_keys
 
     index.begin(path)
     first = len(found.ids)
     try:
-        for sample in group_by_keys(_members(path)):
+        for sample in group_by_keys(members_of(path)):
             place, facts = _image_of(asked, path, sample), _Facts(path, sample)
             found.rows.append(index.add(place))
             found.ids.append(f"{called}/{place.member}")
@@ -294,7 +247,7 @@ def _list_shard(
                 name = asked.columns.get(column)
                 values.append(facts.field(name, f"--{column}-column") if name else None)
     except (tarfile.TarError, EOFError) as error:
-        raise _broken(path, str(error)) from error
+        raise broken_tar(path, str(error)) from error
     except ValueError as error:  # of webdataset: two members of one name
         what = str(error.args[0]).partition(" in tar file")[0]
         raise UserError(f"{path}: {what}; write the shard with each name once") from error
@@ -305,41 +258,6 @@ def _list_shard(
             f"{path} holds no sample: a key with the extension of a {KINDS} image and one of a "
             "label (.cls or .json), such as 000001.jpg and 000001.cls, is expected"
         )
-
-
-def _members(path: Path) -> Iterator[dict[str, Any]]:
-    """Give name and place of each file in a shard, in the form that webdataset groups."""
-    with open(path, "rb") as stream:
-        head = stream.read(6)
-        packed = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
-        if packed:
-            raise UserError(
-                f"{path} is compressed as a whole ({packed}), so that no image of it can be read "
-                f"alone; unpack the compression: {'gunzip' if packed == 'gzip' else packed + ' -d'}"
-                f" {path.name} (images are compressed already)"
-            )
-        stream.seek(0)
-        with tarfile.open(fileobj=stream, mode="r:") as archive:
-            while (member := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  # or a million would pile up here
-                if not member.isreg() or member.sparse is not None:
-                    continue
-                if os.path.basename(member.name).startswith((".", "__")):  # ._ of macOS, __meta__
-                    continue
-                place = Place(member.name, member.offset_data, member.size)
-                yield {"fname": member.name, "data": place, "__url__": str(path)}
-            stream.seek(archive.offset)
-            if stream.read(len(_END)).strip(b"\0"):
-                raise _broken(path, f"no header of a member at byte {archive.offset:,}")
-            if archive.offset > os.fstat(stream.fileno()).st_size:
-                raise _broken(path, "it is cut off in its last member")
-
-
-def _broken(path: Path, reason: str) -> UserError:
-    return UserError(
-        f"the shard {path} is cut off or damaged, or is not a tar file: {reason}\n"
-        "get it again, or leave it out of the pattern"
-    )
 
 
 def _image_of(asked: SourceRequest, path: Path, sample: dict[str, Any]) -> Place:
@@ -425,7 +343,7 @@ class _Facts:
         if place.size > LABEL_BYTES:
             raise self._problem(f"a .{extension} of {place.size:,} bytes, too many for a label")
         with open(self.path, "rb", buffering=0) as stream:
-            return _read_at(stream.fileno(), place.offset, place.size)
+            return read_at_place(stream.fileno(), place.offset, place.size)
 
     def _problem(self, what: str, advice: str = "mend the sample, or leave it out") -> UserError:
         return UserError(f"{self.path}: the sample {self.sample['__key__']} has {what}; {advice}")

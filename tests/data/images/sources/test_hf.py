@@ -94,21 +94,32 @@ def test_splits_by_their_names(write, tmp_path, capsys):
     assert list(found.splits) == ["train", "test", "validation"]
     assert "its part extra is not read" in capsys.readouterr().err
     two = write({"train": labels, "validation": labels}, name="two")
-    found = read(two, tmp_path)
+    found = load_dataset(f"hf:{two}", data_dir=tmp_path)
     assert list(found.splits) == ["train", "test"] and found.test.ids[0] == "validation/0"
-    assert "its validation split is the test one" in capsys.readouterr().err
-    found = read(two, tmp_path, test_fraction=0.5)  # held out of train by whoever asked
-    assert not len(found.test) and len(found.validation) == 4
+    assert "its validation split is the test split" in capsys.readouterr().err
+    found = load_dataset(f"hf:{two}", data_dir=tmp_path, test_fraction=0.5)
+    assert {name: len(split) for name, split in found.splits.items()} == {
+        "train": 2,
+        "test": 2,
+        "validation": 4,
+    }
     one = write({"all": labels}, name="one")
-    with pytest.raises(UserError, match=r"no test split with labels.*\n.*--test-fraction 0.2"):
-        read(one, tmp_path)
-    assert len(read(one, tmp_path, test_fraction=0.5).train) == 4
+    with pytest.raises(UserError, match=r"no test split, .*\nadd --test-fraction 0.2"):
+        load_dataset(f"hf:{one}", data_dir=tmp_path)
+    assert len(load_dataset(f"hf:{one}", data_dir=tmp_path, test_fraction=0.5).train) == 2
 
 
 def test_a_split_column(write, tmp_path):
     made = write({"train": {"label": [0, 1, 0, 1], "part": ["train", "train", "TEST", "test"]}})
     found = read(made, tmp_path, columns={"split": "part"})
     assert found.train.ids == ("train/0", "train/1") and found.test.ids == ("train/2", "train/3")
+    folds = write({"train": {"label": [0, 1, 0, 1], "fold": [1, 1, 2, 3]}}, name="folds")
+    found = read(folds, tmp_path, columns={"split": "fold:test=3,val=2"})
+    assert {name: len(split) for name, split in found.splits.items()} == {
+        "train": 2,
+        "test": 1,
+        "validation": 1,
+    }
     made = write({"train": {"label": [0, 1], "part": ["train", "third"]}}, name="odd")
     with pytest.raises(UserError, match=r"row 1 of train; the split column part has the value"):
         read(made, tmp_path, columns={"split": "part"})
@@ -142,7 +153,7 @@ def test_rows_without_a_label_are_set_apart(write, tmp_path, capsys):
     assert found.unlabelled.ids == ("train/2", "train/3", "test/0", "test/1")
     assert set(found.unlabelled.labels.tolist()) == {-1}
     assert found.unlabelled.images.name(2).endswith("row 0 of test")
-    assert found.test.ids[0] == "validation/0"  # a test split without labels is none
+    assert not len(found.test) and found.validation.ids[0] == "validation/0"
     assert "4 rows have no label" in capsys.readouterr().err
 
 
@@ -272,12 +283,6 @@ def test_columns_that_are_refused(columns, asked, says, write, tmp_path):
     made = write({"train": columns, "test": columns})
     with pytest.raises(UserError, match=says):
         read(made, tmp_path, columns=asked)
-
-
-def test_classes_that_are_not_in_training(write, tmp_path):
-    made = write({"train": {"label": ["a", "b"]}, "test": {"label": ["a", "z"]}})
-    with pytest.raises(UserError, match="its test split has classes that are not in training: z"):
-        read(made, tmp_path)
 
 
 def test_several_columns_of_classes_or_images(write, tmp_path):
