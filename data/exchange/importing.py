@@ -25,9 +25,9 @@ from data.common.files import (
     temporary_folder,
 )
 from data.exchange.classes import read_class_names
-from data.exchange.records import Reading
+from data.exchange.records import Reading, type_note
 from data.exchange.registry import check_file, read_files
-from data.exchange.rows import Rows, SplitRows, Wanted, arranged, type_note
+from data.exchange.rows import Rows, SplitRows, Wanted, arranged
 from data.format.loading import digest_ids
 from data.format.records import Header, SplitSource, StoreError, rows_in_words
 from data.format.schema import SCHEMA_VERSION

@@ -22,8 +22,7 @@ from data.exchange.classes import (
     weights_of,
 )
 from data.exchange.names import listed, split_named, split_of_file
-from data.exchange.records import Array, Entry, Part
-from data.format.blocks import all_finite, name_rows
+from data.exchange.records import Part, converted
 from data.images.sampling import hold_out, hold_out_groups
 
 SPLITS = ("train", "test", "validation", "unlabelled")
@@ -78,25 +77,6 @@ class Rows:
     class_names: tuple[str, ...]
     group_names: tuple[str, ...]
     width: int
-
-
-def converted(
-    rows: Array, dtype: np.dtype[Any], part: Part, ids: Sequence[str]
-) -> npt.NDArray[Any]:
-    """Give rows the type of the store; name those that are no numbers there."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        found = np.ascontiguousarray(rows, dtype=dtype)
-    if all_finite(found):
-        return found
-    finite = np.isfinite(rows.astype(np.float64)).all(axis=1)
-    bad = np.flatnonzero(~finite)
-    what, advice = "NaN or infinite values", "fill them in, or leave these rows out"
-    if not len(bad):
-        bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
-        what = f"values that {dtype} cannot hold"
-        advice = "scale the features" + ("" if dtype.itemsize > 2 else ", or --store-dtype float32")
-    named = name_rows(len(bad), [ids[int(row)] for row in bad])
-    raise UserError(f"{part.source}: the features have {what} in {named}; {advice}")
 
 
 def attached(parts: Sequence[Part]) -> list[Part]:
@@ -162,6 +142,12 @@ def assembled(parts: Sequence[Part], wanted: Wanted) -> Rows:
     parts = attached(parts)
     width = _width(parts)
     for part in parts:
+        for role, values in part.columns.items():
+            if len(values) != part.n_rows:
+                raise UserError(
+                    f"{where_of(part, role)} has {len(values):,} values for {part.n_rows:,} rows; "
+                    "the file is damaged: write it again"
+                )
         if "labels" not in part.columns:
             other = f" (it has {listed(part.unread)})" if part.unread else ""
             raise UserError(
@@ -385,10 +371,3 @@ def _check(splits: dict[str, SplitRows], class_names: Sequence[str], parts: Sequ
                 f"{sources}: the id {twice} stands for more than one {name} row; name another "
                 "column with --id-column, or number the rows with --id-column none"
             )
-
-
-def type_note(entry: Entry, dtype: np.dtype[Any]) -> str | None:
-    """Say how features change by being stored; None where every value stays what it is."""
-    if np.can_cast(entry.dtype, dtype, "safe"):
-        return None
-    return f"features of {entry.dtype} are stored as {dtype}"
