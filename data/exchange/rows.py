@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Wanted:
     class_names_file: str = ""
     test_fraction: float | None = None
     seed: int = 0
+    split_values: Mapping[str, str] = field(default_factory=dict)  # value -> split; else train
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def assembled(parts: Sequence[Part], wanted: Wanted) -> Rows:
     group_names, groups = _groups(parts)
     weights = _weights(parts)
     ids = [name for part in parts for name in ids_of(part)]
-    split = _splits(parts)
+    split = _splits(parts, wanted.split_values)
     split[labels < 0] = SPLITS.index("unlabelled")
     labels = np.where(split == SPLITS.index("unlabelled"), -1, labels)
     if wanted.test_fraction is not None:
@@ -260,13 +261,13 @@ def ids_of(part: Part) -> list[str]:
     return names
 
 
-def _splits(parts: Sequence[Part]) -> npt.NDArray[np.int64]:
+def _splits(parts: Sequence[Part], values: Mapping[str, str]) -> npt.NDArray[np.int64]:
     """Give the number of each row's split; rows of no split are training rows."""
     found = []
     named = [part for part in parts if part.split is not None or "split" in part.columns]
     for part in parts:
         if "split" in part.columns:
-            found.append(_split_column(part))
+            found.append(_split_column(part, values))
             continue
         if part.split is None and named:
             raise UserError(
@@ -277,12 +278,9 @@ def _splits(parts: Sequence[Part]) -> npt.NDArray[np.int64]:
     return np.concatenate(found)
 
 
-def _split_column(part: Part) -> npt.NDArray[np.int64]:
+def _split_column(part: Part, values: Mapping[str, str]) -> npt.NDArray[np.int64]:
     where = where_of(part, "split")
-    values = np.asarray(part.columns["split"])
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        values = values.astype(object)
-    one = coded(values, where)
+    one = coded(np.asarray(part.columns["split"]), where)
     missing = np.flatnonzero(one.codes < 0)
     if len(missing):
         raise UserError(
@@ -291,12 +289,13 @@ def _split_column(part: Part) -> npt.NDArray[np.int64]:
         )
     numbers = []
     for number, name in enumerate(one.names):
-        split = split_named(name)
+        split = split_named(values.get(name, "train") if values else name)
         if split is None:
             count = int((one.codes == number).sum())
             raise UserError(
                 f"{where} has the value {name} ({count:,} rows), expected train, test or val; "
-                "change it, or name another column with --split-column"
+                "change it, name another column with --split-column, or say which values are not "
+                f"for training: --split-column COLUMN:test={name}"
             )
         numbers.append(SPLITS.index(split))
     return np.array(numbers, np.int64)[one.codes]
