@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from data.common.cli import log
 from data.common.errors import UserError
-from data.exchange.records import Part, Reading
+from data.exchange.records import Part, Reading, converted
 from data.exchange.registry import FEATURE_SUFFIXES, read_files
-from data.exchange.rows import attached, converted, ids_of
+from data.exchange.rows import attached, ids_of
 from data.format.records import StoreError
 from data.reading import open_features, read_header
 

@@ -59,7 +59,9 @@ def _add_import_options(parser: Parser) -> None:
         ("weight", "weight, sample_weight"),
         ("id", "id, image, path, file, filename"),
     ):
-        also = "; none numbers the rows" if name == "id" else ""
+        also = {
+            "id": "; none numbers the rows", "split": "; or fold:test=5,val=4, by its values",
+        }.get(name, "")  # fmt: skip
         parser.add_argument(
             f"--{name}-column", metavar="COLUMN",
             help=f"of a table, or the array of that name{also} ({usual}, in any case)",

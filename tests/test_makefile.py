@@ -71,6 +71,53 @@ def test_stage_one_variables(variable, option):
 @pytest.mark.parametrize(
     ("variable", "option"),
     [
+        ("FILES=a.npz b.npz", "-m data import a.npz b.npz --name='my set'"),
+        ("MODEL=clip", "--model='clip'"),
+        ("LABEL_COLUMN=a b", "--label-column='a b'"),
+        ("SPLIT_COLUMN=fold:test=5", "--split-column='fold:test=5'"),
+        ("GROUP_COLUMN=p", "--group-column='p'"),
+        ("WEIGHT_COLUMN=w", "--weight-column='w'"),
+        ("ID_COLUMN=none", "--id-column='none'"),
+        ("FEATURES_PATH=train=/a test=/b", "--features-path='train=/a' --features-path='test=/b'"),
+        ("LABELS_PATH=/y", "--labels-path='/y'"),
+        ("OBSM=X_pca", "--obsm='X_pca'"),
+        ("CLASS_NAMES=n.txt", "--class-names='n.txt'"),
+        ("TEST_FRACTION=0.2", "--test-fraction='0.2'"),
+        ("SEED=3", "--seed='3'"),
+        ("STORE_DTYPE=float16", "--store-dtype='float16'"),
+        ("FEATURES_DIR=f", "--features-dir='f'"),
+    ],
+)
+def test_variables_of_imports(variable, option):
+    files = [] if variable.startswith("FILES") else ["FILES=x.npz"]
+    assert option in dry_run("import", "NAME=my set", *files, variable)
+
+
+def test_variables_of_exports():
+    shown = dry_run("export", "STORE=a b.h5", "TO=csv", "OUT=c.csv")
+    assert "-m data export 'a b.h5' --to='csv' --out='c.csv'" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["import"], "name the files"),
+        (["import", "FILES=a.npz"], "name the data set"),
+        (["export"], "name the store"),
+        (["export", "STORE=a.h5"], "name the format"),
+    ],
+)
+def test_what_imports_and_exports_need(words, said):
+    done = ["-o", ".venv/.installed"]
+    shown = subprocess.run(
+        ["make", *done, *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 2 and said in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "option"),
+    [
         ("STRATEGIES=ovr ovo", "--strategy='ovr' --strategy='ovo'"),
         ("C=0.01", "--c='0.01'"),
         ("JOBS=2", "--jobs='2'"),

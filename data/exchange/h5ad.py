@@ -45,7 +45,7 @@ def read_h5ad(path: Path, reading: Reading) -> list[Part]:
                 f"{path} is no AnnData file: it has {listed(file.keys())} and no obs; name "
                 "another HDF5 file .h5, and give --features-path"
             )
-        with refused(path, "an AnnData file"):
+        with refused(path, "an AnnData file", Exception):
             obs = anndata.io.read_elem(file["obs"])
         place = _place(path, file, reading)
         features = _features(path, file, place, anndata)
@@ -82,14 +82,14 @@ def _features(path: Path, file: Any, place: str, anndata: Any) -> Entry:
     node = file[place]
     kind = str(node.attrs.get("encoding-type", "array"))
     if kind in ("csr_matrix", "csc_matrix"):
-        with refused(path, "an AnnData file"):
+        with refused(path, "an AnnData file", Exception):
             sparse = anndata.io.sparse_dataset(node)
             shape, dtype = tuple(map(int, sparse.shape)), np.dtype(sparse.dtype)
             if kind == "csc_matrix":  # by columns: rows cannot be read apart
                 return _Sparse(path, shape, dtype, sparse.to_memory().tocsr())
         return Sliced(shape, dtype, _opened(path, place, anndata, sparse=True))
     if kind == "dataframe":
-        with refused(path, "an AnnData file"):
+        with refused(path, "an AnnData file", Exception):
             return Held(anndata.io.read_elem(node).to_numpy())
     return Sliced(tuple(node.shape), np.dtype(node.dtype), _opened(path, place, anndata))
 
@@ -124,7 +124,7 @@ class _Dense:
 def _opened(path: Path, place: str, anndata: Any, *, sparse: bool = False) -> Any:
     @contextlib.contextmanager
     def opened() -> Iterator[Any]:
-        with foreign_file(path) as file:
+        with refused(path, "an AnnData file", Exception), foreign_file(path) as file:
             yield _Dense(anndata.io.sparse_dataset(file[place])) if sparse else file[place]
 
     return opened

@@ -25,9 +25,9 @@ from data.common.files import (
     temporary_folder,
 )
 from data.exchange.classes import read_class_names
-from data.exchange.records import Reading
+from data.exchange.records import Reading, type_note
 from data.exchange.registry import check_file, read_files
-from data.exchange.rows import Rows, SplitRows, Wanted, arranged, type_note
+from data.exchange.rows import Rows, SplitRows, Wanted, arranged
 from data.format.loading import digest_ids
 from data.format.records import Header, SplitSource, StoreError, rows_in_words
 from data.format.schema import SCHEMA_VERSION
@@ -38,6 +38,7 @@ from data.format.spec import (
     spec_key,
     store_path,
 )
+from data.images.tables.columns import split_choice
 from data.reading import read_header
 from data.writing import join
 
@@ -182,8 +183,11 @@ def _make(options: ImportOptions, asked: _Asked) -> Path:
 
     with contextlib.ExitStack() as stack:
         work = options.features_dir / ".work"
+        columns = dict(options.columns)
+        if "split" in columns:  # fold:test=5
+            columns["split"] = columns["split"].partition(":")[0]
         reading = Reading(
-            options.columns,
+            columns,
             options.features,
             options.labels,
             options.obsm,
@@ -225,7 +229,13 @@ def _make(options: ImportOptions, asked: _Asked) -> Path:
 
 def _wanted(options: ImportOptions) -> Wanted:
     names = None if options.class_names is None else read_class_names(options.class_names)
-    return Wanted(names, str(options.class_names or ""), options.test_fraction, options.seed)
+    return Wanted(
+        names,
+        str(options.class_names or ""),
+        options.test_fraction,
+        options.seed,
+        split_choice(options.columns.get("split"), ()),
+    )
 
 
 def _types(options: ImportOptions, rows: Rows, on_note: Any) -> tuple[np.dtype[Any], str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from data.common.errors import UserError, nearest
 from data.exchange.records import Reading
 from data.images.splits import split_of
+from data.images.tables.columns import USUAL
 
 # The first name that is there is taken.
 ROLES: dict[str, tuple[str, ...]] = {
@@ -15,17 +16,11 @@ ROLES: dict[str, tuple[str, ...]] = {
         *("features", "x", "embeddings", "embedding", "feature", "feats", "feat"),
         *("vectors", "vector", "emb", "representations"),
     ),
-    "labels": (
-        *("label", "labels", "y", "class", "target", "targets", "category", "categories"),
-        "class_name",
-    ),
-    "split": ("split", "splits", "subset", "fold"),
-    "groups": ("group", "groups", "patient", "patient_id", "patients", "subject", "subjects"),
-    "weights": ("weight", "weights", "sample_weight", "sample_weights"),
-    "ids": (
-        *("id", "ids", "image_id", "image", "path", "file", "filename", "file_name"),
-        *("image_path", "sample_id"),
-    ),
+    "labels": (*USUAL["label"], "labels", "y", "targets", "categories", "class_name"),
+    "split": (*USUAL["split"], "splits"),
+    "groups": (*USUAL["group"], "groups", "patients", "subjects"),
+    "weights": (*USUAL["weight"], "weights", "sample_weights"),
+    "ids": ("id", "ids", "image_id", "sample_id", *USUAL["image"], "image_path"),
     "class_names": ("class_names", "classes", "label_names"),
     "group_names": ("group_names",),
 }
@@ -97,6 +92,11 @@ def find_columns(source: str, names: Sequence[str], reading: Reading) -> dict[st
             found[role] = known(source, asked, names, OPTIONS[role], "column")
             continue
         usual = [lowered[name] for name in ROLES[role] if name in lowered]
+        if len(usual) > 1 and role not in ("features", "ids"):
+            raise UserError(
+                f"{source} has several columns that may be the {role}: {', '.join(usual)}; say "
+                f"which with {OPTIONS[role]}"
+            )
         if usual:
             found[role] = usual[0]
     return found

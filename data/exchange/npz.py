@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,9 @@ from data.exchange.records import (
     rows_of_a_block,
 )
 
-_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError)
+# The header of an array is a literal of Python.
+_HEADER = (SyntaxError, tokenize.TokenError)
+_ZIP = (zipfile.BadZipFile, zlib.error, NotImplementedError, *_HEADER)
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -36,15 +39,15 @@ Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
 
 def read_npy(path: Path) -> Entry:
     """Map an array into memory; only its header is read now."""
-    with refused(path, "a NumPy file"), open(path, "rb") as stream:
+    with refused(path, "a NumPy file", *_HEADER), open(path, "rb") as stream:
         shape, _, dtype = _header(stream)
     if not dtype.hasobject:
-        with refused(path, "a NumPy file"):  # shorter than its header says
+        with refused(path, "a NumPy file", *_HEADER):  # shorter than its header says
             np.load(path, mmap_mode="r", allow_pickle=False)
 
     @contextlib.contextmanager
     def opened() -> Iterator[Any]:
-        with refused(path, "a NumPy file"):
+        with refused(path, "a NumPy file", *_HEADER):
             table = np.load(path, mmap_mode="r", allow_pickle=False)
         yield table
 

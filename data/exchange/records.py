@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
+from data.format.blocks import all_finite, name_rows
 
 BLOCK_BYTES = 8 << 20
 
@@ -131,6 +132,33 @@ def named(source: str, found: Mapping[str, str]) -> dict[str, str]:
     return {role: f"{source}: {name}" for role, name in found.items()}
 
 
+def converted(
+    rows: Array, dtype: np.dtype[Any], part: Part, ids: Sequence[str]
+) -> npt.NDArray[Any]:
+    """Give rows the type of the store; name those that are no numbers there."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.ascontiguousarray(rows, dtype=dtype)
+    if all_finite(found):
+        return found
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(rows.astype(np.float64)).all(axis=1)
+    bad = np.flatnonzero(~finite)
+    what, advice = "NaN or infinite values", "fill them in, or leave these rows out"
+    if not len(bad):
+        bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+        what = f"values that {dtype} cannot hold"
+        advice = "scale the features" + ("" if dtype.itemsize > 2 else ", or --store-dtype float32")
+    named = name_rows(len(bad), [ids[int(row)] for row in bad])
+    raise UserError(f"{part.source}: the features have {what} in {named}; {advice}")
+
+
+def type_note(entry: Entry, dtype: np.dtype[Any]) -> str | None:
+    """Say how features change by being stored; None where every value stays what it is."""
+    if np.can_cast(entry.dtype, dtype, "safe"):
+        return None
+    return f"features of {entry.dtype} are stored as {dtype}"
+
+
 # What libraries raise for files that are damaged or something else.
 _ODD = (OSError, EOFError, ValueError, LookupError, TypeError, RuntimeError, ArithmeticError)
 
@@ -141,6 +169,8 @@ def refused(path: Path | str, kind: str, *more: type[Exception]) -> Iterator[Non
     kinds: tuple[type[Exception], ...] = (*_ODD, *more)
     try:
         yield
+    except UserError:
+        raise
     except kinds as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(

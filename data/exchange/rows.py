@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,7 @@ from data.exchange.classes import (
     weights_of,
 )
 from data.exchange.names import listed, split_named, split_of_file
-from data.exchange.records import Array, Entry, Part
-from data.format.blocks import all_finite, name_rows
+from data.exchange.records import Part, converted
 from data.images.sampling import hold_out, hold_out_groups
 
 SPLITS = ("train", "test", "validation", "unlabelled")
@@ -37,6 +36,7 @@ class Wanted:
     class_names_file: str = ""
     test_fraction: float | None = None
     seed: int = 0
+    split_values: Mapping[str, str] = field(default_factory=dict)  # value -> split; else train
 
 
 @dataclass(frozen=True)
@@ -78,25 +78,6 @@ class Rows:
     class_names: tuple[str, ...]
     group_names: tuple[str, ...]
     width: int
-
-
-def converted(
-    rows: Array, dtype: np.dtype[Any], part: Part, ids: Sequence[str]
-) -> npt.NDArray[Any]:
-    """Give rows the type of the store; name those that are no numbers there."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        found = np.ascontiguousarray(rows, dtype=dtype)
-    if all_finite(found):
-        return found
-    finite = np.isfinite(rows.astype(np.float64)).all(axis=1)
-    bad = np.flatnonzero(~finite)
-    what, advice = "NaN or infinite values", "fill them in, or leave these rows out"
-    if not len(bad):
-        bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
-        what = f"values that {dtype} cannot hold"
-        advice = "scale the features" + ("" if dtype.itemsize > 2 else ", or --store-dtype float32")
-    named = name_rows(len(bad), [ids[int(row)] for row in bad])
-    raise UserError(f"{part.source}: the features have {what} in {named}; {advice}")
 
 
 def attached(parts: Sequence[Part]) -> list[Part]:
@@ -162,6 +143,12 @@ def assembled(parts: Sequence[Part], wanted: Wanted) -> Rows:
     parts = attached(parts)
     width = _width(parts)
     for part in parts:
+        for role, values in part.columns.items():
+            if len(values) != part.n_rows:
+                raise UserError(
+                    f"{where_of(part, role)} has {len(values):,} values for {part.n_rows:,} rows; "
+                    "the file is damaged: write it again"
+                )
         if "labels" not in part.columns:
             other = f" (it has {listed(part.unread)})" if part.unread else ""
             raise UserError(
@@ -172,7 +159,7 @@ def assembled(parts: Sequence[Part], wanted: Wanted) -> Rows:
     group_names, groups = _groups(parts)
     weights = _weights(parts)
     ids = [name for part in parts for name in ids_of(part)]
-    split = _splits(parts)
+    split = _splits(parts, wanted.split_values)
     split[labels < 0] = SPLITS.index("unlabelled")
     labels = np.where(split == SPLITS.index("unlabelled"), -1, labels)
     if wanted.test_fraction is not None:
@@ -274,13 +261,13 @@ def ids_of(part: Part) -> list[str]:
     return names
 
 
-def _splits(parts: Sequence[Part]) -> npt.NDArray[np.int64]:
+def _splits(parts: Sequence[Part], values: Mapping[str, str]) -> npt.NDArray[np.int64]:
     """Give the number of each row's split; rows of no split are training rows."""
     found = []
     named = [part for part in parts if part.split is not None or "split" in part.columns]
     for part in parts:
         if "split" in part.columns:
-            found.append(_split_column(part))
+            found.append(_split_column(part, values))
             continue
         if part.split is None and named:
             raise UserError(
@@ -291,12 +278,9 @@ def _splits(parts: Sequence[Part]) -> npt.NDArray[np.int64]:
     return np.concatenate(found)
 
 
-def _split_column(part: Part) -> npt.NDArray[np.int64]:
+def _split_column(part: Part, values: Mapping[str, str]) -> npt.NDArray[np.int64]:
     where = where_of(part, "split")
-    values = np.asarray(part.columns["split"])
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        values = values.astype(object)
-    one = coded(values, where)
+    one = coded(np.asarray(part.columns["split"]), where)
     missing = np.flatnonzero(one.codes < 0)
     if len(missing):
         raise UserError(
@@ -305,12 +289,13 @@ def _split_column(part: Part) -> npt.NDArray[np.int64]:
         )
     numbers = []
     for number, name in enumerate(one.names):
-        split = split_named(name)
+        split = split_named(values.get(name, "train") if values else name)
         if split is None:
             count = int((one.codes == number).sum())
             raise UserError(
                 f"{where} has the value {name} ({count:,} rows), expected train, test or val; "
-                "change it, or name another column with --split-column"
+                "change it, name another column with --split-column, or say which values are not "
+                f"for training: --split-column COLUMN:test={name}"
             )
         numbers.append(SPLITS.index(split))
     return np.array(numbers, np.int64)[one.codes]
@@ -385,10 +370,3 @@ def _check(splits: dict[str, SplitRows], class_names: Sequence[str], parts: Sequ
                 f"{sources}: the id {twice} stands for more than one {name} row; name another "
                 "column with --id-column, or number the rows with --id-column none"
             )
-
-
-def type_note(entry: Entry, dtype: np.dtype[Any]) -> str | None:
-    """Say how features change by being stored; None where every value stays what it is."""
-    if np.can_cast(entry.dtype, dtype, "safe"):
-        return None
-    return f"features of {entry.dtype} are stored as {dtype}"

@@ -14,7 +14,7 @@ from data.exchange.arrays import parts_of
 from data.exchange.records import Array, Entry, Held, Outgoing, Part, Reading, Sliced, refused
 from data.exchange.torch_file import unpacked
 
-FORMAT = "icebox-features"
+OURS = "icebox"  # in the metadata of files that `write_safetensors` wrote: a JSON object
 _KINDS = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
     "I8": "|i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "|u1", "BOOL": "|b1",
@@ -64,13 +64,15 @@ def _with_texts(
     """Add the texts of files that `write_safetensors` wrote, whose format has none."""
     found: dict[str, Entry] = {}
     for name, entry in entries.items():
-        if metadata.get("format") == FORMAT and name.endswith(_TEXTS):
+        if OURS in metadata and name.endswith(_TEXTS):
             found[name.removesuffix(_TEXTS)] = Held(_texts(path, entry.load()))
         else:
             found[name] = entry
-    if "class_names" in metadata and "class_names" not in found:
-        with refused(path, "safetensors whose metadata has class_names"):
-            names = json.loads(metadata["class_names"])
+    listed = metadata.get(OURS, metadata.get("class_names"))
+    if listed is not None and "class_names" not in found:
+        with refused(path, "safetensors whose metadata has names of classes"):
+            names = json.loads(listed)
+            names = names["class_names"] if OURS in metadata else names
             if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
                 raise ValueError("class_names is no list of names")
         found["class_names"] = Held(np.array(names, dtype=np.str_))
@@ -102,7 +104,8 @@ def write_safetensors(path: Path, out: Outgoing) -> None:
             tensors[f"groups_{name}{_TEXTS}"] = _bytes(columns["groups"])
         if "weights" in columns:
             tensors[f"weights_{name}"] = np.asarray(columns["weights"], np.float64)
-    metadata = {"format": FORMAT, "class_names": json.dumps(list(out.class_names))}
+    # One entry alone: the format has no order for several.
+    metadata = {OURS: json.dumps({"class_names": list(out.class_names)})}
     if out.group_names:
         tensors[f"group_names{_TEXTS}"] = _bytes(list(out.group_names))
     save_file(tensors, path, metadata=metadata)

@@ -85,6 +85,9 @@ def build_features(root, put):
     csv("short_table", label=y[:-1], split=split[:-1])
     csv("no_columns", one=y, other=y)
     csv("regression", label=rng.normal(size=20), split=split)
+    features = {f"feature_{n}": X[:, n] for n in range(4)}
+    csv("folds", **features, label=y, fold=np.arange(20) % 5 + 1)
+    csv("two_label_columns", **features, label=y, **{"class": y}, split=split)
     csv("word_csv", feature_0=["a"] * 20, feature_1=X[:, 0], label=y, split=split)
     pq.write_table(
         pa.table({"embedding": [list(row[: 4 - (n == 7)]) for n, row in enumerate(X)], "label": y}),

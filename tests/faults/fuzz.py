@@ -218,7 +218,56 @@ def image(folder):
     return lambda: next(turns), read
 
 
-READERS = {f.__name__: f for f in (store, unsealed, archive, head, weights, image)}
+def features(folder):
+    """Features that others made, in every format but torch's: sound rows, or a message."""
+    import h5py
+    from fault_world import write_store
+
+    from data.exchange.exporting import export_store
+    from data.exchange.records import Reading
+    from data.exchange.registry import KINDS, read_files
+    from data.exchange.rows import Wanted, arranged
+
+    path = write_store(folder / "a.h5", [0, 1, 1] * 3, [1, 0], ["a", "b"])
+    made = []
+    for to, kind in KINDS.items():
+        export_store(path, to)
+        made.append((kind.suffix, path.with_suffix(kind.suffix).read_bytes()))
+    rows = np.random.default_rng(0).normal(size=(6, 3))
+    np.save(folder / "X_train.npy", rows)
+    made.append((".npy", (folder / "X_train.npy").read_bytes()))
+    with h5py.File(folder / "b.hdf5", "w") as file:
+        file["X_train"], file["X_test"] = rows, rows[:2]
+        file["y_train"], file["y_test"] = ["a", "b"] * 3, [b"a", b"b"]
+    made.append((".hdf5", (folder / "b.hdf5").read_bytes()))
+    np.save(folder / "y_train.npy", np.arange(6) % 2)
+    turns = itertools.cycle(made)
+    now = {}
+
+    def whole():
+        now["suffix"], content = next(turns)
+        return content
+
+    def read(target):
+        if now["suffix"] == ".npy":
+            target = target.rename(target.with_name("X_train.npy"))
+            found = read_files([target, folder / "y_train.npy"], Reading())
+        else:
+            target = target.rename(target.with_suffix(now["suffix"]))
+            found = read_files([target], Reading())
+        rows = arranged(found, Wanted(test_fraction=0.4 if now["suffix"] == ".npy" else None))
+        for split in rows.splits.values():
+            blocks = [block for block, _ in split.blocks(np.dtype(np.float32))]
+            assert sum(map(len, blocks)) == len(split.ids) == len(split.labels)
+            assert all(block.shape[1] == rows.width for block in blocks)
+            assert all(np.isfinite(block).all() for block in blocks)
+            if len(split.labels):
+                assert -1 <= split.labels.min() <= split.labels.max() < len(rows.class_names)
+
+    return whole, read
+
+
+READERS = {f.__name__: f for f in (store, unsealed, archive, head, weights, image, features)}
 SUFFIXES = {"store": ".h5", "unsealed": ".h5", "archive": ".tar.gz", "image": ".png"}
 
 

@@ -313,6 +313,17 @@ def test_a_share_is_held_out_and_groups_stay_together(place, capsys):
     assert "leave the option out" in refusal(capsys, "import", *npz(place), *words)
 
 
+def test_folds_are_splits_as_the_user_says(place, capsys):
+    X, y, _ = whole()
+    table = pd.DataFrame(X, columns=[f"feature_{i}" for i in range(D)])
+    fold = np.arange(N + M) % 13 // 3
+    table.assign(label=y, fold=fold).to_csv("f.csv", index=False)
+    words = ["--name", "s", "--split-column", "fold:test=4,val=3"]
+    found = content(store_of(capsys, "import", "f.csv", *words))
+    for split, rows in (("train", fold < 3), ("validation", fold == 3), ("test", fold == 4)):
+        np.testing.assert_array_equal(found[split]["features"], X[rows])
+
+
 def test_types_and_notes(place, capsys):
     X, y, Xt, yt = made()
     np.savez("d.npz", X_train=X.astype(np.float64) + 1e-12, y_train=y, X_test=Xt, y_test=yt, z=y)
