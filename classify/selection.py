@@ -346,9 +346,12 @@ def validation_split(
         raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
     _, codes = np.unique(np.asarray(y), return_inverse=True)
     if groups is not None:
-        held = hold_out_groups(codes, groups, fraction, seed)
+        names, random = np.unique(groups), np.random.default_rng(seed)
+        held = hold_out_groups(
+            codes, groups, fraction, lambda _: random.permutation(len(names)).tolist()
+        )
         if not held.any():
-            n_groups = len(np.unique(groups))
+            n_groups = len(names)
             why = f"each of the {n_groups} groups has a class in whole, so none"
             if n_groups == 1:
                 why = "all rows are of one group, so none"

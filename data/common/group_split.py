@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,43 +17,42 @@ Cells = list[list[tuple[int, int]]]
 
 
 def hold_out_groups(
-    labels: npt.NDArray[np.intp],
+    labels: npt.NDArray[np.int64],
     groups: npt.NDArray[np.int64],
     fraction: float,
-    seed: int,
+    order: Callable[[int], Sequence[int]],
 ) -> npt.NDArray[np.bool_]:
     """Choose rows (n_rows,) to hold out, so that no group is on both sides.
 
     The aim is ``fraction`` of every class's rows, and a row at least of a class in two groups or
-    more. Groups are visited in random order, and one is held out, or taken back, where that brings
+    more. Groups are visited in some order, and one is held out, or taken back, where that brings
     the shares nearer to the aim; the best of several orders is taken. Every class keeps a group
     that is not held out, so a group that holds a class in whole never is. Nothing is held out where
     that is so of every group.
 
+    ``order(i)`` is the order of the i-th try: indices into the sorted groups.
     Shapes: labels, groups (n_rows,).
     """
     classes, labels = np.unique(labels, return_inverse=True)
-    _, codes = np.unique(groups, return_inverse=True)
-    k, n_groups = len(classes), int(codes.max(initial=-1)) + 1
+    names, codes = np.unique(groups, return_inverse=True)
+    k = len(classes)
     pairs, counts = np.unique(codes * k + labels, return_counts=True)
-    cells: Cells = [[] for _ in range(n_groups)]
+    cells: Cells = [[] for _ in names]
     for pair, count in zip(pairs.tolist(), counts.tolist(), strict=True):
         cells[pair // k].append((pair % k, count))
     sizes = np.bincount(labels, minlength=k)
     n_with = np.bincount(pairs % k, minlength=k)  # groups that have rows of a class
     aims = np.where(n_with > 1, np.maximum(fraction * sizes, 1.0), 0.0).tolist()
-    generator = np.random.default_rng(seed)
-    best, least = [False] * n_groups, np.inf
-    for _ in range(max(1, min(_TRIES, _MOST_STEPS // max(1, len(pairs))))):
-        order = generator.permutation(n_groups).tolist()
-        held, far = _held(cells, order, aims, n_with.tolist())
+    best, least = [False] * len(names), np.inf
+    for i in range(max(1, min(_TRIES, _MOST_STEPS // max(1, len(pairs))))):
+        held, far = _held(cells, order(i), aims, n_with.tolist())
         if far < least:
             best, least = held, far
     return np.asarray(best, dtype=bool)[codes]
 
 
 def _held(
-    cells: Cells, order: list[int], aims: list[float], left: list[int]
+    cells: Cells, order: Sequence[int], aims: list[float], left: list[int]
 ) -> tuple[list[bool], float]:
     """Hold groups out in an order; also say how far the classes' counts are from their aims."""
     left = list(left)  # groups of each class that are not held out

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
-from data.common.group_split import hold_out_groups
+from data.common import group_split
+
+
+def hold_out_groups(labels, groups, fraction, seed):
+    rng, n = np.random.default_rng(seed), len(np.unique(groups))
+    return group_split.hold_out_groups(labels, groups, fraction, lambda _: rng.permutation(n))
 
 
 def unevenness(labels, held, fraction):
