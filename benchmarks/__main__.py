@@ -45,6 +45,7 @@ PARTS = (
     "tables",
     "scaling",
     "paired-tests",
+    "group-tests",
 )
 NEED_STORES = ("path", "memory", "out-of-core")
 NO_STORES = (
@@ -58,6 +59,7 @@ NO_STORES = (
     "one-c",
     "slopes",
     "paired-tests",
+    "group-tests",
 )
 
 
@@ -158,6 +160,7 @@ def main(argv: Sequence[str]) -> None:
         decoding,
         engines,
         few,
+        group_tests,
         growth,
         hundred,
         memory,
@@ -203,6 +206,7 @@ def main(argv: Sequence[str]) -> None:
         "tables": tables.run,
         "scaling": scaling.run,
         "paired-tests": paired_tests.run,
+        "group-tests": group_tests.run,
     }
     for part in parts:
         print(f"== {part}", flush=True)

@@ -84,8 +84,8 @@ def _add_fit_options(parser: Parser) -> None:
     )
     parser.add_argument(
         "--c", type=parse_c_or_auto, default=None, metavar="auto|FLOAT",
-        help="inverse strength of the regularisation, as in scikit-learn; auto chooses it on a "
-        "stratified tenth of the training rows (auto)",
+        help="inverse strength of the regularisation, as in scikit-learn; auto chooses it on the "
+        "store's validation split, or else on a stratified tenth of the training rows (auto)",
     )  # fmt: skip
     parser.add_argument(
         "--c-grid", type=parse_grid, metavar="0.01,0.1,1", help="the values for --c auto"
@@ -104,6 +104,11 @@ def _add_fit_options(parser: Parser) -> None:
     parser.add_argument(
         "--normalize", choices=("none", "l2"), default="none",
         help="l2 divides each row of features by its norm, before they are standardised (none)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--class-weight", metavar="balanced|FILE",
+        help="weights of the classes in fits and in the choice of C: balanced, as in scikit-learn, "
+        "or a JSON or CSV file with one for each class (all alike)",
     )  # fmt: skip
     parser.add_argument(
         "--memory", type=parse_memory, metavar="SIZE",
@@ -281,15 +286,19 @@ def _fit_options(options: Namespace, device: str, command: str) -> FitOptions:
         data_dir=options.data_dir,
         fit_intercept=not options.no_intercept,
         normalize=None if options.normalize == "none" else options.normalize,
+        class_weight=options.class_weight,
     )
 
 
 def show_run(folder: Path, results: dict[str, Any]) -> None:
     """Log what a fit found, and print where its report is."""
     from classify.analysis.precision import numerics_line
+    from classify.report.split_words import terminal_line
     from classify.report.terminal import emphasise, printable, results_table
 
     log(results_table(results))
+    if line := terminal_line(results):
+        log(printable(line))
     if line := numerics_line(results):
         log(line)
     for text in results["warnings"]:

@@ -137,7 +137,7 @@ def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 class ProblemSums:
     """How binary problems do on rows of their own classes, (n_heads,) each; adds over blocks."""
 
-    n_rows: npt.NDArray[np.float64]
+    n_rows: npt.NDArray[np.float64]  # or their weight
     n_right: npt.NDArray[np.float64]  # on the right side of zero
     loss: npt.NDArray[np.float64]  # the sum of the logistic losses
 
@@ -153,17 +153,31 @@ class ProblemSums:
 
 
 def problem_sums(
-    strategy: str, scores: Floats, labels: npt.NDArray[np.intp], n_classes: int
+    strategy: str,
+    scores: Floats,
+    labels: npt.NDArray[np.intp],
+    n_classes: int,
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> ProblemSums:
-    """Judge each binary problem of one-vs-rest or one-vs-one on the rows of its own classes."""
+    """Judge each binary problem of one-vs-rest or one-vs-one on the rows of its own classes.
+
+    Shapes: weights (n_rows,).
+    """
     scores = _check_scores(strategy, scores, n_classes)
     sums = ProblemSums.zeros(scores.shape[1])
     for label in np.unique(labels):
         heads, positive = _part_in(strategy, int(label), n_classes)
-        rows = scores[np.ix_(labels == label, heads)].astype(np.float64)
-        sums.n_rows[heads] += len(rows)
-        sums.n_right[heads] += ((rows > 0) == positive).sum(axis=0)
-        sums.loss[heads] -= _log_sigmoid(np.where(positive, rows, -rows)).sum(axis=0)
+        mine = labels == label
+        rows = scores[np.ix_(mine, heads)].astype(np.float64)
+        right, losses = (rows > 0) == positive, _log_sigmoid(np.where(positive, rows, -rows))
+        if weights is None:
+            sums.n_rows[heads] += len(rows)
+            sums.n_right[heads] += right.sum(axis=0)
+            sums.loss[heads] -= losses.sum(axis=0)
+        else:
+            sums.n_rows[heads] += weights[mine].sum()
+            sums.n_right[heads] += weights[mine] @ right
+            sums.loss[heads] -= weights[mine] @ losses
     return sums
 
 

@@ -437,13 +437,13 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
 
 
 def fit_without_warning(
-    estimator: _LogisticHeads, X: Any, y: Any, start: Head | None = None
+    estimator: _LogisticHeads, X: Any, y: Any, start: Head | None = None, sample_weight: Any = None
 ) -> Solution:
     """Fit an estimator, and return how its problems ended instead of a warning.
 
     Python's own switch for warnings is the whole process's, so that threads cannot use it.
     """
-    return estimator._solve(X, y, None, start)
+    return estimator._solve(X, y, sample_weight, start)
 
 
 def answers_of(

@@ -57,6 +57,22 @@ def _check_class_weight(weights: Any) -> None:
             )
 
 
+def class_factors(
+    class_weight: Any, y: npt.NDArray[Any], weight: npt.NDArray[np.float64] | None
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
+    """Return the classes of some rows, and the weight of each: given, or balanced on these rows."""
+    classes, labels = np.unique(y, return_inverse=True)
+    if isinstance(class_weight, dict):
+        return classes, compute_class_weight(class_weight, classes=classes, y=y)
+    # As scikit-learn's, but of the classes that have any weight.
+    mass = np.bincount(labels, weight)
+    some = mass > 0
+    per_class = np.zeros(len(classes))
+    with np.errstate(over="ignore"):
+        per_class[some] = mass[some].mean() / mass[some]
+    return classes, per_class
+
+
 def row_weights(class_weight: Any, y: npt.NDArray[Any], sample_weight: Any) -> Any:
     """Multiply the weights of rows by those of their classes; None where all are 1."""
     weight = None
@@ -66,16 +82,9 @@ def row_weights(class_weight: Any, y: npt.NDArray[Any], sample_weight: Any) -> A
         )
     if class_weight is None:
         return weight
-    classes, labels = np.unique(y, return_inverse=True)
+    classes, per_class = class_factors(class_weight, y, weight)
     with np.errstate(over="ignore"):
-        if isinstance(class_weight, dict):
-            per_class = compute_class_weight(class_weight, classes=classes, y=y)
-        else:  # as scikit-learn's, but of the classes that have any weight
-            mass = np.bincount(labels, weight)
-            some = mass > 0
-            per_class = np.zeros(len(classes))
-            per_class[some] = mass[some].mean() / mass[some]
-        weight = per_class[labels] * (1.0 if weight is None else weight)
+        weight = per_class[np.searchsorted(classes, y)] * (1.0 if weight is None else weight)
     if not np.isfinite(weight).all():
         raise ValueError("class_weight times sample_weight is too large: not a finite number")
     return weight

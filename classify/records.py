@@ -34,6 +34,7 @@ class FitOptions:
     data_dir: Path | None = None  # where the images lie; None for where the store says
     fit_intercept: bool = True
     normalize: str | None = None
+    class_weight: str | None = None  # balanced, or a file
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,35 @@ class Room:
 
 
 @dataclass(frozen=True)
+class TrainingRows:
+    """The rows that heads are fitted to: the training split, then a validation split if given."""
+
+    X: Any  # (n_rows, n_features), in memory or on the disk
+    labels: npt.NDArray[np.int64]  # (n_rows,)
+    groups: npt.NDArray[np.int64] | None  # (n_rows,)
+    weights: npt.NDArray[np.float64] | None  # (n_rows,)
+    n_validation: int  # rows of the given split, the last ones; 0 without
+
+    @property
+    def held(self) -> npt.NDArray[np.intp] | None:
+        """Return the rows of the given validation split."""
+        n = len(self.labels)
+        return np.arange(n - self.n_validation, n) if self.n_validation else None
+
+
+@dataclass(frozen=True)
 class FitInputs:
     """An open store with its features as they are fitted, in memory or on the disk."""
 
     features: Features
-    X_train: Any
+    train: TrainingRows
     X_test: Any
     options: FitOptions
     room: Room
+    class_weight: Any  # by class index, "balanced" or None
+    # What intervals and tests on the test rows resample (`classify.analysis.resampling.Units`);
+    # None where rows are independent and count alike
+    units: Any
 
 
 @dataclass(frozen=True)

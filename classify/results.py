@@ -102,6 +102,8 @@ _COMPARISON = {
     "agreement": _Number,
     "detectable_difference": _Maybe,
     "test_rows_needed?": int,
+    "n_groups?": (int, None),
+    "group_differences?": [[_Number]],
     "significant": bool,
     "converged": bool,
     "verdict": str,
@@ -114,6 +116,7 @@ _POINT = {
     "mean": _Number,
     "ci95": (list, None),
 }
+_SHARED = {"a": str, "b": str, "n": int, "n_rows": int, "first": [str]}
 _PICTURE = {
     "id": str,
     "truth": str,
@@ -127,7 +130,14 @@ _RUN = {
     "settings": dict,
     "class_names": [str],
     "n_train": int,
+    "n_validation?": int,
     "n_test": int,
+    "splits?": {
+        "groups": ({"*": int}, None),
+        "shared_groups": ([_SHARED], None),
+        "shared_images": ([_SHARED], None),
+    },
+    "interval_method?": str,
     "n_features": int,
     "environment": dict,
     "strategies": {"*": _STRATEGY},
@@ -223,6 +233,9 @@ def _inconsistency(results: dict[str, Any]) -> str:
             return f"comparisons[{i}] names a strategy that is not in strategies"
         if len(comparison["difference_ci95"]) != 2:
             return f"comparisons[{i}].difference_ci95 is not a pair"
+        for row in comparison.get("group_differences", []):
+            if len(row) != 3 or not row[1] > 0 or not 0 < row[2] <= results["n_test"]:
+                return f"comparisons[{i}].group_differences are not [difference, weight, count]"
         counted = [comparison[name] for name in COUNTS]
         if min(counted) < 0 or sum(counted) != results["n_test"] or not sum(counted):
             return f"comparisons[{i}] does not count the n_test test images"

@@ -26,6 +26,7 @@ class HeldOut:
     rows: npt.NDArray[np.intp]  # which of them
     labels: npt.NDArray[np.intp]  # their classes, indices among those that there are heads for
     head: Head  # fitted to other rows
+    weights: npt.NDArray[np.float64] | None = None  # of these rows
 
 
 def rows_of(X: Any, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:

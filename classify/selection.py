@@ -12,6 +12,7 @@ import numpy.typing as npt
 from classify.coding import ProblemSums, decide, probabilities, problem_sums
 from classify.estimators import as_features
 from classify.linear_head import Head
+from classify.parameters import class_factors, row_weights
 from classify.scoring import scorer
 from classify.solver.backend import as_labels, choose_device, open_fitter
 from classify.solver.fit import plan
@@ -21,6 +22,7 @@ from classify.solver.row_norms import normalized
 from classify.solver.threads import Workers, workers
 from classify.solver.tuning import JUDGED_NUMBERS
 from classify.warm_starts import RecentHeads
+from data.common.group_split import hold_out_groups
 from data.common.memory import default_memory
 
 # Share of each class's rows that C is chosen on.
@@ -70,8 +72,10 @@ class _HeldOut:
         rows: npt.NDArray[np.intp],
         n_classes: int,
         pool: Workers,
+        weights: npt.NDArray[np.float64] | None = None,
     ) -> None:
         self.strategy, self.n_classes, self.pool = strategy, n_classes, pool
+        self.weights = weights  # (n_held,)
         self.labels, self.rows = labels[rows], rows
         self.X = X if is_source(X) else X[rows]
 
@@ -82,7 +86,8 @@ class _HeldOut:
         def work(step: tuple[int, int]) -> _Judged:
             rows = slice(*step)
             block = self.X.gather(self.rows[rows]) if is_source(self.X) else self.X[rows]
-            return self._judge(scores(block), self.labels[rows])
+            weights = None if self.weights is None else self.weights[rows]
+            return self._judge(scores(block), self.labels[rows], weights)
 
         steps = answer_steps(self.X, len(self.rows), head.n_heads)
         right, of_truth = [], []
@@ -93,12 +98,23 @@ class _HeldOut:
             sums = part.sums if sums is None or part.sums is None else sums + part.sums
         return _Judged(np.concatenate(right), np.concatenate(of_truth), sums)
 
-    def _judge(self, scores: npt.NDArray[Any], labels: npt.NDArray[np.intp]) -> _Judged:
+    def mean(self, values: npt.NDArray[Any]) -> float:
+        """Average a number of each row, by the rows' weights."""
+        if self.weights is None:
+            return float(values.mean())
+        return float(np.average(values, weights=self.weights))
+
+    def _judge(
+        self,
+        scores: npt.NDArray[Any],
+        labels: npt.NDArray[np.intp],
+        weights: npt.NDArray[np.float64] | None,
+    ) -> _Judged:
         right = decide(self.strategy, scores, self.n_classes) == labels
         chance = probabilities(self.strategy, scores, self.n_classes)
         sums = None
         if self.strategy != "multinomial":
-            sums = problem_sums(self.strategy, scores, labels, self.n_classes)
+            sums = problem_sums(self.strategy, scores, labels, self.n_classes, weights)
         return _Judged(right, chance[np.arange(len(labels)), labels], sums)
 
 
@@ -132,8 +148,12 @@ def select_C(
     memory: int | None = None,
     device: str = "cpu",
     on_step: Callable[[dict[str, Any]], None] | None = None,
+    sample_weight: Any = None,
+    class_weight: Any = None,
+    groups: npt.NDArray[np.int64] | None = None,
+    held: npt.NDArray[np.intp] | None = None,
 ) -> Selection:
-    """Choose C by accuracy on a stratified tenth of the rows.
+    """Choose C by accuracy on a stratified tenth of the rows, or on those that are given.
 
     The path runs upwards from the strongest regularisation, each fit starting from where the last
     few point to. It ends early once the validation log-loss has risen for `PATIENCE` values in a
@@ -145,6 +165,11 @@ def select_C(
     `classify.MultinomialLogistic`; `seed` decides which rows are held out, and `on_step` is called
     with each entry of the path when it is done. A ``ValueError`` says that the grid is empty or not
     positive, that no row can be held out, or that the memory is too little.
+
+    `held` (n_held,) are the rows of a validation split that exists; without it, no group of
+    `groups` (n_rows,) is on both sides. `sample_weight` (n_rows,) and `class_weight` weigh fits as
+    in `classify.MultinomialLogistic`, and the held-out rows' accuracy and log-loss; balanced
+    classes are so on the rows that are not held out. Rows without weight are on neither side.
     """
     values = np.unique(np.asarray(grid, dtype=np.float64))
     if len(values) == 0 or not np.all(np.isfinite(values)) or values[0] <= 0:
@@ -153,11 +178,9 @@ def select_C(
     if not is_source(X):
         X = as_features(X)
     X = normalized(X, normalize)
-    classes, labels = np.unique(np.asarray(as_labels(y)), return_inverse=True)
-    if len(classes) < 2:
-        raise ValueError(f"choosing C needs at least 2 classes, got {len(classes)}")
-    train, held = validation_split(labels, seed)
-    held = _judged_rows(held, len(labels), n_heads(strategy, len(classes)), seed)
+    sides = _two_sides(np.asarray(as_labels(y)), sample_weight, class_weight, groups, held, seed)
+    classes, labels, train = sides.classes, sides.labels, sides.train
+    held = _judged_rows(sides.held, len(labels), n_heads(strategy, len(classes)), seed)
     layout = None
     if is_source(X):
         memory = default_memory() if memory is None else memory
@@ -167,8 +190,9 @@ def select_C(
         fitter = open_fitter(
             device, strategy, X, labels[train], len(classes), pool,
             standardize=standardize, rows=train, memory_plan=layout, fit_intercept=fit_intercept,
+            sample_weight=sides.train_weight,
         )  # fmt: skip
-        held_out = _HeldOut(strategy, X, labels, held, len(classes), pool)
+        held_out = _HeldOut(strategy, X, labels, held, len(classes), pool, sides.weights_of(held))
         found = _follow_path(
             fitter, held_out, values, len(values) if full_path else PATIENCE, on_step
         )
@@ -185,6 +209,59 @@ def select_C(
         if strategy == "multinomial"
         else choose_per_problem_c(values, found.sums, found.C),
     )
+
+
+class _Sides(NamedTuple):
+    """Which rows a path is fitted to, and which it is judged on."""
+
+    classes: npt.NDArray[Any]
+    labels: npt.NDArray[np.intp]  # (n_rows,): indices into classes; of rows on a side
+    train: npt.NDArray[np.intp]
+    held: npt.NDArray[np.intp]
+    train_weight: npt.NDArray[np.float64] | None  # of the rows in train
+    weight: npt.NDArray[np.float64] | None  # (n_rows,): with class weights of the rows in train
+
+    def weights_of(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float64] | None:
+        """Return the weights of some rows."""
+        return None if self.weight is None else self.weight[rows]
+
+
+def _two_sides(
+    y: npt.NDArray[Any],
+    sample_weight: Any,
+    class_weight: Any,
+    groups: npt.NDArray[np.int64] | None,
+    held: npt.NDArray[np.intp] | None,
+    seed: int,
+) -> _Sides:
+    """Divide the rows that have weight; see `select_C`."""
+    weight = row_weights(class_weight, y, sample_weight)
+    rows = np.arange(len(y)) if weight is None else np.flatnonzero(weight)
+    classes = np.unique(y[rows])
+    if len(classes) < 2:
+        raise ValueError(f"choosing C needs at least 2 classes, got {len(classes)}")
+    labels = np.searchsorted(classes, y)
+    if held is None:
+        parts = validation_split(
+            labels[rows], seed, groups=None if groups is None else groups[rows]
+        )
+    else:
+        parts = np.flatnonzero(~np.isin(rows, held)), np.flatnonzero(np.isin(rows, held))
+    train, held = rows[parts[0]], rows[parts[1]]
+    if not len(held):
+        raise ValueError("no validation row has any weight")
+    if len(np.unique(labels[train])) < len(classes):
+        missing = np.setdiff1d(classes, y[train]).tolist()
+        raise ValueError(f"only validation rows have the class {missing[0]!r}")
+    if weight is None:
+        return _Sides(classes, labels, train, held, None, None)
+    mine = None if sample_weight is None else np.asarray(as_labels(sample_weight), np.float64)
+    of_train = None if mine is None else mine[train]
+    weight = np.ones(len(y)) if mine is None else mine
+    if class_weight is not None:
+        found, factors = class_factors(class_weight, y[train], of_train)
+        weight = weight * factors[np.minimum(np.searchsorted(found, y), len(found) - 1)]
+    return _Sides(classes, labels, train, held, weight[train], weight)
 
 
 class _Path(NamedTuple):
@@ -220,8 +297,8 @@ def _follow_path(
         chance = np.maximum(judged.of_truth, np.finfo(float).eps)
         entry = {
             "C": C,
-            "accuracy": float(judged.right.mean()),
-            "log_loss": float(-np.log(chance).mean()),
+            "accuracy": held_out.mean(judged.right),
+            "log_loss": -held_out.mean(np.log(chance)),
             "n_iter": int(solution.n_iter.max()),
             "converged": solution.converged,
         }
@@ -253,17 +330,33 @@ def _judged_rows(
 
 
 def validation_split(
-    y: npt.NDArray[Any], seed: int = 0, fraction: float = VALIDATION_FRACTION
+    y: npt.NDArray[Any],
+    seed: int = 0,
+    fraction: float = VALIDATION_FRACTION,
+    groups: npt.NDArray[np.int64] | None = None,
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Split rows into training and validation rows, class by class; both row indices ascend.
 
     Every class gives ``fraction`` of its rows to validation, rounded to the nearest, but keeps at
-    least one for training and, where it has two or more, gives at least one. A ``ValueError`` says
-    that no class has two rows.
+    least one for training and, where it has two or more, gives at least one. With `groups`
+    (n_rows,) that is done by whole groups, as nearly as they allow; a group that has a class in
+    whole stays for training. A ``ValueError`` says that no row or group can be held out.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
     _, codes = np.unique(np.asarray(y), return_inverse=True)
+    if groups is not None:
+        names, random = np.unique(groups), np.random.default_rng(seed)
+        held = hold_out_groups(
+            codes, groups, fraction, lambda _: random.permutation(len(names)).tolist()
+        )
+        if not held.any():
+            n_groups = len(names)
+            why = f"each of the {n_groups} groups has a class in whole, so none"
+            if n_groups == 1:
+                why = "all rows are of one group, so none"
+            raise ValueError(f"{why} can be held out to choose C on; give C as a number")
+        return np.flatnonzero(~held), np.flatnonzero(held)
     generator = np.random.default_rng(seed)
     held = np.zeros(len(codes), dtype=bool)
     for label in range(int(codes.max(initial=-1)) + 1):

@@ -17,6 +17,25 @@ PROCEDURE = (
 )
 
 
+# The same where test images have groups or weights.
+GROUP_PROCEDURE = (
+    "Tests that change the signs of whole groups at random (Canay, Romano and Shaikh 2017) and the "
+    "intervals of what they do not reject (Hartigan 1969), all of a page adjusted together in a "
+    "single step (Bonferroni; Dunn 1961): an interval excludes 0 exactly when the adjusted p is "
+    "below 0.05."
+)
+
+
+def procedure(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """Say how the paired tests of a page were done."""
+    kinds = {bool(entry.get("group_differences")) for entry in comparisons}
+    if kinds == {True, False}:
+        return (
+            f"Of test images without groups and weights: {PROCEDURE} Of others: {GROUP_PROCEDURE}"
+        )
+    return GROUP_PROCEDURE if kinds == {True} else PROCEDURE
+
+
 def display_name(strategy: str) -> str:
     """How a strategy is called in text for people."""
     return NAMES.get(strategy, strategy)
@@ -102,8 +121,10 @@ def _detectable(comparison: Mapping[str, Any]) -> str:
     """Say which difference the test set would have shown, or that it can show none."""
     smallest, n_tests = comparison["detectable_difference"], comparison["n_tests"]
     if smallest is None:
-        n = sum(comparison[name] for name in COUNTS)
-        images = "1 test image" if n == 1 else f"{n:,} test images"
+        n, what = sum(comparison[name] for name in COUNTS), "test image"
+        if comparison.get("n_groups") is not None:
+            n, what = comparison["n_groups"], "group"
+        images = f"1 {what}" if n == 1 else f"{n:,} {what}s"
         tests = "one test needs" if n_tests == 1 else f"{n_tests:,} tests need"
         needed = comparison["test_rows_needed"]
         return f"; {images} can show none, however large: {tests} at least {needed}"

@@ -20,11 +20,16 @@ from classify.coding import temper
 BOUND = 10.0
 
 
-def fit_temperature(labels: npt.NDArray[np.intp], logits: npt.NDArray[np.float64]) -> float | None:
+def fit_temperature(
+    labels: npt.NDArray[np.intp],
+    logits: npt.NDArray[np.float64],
+    weights: npt.NDArray[np.float64] | None = None,
+) -> float | None:
     """Find the temperature with the lowest log-loss on rows that no head was fitted to.
 
     labels: (n_samples,), class indices; logits: (n_samples, n_classes), logarithms of probabilities
-    or anything whose softmax are probabilities. None where there is no lowest log-loss.
+    or anything whose softmax are probabilities; weights: (n_samples,), above 0. None where there is
+    no lowest log-loss.
     """
     from scipy.optimize import brentq
     from scipy.special import softmax
@@ -37,7 +42,7 @@ def fit_temperature(labels: npt.NDArray[np.intp], logits: npt.NDArray[np.float64
 
     def slope(log_beta: float) -> float:
         chances = softmax(np.exp(log_beta) * logits, axis=1)
-        return float(np.mean(np.sum(chances * logits, axis=1) - truth))
+        return float(np.average(np.sum(chances * logits, axis=1) - truth, weights=weights))
 
     # The log-loss is convex in the inverse temperature beta, so its slope crosses zero once.
     coldest, hottest = slope(BOUND), slope(-BOUND)
@@ -52,21 +57,25 @@ def within_bounds(temperature: float) -> bool:
 
 
 def judge_calibration(
-    labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.floating]
+    labels: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.floating],
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> dict[str, Any]:
     """Say how far probabilities can be believed.
 
-    Shapes: labels (n_samples,); probabilities (n_samples, n_classes).
+    Shapes: labels, weights (n_samples,); probabilities (n_samples, n_classes).
     """
     from sklearn.metrics import log_loss
 
     classes = np.arange(probabilities.shape[1])
-    n, confidence, right = confidence_bins(labels, probabilities)
-    filled = n > 0
-    bins = zip(n[filled], confidence[filled] / n[filled], right[filled] / n[filled], strict=True)
+    found = confidence_bins(labels, probabilities, weights=weights)
+    filled = found.mass > 0
+    mass = found.mass[filled]
+    means = found.confidence[filled] / mass, found.right[filled] / mass
+    bins = zip(found.n[filled], *means, strict=True)
     return {
-        "log_loss": float(log_loss(labels, probabilities, labels=classes)),
-        "ece": expected_calibration_error(labels, probabilities),
+        "log_loss": float(log_loss(labels, probabilities, labels=classes, sample_weight=weights)),
+        "ece": expected_calibration_error(labels, probabilities, weights=weights),
         "bins": [
             {"n": int(rows), "confidence": float(mean), "accuracy": float(share)}
             for rows, mean, share in bins
@@ -79,16 +88,17 @@ def calibration(
     probabilities: npt.NDArray[np.floating],
     temperature: float | None,
     n_validation: int,
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> dict[str, Any]:
     """Compare probabilities with what they become at a temperature.
 
-    Shapes: labels (n_samples,); probabilities (n_samples, n_classes).
+    Shapes: labels, weights (n_samples,); probabilities (n_samples, n_classes).
     """
     return {
         "temperature": temperature,
         "n_validation": n_validation,
-        "before": judge_calibration(labels, probabilities),
+        "before": judge_calibration(labels, probabilities, weights),
         "after": None
         if temperature is None
-        else judge_calibration(labels, temper(probabilities, temperature)),
+        else judge_calibration(labels, temper(probabilities, temperature), weights),
     }

@@ -24,11 +24,12 @@ from scipy.special import softmax
 from sklearn.metrics import log_loss
 
 from classify.analysis.calibration import fit_temperature
-from classify.analysis.evaluate import wilson_interval
+from classify.analysis.evaluate import share_right
 from classify.coding import decision_values, logarithms, probabilities, votes_and_margins
 from classify.scoring import HeldOut, scored
 
 if TYPE_CHECKING:
+    from classify.analysis.resampling import Units
     from classify.linear_head import Head
 
 Array = npt.NDArray[np.float64]
@@ -59,12 +60,14 @@ def compare_ways(
     held_out: HeldOut | None,
     n_classes: int,
     n_jobs: int | None = 1,
+    units: Units | None = None,
 ) -> list[dict[str, Any]]:
-    """Decode the test rows in every way.
+    """Decode the test rows in every way; `units` are of the test rows.
 
     Shapes: X_test (n_test, n_features) or StoredRows; labels (n_test,); known (n_known,).
     """
     found, k = [], len(known)
+    weights = None if units is None else units.weights
     of_held_out = None
     if held_out is not None:
         of_held_out = _values(held_out.X, held_out.head, held_out.rows, k, n_jobs)
@@ -72,16 +75,18 @@ def compare_ways(
     for i, way in enumerate(WAYS):
         temperature = None
         if held_out is not None and of_held_out is not None:
-            temperature = fit_temperature(held_out.labels, of_held_out[i])
+            temperature = fit_temperature(held_out.labels, of_held_out[i], held_out.weights)
         values = of_test[i]
         chances = np.zeros((len(labels), n_classes))
         chances[:, known] = softmax(values / (temperature or 1.0), axis=1)
         found.append(
             {
                 "way": way,
-                **share_right(known[values.argmax(axis=1)], labels),
+                **share_right(known[values.argmax(axis=1)], labels, units),
                 "temperature": temperature,
-                "log_loss": float(log_loss(labels, chances, labels=np.arange(n_classes))),
+                "log_loss": float(
+                    log_loss(labels, chances, labels=np.arange(n_classes), sample_weight=weights)
+                ),
             }
         )
     return found
@@ -97,15 +102,3 @@ def _values(X: Any, head: Head, rows: Integers, n_classes: int, n_jobs: int | No
     for block, found in scored(X, head, work, rows, n_jobs):
         values[:, block] = found
     return list(values)
-
-
-def share_right(answers: Integers, labels: Integers) -> dict[str, Any]:
-    """Count right answers.
-
-    Shapes: answers, labels (n_samples,).
-    """
-    right = int(np.count_nonzero(answers == labels))
-    return {
-        "accuracy": right / len(labels),
-        "accuracy_ci95": list(wilson_interval(right, len(labels))),
-    }

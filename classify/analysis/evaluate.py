@@ -21,11 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from classify.analysis.resampling import Units, accuracy_interval
+
 
 class ConfidenceBins(NamedTuple):
     """Of each bin ``(i/bins, (i+1)/bins]`` of confidence: sums over its rows, each (bins,)."""
 
     n: npt.NDArray[np.float64]
+    mass: npt.NDArray[np.float64]  # of the rows' weights, as the two below
     confidence: npt.NDArray[np.float64]
     right: npt.NDArray[np.float64]
 
@@ -42,63 +45,96 @@ def wilson_interval(successes: int, trials: int, level: float = LEVEL) -> tuple[
     return float(interval.low), float(interval.high)
 
 
-def brier_score(labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.floating]) -> float:
+def brier_score(
+    labels: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.floating],
+    weights: npt.NDArray[np.float64] | None = None,
+) -> float:
     """Brier's original multi-class score: mean over rows of the squared distance to the truth.
 
     Runs from 0 (certain and right) to 2 (certain and wrong). scikit-learn's
     ``brier_score_loss(..., scale_by_half=False)`` is the same quantity; its default for two
     classes is half of it.
 
-    Shapes: labels (n_samples,); probabilities (n_samples, n_classes).
+    Shapes: labels, weights (n_samples,); probabilities (n_samples, n_classes).
     """
     truth = np.zeros(probabilities.shape)
     truth[np.arange(len(labels)), labels] = 1.0
-    return float(np.mean(np.sum((probabilities - truth) ** 2, axis=1)))
+    return float(np.average(np.sum((probabilities - truth) ** 2, axis=1), weights=weights))
 
 
 def expected_calibration_error(
-    labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.floating], bins: int = ECE_BINS
+    labels: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.floating],
+    bins: int = ECE_BINS,
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> float:
     """Top-label calibration error over equal-width confidence bins (Guo et al. 2017).
 
     It judges the probabilities by themselves: the confidence is the largest probability and the
     answer is its class, also where a strategy answers otherwise (one-vs-one votes).
 
-    Shapes: labels (n_samples,); probabilities (n_samples, n_classes).
+    Shapes: labels, weights (n_samples,); probabilities (n_samples, n_classes).
     """
-    found = confidence_bins(labels, probabilities, bins)
+    found = confidence_bins(labels, probabilities, bins, weights)
     # Per bin, |sum(right) - sum(confidence)| is its gap times its number of rows.
-    return float(np.abs(found.right - found.confidence).sum() / len(labels))
+    return float(np.abs(found.right - found.confidence).sum() / found.mass.sum())
 
 
 def confidence_bins(
-    labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.floating], bins: int = ECE_BINS
+    labels: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.floating],
+    bins: int = ECE_BINS,
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> ConfidenceBins:
     """Sort rows by the confidence of their most probable class into bins of equal width.
 
-    Shapes: labels (n_samples,); probabilities (n_samples, n_classes).
+    Shapes: labels, weights (n_samples,); probabilities (n_samples, n_classes).
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     which = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    weights = (np.ones(len(labels)), confidence, right)
-    sums = [np.bincount(which, w, bins).astype(np.float64) for w in weights]
-    return ConfidenceBins(*sums)
+    ones = np.ones(len(labels))
+    mass = ones if weights is None else weights
+    summed = (ones, mass, mass * confidence, mass * right)
+    return ConfidenceBins(*(np.bincount(which, w, bins).astype(np.float64) for w in summed))
 
 
 def top_k_accuracy(
-    labels: npt.NDArray[np.int64], probabilities: npt.NDArray[np.floating], k: int = 2
+    labels: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.floating],
+    k: int = 2,
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> float:
     """Share of rows whose true class is among the `k` most probable.
 
-    Shapes: labels (n_samples,); probabilities (n_samples, n_classes).
+    Shapes: labels, weights (n_samples,); probabilities (n_samples, n_classes).
     """
     n_classes = probabilities.shape[1]
     if k >= n_classes:  # scikit-learn warns that the question is meaningless
         return 1.0
     from sklearn.metrics import top_k_accuracy_score
 
-    return float(top_k_accuracy_score(labels, probabilities, k=k, labels=np.arange(n_classes)))
+    classes = np.arange(n_classes)
+    return float(
+        top_k_accuracy_score(labels, probabilities, k=k, labels=classes, sample_weight=weights)
+    )
+
+
+def share_right(
+    answers: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], units: Units | None = None
+) -> dict[str, Any]:
+    """Give the accuracy with its interval: Wilson's, or the cluster bootstrap's of some units.
+
+    Shapes: answers, labels (n_samples,).
+    """
+    right = answers == labels
+    if units is None:
+        n_right = int(np.count_nonzero(right))
+        interval = wilson_interval(n_right, len(labels))
+        return {"accuracy": n_right / len(labels), "accuracy_ci95": list(interval)}
+    accuracy = float(np.average(right, weights=units.weights))
+    return {"accuracy": accuracy, "accuracy_ci95": list(accuracy_interval(right, units, LEVEL))}
 
 
 def evaluate(
@@ -106,14 +142,18 @@ def evaluate(
     predictions: npt.NDArray[np.int64],
     probabilities: npt.NDArray[np.floating],
     class_names: Sequence[str],
+    weights: npt.NDArray[np.float64] | None = None,
+    units: Units | None = None,
 ) -> dict[str, Any]:
     """Every metric of one classifier on one test set, ready for JSON.
 
     Classes that do not occur in the test set have recall and F1 of zero in ``per_class`` with a
     support of zero; balanced accuracy averages the recall of the classes that do occur, and
     ``macro_f1`` the F1 of the classes that occur in the truth or the answers, as scikit-learn does.
+    `weights` weigh every metric; supports and the confusion matrix count rows. `units` are what the
+    interval resamples.
 
-    Shapes: labels, predictions (n_samples,); probabilities (n_samples, n_classes).
+    Shapes: labels, predictions, weights (n_samples,); probabilities (n_samples, n_classes).
     """
     from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
 
@@ -122,21 +162,20 @@ def evaluate(
     probabilities = np.asarray(probabilities, dtype=np.float64)
     # Sums that are off by the last bits of float32 make scikit-learn warn.
     probabilities = probabilities / probabilities.sum(axis=1, keepdims=True)
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predictions, labels=indices, zero_division=0
+    precision, recall, f1, mass = precision_recall_fscore_support(
+        labels, predictions, labels=indices, zero_division=0, sample_weight=weights
     )
-    answered = np.bincount(predictions, minlength=n_classes)
-    n_right = int(np.count_nonzero(labels == predictions))
+    support = np.bincount(labels, minlength=n_classes)
+    answered = np.bincount(predictions, weights, minlength=n_classes)
     return {
         "n": n_samples,
-        "accuracy": n_right / n_samples,
-        "accuracy_ci95": list(wilson_interval(n_right, n_samples)),
-        "balanced_accuracy": float(recall[support > 0].mean()),
-        "macro_f1": float(f1[(support > 0) | (answered > 0)].mean()),
-        "log_loss": float(log_loss(labels, probabilities, labels=indices)),
-        "brier": brier_score(labels, probabilities),
-        "ece": expected_calibration_error(labels, probabilities),
-        "top2_accuracy": top_k_accuracy(labels, probabilities, 2),
+        **share_right(predictions, labels, units),
+        "balanced_accuracy": float(recall[mass > 0].mean()),
+        "macro_f1": float(f1[(mass > 0) | (answered > 0)].mean()),
+        "log_loss": float(log_loss(labels, probabilities, labels=indices, sample_weight=weights)),
+        "brier": brier_score(labels, probabilities, weights),
+        "ece": expected_calibration_error(labels, probabilities, weights=weights),
+        "top2_accuracy": top_k_accuracy(labels, probabilities, 2, weights),
         "per_class": {
             name: {
                 "precision": float(precision[i]),
@@ -154,17 +193,19 @@ def majority(
     train_labels: npt.NDArray[np.int64],
     test_labels: npt.NDArray[np.int64],
     class_names: Sequence[str],
+    train_weights: npt.NDArray[np.float64] | None = None,
+    test_weights: npt.NDArray[np.float64] | None = None,
 ) -> dict[str, Any]:
     """Score what always answers the most frequent training class, the first of equals.
 
-    Shapes: train_labels, test_labels (n_samples,).
+    Shapes: train_labels, test_labels, train_weights, test_weights (n_samples,).
     """
-    counts = np.bincount(train_labels, minlength=len(class_names))
+    counts = np.bincount(train_labels, train_weights, minlength=len(class_names))
     answer = int(counts.argmax())
     return {
         "class": class_names[answer],
-        "train_share": float(counts[answer] / len(train_labels)),
-        "test_accuracy": float(np.mean(test_labels == answer)),
+        "train_share": float(counts[answer] / counts.sum()),
+        "test_accuracy": float(np.average(test_labels == answer, weights=test_weights)),
     }
 
 

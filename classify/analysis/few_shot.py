@@ -4,6 +4,11 @@ A draw shuffles the training rows of each class once, and its set of ``n`` image
 first ``n`` of each, so that the sets of one draw lie in each other as those of
 `sklearn.model_selection.learning_curve` do. A class with fewer rows gives all it has.
 
+Rows are drawn from the training split alone, also where heads are fitted to a validation split as
+well. Where they come in groups, the groups are shuffled, and all rows of a group come before those
+of the next, as labels do that are collected patient by patient; groups that the test split has too
+are left out, unless a class would be left without rows.
+
 C is the one that was chosen on all training images, unscaled: in ``C * sum(loss) + ||w||^2 / 2``
 the penalty then weighs the more the fewer images there are, as a prior does, and a learner with so
 few labels has none to spare for a choice of its own. The curves end at the fit on all images, which
@@ -67,6 +72,7 @@ class DrawTask:
     in_memory: bool = True
     fit_intercept: bool = True
     normalize: str | None = None
+    class_weight: Any = None
 
 
 @dataclass(frozen=True)
@@ -92,17 +98,39 @@ def ladder(largest: int) -> list[int]:
 
 
 def draw_rows(
-    labels: npt.NDArray[np.int64], counts: Sequence[int], draw: int, seed: int
+    labels: npt.NDArray[np.int64],
+    counts: Sequence[int],
+    draw: int,
+    seed: int,
+    groups: npt.NDArray[np.int64] | None = None,
 ) -> list[npt.NDArray[np.intp]]:
     """Draw stratified sets of rows, ascending, each within the next, whatever `counts` holds.
 
-    Shapes: labels (n_rows,).
+    Shapes: labels, groups (n_rows,).
     """
     generator = np.random.default_rng([seed, draw])
     shuffled = [
         generator.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)
     ]
+    if groups is not None:
+        names, codes = np.unique(groups, return_inverse=True)
+        turns = generator.permutation(len(names))[codes]
+        shuffled = [rows[np.argsort(turns[rows], kind="stable")] for rows in shuffled]
     return [np.sort(np.concatenate([rows[:count] for rows in shuffled])) for count in counts]
+
+
+def drawable(features: Features) -> tuple[npt.NDArray[np.intp], str]:
+    """Find the training rows that draws may take, and what is to be said of them."""
+    train, test = features.train, features.test
+    some = np.ones(len(train), dtype=bool) if train.weights is None else train.weights > 0
+    if train.groups is None or test.groups is None:
+        return np.flatnonzero(some), ""
+    apart = some & ~np.isin(train.groups, test.groups)
+    if len(np.unique(train.labels[apart])) == len(np.unique(train.labels[some])):
+        return np.flatnonzero(apart), ""
+    return np.flatnonzero(some), (
+        "The few-shot draws hold groups of the test split: without them a class has no rows."
+    )
 
 
 def t_interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]:
@@ -121,13 +149,15 @@ def few_shot(
     seed: int = 0,
     jobs: int | None = None,
     memory: int | None = None,
+    class_weight: Any = None,
 ) -> dict[str, Any]:
     """Measure accuracy against labelled images per class, as results.json keeps it.
 
     `memory` is what fits may take (bytes) where the features stay on the disk: larger sets are then
     left out, and no two fits run at once.
     """
-    labels = np.asarray(features.train.labels)
+    rows, note = drawable(features)
+    labels = np.asarray(features.train.labels)[rows]
     sizes = np.unique(labels, return_counts=True)[1]
     counts = ladder(int(sizes.max()))
     n_train = {count: int(np.minimum(sizes, count).sum()) for count in counts}
@@ -138,22 +168,23 @@ def few_shot(
         DrawTask(
             str(Path(features.path).absolute()), features.key, name,
             float(estimator.C), tuple(counts), draw, seed, estimator.device, memory is None,
-            estimator.fit_intercept, estimator.normalize,
+            estimator.fit_intercept, estimator.normalize, class_weight,
         )
         for draw in range(DRAWS)
         for name, estimator in fitted.items()
     ]  # fmt: skip
     alone = memory is not None or any(task.device != "cpu" for task in tasks)
     draws: dict[str, list[Drawn]] = {name: [] for name in fitted}
-    notes: list[str] = []
+    notes = [note] if note else []
     with _remembered(features):
         for task, found in zip(tasks, _run(tasks, 1 if alone else jobs), strict=True):
             draws[task.strategy].append(found)
             notes += found.notes
+    n_fitted = features.n_train + features.n_validation
     curves = {
         name: [
             *_curve(counts, n_train, draws[name]),
-            _all(features, name, estimator, int(labels.size)),
+            _all(features, name, estimator, n_fitted),
         ]
         for name, estimator in fitted.items()
     }
@@ -252,21 +283,27 @@ def _run(tasks: Sequence[DrawTask], jobs: int | None) -> list[Drawn]:
 def run_task(task: DrawTask) -> Drawn:
     """Fit a strategy to the sets of a draw, each fit starting from the one before."""
     from classify.estimators import as_features
+    from classify.parameters import row_weights
     from classify.solver.backend import open_fitter, redirect_notes
     from classify.solver.row_norms import normalized
 
     features = _open(task)
-    known, labels = np.unique(features.train.labels, return_inverse=True)
-    X: Any = features.train.features
+    train, (pool_rows, _) = features.train, drawable(features)
+    known, labels = np.unique(train.labels[pool_rows], return_inverse=True)
+    groups = None if train.groups is None else train.groups[pool_rows]
+    X: Any = train.features
     drawn, start = Drawn([], [], []), None
-    for rows in draw_rows(labels, task.counts, task.draw, task.seed):
+    for chosen in draw_rows(labels, task.counts, task.draw, task.seed, groups):
+        rows = pool_rows[chosen]
+        weights = None if train.weights is None else train.weights[rows]
+        weights = row_weights(task.class_weight, train.labels[rows], weights)
         # Not through the estimators: scikit-learn's checks change the filters of warnings, which
         # are the whole process's, and other draws may be fitted in other threads.
         part = normalized(as_features(X.gather(rows) if is_source(X) else X[rows]), task.normalize)
         with redirect_notes(drawn.notes.append), workers(1) as pool:
             fitter = open_fitter(
-                task.device, task.strategy, part, labels[rows], len(known), pool,
-                standardize=True, fit_intercept=task.fit_intercept,
+                task.device, task.strategy, part, labels[chosen], len(known), pool,
+                standardize=True, fit_intercept=task.fit_intercept, sample_weight=weights,
             )  # fmt: skip
             start, solution = fitter.solve(task.C, tol=TOL, max_iter=MAX_ITER, start=start)
         drawn.accuracies.append(_accuracy(task.strategy, start, known, features, task.normalize))
@@ -289,7 +326,8 @@ def _accuracy(
     X: Any = features.test.features
     X = normalized(X if is_source(X) else as_features(X), normalize)
     found = answers(X, head, lambda scores: decide(strategy, scores, len(known)))
-    return float(np.mean(known[found] == features.test.labels))
+    right = known[found] == features.test.labels
+    return float(np.average(right, weights=features.test.weights))
 
 
 def _open(task: DrawTask) -> Features:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.analysis.decoding import share_right
+from classify.analysis.evaluate import share_right
+from classify.analysis.resampling import Units
 from classify.coding import decide
 from classify.linear_head import Head
 from classify.scoring import answers
@@ -37,11 +38,17 @@ def refit(
     memory: int | None,
     device: str,
     fit_intercept: bool = True,
+    weight: npt.NDArray[np.float64] | None = None,
 ) -> tuple[Head, Solution]:
-    """Fit every problem at its own C, to the tolerance of a path.
+    """Fit every problem at its own C, to the tolerance of a path; rows without weight are left out.
 
-    Shapes: X (n_train, n_features) or StoredRows; labels (n_train,); per_problem_c (n_heads,).
+    Shapes: X (n_train, n_features) or StoredRows; labels, weight (n_train,); per_problem_c
+    (n_heads,).
     """
+    rows = None
+    if weight is not None and not weight.all():
+        rows = np.flatnonzero(weight)
+        labels, weight = labels[rows], weight[rows]
     n_classes, layout = int(labels.max()) + 1, None
     if is_source(X):
         memory = default_memory() if memory is None else memory
@@ -50,7 +57,7 @@ def refit(
     with workers(n_jobs) as pool:
         fitter = open_fitter(
             device, strategy, X, labels, n_classes, pool, standardize=True, memory_plan=layout,
-            fit_intercept=fit_intercept,
+            fit_intercept=fit_intercept, sample_weight=weight, rows=rows,
         )  # fmt: skip
         return fitter.solve(per_problem_c, tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=start)
 
@@ -62,6 +69,7 @@ def judge(
     head: Head,
     known: npt.NDArray[Any],
     n_jobs: int | None = 1,
+    units: Units | None = None,
 ) -> dict[str, Any]:
     """Answer the test rows with some heads.
 
@@ -70,4 +78,4 @@ def judge(
     found = answers(
         X_test, head, lambda scores: decide(strategy, scores, len(known)), n_jobs=n_jobs
     )
-    return share_right(known[found], labels)
+    return share_right(known[found], labels, units)

@@ -92,12 +92,18 @@ def _pair(
 
 
 def judge_classes(
-    labels: npt.NDArray[np.intp], scores: npt.NDArray[np.floating], known: npt.NDArray[np.intp]
+    labels: npt.NDArray[np.intp],
+    scores: npt.NDArray[np.floating],
+    known: npt.NDArray[np.intp],
+    weights: npt.NDArray[np.float64] | None = None,
 ) -> dict[str, Any]:
     """Judge every one-vs-rest head as a detector of its class.
 
-    Shapes: labels (n_test,); scores (n_test, n_classes); known (n_known,).
+    Shapes: labels, weights (n_test,); scores (n_test, n_classes); known (n_known,).
     """
+    if weights is not None and not weights.all():
+        some = weights > 0
+        labels, scores, weights = labels[some], scores[some], weights[some]
     from sklearn.metrics import auc, average_precision_score, roc_curve
 
     found = []
@@ -105,13 +111,17 @@ def judge_classes(
         truth = labels == k
         if not truth.any() or truth.all():
             continue
-        false, hits, _ = roc_curve(truth, scores[:, k], drop_intermediate=False)
+        false, hits, _ = roc_curve(
+            truth, scores[:, k], drop_intermediate=False, sample_weight=weights
+        )
         # The highest share of hits that comes with so few false alarms.
         curve = hits[np.searchsorted(false, FALSE_ALARMS, side="right") - 1]
         entry = {
             "class": int(k),
             "auc": float(auc(false, hits)),
-            "average_precision": float(average_precision_score(truth, scores[:, k])),
+            "average_precision": float(
+                average_precision_score(truth, scores[:, k], sample_weight=weights)
+            ),
         }
         found.append((entry, curve.tolist()))
     found.sort(key=lambda item: (item[0]["average_precision"], item[0]["class"]))

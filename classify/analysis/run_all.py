@@ -13,6 +13,7 @@ from classify.analysis.decoding import compare_ways
 from classify.analysis.own_c import judge, refit
 from classify.analysis.pairwise import judge_classes, judge_pairs
 from classify.analysis.views import class_order, two_views
+from classify.parameters import row_weights
 from classify.results import json_ready
 from classify.scoring import HeldOut, answers
 from classify.solver.problems import class_pairs
@@ -20,41 +21,31 @@ from classify.solver.row_norms import normalized
 from data.common.cli import progress
 
 if TYPE_CHECKING:
-    from classify.records import FitOptions, Fitted, Room
-    from data.format.records import Features
+    from classify.records import FitInputs, Fitted, TrainingRows
 
 
-def analyse(
-    features: Features,
-    X_train: Any,
-    X_test: Any,
-    fitted: Mapping[str, Fitted],
-    options: FitOptions,
-    room: Room,
-) -> dict[str, Any]:
-    """Work out what the parts of a report show; each of them may be absent.
-
-    Shapes: X_train, X_test (n_rows, n_features) or StoredRows.
-    """
-    labels, ids = features.test.labels, features.test.ids
+def analyse(inputs: FitInputs, fitted: Mapping[str, Fitted]) -> dict[str, Any]:
+    """Work out what the parts of a report show; each of them may be absent."""
+    train, test, options = inputs.train, inputs.features.test, inputs.options
+    labels, ids, weights = test.labels, test.ids, test.weights
     # The heads' own coefficients, which are used here, take rows as they were fitted.
-    X_train, X_test = (normalized(X, options.normalize) for X in (X_train, X_test))
-    n_classes = len(features.class_names)
+    X_train, X_test = (normalized(X, options.normalize) for X in (train.X, inputs.X_test))
+    n_classes = len(inputs.features.class_names)
     found: dict[str, Any] = {
         "class_order": class_order(
             [np.array(fit.entry["test"]["confusion_matrix"]) for fit in fitted.values()]
         ),
         "decoding": None,
         "own_c": {},
-        "views": two_views(X_train, features.train.labels, X_test, labels, options.seed),
+        "views": two_views(X_train, train.labels, X_test, labels, options.seed),
     }
     with progress(len(fitted), "analyses", "strategy") as bar:
         for strategy, fit in fitted.items():
             known = np.asarray(fit.estimator.classes_)
             head = fit.estimator.head_
-            held_out = _held_out(fit, features, X_train)
+            held_out = _held_out(fit, train, X_train)
             more = {
-                "calibration": _calibration(strategy, fit, labels, held_out),
+                "calibration": _calibration(strategy, fit, labels, held_out, weights),
                 "course": _course(strategy, fit),
             }
             if strategy == "ovo" and len(known) > 2:
@@ -63,24 +54,25 @@ def analyse(
                 found["decoding"] = [
                     {**way, "converged": fit.entry["converged"]}
                     for way in compare_ways(
-                        X_test, labels, head, known, held_out, n_classes, options.jobs
+                        X_test, labels, head, known, held_out, n_classes, options.jobs, inputs.units
                     )
                 ]
             if strategy == "ovr":
-                more["detection"] = judge_classes(labels, fit.scores, known)
+                more["detection"] = judge_classes(labels, fit.scores, known, weights)
                 _mark_classes(more["detection"], known, fit)
             fit.entry.update(json_ready(more))
             per_problem_c = _per_problem_c(fit)
             if per_problem_c is not None and len(known) > 2:
-                train_labels = np.searchsorted(known, features.train.labels)
+                train_labels = np.searchsorted(known, train.labels)
                 apart, solution = refit(
                     strategy, X_train, train_labels, per_problem_c, head,
-                    n_jobs=options.jobs, memory=room.solver, device=fit.estimator.device_,
+                    n_jobs=options.jobs, memory=inputs.room.solver, device=fit.estimator.device_,
                     fit_intercept=options.fit_intercept,
+                    weight=row_weights(inputs.class_weight, train.labels, train.weights),
                 )  # fmt: skip
                 found["own_c"][strategy] = {
                     "C": np.quantile(per_problem_c, [0, 0.25, 0.5, 0.75, 1], method="nearest"),
-                    **judge(strategy, X_test, labels, apart, known, options.jobs),
+                    **judge(strategy, X_test, labels, apart, known, options.jobs, inputs.units),
                     "converged": solution.converged,
                 }
             bar.update(1)
@@ -115,16 +107,19 @@ def _per_problem_c(fit: Fitted) -> Any:
     return fit.selection.per_problem_c
 
 
-def _held_out(fit: Fitted, features: Features, X_train: Any) -> HeldOut | None:
+def _held_out(fit: Fitted, train: TrainingRows, X_train: Any) -> HeldOut | None:
     if fit.selection is None:
         return None
     rows = fit.selection.held
-    labels = np.searchsorted(fit.estimator.classes_, features.train.labels[rows])
-    return HeldOut(X_train, rows, labels, fit.selection.start)
+    labels = np.searchsorted(fit.estimator.classes_, train.labels[rows])
+    # By their own weights alone: probabilities are to be believed on data as they are, and class
+    # weights say what errors cost, not how many images a class has.
+    weights = None if train.weights is None else train.weights[rows]
+    return HeldOut(X_train, rows, labels, fit.selection.start, weights)
 
 
 def _calibration(
-    strategy: str, fit: Fitted, labels: Any, held_out: HeldOut | None
+    strategy: str, fit: Fitted, labels: Any, held_out: HeldOut | None, weights: Any = None
 ) -> dict[str, Any]:
     temperature, n_validation = None, 0
     if held_out is not None:
@@ -135,8 +130,8 @@ def _calibration(
             lambda scores: coding.logarithms(coding.probabilities(strategy, scores, n_known)),
             held_out.rows,
         )
-        temperature = fit_temperature(held_out.labels, logits)
-    found = calibration(labels, fit.probabilities, temperature, n_validation)
+        temperature = fit_temperature(held_out.labels, logits, held_out.weights)
+    found = calibration(labels, fit.probabilities, temperature, n_validation, weights)
     if temperature is not None and fit.selection is not None:
         chosen = next(step for step in fit.selection.path if step["C"] == fit.selection.C)
         found["converged"] = chosen["converged"] and within_bounds(temperature)

@@ -11,6 +11,10 @@ intervals that go with it tell nothing beyond the sign of a difference that it h
 (Guilbaud 2008; Strassburger and Bretz 2008), and intervals at the levels of Holm's steps do not
 hold at once.
 
+Where test rows come in groups, or have weights, they are not so many independent observations of
+one kind, and the four counts say too little. There the test changes the signs of groups, and
+everything follows from the groups' differences: see `classify.analysis.resampling`.
+
 References
 ----------
 McNemar, Q. (1947). Note on the sampling error of the difference between correlated proportions or
@@ -40,6 +44,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.analysis.paired_interval import difference_intervals
+from classify.analysis.resampling import Units, difference_table, group_test, standard_error
 from classify.wording import COUNTS, display_name, headline, verdict
 
 _Floats = npt.NDArray[np.float64]
@@ -51,6 +56,10 @@ ADDED = ("mcnemar_p_adjusted", "n_tests", "test_rows_needed")
 # What `results.json` calls the procedure; files with another name, or none, are judged again.
 METHOD = (
     "exact McNemar tests and PropImp intervals (Newcombe 2011), Bonferroni over n_tests (Dunn 1961)"
+)
+GROUP_METHOD = (
+    "tests by signs of groups (Canay, Romano and Shaikh 2017) and their typical-value intervals "
+    "(Hartigan 1969), Bonferroni over n_tests (Dunn 1961)"
 )
 
 
@@ -204,25 +213,84 @@ def judge(counts: PairedCounts, n_tests: int) -> dict[str, Any]:
     }
 
 
+def judge_groups(
+    counts: PairedCounts,
+    table: Sequence[Sequence[float]],
+    n_groups: int | None,
+    n_tests: int,
+) -> dict[str, Any]:
+    """Judge as `judge` does, by the differences of groups: see `resampling.difference_table`."""
+    alpha = ALPHA / n_tests
+    p, low, high = group_test(table, ALPHA, n_tests)
+    adjusted = adjusted_p(p, n_tests)
+    if adjusted >= ALPHA:  # p decides, where the last bit would
+        low, high = min(low, 0.0), max(high, 0.0)
+    difference = sum(d * n for d, _, n in table) / sum(w * n for _, w, n in table)
+    return {
+        **judge(counts, n_tests),
+        "accuracy_difference": difference,
+        "difference_ci95": [low, high],
+        "mcnemar_p": p,
+        "mcnemar_p_adjusted": adjusted,
+        "mcnemar_p_holm": adjusted,
+        "significant": adjusted < ALPHA,
+        "detectable_difference": _detectable_in_groups(counts, table, alpha),
+        "n_groups": n_groups,
+        "group_differences": [list(row) for row in table],
+    }
+
+
+def _detectable_in_groups(
+    counts: PairedCounts, table: Sequence[Sequence[float]], alpha: float
+) -> float | None:
+    """Estimate the smallest difference that these groups show in 4 of 5 cases."""
+    from scipy.special import ndtri
+
+    d, w, n_units = np.asarray(table, dtype=np.float64).T
+    n, apart = int(n_units.sum()), int(n_units[d != 0].sum())
+    normal = float(ndtri(1 - alpha / 2) + ndtri(POWER)) * standard_error(table)
+    least = least_rows(alpha)
+    if apart >= least or n < least:
+        return min(1.0, normal) if n >= least else None
+    # So few groups can differ in one direction only: how many it takes, of the usual difference.
+    total = float(w @ n_units)
+    usual = float(np.abs(d) @ n_units) / apart if apart else total / counts.n
+    share = detectable_difference(n, 0.0, alpha) or 1.0
+    return min(1.0, max(normal, share * n * usual / total))
+
+
 def judge_again(comparison: Mapping[str, Any], n_tests: int) -> dict[str, Any]:
     """Judge a comparison of two strategies from its counts, as one of so many tests."""
     counts = PairedCounts(*(comparison[name] for name in COUNTS))
-    judged = {**comparison, **judge(counts, n_tests)}
+    if table := comparison.get("group_differences"):
+        found = judge_groups(counts, table, comparison.get("n_groups"), n_tests)
+    else:
+        found = judge(counts, n_tests)
+    judged = {**comparison, **found}
     told = verdict(display_name(judged["a"]), display_name(judged["b"]), judged)
     return {**judged, "verdict": told}
+
+
+def method_of(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """Name the procedure of a page's comparisons, as `results.json` does."""
+    kinds = {bool(entry.get("group_differences")) for entry in comparisons}
+    names = [
+        name for name, there in ((METHOD, kinds != {True}), (GROUP_METHOD, True in kinds)) if there
+    ]
+    return "; ".join(names)
 
 
 def with_current_method(results: dict[str, Any]) -> dict[str, Any]:
     """Judge the comparisons of a run again if another procedure did, so that no page mixes two."""
     known = all(entry.get(name) is not None for entry in results["comparisons"] for name in ADDED)
-    if known and results.get("comparison_method") == METHOD:
+    if known and results.get("comparison_method") == method_of(results["comparisons"]):
         return results
     n_tests = len(results["comparisons"])
     comparisons = [judge_again(entry, n_tests) for entry in results["comparisons"]]
     told = headline(results["strategies"], comparisons) if comparisons else results["verdict"]
     return {
         **results,
-        "comparison_method": METHOD,
+        "comparison_method": method_of(comparisons),
         "comparisons": comparisons,
         "verdict": told,
     }
@@ -234,14 +302,20 @@ def compare_answers(
     predictions_b: npt.NDArray[np.int64],
     *,
     n_tests: int = 1,
+    units: Units | None = None,
 ) -> dict[str, Any]:
-    """Every number of one paired comparison.
+    """Every number of one paired comparison; `units` where rows have groups or weights.
 
     Shapes: labels, predictions_a, predictions_b (n_samples,).
     """
-    counts = paired_counts(predictions_a == labels, predictions_b == labels)
-    agreement = float(np.mean(predictions_a == predictions_b))
-    return {**judge(counts, n_tests), "agreement": agreement}
+    right_a, right_b = predictions_a == labels, predictions_b == labels
+    counts = paired_counts(right_a, right_b)
+    if units is None:
+        agreement = float(np.mean(predictions_a == predictions_b))
+        return {**judge(counts, n_tests), "agreement": agreement}
+    table = difference_table(right_a, right_b, units)
+    agreement = float(np.average(predictions_a == predictions_b, weights=units.weights))
+    return {**judge_groups(counts, table, units.n_groups, n_tests), "agreement": agreement}
 
 
 def pair_order(strategies: Sequence[str]) -> list[tuple[str, str]]:
@@ -257,6 +331,7 @@ def compare_strategies(
     converged: Mapping[str, bool],
     *,
     n_tests: int | None = None,
+    units: Units | None = None,
 ) -> list[dict[str, Any]]:
     """Compare every pair of strategies on one test set, corrected for the number of tests.
 
@@ -266,7 +341,7 @@ def compare_strategies(
     comparisons = []
     for a, b in pairs:
         comparison = compare_answers(
-            labels, predictions[a], predictions[b], n_tests=n_tests or len(pairs)
+            labels, predictions[a], predictions[b], n_tests=n_tests or len(pairs), units=units
         )
         comparison = {
             "a": a,

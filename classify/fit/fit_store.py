@@ -24,7 +24,10 @@ from classify.analysis.evaluate import majority
 from classify.analysis.few_shot import few_shot, unconverged_warnings
 from classify.analysis.gallery import gallery
 from classify.analysis.precision import numerics
+from classify.analysis.resampling import interval_method, units_of
 from classify.analysis.run_all import analyse
+from classify.analysis.splits import describe_splits, split_warnings
+from classify.fit.class_weights import read_class_weights
 from classify.fit.cluster import Spread
 from classify.fit.memory_budget import open_store
 from classify.fit.output import (
@@ -35,11 +38,11 @@ from classify.fit.output import (
     write_run,
 )
 from classify.fit.strategy import fit_strategy
-from classify.records import FitInputs, FitOptions, Fitted, Room
+from classify.fit.training_rows import check_classes, training_rows, usable
+from classify.records import FitInputs, FitOptions, Fitted, TrainingRows
 from classify.results import SCHEMA_VERSION, json_ready
 from classify.wording import answer_warnings, display_name, headline, upper_first
 from data.common.cli import progress
-from data.common.errors import UserError
 from data.common.files import check_writable
 from data.common.memory import default_memory, peak_memory_mb
 from data.format.spec import TWICE, cropped_twice
@@ -63,7 +66,7 @@ def fit_store(
     load_seconds = time.perf_counter() - begun
     fitted = _fit_all(inputs)
     clock = time.perf_counter()
-    more = analyse(features, inputs.X_train, inputs.X_test, fitted, options, inputs.room)
+    more = analyse(inputs, fitted)
     analyse_seconds = time.perf_counter() - clock
     results = _results(inputs, fitted, more)
     results["numerics"] = numerics(features, inputs.X_test, fitted)
@@ -102,10 +105,18 @@ def _open_inputs(path: Path, options: FitOptions) -> FitInputs:
     features, room = open_store(
         path, options.strategies, memory, options.jobs, options.normalize is not None
     )
-    _check_classes(features)
+    check_classes(features)
     check_room(options.reports_dir, features, options.strategies)
-    X_train, X_test = _usable(features.train.features), _usable(features.test.features)
-    return FitInputs(features, X_train, X_test, options, room)
+    test = features.test
+    return FitInputs(
+        features,
+        training_rows(features),
+        usable(test.features),
+        options,
+        room,
+        read_class_weights(options.class_weight, features.class_names),
+        units_of(test.groups, test.weights, len(test)),
+    )
 
 
 def _add_few_shot(
@@ -120,6 +131,7 @@ def _add_few_shot(
             seed=inputs.options.seed,
             jobs=inputs.options.jobs,
             memory=inputs.room.solver,
+            class_weight=inputs.class_weight,
         )
     results["timings"]["few_shot"] = time.perf_counter() - clock
     results["warnings"] += unconverged_warnings(results["few_shot"])
@@ -130,28 +142,6 @@ def store_name(features: Features) -> str:
     """Name the folder of a store's runs, such as ``digits-test_efficientnet-64px-1a2b3c4d``."""
     dataset = str((features.spec.get("dataset") or {}).get("name", "dataset"))
     return re.sub(r"[^\w.-]+", "_", f"{dataset}-{Path(features.path).stem}").lstrip(".")
-
-
-def _check_classes(features: Features) -> None:
-    names = features.class_names
-    if any(not name.strip() for name in names):
-        raise UserError(
-            f"{features.path} has a class whose name is empty; name it and run stage one again"
-        )
-    repeated = {name for name in names if list(names).count(name) > 1}
-    if repeated:
-        raise UserError(
-            f"{features.path} has several classes called {sorted(repeated)[0]!r}; "
-            "rename them and run stage one again"
-        )
-    present = np.unique(features.train.labels)
-    if len(present) < 2:
-        raise UserError(
-            f"the training rows of {features.path} hold {len(present)} class of {len(names)}; "
-            "a classifier needs two or more: use more images or a larger --limit in stage one"
-        )
-    if not len(features.test.labels):
-        raise UserError(f"{features.path} has no test rows; run stage one with a test split")
 
 
 def _fit_all(inputs: FitInputs) -> dict[str, Fitted]:
@@ -186,11 +176,6 @@ def _fit_all(inputs: FitInputs) -> dict[str, Fitted]:
     return fitted
 
 
-def _usable(X: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
-    """Convert half precision, which is for storage, to single."""
-    return X.astype(np.float32) if X.dtype == np.float16 else X
-
-
 def _line(strategy: str, fit: Fitted) -> str:
     from classify.report.pages import percent, seconds, span
 
@@ -207,9 +192,10 @@ def _results(
     inputs: FitInputs, fitted: Mapping[str, Fitted], more: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Assemble results.json, but for what needs the images or more fits."""
-    from classify.analysis.significance import METHOD, compare_strategies
+    from classify.analysis.significance import compare_strategies, method_of
 
-    features, options = inputs.features, inputs.options
+    features, train, test = inputs.features, inputs.train, inputs.features.test
+    options = inputs.options
     two_classes = any(len(fit.estimator.classes_) == 2 for fit in fitted.values())
     # Then they are one problem, and a comparison would be with itself.
     one_problem = two_classes and len(fitted) > 1
@@ -217,12 +203,17 @@ def _results(
         []
         if one_problem
         else compare_strategies(
-            features.test.labels,
+            test.labels,
             {name: fit.predictions for name, fit in fitted.items()},
             {name: fit.entry["converged"] for name, fit in fitted.items()},
+            units=inputs.units,
         )
     )
-    always = majority(features.train.labels, features.test.labels, features.class_names)
+    always = majority(train.labels, test.labels, features.class_names, train.weights, test.weights)
+    held = _held_rows(fitted)
+    splits = describe_splits(
+        features, None if train.groups is None or train.n_validation else train.groups[held]
+    )
     strategies = {name: fit.entry for name, fit in fitted.items()}
     results = {
         "schema_version": SCHEMA_VERSION,
@@ -237,38 +228,78 @@ def _results(
             "request": features.request,
         },
         "seed": options.seed,
-        "settings": _settings(options, inputs.room),
+        "settings": _settings(inputs),
         "class_names": list(features.class_names),
         "n_train": len(features.train.labels),
-        "n_test": len(features.test.labels),
+        "n_validation": len(held),
+        "n_test": len(test.labels),
+        "splits": splits,
+        "interval_method": interval_method(inputs.units),
         "n_features": int(features.train.features.shape[1]),
         "environment": environment(
             options.jobs, [fit.estimator.device_ for fit in fitted.values()]
         ),
         "strategies": strategies,
         "comparisons": comparisons,
-        "comparison_method": METHOD,
+        "comparison_method": method_of(comparisons),
         "one_problem": one_problem,
         "majority": always,
         **more,
         "warnings": [
             *(text for fit in fitted.values() for text in fit.warnings),
             *_data_warnings(features),
-            *answer_warnings(strategies, always, set(_names(features, features.train.labels))),
+            *split_warnings(splits),
+            *_held_out_warnings(features, train, held),
+            *answer_warnings(strategies, always, set(_names(features, train.labels))),
         ],
     }
     return json_ready(results)
 
 
-def _settings(options: FitOptions, room: Room) -> dict[str, Any]:
+def _held_rows(fitted: Mapping[str, Fitted]) -> npt.NDArray[np.intp]:
+    """Return the rows that C was chosen on: the most of any strategy, where some took fewer."""
+    held = [fit.selection.held for fit in fitted.values() if fit.selection is not None]
+    return max(held, key=len, default=np.array([], dtype=np.intp))
+
+
+def _held_out_warnings(
+    features: Features, train: TrainingRows, held: npt.NDArray[np.intp]
+) -> list[str]:
+    """Say which classes C was chosen without, where groups or the given split leave some out."""
+    if not len(held) or (train.groups is None and not train.n_validation):
+        return []
+    labels = train.labels if train.weights is None else train.labels[train.weights > 0]
+    without = np.setdiff1d(labels, train.labels[held])
+    if not len(without):
+        return []
+    names = ", ".join(features.class_names[i] for i in without[:5])
+    more = f" and {len(without) - 5} more" if len(without) > 5 else ""
+    why = (
+        "the validation split has none of its images"
+        if train.n_validation
+        else "no group of it could be held out"
+    )
+    return [f"C was chosen without the class {names}{more}: {why}."]
+
+
+def _settings(inputs: FitInputs) -> dict[str, Any]:
     from classify.selection import C_GRID, VALIDATION_FRACTION
 
+    options, room, features = inputs.options, inputs.room, inputs.features
+    auto, given = options.c is None, inputs.train.n_validation > 0
+    weights = (inputs.train.weights, features.test.weights)
+    chosen = inputs.class_weight
+    if isinstance(chosen, dict):
+        chosen = {features.class_names[label]: weight for label, weight in chosen.items()}
     return {
         "strategies": list(options.strategies),
-        "c": "auto" if options.c is None else options.c,
-        "c_grid": list(options.c_grid or C_GRID) if options.c is None else [],
+        "c": "auto" if auto else options.c,
+        "c_grid": list(options.c_grid or C_GRID) if auto else [],
         "full_path": options.full_path,
-        "validation_fraction": VALIDATION_FRACTION if options.c is None else None,
+        "validation": "given" if given else VALIDATION_FRACTION,
+        "validation_fraction": VALIDATION_FRACTION if auto and not given else None,
+        "class_weight": chosen or "none",
+        "weighted": any(found is not None for found in weights),
         "standardize": True,
         "fit_intercept": options.fit_intercept,
         "normalize": options.normalize or "none",

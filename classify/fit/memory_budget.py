@@ -41,14 +41,16 @@ def open_store(
     memory = default_memory() if memory is None else memory
     header = read_header(path)
     n_classes = max(2, len(header.class_names))
-    copies = 4 * (header.n_train + header.n_test) * header.n_features if normalize else 0
+    rows = header.n_train + header.n_validation + header.n_test
+    copies = 4 * rows * header.n_features if normalize else 0
     of_columns = {
         strategy: column_bytes(header.n_features, 4, strategy, n_classes) for strategy in strategies
     }
     in_memory = in_memory_bytes(header) + copies
     needed = in_memory + max(of_columns.values())
     if needed > memory and "ovo" in strategies and few_rows(header):
-        of_columns["ovo"] = few_rows_bytes(header.n_train, header.n_features, n_classes)
+        n_fitted = header.n_train + header.n_validation
+        of_columns["ovo"] = few_rows_bytes(n_fitted, header.n_features, n_classes)
         needed = in_memory + max(of_columns.values())
     if needed <= memory:
         return open_features(path), Room(memory, False, None)
@@ -74,9 +76,12 @@ def few_rows(header: Header) -> bool:
     """Say whether one-vs-one's pairs are fitted in the coordinates of their few rows."""
     from data.reading import open_features
 
-    if header.n_train**2 > GRAM_NUMBERS:  # it takes no labels to tell
+    if (header.n_train + header.n_validation) ** 2 > GRAM_NUMBERS:  # it takes no labels to tell
         return False
-    labels = open_features(header.path, verify=False, in_memory=False).train.labels
+    found = open_features(header.path, verify=False, in_memory=False)
+    labels = found.train.labels
+    if found.validation is not None:
+        labels = np.concatenate([labels, found.validation.labels])
     sizes = np.unique(labels, return_counts=True)[1]
     return len(sizes) > 2 and are_few(sizes, header.n_features)
 
@@ -85,7 +90,8 @@ def shortages(
     header: Header, strategies: tuple[str, ...], memory: int, jobs: int | None
 ) -> dict[str, TooLittleMemoryError]:
     """Find the strategies that cannot be fitted from the disk within a memory, and why."""
-    shape, n_classes = (header.n_train, header.n_features), max(2, len(header.class_names))
+    n_classes = max(2, len(header.class_names))
+    shape = (header.n_train + header.n_validation, header.n_features)
     failed: dict[str, TooLittleMemoryError] = {}
     for strategy in strategies:
         try:
@@ -97,17 +103,19 @@ def shortages(
 
 def in_memory_bytes(header: Header) -> int:
     """Count the bytes of a fit in memory: the features, and its copies of them."""
-    # Both splits in float32, and in half precision if that is how they are stored; a copy of the
-    # training rows in another order, up to the size at which none is made; the held-out tenth.
-    train = 4 * header.n_train * header.n_features
-    test = 4 * header.n_test * header.n_features
-    widened = (train + test) // 2 if header.dtype == "float16" else 0
-    return train + test + widened + min(train, COPY_BYTES) + train // 10
+    # The splits in float32, and in half precision if that is how they are stored; a copy of the
+    # training rows in another order, up to the size at which none is made; the held-out rows. A
+    # validation split is copied to the training rows, into a table of its own.
+    row = 4 * header.n_features
+    train, more, test = row * header.n_train, row * header.n_validation, row * header.n_test
+    widened = (train + more + test) // 2 if header.dtype == "float16" else 0
+    held = 2 * more + train if more else train // 10
+    return train + more + test + widened + min(train + more, COPY_BYTES) + held
 
 
 def kept_bytes(header: Header, n_strategies: int) -> int:
     """Count the bytes that a run out of core holds besides its fits."""
     # Labels and names of all rows; every strategy's scores and probabilities of the test rows, and
     # the temporary arrays of the metrics.
-    rows = ROW_BYTES * (header.n_train + header.n_test)
+    rows = ROW_BYTES * (header.n_train + header.n_validation + header.n_test)
     return rows + (2 * n_strategies + 6) * 8 * header.n_test * len(header.class_names)

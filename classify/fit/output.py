@@ -102,7 +102,7 @@ def run_bytes(features: Features, strategies: Sequence[str]) -> int:
 
 def _head_bytes(strategy: str, known: int, features: Features) -> int:
     """Count the bytes of a head: written out, or as sums of few rows."""
-    n_train, width = features.train.features.shape
+    n_train, width = features.n_train + features.n_validation, features.n_features
     heads = n_heads(strategy, known)
     sizes = np.unique(features.train.labels, return_counts=True)[1]
     if strategy == "ovo" and known > 2 and compact(heads, width) and are_few(sizes, width):
@@ -159,6 +159,11 @@ def _write_predictions(path: Path, features: Features, fitted: Mapping[str, Fitt
         "labels": np.asarray(features.test.labels, dtype=np.int64),
         "class_names": np.array(list(features.class_names), dtype=np.str_),
     }
+    if features.test.groups is not None:
+        arrays["groups"] = features.test.groups
+        arrays["group_names"] = np.array(list(features.group_names), dtype=np.str_)
+    if features.test.weights is not None:
+        arrays["weights"] = features.test.weights
     for name, fit in fitted.items():
         arrays[f"{name}_predictions"] = fit.predictions
         arrays[f"{name}_probabilities"] = fit.probabilities.astype(np.float32)

@@ -37,7 +37,7 @@ def fit_strategy(
     from classify import estimators
     from classify.analysis.evaluate import evaluate, never_answered
 
-    features, options = inputs.features, inputs.options
+    features, train, options = inputs.features, inputs.train, inputs.options
     clock = time.perf_counter()
     selection = _select(strategy, inputs, grid, on_fit)
     if options.c is None:
@@ -55,17 +55,21 @@ def fit_strategy(
         n_jobs=options.jobs,
         memory=inputs.room.solver,
         device=selection.device if selection else options.device,
+        class_weight=inputs.class_weight,
         **settings,
     )
     # That a fit did not converge is in its certificate, and said in our own words.
     start = selection.start if selection else None
-    estimators.fit_without_warning(estimator, inputs.X_train, features.train.labels, start)
+    estimators.fit_without_warning(estimator, train.X, train.labels, start, train.weights)
     trained = time.perf_counter()
     certificate = estimator.certificate_
     predictions, probabilities, scores = _answers(
         estimator, inputs.X_test, len(features.class_names)
     )
-    test = evaluate(features.test.labels, predictions, probabilities, features.class_names)
+    test = evaluate(
+        features.test.labels, predictions, probabilities, features.class_names,
+        features.test.weights, inputs.units,
+    )  # fmt: skip
     entry = {
         "C": c,
         "n_problems": certificate["n_problems"],
@@ -80,7 +84,7 @@ def fit_strategy(
         "validation_not_visited": selection.not_visited if selection else [],
         "test": test,
         "never_answered": never_answered(
-            features.train.labels, features.test.labels, predictions, features.class_names
+            train.labels, features.test.labels, predictions, features.class_names
         ),
     }
     done = time.perf_counter()
@@ -113,13 +117,13 @@ def _select(
     """Follow the path of C; None where C was given and no row can be held out."""
     from classify.selection import select_C
 
-    options = inputs.options
+    train, options = inputs.train, inputs.options
     try:
         # With a C that was given, this fits it to nine tenths, which the other tenth calibrates.
         return select_C(
             strategy,
-            inputs.X_train,
-            inputs.features.train.labels,
+            train.X,
+            train.labels,
             grid=grid,
             seed=options.seed,
             full_path=options.full_path,
@@ -130,9 +134,13 @@ def _select(
             memory=inputs.room.solver,
             device=options.device,
             on_step=on_fit,
+            sample_weight=train.weights,
+            class_weight=inputs.class_weight,
+            groups=train.groups,
+            held=train.held,
         )
     except ValueError as error:
-        # The grid was checked; what is left is that no class can spare a row.
+        # The grid was checked; what is left is that no class can spare a row, or no group.
         if options.c is None:
             raise UserError(f"--c auto on {inputs.features.path}: {error} (--c 1)") from error
         return None

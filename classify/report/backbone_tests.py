@@ -13,7 +13,7 @@ from typing import Any
 
 from classify.analysis.significance import compare_answers, judge_again
 from classify.report.pages import percent, span
-from classify.report.runs import Answers, Run
+from classify.report.runs import Answers, Run, shared_units
 from classify.wording import display_name, listed, verdict
 
 # Of classifiers that share the highest accuracy so many are named.
@@ -30,6 +30,9 @@ def group_by_test_set(runs: Sequence[Run], answers: Mapping[str, Answers]) -> li
                 mine.test_set, {"dataset": run.dataset, "n": len(mine.labels), "runs": []}
             )
             group["runs"].append(run.label)
+    for group in groups.values():
+        units = shared_units([answers[label] for label in group["runs"]])
+        group["n_groups"] = None if units is None else units.n_groups
     return list(groups.values())
 
 
@@ -63,14 +66,33 @@ def count_tests(
     return total
 
 
-def judge_question(runs: Sequence[Run], n_tests: int) -> list[dict[str, Any]]:
-    """Judge OvR against OvO of each run that compared them, as some of the tests of this page."""
-    return [
-        {"label": run.label, **judge_again(entry, n_tests)}
-        for run in runs
-        for entry in run.results["comparisons"]
-        if (entry["a"], entry["b"]) == ("ovr", "ovo") and not one_problem(run.results)
-    ]
+def judge_question(
+    runs: Sequence[Run],
+    n_tests: int,
+    answers: Mapping[str, Answers],
+    test_sets: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Judge OvR against OvO of each run that compared them, as some of the tests of this page.
+
+    A run that knows no groups is judged by those that another run of the same test images has.
+    """
+    groups = {label: group for group in test_sets for label in group["runs"]}
+    found = []
+    for run in runs:
+        for entry in run.results["comparisons"]:
+            if (entry["a"], entry["b"]) != ("ovr", "ovo") or one_problem(run.results):
+                continue
+            group = groups.get(run.label)
+            judged = entry
+            if group is not None and group["n_groups"] is not None:
+                mine = answers[run.label]
+                tested = compare_answers(
+                    mine.labels, mine.predictions["ovr"], mine.predictions["ovo"],
+                    units=shared_units([answers[label] for label in group["runs"]]),
+                )  # fmt: skip
+                judged = {**entry, **tested}
+            found.append({"label": run.label, **judge_again(judged, n_tests)})
+    return found
 
 
 def best_two(
@@ -98,6 +120,7 @@ def backbone_pairs(
 ) -> list[dict[str, Any]]:
     """Test the runs of one test set in pairs at each strategy they share, and best against best."""
     by_label = {run.label: run.results for run in runs}
+    units = shared_units([answers[label] for label in group["runs"]])
     wanted = [
         ((a, strategy), (b, strategy))
         for a, b in combinations(group["runs"], 2)
@@ -115,6 +138,7 @@ def backbone_pairs(
             answers[a].predictions[strategy_a],
             answers[b].predictions[strategy_b],
             n_tests=n_tests,
+            units=units,
         )
         fits = (by_label[a]["strategies"][strategy_a], by_label[b]["strategies"][strategy_b])
         pair = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from classify.analysis.significance import METHOD
+from classify.analysis.significance import method_of
 from classify.report.backbone_tests import (
     backbone_pairs,
     best_two,
@@ -26,9 +26,10 @@ from classify.report.figures.tradeoffs import backbones as draw_backbones
 from classify.report.figures.tradeoffs import draw_tradeoffs, known_costs, numbered
 from classify.report.pages import percent, render_html, render_markdown, seconds, span, write_pages
 from classify.report.runs import Answers, Run, find_runs, read_answers
+from classify.report.split_words import interval_words
 from classify.report.terminal import printable, table, wants_colour
 from classify.results import FILE_NAME, SCHEMA_VERSION, has_random_weights, json_ready, load_json
-from classify.wording import display_name
+from classify.wording import display_name, procedure
 from data.common.cli import log
 from data.common.errors import UserError
 from data.common.files import check_writable, temporary_folder, write_json, write_text
@@ -86,7 +87,7 @@ def summarise(runs: Sequence[Run], notes: list[str], target: Path) -> dict[str, 
         notes.append(
             f"runs on different test images are not tested against each other. The sets: {told}"
         )
-    question = judge_question(runs, n_tests)
+    question = judge_question(runs, n_tests, answers, test_sets)
     alike = [run.label for run in runs if one_problem(run.results)]
     return {
         "schema_version": SCHEMA_VERSION,
@@ -94,7 +95,7 @@ def summarise(runs: Sequence[Run], notes: list[str], target: Path) -> dict[str, 
         "verdict": headline(rows, question, pairs, test_sets, alike),
         "runs": [_run_row(run, target) for run in runs],
         "leaderboard": rows,
-        "comparison_method": METHOD,
+        "comparison_method": method_of([*question, *pairs]),
         "n_tests": n_tests,
         "ovr_ovo": question,
         "one_problem": alike,
@@ -130,6 +131,7 @@ def _rows(run: Run) -> list[dict[str, Any]]:
             "strategy": name,
             **{metric: entry["test"][metric] for metric in METRICS},
             "accuracy_ci95": entry["test"]["accuracy_ci95"],
+            "interval_method": run.results.get("interval_method", "Wilson"),
             "majority_accuracy": (run.results.get("majority") or {}).get("test_accuracy"),
             "never_answered": len(entry["never_answered"]) if "never_answered" in entry else None,
             "C": entry["C"],
@@ -200,9 +202,12 @@ def _write(target: Path, comparison: dict[str, Any]) -> None:
         figures[f"accuracy-{i}"] = draw_backbones(rows, f"accuracy-{i}")
         group["numbered"] = numbered(rows) if len(group["labels"]) > 1 else []
         group["costs"] = list(known_costs(rows).values())
+        methods = dict.fromkeys(interval_words(row["interval_method"]) for row in rows)
+        group["intervals"] = " or ".join(methods)
         if group["numbered"]:  # one backbone alone trades nothing off
             figures[f"cost-{i}"] = draw_tradeoffs(rows, f"cost-{i}")
-    context = {"comparison": comparison, "groups": groups}
+    tests = [*comparison["ovr_ovo"], *comparison["backbones"]]
+    context = {"comparison": comparison, "groups": groups, "procedure": procedure(tests)}
     with temporary_folder(target.parent) as fresh, temporary_folder(target.parent) as aside:
         write_json(fresh / FILE_NAME, comparison)
         write_text(fresh / "metrics.csv", metrics_csv(comparison["leaderboard"]))

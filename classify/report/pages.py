@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from classify.report.figures.style import inline
 from classify.wording import (
-    PROCEDURE,
     display_name,
     limit,
     p_text,
@@ -136,7 +135,6 @@ def _environment(*, html: bool) -> Environment:
         capital=upper_first,
         code=_code,
     )
-    environment.globals["PROCEDURE"] = PROCEDURE
     return environment
 
 

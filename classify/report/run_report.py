@@ -25,8 +25,15 @@ from classify.report.figures import views as figures_views
 from classify.report.figures.style import PALETTE
 from classify.report.pages import TEMPLATES, render_html, render_markdown, write_pages
 from classify.report.runs import read_results
+from classify.report.split_words import (
+    chosen_words,
+    given,
+    interval_words,
+    split_sentences,
+    splits_of,
+)
 from classify.results import FILE_NAME, backbone_name, has_random_weights
-from classify.wording import decoding_sentence, display_name, labels_sentence
+from classify.wording import decoding_sentence, display_name, labels_sentence, procedure
 from data.common.cli import progress
 from data.common.files import write_text
 from data.format.spec import IMPORTED, is_imported
@@ -240,7 +247,14 @@ def report_context(results: Mapping[str, Any]) -> dict[str, Any]:
     comparisons = results["comparisons"]
     question = [c for c in comparisons if {c["a"], c["b"]} == {"ovr", "ovo"}]
     few_shot = results.get("few_shot")
+    n_groups = (splits_of(results)["groups"] or {}).get("test")
     return {
+        "procedure": procedure(comparisons),
+        "intervals": interval_words(results.get("interval_method"), n_groups),
+        "chosen": chosen_words(results),
+        "given": given(results),
+        "split_sentences": split_sentences(results),
+        "grouped": n_groups is not None,
         "headings": {
             name: display_name(name) + ("" if entry["converged"] else " (not converged)")
             for name, entry in strategies.items()

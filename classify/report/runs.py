@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 
+from classify.analysis.resampling import Units, units_of
 from classify.analysis.significance import with_current_method
 from classify.results import FILE_NAME, backbone_name, load_json, read_run
 from data.common.errors import UserError
@@ -44,12 +45,15 @@ class Run:
 class Answers:
     """What a run's strategies answered on its test set, rows in the order of their ids.
 
-    Shapes: labels, predictions (n_samples,).
+    Shapes: labels, predictions, groups, weights (n_samples,).
     """
 
     labels: npt.NDArray[np.int64]
     predictions: dict[str, npt.NDArray[np.int64]]
-    test_set: str  # digest of class names, ids and labels: equal for runs that share a test set
+    # Digest of class names, ids, labels and weights: equal for runs that share a test set.
+    test_set: str
+    groups: npt.NDArray[np.int64] | None = None
+    weights: npt.NDArray[np.float64] | None = None
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -107,7 +111,8 @@ def _newest(runs: Sequence[Run], on_skip: Callable[[str], object]) -> list[Run]:
         settings = {
             name: value
             for name, value in results["settings"].items()
-            if name not in ("memory", "out_of_core", "few_shot")
+            if name not in ("memory", "out_of_core", "few_shot", "validation", "weighted")
+            and (name, value) != ("class_weight", "none")  # as of runs that do not say
         }
         same = json.dumps([results["store"]["key"], results["seed"], settings], sort_keys=True)
         if same in newest:
@@ -155,16 +160,21 @@ def read_answers(run: Run) -> Answers:
             predictions = {
                 name: stored[f"{name}_predictions"].astype(np.int64) for name in strategies
             }
+            groups = stored["groups"].astype(np.int64) if "groups" in stored else None
+            weights = stored["weights"].astype(np.float64) if "weights" in stored else None
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; fit again to compare this run with others") from error
     except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
         raise UserError(
             f"{path} cannot be read ({error}); fit again to compare this run with others"
         ) from error
-    shapes = {labels.shape, ids.shape, *(answer.shape for answer in predictions.values())}
+    columns = [labels, ids, *predictions.values(), *(c for c in (groups, weights) if c is not None)]
+    shapes = {column.shape for column in columns}
     fits = shapes == {(run.results["n_test"],)} and names == run.results["class_names"]
     if not fits or any(
-        not np.isclose(np.mean(answer == labels), strategies[name]["test"]["accuracy"])
+        not np.isclose(
+            np.average(answer == labels, weights=weights), strategies[name]["test"]["accuracy"]
+        )
         for name, answer in predictions.items()
     ):
         raise UserError(
@@ -176,8 +186,46 @@ def read_answers(run: Run) -> Answers:
     digest = hashlib.sha256(json.dumps(names).encode())
     digest.update("\0".join(ids[order].tolist()).encode("utf-8", "surrogatepass"))
     digest.update(labels[order].tobytes())
+    if weights is not None:
+        digest.update(weights[order].tobytes())
     return Answers(
         labels[order],
         {name: answer[order] for name, answer in predictions.items()},
         digest.hexdigest(),
+        None if groups is None else groups[order],
+        None if weights is None else weights[order],
     )
+
+
+def shared_units(answers: Sequence[Answers]) -> Units | None:
+    """Make the units of a test set that several runs answered.
+
+    Where runs have different groups, a test may tear none of them apart, so those that share a row
+    are put together.
+    """
+    found: list[npt.NDArray[np.int64]] = []
+    for one in answers:
+        if one.groups is not None:
+            codes = np.unique(one.groups, return_inverse=True)[1]
+            if not any(_same_parts(codes, other) for other in found):
+                found.append(codes)
+    groups = found[0] if found else None
+    for other in found[1:]:
+        groups = _joined(groups, other)
+    return units_of(groups, answers[0].weights, len(answers[0].labels))
+
+
+def _same_parts(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> bool:
+    """Tell whether two codings put the same rows together."""
+    n_pairs = len(np.unique(a * (int(b.max(initial=0)) + 1) + b))
+    return n_pairs == len(np.unique(a)) == len(np.unique(b))
+
+
+def _joined(a: Any, b: Any) -> npt.NDArray[np.int64]:
+    """Put the groups of two codings together that have a row in common."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n_a, n_b = int(a.max()) + 1, int(b.max()) + 1
+    links = coo_array((np.ones(len(a)), (a, n_a + b)), shape=(n_a + n_b, n_a + n_b))
+    return np.asarray(connected_components(links, directed=False)[1][a], dtype=np.int64)

@@ -111,3 +111,47 @@ class StoredRows:
                 f"{self.path} cannot be read any more: {error.strerror}. See that its disk is "
                 "there, and run the same command again"
             ) from error
+
+
+class StackedRows:
+    """Tables of one width, one after the other, as one source of rows."""
+
+    def __init__(self, parts: tuple[StoredRows, ...]) -> None:
+        self.parts = parts
+        self._starts = np.cumsum([0, *map(len, parts)])
+        self.shape: tuple[int, int] = (int(self._starts[-1]), parts[0].shape[1])
+        self.ndim, self.dtype = 2, parts[0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all rows would take in memory."""
+        return sum(part.nbytes for part in self.parts)
+
+    def read(self, start: int, stop: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """Read consecutive rows, of several tables where they go on in the next.
+
+        Shapes: ``out`` (stop - start, n_features); returns (stop - start, n_features).
+        """
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise IndexError(f"rows {start} to {stop} of {self.shape[0]}")
+        rows = np.empty((stop - start, self.shape[1]), self.dtype) if out is None else out
+        for part, first in zip(self.parts, self._starts.tolist(), strict=False):
+            low, high = max(start, first), min(stop, first + len(part))
+            if low < high:
+                part.read(low - first, high - first, rows[low - start : high - start])
+        return rows
+
+    def gather(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+        """Read any rows, in their order.
+
+        Shapes: ``rows`` (k,); returns (k, n_features).
+        """
+        rows = np.asarray(rows, dtype=np.intp)
+        result = np.empty((len(rows), self.shape[1]), self.dtype)
+        for part, first in zip(self.parts, self._starts.tolist(), strict=False):
+            mine = np.flatnonzero((rows >= first) & (rows < first + len(part)))
+            result[mine] = part.gather(rows[mine] - first)
+        return result

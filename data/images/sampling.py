@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+
+from data.common import group_split
 
 
 def stratified_subset(
@@ -72,13 +73,6 @@ def hold_out(ids: Sequence[str], fraction: float, seed: int) -> npt.NDArray[np.b
     return chosen
 
 
-# Groups are gone through in so many random orders, and the best outcome is taken.
-GROUP_ORDERS = 16
-# Fewer for many groups: the work is in proportion to the pairs of a group and a class that it has.
-GROUP_WORK = 2_000_000
-GROUP_PASSES = 10
-
-
 def hold_out_groups(
     labels: npt.NDArray[np.int64],
     groups: npt.NDArray[np.int64],
@@ -88,56 +82,16 @@ def hold_out_groups(
 ) -> npt.NDArray[np.bool_]:
     """Choose rows that are held out for the test split, of a group all or none.
 
-    Every class keeps training rows. Beyond that, classes should have test rows, and the share of
-    each that is held out should be near the fraction. Groups are gone through in a random order,
-    and each changes sides where that brings the shares nearer, until none does; of several orders
-    the best is taken. An order ranks groups by a hash of the seed and their names, as `hold_out`
-    does.
+    Groups are ranked by a hash of the seed and their names, as `hold_out` ranks images, once for
+    each of the orders that `group_split.hold_out_groups` tries.
 
     Shape: (n,). No row is chosen where no group can be spared.
     """
-    used, group_of_row = np.unique(groups, return_inverse=True)
-    classes, class_of_row = np.unique(labels, return_inverse=True)
-    pairs, counts = np.unique(group_of_row * len(classes) + class_of_row, return_counts=True)
-    pair_class = pairs % len(classes)
-    starts = np.searchsorted(pairs // len(classes), np.arange(len(used) + 1))
-    parts = [(pair_class[start:stop], counts[start:stop]) for start, stop in pairwise(starts)]
-    sizes = np.bincount(class_of_row, minlength=len(classes))
-    best, least = np.zeros(len(used), np.bool_), np.inf
-    for order in range(max(1, min(GROUP_ORDERS, GROUP_WORK // len(pairs)))):
-        names = [f"{seed}\0{order}\0{group_names[group]}" for group in used.tolist()]
+    used = np.unique(groups).tolist()
+
+    def ranked(order: int) -> list[int]:
+        names = [f"{seed}\0{order}\0{group_names[group]}" for group in used]
         ranks = [hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest() for name in names]
-        ranked = sorted(range(len(used)), key=ranks.__getitem__)
-        held, distance = _choose_groups(parts, sizes, ranked, fraction)
-        if distance < least:
-            best, least = held, distance
-    return best[group_of_row]
+        return sorted(range(len(used)), key=ranks.__getitem__)
 
-
-def _choose_groups(
-    parts: Sequence[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]],
-    sizes: npt.NDArray[np.int64],
-    ranked: Sequence[int],
-    fraction: float,
-) -> tuple[npt.NDArray[np.bool_], float]:
-    """Move groups to the held out side and back while that brings it nearer to what is wanted."""
-    held = np.zeros(len(parts), np.bool_)
-    taken = np.zeros(len(sizes), np.int64)
-
-    def distance(index: npt.NDArray[np.int64], count: npt.NDArray[np.int64]) -> float:
-        size = sizes[index]
-        # A class without test rows is worse than any share; one without training rows cannot be.
-        empty = (count == 0) * 2.0 + np.where(count == size, np.inf, 0.0)
-        return float((np.square(count / size - fraction) + empty).sum())
-
-    for _ in range(GROUP_PASSES):
-        moved = False
-        for group in ranked:
-            index, count = parts[group]
-            now = taken[index]
-            then = now - count if held[group] else now + count
-            if distance(index, then) < distance(index, now):
-                taken[index], held[group], moved = then, not held[group], True
-        if not moved:
-            break
-    return held, distance(np.arange(len(sizes)), taken)
+    return group_split.hold_out_groups(labels, groups, fraction, ranked)

@@ -181,25 +181,40 @@ def make_run():
 
 
 def write_store(path, *, names=("ant", "bee", "cat"), n=240, d=6, seed=0, dtype="float32", **spec):
-    """Write a feature store of noisy clusters; `labels_train` and `labels_test` override labels."""
+    """Write a feature store of noisy clusters; `labels_train` and `labels_test` override labels.
+
+    `validation` is how many rows that split has; `groups` and `weights` give each split's by name,
+    and groups that are not given as names of their own are called ``g0``, ``g1`` and so on.
+    """
     from data.format.records import SplitSource
     from data.writing import join
 
-    chosen = {split: spec.pop(f"labels_{split}", None) for split in ("train", "test")}
+    sizes = {"train": n, "test": n // 2, "validation": spec.pop("validation", 0)}
+    chosen = {split: spec.pop(f"labels_{split}", None) for split in sizes}
+    groups, weights = spec.pop("groups", {}), spec.pop("weights", {})
+    n_groups = 1 + max((int(np.max(codes)) for codes in groups.values()), default=-1)
     scale = spec.pop("scale", 1)
     provenance = spec.pop("provenance", {"device": "cpu", "images_per_second": 50.0})
     rng = np.random.default_rng(seed)
     centres = 1.3 * rng.normal(size=(len(names), d))
     splits = {}
-    for split, rows in (("train", n), ("test", n // 2)):
+    for split, rows in sizes.items():
         labels = chosen[split]
+        if split == "validation" and labels is None and not rows:
+            continue
         labels = np.arange(rows) % len(names) if labels is None else np.asarray(labels)
         X = (centres[labels] + rng.normal(size=(len(labels), d))).astype(dtype) * scale
         ids = [f"{split}:{i}" for i in range(len(labels))]
-        splits[split] = SplitSource(labels, ids, [(X, np.ones(len(labels), dtype=bool))])
+        splits[split] = SplitSource(
+            labels, ids, [(X, np.ones(len(labels), dtype=bool))], groups.get(split),
+            weights.get(split),
+        )  # fmt: skip
     described = {**spec_of(**spec), "store_dtype": dtype}
     path.parent.mkdir(parents=True, exist_ok=True)
-    join(path, spec=described, request={}, provenance=provenance, class_names=names, splits=splits)
+    join(
+        path, spec=described, request={}, provenance=provenance, class_names=names, splits=splits,
+        group_names=[f"g{i}" for i in range(n_groups)],
+    )  # fmt: skip
     return path
 
 

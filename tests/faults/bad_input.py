@@ -436,6 +436,43 @@ TABLE = [
     ("extract tensors", "FILE.pt", "required", "--help"),
     ("extract tensors {text_pt} --out {root}/new", "{text_pt}", "cannot be read", "write it again"),
     ("extract tensors {own}/gone.pt --out {root}/new", "gone.pt", "does not exist", "give a file"),
+    # -- stage two: splits, groups and weights ---------------------------------------------------
+    (f"{FIT} {{whole_groups}}", "{whole_groups}", "3 groups has a class in whole", "(--c 1)"),
+    (f"{FIT} {{one_validated}}", "{one_validated}", "hold 1 class of 3 (b)", "add rows of other"),
+    (f"{FIT} {{only_validated}}", "'c'", "1 validation row and no training", "move some into"),
+    (f"{FIT} {{no_weight}}", "{no_weight}", "every training row of a has the weight 0", "--drop"),
+    (
+        f"{FIT} {{whole_groups}} --class-weight {{root}}/gone",
+        "--class-weight {root}/gone", "No such file", "give balanced, or a JSON or CSV",
+    ),
+    (
+        f"{FIT} {{whole_groups}} --class-weight balansed",
+        "--class-weight balansed", "No such file", "did you mean balanced",
+    ),
+    (
+        f"{FIT} {{whole_groups}} --class-weight {{class_weights}}/text.json",
+        "{class_weights}/text.json", "is not JSON", "a JSON object such as",
+    ),
+    (
+        f"{FIT} {{whole_groups}} --class-weight {{class_weights}}/wide.csv",
+        "{class_weights}/wide.csv", "row 1 has 3 columns", "a table of two columns",
+    ),
+    (
+        f"{FIT} {{whole_groups}} --class-weight {{class_weights}}/other.csv",
+        "{class_weights}/other.csv", "names 'd', which is no class", "the classes are a, b, c",
+    ),
+    (
+        f"{FIT} {{whole_groups}} --class-weight {{class_weights}}/part.csv",
+        "{class_weights}/part.csv", "no weight for 'c'", "each of the 3 classes one",
+    ),
+    (
+        f"{FIT} {{whole_groups}} --class-weight {{class_weights}}/below.csv",
+        "{class_weights}/below.csv", "'b' is '-1'", "a finite number above 0",
+    ),
+    (
+        f"{FIT} {{whole_groups}} --class-weight {{class_weights}}/endless.json",
+        "{class_weights}/endless.json", "'b' is inf", "a finite number above 0",
+    ),
     # -- stage two: compare, report, predict -----------------------------------------------------
     ("classify compare {root}/gone", "{root}/gone", "does not exist", "make classify"),
     ("classify compare {nothing}", "{nothing}", "no run", "make classify"),

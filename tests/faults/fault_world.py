@@ -87,8 +87,14 @@ def save_image(path, value=0, size=(20, 20)):
     Image.fromarray(np.full((*size, 3), value, np.uint8)).save(path)
 
 
-def write_store(path, labels, test_labels, names, X=None, X_test=None, d=4, dtype="float32"):
-    """Write a store of these labels; random features if none are given."""
+def write_store(
+    path, labels, test_labels, names, X=None, X_test=None, d=4, dtype="float32", *,
+    validation=None, groups=None, weights=None,
+):  # fmt: skip
+    """Write a store of these labels; random features if none are given.
+
+    `groups` and `weights` are the training rows'; `validation` is that split's labels.
+    """
     from data.format.records import SplitSource
     from data.writing import join
 
@@ -99,8 +105,10 @@ def write_store(path, labels, test_labels, names, X=None, X_test=None, d=4, dtyp
         rows = np.asarray(rows, dtype)
         ids = [f"{split}:{i}" for i in range(len(y))]
         blocks = [(rows, np.ones(len(y), bool))]
-        return SplitSource(np.asarray(y, np.int64), ids, blocks)
+        mine = {"groups": groups, "weights": weights} if split == "train" else {}
+        return SplitSource(np.asarray(y, np.int64), ids, blocks, **mine)
 
+    more = {} if validation is None else {"validation": source("validation", validation, None)}
     spec = {
         "dataset": {"name": "made", "digest": "0" * 64, "limit": None},
         "model": {"name": "m", "args": {}, "weights": {"source": "random", "digest": "1" * 64}},
@@ -116,7 +124,9 @@ def write_store(path, labels, test_labels, names, X=None, X_test=None, d=4, dtyp
         splits={
             "train": source("train", labels, X),
             "test": source("test", test_labels, X_test),
+            **more,
         },
+        group_names=() if groups is None else [f"g{i}" for i in range(max(groups) + 1)],
     )
     return path
 
@@ -171,6 +181,23 @@ def build(root):
     ):
         at[name] = write_store(root / "stores" / f"{name}.h5", labels, test, ["a", "b", "c"])
     at["twins"] = write_store(root / "stores" / "twins.h5", [0, 1] * 6, [0, 1], ["a", "a"])
+    some = [0, 1, 2] * 4
+    for name, more in (
+        ("whole_groups", {"groups": np.array(some)}),
+        ("one_validated", {"validation": [1, 1]}),
+        ("only_validated", {"labels": [0, 1] * 6, "validation": [0, 2]}),
+        ("no_weight", {"weights": np.array(some) * 1.0}),
+    ):
+        labels = more.pop("labels", some)
+        path = root / "stores" / f"{name}.h5"
+        at[name] = write_store(path, labels, [0, 1, 2], ["a", "b", "c"], **more)
+    put("class_weights/text.json", '{"a": 1')
+    put("class_weights/wide.csv", "a,1,2\n")
+    put("class_weights/other.csv", "a,1\nb,1\nd,1\n")
+    put("class_weights/part.csv", "a,1\nb,1\n")
+    put("class_weights/below.csv", "a,1\nb,-1\nc,1\n")
+    put("class_weights/endless.json", '{"a": 1, "b": 1e999, "c": 1}')
+    at["class_weights"] = root / "class_weights"
     spec = {"model": "a name where an object should be"}
     forged = {"spec": canonical_json(spec), "key": spec_key(spec)}
     at["odd_h5"] = forge(root / "stores" / "odd.h5", **forged)

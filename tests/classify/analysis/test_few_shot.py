@@ -13,11 +13,19 @@ from sklearn.preprocessing import StandardScaler
 
 from classify import MultinomialLogistic, OneVsOneLogistic
 from classify.__main__ import main
-from classify.analysis.few_shot import DRAWS, draw_rows, few_shot, ladder, t_interval
+from classify.analysis.few_shot import (
+    DRAWS,
+    draw_rows,
+    drawable,
+    few_shot,
+    ladder,
+    t_interval,
+)
 from classify.report.run_report import report_context, write_report
 from classify.report.runs import read_results
 from classify.wording import labels_sentence
 from data.common.errors import UserError
+from data.format.records import FeatureSplit
 from data.reading import open_features
 
 
@@ -188,3 +196,29 @@ def test_damaged_curves_are_named(make_results, tmp_path, found):
     (tmp_path / "results.json").write_text(json.dumps(results))
     with pytest.raises(UserError, match=r"few_shot\.curves"):
         read_results(tmp_path / "results.json")
+
+
+def test_draws_take_groups_one_after_the_other_and_leave_out_those_of_the_test_split():
+    rng = np.random.default_rng(0)
+    groups, labels = rng.integers(0, 12, 400), rng.integers(0, 3, 400)
+    (few, more) = draw_rows(labels, [5, 40], draw=1, seed=2, groups=groups)
+    assert set(few) < set(more)
+    for k in range(3):
+        taken, left = more[labels[more] == k], np.setdiff1d(np.flatnonzero(labels == k), more)
+        assert len(taken) == 40
+        assert (
+            len(set(groups[taken]) & set(groups[left])) <= 1
+        )  # one group is cut, the others whole
+    assert not np.array_equal(few, draw_rows(labels, [5], draw=1, seed=2)[0])
+
+    def store(train_groups, test_groups, weights=None):
+        y = np.array([0, 0, 1, 1])
+        train = FeatureSplit(np.zeros((4, 2), np.float32), y, list("abcd"), train_groups, weights)
+        return SimpleNamespace(train=train, test=SimpleNamespace(groups=test_groups))
+
+    rows, note = drawable(store(np.array([0, 1, 2, 3]), np.array([1, 9])))
+    assert rows.tolist() == [0, 2, 3] and not note
+    rows, note = drawable(store(np.array([0, 1, 2, 3]), np.array([2, 3])))
+    assert rows.tolist() == [0, 1, 2, 3] and "without them a class has no rows" in note
+    weights = np.array([0, 1.0, 1, 1])
+    assert drawable(store(None, None, weights))[0].tolist() == [1, 2, 3]

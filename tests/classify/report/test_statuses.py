@@ -131,6 +131,7 @@ def test_a_temperature_says_whether_the_heads_it_suits_converged():
     class Rows:
         rows = np.arange(4)
         labels = np.array([0, 1, 0, 1])
+        weights = None
 
     from classify.analysis import run_all as analyses
 

@@ -8,6 +8,7 @@ import pytest
 
 from data.common.errors import UserError
 from data.format.records import SplitSource
+from data.format.stored_rows import StackedRows
 from data.reading import open_features
 from data.writing import join
 
@@ -128,3 +129,27 @@ def test_the_file_is_closed_with_its_last_user(store):
         features.train.features.read(0, 1)
     del features
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_stacked_tables_are_one_table(tmp_path):
+    stores = [
+        open_features(write(tmp_path / f"{n}.h5", dtype, n=n), in_memory=False)
+        for n, dtype in ((30, "float32"), (1, "float16"), (50, "float16"))
+    ]
+    parts = tuple(store.train.features for store in stores)
+    stacked, expected = (
+        StackedRows(parts),
+        np.concatenate([part.read(0, len(part)) for part in parts]),
+    )
+    assert stacked.shape == expected.shape and len(stacked) == 81 and stacked.ndim == 2
+    assert stacked.dtype == np.float32 and stacked.nbytes == expected.nbytes
+    for start, stop in ((0, 81), (3, 20), (29, 32), (30, 31), (31, 81), (40, 40), (81, 81)):
+        np.testing.assert_array_equal(stacked.read(start, stop), expected[start:stop])
+    out = np.empty((50, 7), np.float32)
+    assert stacked.read(10, 60, out) is out
+    np.testing.assert_array_equal(out, expected[10:60])
+    rows = np.random.default_rng(0).integers(0, 81, 40)
+    np.testing.assert_array_equal(stacked.gather(rows), expected[rows])
+    assert stacked.gather(rows[:0]).shape == (0, 7)
+    with pytest.raises(IndexError, match="rows 80 to 82 of 81"):
+        stacked.read(80, 82)
