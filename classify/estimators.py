@@ -39,6 +39,7 @@ from classify.coding import (
     decide,
     decision_values,
     log_probabilities,
+    pair_answers,
     probabilities,
 )
 from classify.linear_head import Head, LinearHead
@@ -448,17 +449,25 @@ def fit_without_warning(
 
 def answers_of(
     estimator: _LogisticHeads, X: Any
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return what `decision_function` and `predict_proba` do, from scores that are made once."""
+) -> tuple[Floats, Floats, npt.NDArray[np.float64] | None]:
+    """Return what `decision_function` and `predict_proba` do, from scores that are made once.
 
-    def both(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
+    Of one-vs-one also the summed margins of the classes.
+    """
+    k = len(estimator.classes_)
+    pairs = estimator._strategy == "ovo" and k > 2
+
+    def all_at_once(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
+        if pairs:
+            return np.hstack(pair_answers(scores, n_classes))
         values = decision_values(strategy, scores, n_classes).reshape(len(scores), -1)
         return np.hstack([values, probabilities(strategy, scores, n_classes)])
 
-    found = estimator._answers(X, both)
-    k = len(estimator.classes_)
+    found = estimator._answers(X, all_at_once)
+    if pairs:
+        return found[:, :k], found[:, k : 2 * k], found[:, 2 * k :]
     values, chances = found[:, :-k], found[:, -k:]
-    return (values[:, 0] if k == 2 else values), chances
+    return (values[:, 0] if k == 2 else values), chances, None
 
 
 @_with_shared_sections

@@ -120,6 +120,7 @@ def _add_few_shot(
             seed=inputs.options.seed,
             jobs=inputs.options.jobs,
             memory=inputs.room.solver,
+            whole={name: fit.entry["test"]["accuracy"] for name, fit in fitted.items()},
         )
     results["timings"]["few_shot"] = time.perf_counter() - clock
     results["warnings"] += unconverged_warnings(results["few_shot"])

@@ -8,10 +8,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
-from classify.linear_head import LinearHead, PairHead
+from classify.coding import decide, probabilities, problem_sums, votes_and_margins
+from classify.linear_head import LinearHead, PairHead, pairs_of
+from classify.scoring import sums_of_pairs
 from classify.selection import select_C
 from classify.solver.few_rows import are_few
 from classify.solver.out_of_core import answer_steps
+from classify.solver.threads import workers
 
 ALL = [OneVsOneLogistic, OneVsRestLogistic, MultinomialLogistic]
 
@@ -142,3 +145,47 @@ def test_rows_are_answered_in_steps_where_there_are_many_columns():
     assert [low for low, _ in steps] == [0, 50, 100, 150]
     assert steps[-1] == (150, 200)
     assert answer_steps(X, 40, 499_500) == [(0, 32), (32, 40)]
+
+
+@pytest.mark.parametrize("sizes", [[2] * 70, [1, 6, 2, 5, 1, 1, 1, 1] * 9])
+def test_scores_made_class_by_class_are_those_of_the_table(sizes):
+    X, y, T = few(sizes, 300, dtype=np.float32)
+    k = len(sizes)
+    head = OneVsOneLogistic(0.1, standardize=True).fit(X, y).head_
+    table = LinearHead(head.coef, head.intercept).scores(T.astype(np.float64))
+    scores = head.by_class(np.float32)(T)
+    assert scores.shape == table.shape
+    np.testing.assert_allclose(scores.table(), table, atol=1e-4)
+    for label in (0, 3, k - 1):
+        found = scores[10:20].with_class(label)
+        np.testing.assert_allclose(found, table[10:20, pairs_of(label, k)], atol=1e-4)
+    expected = votes_and_margins(table, k)
+    for found, wanted in zip(votes_and_margins(scores, k), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-3)
+    np.testing.assert_array_equal(decide("ovo", scores, k), decide("ovo", table, k))
+    coupled = [probabilities("ovo", which, k) for which in (scores, table)]
+    np.testing.assert_allclose(*coupled, atol=1e-6)
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_pairs_are_judged_on_rows_of_their_own_classes(pairs):
+    X, y, _ = few([3] * 9, 60)
+    head = OneVsOneLogistic(0.1).fit(X, y).head_
+    if not pairs:
+        head = LinearHead(head.coef, head.intercept)
+    T, own, _ = few([5, 0, 3] * 3, 60, seed=1)
+    rows = np.arange(4, len(T))
+    with workers(2) as pool:
+        found = sums_of_pairs(T, head, own[rows], 9, pool, rows)
+    wanted = problem_sums("ovo", head.scores(T[rows]), own[rows], 9)
+    np.testing.assert_array_equal(found.n_rows, wanted.n_rows)
+    np.testing.assert_array_equal(found.n_right, wanted.n_right)
+    np.testing.assert_allclose(found.loss, wanted.loss, rtol=1e-10)
+
+
+@pytest.mark.parametrize("strategy", ["ovo", "ovr"])
+def test_one_held_out_row_of_a_class_chooses_no_c_of_its_own(strategy):
+    for size, chosen in ((9, False), (15, True)):
+        X, y, _ = few([size] * 5, 100)
+        found = select_C(strategy, X, y, grid=[0.01, 1], n_jobs=1)
+        assert (found.per_problem_c is not None) == chosen
