@@ -42,7 +42,7 @@ from classify.coding import (
     pair_answers,
     probabilities,
 )
-from classify.linear_head import Head, LinearHead
+from classify.linear_head import Head, LinearHead, SpanHead
 from classify.parameters import check_parameters, row_weights
 from classify.scoring import answers
 from classify.solver.backend import as_labels, choose_device, lies_on, open_fitter
@@ -251,7 +251,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             head, solution = fitter.solve(
                 float(self.C), tol=float(self.tol), max_iter=int(self.max_iter), start=start
             )
-        self.head_ = head
+        self.head_ = head.plain if isinstance(head, SpanHead) else head
         self.n_iter_ = solution.n_iter
         self.device_ = fitter.device
         self.certificate_ = solution.certificate()

@@ -152,6 +152,78 @@ class PairHead:
         return self.scorer(X.dtype)(X)
 
 
+class Span:
+    """Coordinates of standardised rows in a basis of what they span, (n_features, n_span)."""
+
+    def __init__(self, basis: Array, scale: Array | None, shift: Array | None) -> None:
+        self.shift = shift
+        # Of raw features less the shift.
+        self.basis = basis if scale is None else basis / scale[:, None]
+
+    def coordinates(self, block: Floats, basis: Floats) -> Floats:
+        """Return the coordinates of rows of raw features, with the basis in their dtype."""
+        if self.shift is not None:
+            block = block - self.shift.astype(block.dtype)
+        return block @ basis
+
+
+class SpanHead:
+    """Linear heads as coordinates in the span of the rows that they were fitted to.
+
+    A path of C takes up one where it left the last, and judges it by rows in the same coordinates:
+    the weights for raw features, `coef`, are only written out where they are asked for. `weights`
+    (n_heads, n_span) and `offset` (n_heads,), the scores of a row that is the span's shift.
+    """
+
+    def __init__(self, weights: Array, offset: Array, span: Span) -> None:
+        self.weights, self.offset, self.span = weights, offset, span
+
+    @property
+    def n_heads(self) -> int:
+        """Return how many heads there are."""
+        return len(self.offset)
+
+    @property
+    def size(self) -> int:
+        """Return how many numbers are kept for the weights."""
+        return int(self.weights.size)
+
+    def finite(self) -> bool:
+        """Tell whether all numbers are finite."""
+        return bool(np.isfinite(self.weights).all() and np.isfinite(self.offset).all())
+
+    @cached_property
+    def plain(self) -> LinearHead:
+        """Write out the heads for raw features."""
+        coef = self.weights @ self.span.basis.T
+        shift = self.span.shift
+        return LinearHead(coef, self.offset if shift is None else self.offset - coef @ shift)
+
+    @property
+    def coef(self) -> Array:
+        """Return the weights for raw features (n_heads, n_features)."""
+        return self.plain.coef
+
+    @property
+    def intercept(self) -> Array:
+        """Return the intercepts for raw features (n_heads,)."""
+        return self.plain.intercept
+
+    def one(self, i: int) -> LinearHead:
+        """Return one of the heads."""
+        return self.plain.one(i)
+
+    def scorer(self, dtype: npt.DTypeLike) -> Scorer:
+        """Return `scores` for features of a dtype: the heads are converted once."""
+        basis, weights = self.span.basis.astype(dtype), self.weights.astype(dtype).T
+        offset = self.offset.astype(dtype)
+        return lambda block: self.span.coordinates(block, basis) @ weights + offset
+
+    def scores(self, X: Floats) -> Floats:
+        """Return the scores of rows of raw features, ``(n_rows, n_heads)``."""
+        return self.scorer(X.dtype)(X)
+
+
 class _PairWeights:
     """The numbers of a `PairHead` in a dtype, laid out for scores."""
 
@@ -252,7 +324,7 @@ def pairs_of(label: int, n_classes: int) -> npt.NDArray[np.intp]:
     return np.concatenate([earlier * (2 * n_classes - earlier - 3) // 2 + label - 1, later])
 
 
-Head = LinearHead | PairHead
+Head = LinearHead | SpanHead | PairHead
 Scores = Floats | PairScores
 
 
@@ -264,6 +336,10 @@ def blended(heads: list[Head], weights: list[float]) -> Head:
         duals = _sum([head.duals for head in pairs], weights)
         offset = _sum([head.offset for head in pairs], weights)
         return PairHead(last.span, last.shift, last.starts, duals, offset)
+    inside = [head for head in heads if isinstance(head, SpanHead)]
+    if isinstance(last, SpanHead) and all(head.span is last.span for head in inside):
+        weights_in = _sum([head.weights for head in inside], weights)
+        return SpanHead(weights_in, _sum([head.offset for head in inside], weights), last.span)
     coef = _sum([head.coef for head in heads], weights)
     return LinearHead(coef, _sum([head.intercept for head in heads], weights))
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.coding import ProblemSums, sums_of_class
-from classify.linear_head import Head, LinearHead, PairHead, Scores, pairs_of
+from classify.linear_head import Head, PairHead, Scores, SpanHead, pairs_of
 from classify.solver.out_of_core import answer_steps, is_source, row_steps
 from classify.solver.threads import Workers, workers
 from classify.solver.tuning import PIECE_NUMBERS, STEP_ROWS
@@ -115,8 +115,9 @@ def sums_of_pairs(
             part = slice(*np.searchsorted(own, [label, label + 1]))
             if products is not None:
                 found.append((label, products[part].with_class(label)))
-            elif isinstance(head, LinearHead):
-                found.append((label, head.with_class(label, n_classes).scores(block[part])))
+            elif not isinstance(head, PairHead):
+                plain = head.plain if isinstance(head, SpanHead) else head
+                found.append((label, plain.with_class(label, n_classes).scores(block[part])))
         return found
 
     for found in pool.stream(visit, score_steps(X, len(labels), head)):

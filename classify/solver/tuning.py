@@ -27,6 +27,9 @@ LARGEST_FOLD = 50.0
 COPY_BYTES = 300_000_000
 # What one thread does at a time: enough for its start to cost nothing, little enough to share out.
 PIECE_BYTES = 16_000_000
+# With fewer pieces than this threads share the columns, at least so many each (products of fewer
+# take a fifth longer in all), in so many parts.
+FEW_SPANS, FEWEST_COLUMNS, COLUMN_PARTS = 4, 400, 8
 # Sums larger than this are added up by several threads.
 SHARE_NUMBERS = 250_000
 # Rows of the features in one step of the means and deviations.
