@@ -219,7 +219,8 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         check_parameters(self)
         device = "cpu" if is_source(X) else choose_device(self.device, X)
         X, y = self._check_input(X, as_labels(y), device)
-        check_classification_targets(y)
+        if y.dtype.kind not in "biu":  # whole numbers pass, with a warning where classes are many
+            check_classification_targets(y)
         weight, rows = row_weights(self.class_weight, y, sample_weight), None
         if weight is not None and not weight.all():
             rows = np.flatnonzero(weight)

@@ -12,7 +12,6 @@ import numpy.typing as npt
 from classify.coding import (
     ProblemSums,
     decide,
-    pair_answers,
     probabilities,
     problem_sums,
 )
@@ -25,7 +24,7 @@ from classify.solver.out_of_core import is_source
 from classify.solver.problems import n_heads
 from classify.solver.row_norms import normalized
 from classify.solver.threads import Workers, workers
-from classify.solver.tuning import JUDGED_NUMBERS
+from classify.solver.tuning import COUPLED_NUMBERS, JUDGED_NUMBERS
 from classify.warm_starts import RecentHeads
 from data.common.memory import default_memory
 
@@ -64,7 +63,8 @@ class Selection:
 
 class _Judged(NamedTuple):
     right: npt.NDArray[np.bool_]  # (n_rows,): whether the answer is right
-    of_truth: npt.NDArray[np.float64]  # (n_rows,): how probable the truth was held
+    # (n_coupled,): how probable the truth was held, of the rows whose probabilities were made.
+    of_truth: npt.NDArray[np.float64]
     sums: ProblemSums | None  # where each problem is judged
 
 
@@ -83,6 +83,9 @@ class _HeldOut:
         self.strategy, self.n_classes, self.pool = strategy, n_classes, pool
         # One value of C for each problem is chosen too, where there is enough to choose it on.
         self.per_problem = strategy != "multinomial" and len(rows) >= FEWEST_JUDGES * n_classes
+        # One-vs-one's answers are votes; what its probabilities cost more buys ties' log-loss.
+        scores = len(rows) * n_heads(strategy, n_classes) if strategy == "ovo" else 0
+        self.every = max(1, -(-scores // COUPLED_NUMBERS))
         self.labels, self.rows = labels[rows], rows
         self.X = X if is_source(X) else X[rows]
 
@@ -95,7 +98,9 @@ class _HeldOut:
         def work(step: tuple[int, int]) -> _Judged:
             rows = slice(*step)
             block = self.X.gather(self.rows[rows]) if is_source(self.X) else self.X[rows]
-            return self._judge(scores(block), self.labels[rows], self.per_problem and not apart)
+            some = slice(-step[0] % self.every, None, self.every)
+            with_sums = self.per_problem and not apart
+            return self._judge(scores(block), self.labels[rows], some, with_sums)
 
         right, of_truth = [], []
         sums: ProblemSums | None = None
@@ -108,18 +113,18 @@ class _HeldOut:
             sums = sums_of_pairs(self.X, head, self.labels, self.n_classes, self.pool)
         return _Judged(np.concatenate(right), np.concatenate(of_truth), sums)
 
-    def _judge(self, scores: Scores, labels: npt.NDArray[np.intp], with_sums: bool) -> _Judged:
+    def _judge(
+        self, scores: Scores, labels: npt.NDArray[np.intp], some: slice, with_sums: bool
+    ) -> _Judged:
+        """Judge a block of rows, and `some` of them by their probabilities."""
         k = self.n_classes
-        if self.strategy == "ovo" and k > 2:
-            values, chance, _ = pair_answers(scores, k)
-            right = values.argmax(axis=1) == labels
-        else:
-            right = decide(self.strategy, scores, k) == labels
-            chance = probabilities(self.strategy, scores, k)
+        right = decide(self.strategy, scores, k) == labels
+        chance = probabilities(self.strategy, scores[some], k)
+        own = labels[some]
         sums = None
         if with_sums and not isinstance(scores, PairScores):
             sums = problem_sums(self.strategy, scores, labels, k)
-        return _Judged(right, chance[np.arange(len(labels)), labels], sums)
+        return _Judged(right, chance[np.arange(len(own)), own], sums)
 
 
 def choose_per_problem_c(
