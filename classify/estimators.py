@@ -39,9 +39,10 @@ from classify.coding import (
     decide,
     decision_values,
     log_probabilities,
+    pair_answers,
     probabilities,
 )
-from classify.linear_head import Head, LinearHead
+from classify.linear_head import Head, LinearHead, SpanHead
 from classify.parameters import check_parameters, row_weights
 from classify.scoring import answers
 from classify.solver.backend import as_labels, choose_device, lies_on, open_fitter
@@ -218,7 +219,8 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         check_parameters(self)
         device = "cpu" if is_source(X) else choose_device(self.device, X)
         X, y = self._check_input(X, as_labels(y), device)
-        check_classification_targets(y)
+        if y.dtype.kind not in "biu":  # whole numbers pass, with a warning where classes are many
+            check_classification_targets(y)
         weight, rows = row_weights(self.class_weight, y, sample_weight), None
         if weight is not None and not weight.all():
             rows = np.flatnonzero(weight)
@@ -250,7 +252,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
             head, solution = fitter.solve(
                 float(self.C), tol=float(self.tol), max_iter=int(self.max_iter), start=start
             )
-        self.head_ = head
+        self.head_ = head.plain if isinstance(head, SpanHead) else head
         self.n_iter_ = solution.n_iter
         self.device_ = fitter.device
         self.certificate_ = solution.certificate()
@@ -448,17 +450,25 @@ def fit_without_warning(
 
 def answers_of(
     estimator: _LogisticHeads, X: Any
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return what `decision_function` and `predict_proba` do, from scores that are made once."""
+) -> tuple[Floats, Floats, npt.NDArray[np.float64] | None]:
+    """Return what `decision_function` and `predict_proba` do, from scores that are made once.
 
-    def both(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
+    Of one-vs-one also the summed margins of the classes.
+    """
+    k = len(estimator.classes_)
+    pairs = estimator._strategy == "ovo" and k > 2
+
+    def all_at_once(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
+        if pairs:
+            return np.hstack(pair_answers(scores, n_classes))
         values = decision_values(strategy, scores, n_classes).reshape(len(scores), -1)
         return np.hstack([values, probabilities(strategy, scores, n_classes)])
 
-    found = estimator._answers(X, both)
-    k = len(estimator.classes_)
+    found = estimator._answers(X, all_at_once)
+    if pairs:
+        return found[:, :k], found[:, k : 2 * k], found[:, 2 * k :]
     values, chances = found[:, :-k], found[:, -k:]
-    return (values[:, 0] if k == 2 else values), chances
+    return (values[:, 0] if k == 2 else values), chances, None
 
 
 @_with_shared_sections

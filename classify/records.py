@@ -82,7 +82,8 @@ class FitInputs:
 class Fitted:
     """One strategy, fitted and asked for its answers on the test rows.
 
-    `predictions` (n_test,); `probabilities` and `scores` (n_test, n_classes).
+    `predictions` (n_test,); `probabilities` and `scores` (n_test, n_classes); `margins`, of
+    one-vs-one's classes that there are heads for (n_test, n_known).
     """
 
     estimator: Any
@@ -92,4 +93,5 @@ class Fitted:
     scores: npt.NDArray[np.float64]
     seconds: dict[str, float]
     selection: Selection | None
+    margins: npt.NDArray[np.float64] | None = None
     warnings: tuple[str, ...] = ()

@@ -296,8 +296,8 @@ def _head(path: Path, metadata: dict[str, str], stored: Any) -> SavedHead:
     saved = SavedHead(
         strategy=strategy,
         class_names=names,
-        coef=head.coef if isinstance(head, LinearHead) else np.empty((0, head.span.shape[1])),
-        intercept=head.intercept if isinstance(head, LinearHead) else np.empty(0),
+        coef=np.empty((0, head.span.shape[1])) if isinstance(head, PairHead) else head.coef,
+        intercept=np.empty(0) if isinstance(head, PairHead) else head.intercept,
         sums=head if isinstance(head, PairHead) else None,
         spec=spec,
         store_key=metadata.get("store_key", ""),

@@ -9,24 +9,32 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import ProblemSums, decide, probabilities, problem_sums
+from classify.coding import (
+    ProblemSums,
+    decide,
+    probabilities,
+    problem_sums,
+)
 from classify.estimators import as_features
-from classify.linear_head import Head
+from classify.linear_head import Head, PairHead, PairScores, Scores
 from classify.parameters import class_factors, row_weights
-from classify.scoring import scorer
+from classify.scoring import score_steps, scorer, sums_of_pairs
 from classify.solver.backend import as_labels, choose_device, open_fitter
 from classify.solver.fit import plan
-from classify.solver.out_of_core import answer_steps, is_source
+from classify.solver.out_of_core import is_source
 from classify.solver.problems import n_heads
 from classify.solver.row_norms import normalized
 from classify.solver.threads import Workers, workers
-from classify.solver.tuning import JUDGED_NUMBERS
+from classify.solver.tuning import COUPLED_NUMBERS, JUDGED_NUMBERS
 from classify.warm_starts import RecentHeads
 from data.common.group_split import hold_out_groups
 from data.common.memory import default_memory
 
 # Share of each class's rows that C is chosen on.
 VALIDATION_FRACTION = 0.1
+# Held-out rows for each class, below which no problem gets a C of its own: one row or none of a
+# class would choose it.
+FEWEST_JUDGES = 2
 # SimCLR's, BYOL's and DINO's grid for linear evaluation.
 C_GRID: npt.NDArray[np.float64] = np.logspace(-6, 5, 45)
 # After so many values in a row that make the validation log-loss worse, the path may end.
@@ -51,14 +59,15 @@ class Selection:
     device: str
     held: npt.NDArray[np.intp] = field(repr=False)  # the rows that were held out
     # (n_heads,): chosen for each binary problem by the same rule on the held-out rows of its own
-    # classes; None for the multinomial, which is one problem.
+    # classes; None for the multinomial, which is one problem, and where these rows are too few.
     per_problem_c: npt.NDArray[np.float64] | None = field(repr=False)
 
 
 class _Judged(NamedTuple):
     right: npt.NDArray[np.bool_]  # (n_rows,): whether the answer is right
-    of_truth: npt.NDArray[np.float64]  # (n_rows,): how probable the truth was held
-    sums: ProblemSums | None  # None for the multinomial
+    # (n_coupled,): how probable the truth was held, of the rows whose probabilities were made.
+    of_truth: npt.NDArray[np.float64]
+    sums: ProblemSums | None  # where each problem is judged
 
 
 class _HeldOut:
@@ -76,46 +85,65 @@ class _HeldOut:
     ) -> None:
         self.strategy, self.n_classes, self.pool = strategy, n_classes, pool
         self.weights = weights  # (n_held,)
+        # One value of C for each problem is chosen too, where there is enough to choose it on.
+        self.per_problem = strategy != "multinomial" and len(rows) >= FEWEST_JUDGES * n_classes
+        # One-vs-one's answers are votes; what its probabilities cost more buys ties' log-loss.
+        scores = len(rows) * n_heads(strategy, n_classes) if strategy == "ovo" else 0
+        self.every = max(1, -(-scores // COUPLED_NUMBERS))
         self.labels, self.rows = labels[rows], rows
         self.X = X if is_source(X) else X[rows]
 
     def judge(self, head: Head) -> _Judged:
         """Judge heads by the rows, in blocks."""
         scores = scorer(head, self.X.dtype)
+        # Where a head scores rows class by class, each pair is judged on its own rows alone.
+        apart = isinstance(head, PairHead)
 
         def work(step: tuple[int, int]) -> _Judged:
             rows = slice(*step)
             block = self.X.gather(self.rows[rows]) if is_source(self.X) else self.X[rows]
             weights = None if self.weights is None else self.weights[rows]
-            return self._judge(scores(block), self.labels[rows], weights)
+            some = slice(-step[0] % self.every, None, self.every)
+            with_sums = self.per_problem and not apart
+            return self._judge(scores(block), self.labels[rows], weights, some, with_sums)
 
-        steps = answer_steps(self.X, len(self.rows), head.n_heads)
         right, of_truth = [], []
         sums: ProblemSums | None = None
-        for part in self.pool.stream(work, steps):  # sums of many pairs are large: one at a time
+        # Sums of many pairs are large: one at a time.
+        for part in self.pool.stream(work, score_steps(self.X, len(self.rows), head)):
             right.append(part.right)
             of_truth.append(part.of_truth)
             sums = part.sums if sums is None or part.sums is None else sums + part.sums
+        if self.per_problem and apart:
+            sums = sums_of_pairs(
+                self.X, head, self.labels, self.n_classes, self.pool, weights=self.weights
+            )
         return _Judged(np.concatenate(right), np.concatenate(of_truth), sums)
 
     def mean(self, values: npt.NDArray[Any]) -> float:
-        """Average a number of each row, by the rows' weights."""
+        """Average a number of each row, or of each of the rows that were coupled, by weights."""
         if self.weights is None:
             return float(values.mean())
-        return float(np.average(values, weights=self.weights))
+        weights = self.weights if len(values) == len(self.rows) else self.weights[:: self.every]
+        return float(np.average(values, weights=weights))
 
     def _judge(
         self,
-        scores: npt.NDArray[Any],
+        scores: Scores,
         labels: npt.NDArray[np.intp],
         weights: npt.NDArray[np.float64] | None,
+        some: slice,
+        with_sums: bool,
     ) -> _Judged:
-        right = decide(self.strategy, scores, self.n_classes) == labels
-        chance = probabilities(self.strategy, scores, self.n_classes)
+        """Judge a block of rows, and `some` of them by their probabilities."""
+        k = self.n_classes
+        right = decide(self.strategy, scores, k) == labels
+        chance = probabilities(self.strategy, scores[some], k)
+        own = labels[some]
         sums = None
-        if self.strategy != "multinomial":
-            sums = problem_sums(self.strategy, scores, labels, self.n_classes, weights)
-        return _Judged(right, chance[np.arange(len(labels)), labels], sums)
+        if with_sums and not isinstance(scores, PairScores):
+            sums = problem_sums(self.strategy, scores, labels, k, weights)
+        return _Judged(right, chance[np.arange(len(own)), own], sums)
 
 
 def choose_per_problem_c(
@@ -205,9 +233,7 @@ def select_C(
         start=found.head,
         device=fitter.device,
         held=held,
-        per_problem_c=None
-        if strategy == "multinomial"
-        else choose_per_problem_c(values, found.sums, found.C),
+        per_problem_c=choose_per_problem_c(values, found.sums, found.C) if found.sums else None,
     )
 
 
@@ -265,7 +291,7 @@ def _two_sides(
 
 
 class _Path(NamedTuple):
-    """The entries of a path, the chosen value of C with its heads, and each value's sums."""
+    """The entries of a path, the chosen value of C with its heads, and the sums at each value."""
 
     path: list[dict[str, Any]]
     C: float

@@ -25,12 +25,11 @@ from sklearn.metrics import log_loss
 
 from classify.analysis.calibration import fit_temperature
 from classify.analysis.evaluate import share_right
-from classify.coding import decision_values, logarithms, probabilities, votes_and_margins
-from classify.scoring import HeldOut, scored
+from classify.coding import PairAnswers, logarithms, pair_answers
+from classify.scoring import HeldOut
 
 if TYPE_CHECKING:
     from classify.analysis.resampling import Units
-    from classify.linear_head import Head
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
@@ -38,40 +37,34 @@ Integers = npt.NDArray[np.intp]
 WAYS = ("votes", "votes and confidence", "summed margins", "coupling")
 
 
-def class_values(way: str, scores: npt.NDArray[Any], n_classes: int) -> Array:
-    """Value each class for each row, in one of the ways.
+def values_of(answers: PairAnswers) -> list[Array]:
+    """Value each class for each row in each of the `WAYS`, (n_samples, n_classes) each.
 
-    Shapes: scores (n_samples, n_pairs); returns (n_samples, n_classes).
+    The answer is the class with the highest value; the first, where several have it.
     """
-    # The answer is the class with the highest value; the first, where several have it.
-    if way == "coupling":
-        return logarithms(probabilities("ovo", scores, n_classes))
-    if way == "votes and confidence":
-        return decision_values("ovo", scores, n_classes).astype(np.float64)
-    votes, margins = votes_and_margins(scores, n_classes)
-    return votes if way == "votes" else margins
+    votes = np.rint(answers.values)  # confidences are less than half a vote
+    return [votes, answers.values, answers.margins, logarithms(answers.probabilities)]
 
 
 def compare_ways(
-    X_test: Any,
+    answers: PairAnswers,
     labels: Integers,
-    head: Head,
     known: Integers,
     held_out: HeldOut | None,
     n_classes: int,
     n_jobs: int | None = 1,
     units: Units | None = None,
 ) -> list[dict[str, Any]]:
-    """Decode the test rows in every way; `units` are of the test rows.
+    """Judge what the test rows were answered in every way; `units` are of the test rows.
 
-    Shapes: X_test (n_test, n_features) or StoredRows; labels (n_test,); known (n_known,).
+    Shapes: answers (n_test, n_known) each; labels (n_test,); known (n_known,).
     """
-    found, k = [], len(known)
+    found = []
     weights = None if units is None else units.weights
+    of_test = values_of(answers)
     of_held_out = None
     if held_out is not None:
-        of_held_out = _values(held_out.X, held_out.head, held_out.rows, k, n_jobs)
-    of_test = _values(X_test, head, np.arange(len(labels)), k, n_jobs)
+        of_held_out = values_of(_answers(held_out, len(known), n_jobs))
     for i, way in enumerate(WAYS):
         temperature = None
         if held_out is not None and of_held_out is not None:
@@ -92,13 +85,11 @@ def compare_ways(
     return found
 
 
-def _values(X: Any, head: Head, rows: Integers, n_classes: int, n_jobs: int | None) -> list[Array]:
-    """Value each class for each row, in every way, from scores that are made once."""
+def _answers(held_out: HeldOut, n_classes: int, n_jobs: int | None) -> PairAnswers:
+    """Answer the held-out rows, from scores that are made once."""
 
-    def work(_: slice, scores: npt.NDArray[Any]) -> list[Array]:
-        return [class_values(way, scores, n_classes) for way in WAYS]
+    def work(_: slice, scores: Any) -> PairAnswers:
+        return pair_answers(scores, n_classes)
 
-    values = np.empty((len(WAYS), len(rows), n_classes))
-    for block, found in scored(X, head, work, rows, n_jobs):
-        values[:, block] = found
-    return list(values)
+    parts = [part for _, part in scored(held_out.X, held_out.head, work, held_out.rows, n_jobs)]
+    return PairAnswers(*(np.concatenate(some) for some in zip(*parts, strict=True)))

@@ -50,6 +50,8 @@ TOL = 1e-3
 MAX_ITER = 200
 # "Enough" is what comes as near as this to the accuracy with all labels.
 NEAR = 0.01
+# Fewer points than this before the last are no curve: classes of two rows have one.
+FEWEST_POINTS = 2
 # Fits of a draw hold its rows, a standardised copy in another order, and what they compute.
 COPIES = 4
 
@@ -150,16 +152,20 @@ def few_shot(
     jobs: int | None = None,
     memory: int | None = None,
     class_weight: Any = None,
+    whole: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Measure accuracy against labelled images per class, as results.json keeps it.
 
-    `memory` is what fits may take (bytes) where the features stay on the disk: larger sets are then
-    left out, and no two fits run at once.
+    `whole` are the accuracies with all images, where they are known. `memory` is what fits may take
+    (bytes) where the features stay on the disk: larger sets are then left out, and no two fits run
+    at once.
     """
     rows, note = drawable(features)
     labels = np.asarray(features.train.labels)[rows]
     sizes = np.unique(labels, return_counts=True)[1]
     counts = ladder(int(sizes.max()))
+    if len(counts) < FEWEST_POINTS:
+        counts = []
     n_train = {count: int(np.minimum(sizes, count).sum()) for count in counts}
     if memory is not None:
         row_bytes = 4 * features.train.features.shape[1] * COPIES
@@ -184,7 +190,7 @@ def few_shot(
     curves = {
         name: [
             *_curve(counts, n_train, draws[name]),
-            _all(features, name, estimator, n_fitted),
+            _all(features, name, estimator, n_fitted, (whole or {}).get(name)),
         ]
         for name, estimator in fitted.items()
     }
@@ -218,9 +224,12 @@ def _curve(
     return points
 
 
-def _all(features: Features, strategy: str, estimator: Any, n_train: int) -> dict[str, Any]:
-    head = estimator.head_
-    accuracy = _accuracy(strategy, head, estimator.classes_, features, estimator.normalize)
+def _all(
+    features: Features, strategy: str, estimator: Any, n_train: int, accuracy: float | None
+) -> dict[str, Any]:
+    if accuracy is None:
+        head = estimator.head_
+        accuracy = _accuracy(strategy, head, estimator.classes_, features, estimator.normalize)
     return {
         "per_class": None,
         "n_train": n_train,

@@ -13,6 +13,7 @@ from classify.analysis.decoding import compare_ways
 from classify.analysis.own_c import judge, refit
 from classify.analysis.pairwise import judge_classes, judge_pairs
 from classify.analysis.views import class_order, two_views
+from classify.linear_head import pairs_of
 from classify.parameters import row_weights
 from classify.results import json_ready
 from classify.scoring import HeldOut, answers
@@ -54,7 +55,13 @@ def analyse(inputs: FitInputs, fitted: Mapping[str, Fitted]) -> dict[str, Any]:
                 found["decoding"] = [
                     {**way, "converged": fit.entry["converged"]}
                     for way in compare_ways(
-                        X_test, labels, head, known, held_out, n_classes, options.jobs, inputs.units
+                        _pair_answers(fit, known),
+                        labels,
+                        known,
+                        held_out,
+                        n_classes,
+                        options.jobs,
+                        inputs.units,
                     )
                 ]
             if strategy == "ovr":
@@ -79,6 +86,12 @@ def analyse(inputs: FitInputs, fitted: Mapping[str, Fitted]) -> dict[str, Any]:
     return found
 
 
+def _pair_answers(fit: Fitted, known: Any) -> coding.PairAnswers:
+    """Collect what one-vs-one answered of the classes that there are heads for."""
+    assert fit.margins is not None
+    return coding.PairAnswers(fit.scores[:, known], fit.probabilities[:, known], fit.margins)
+
+
 def _ends(fit: Fitted) -> list[bool]:
     """Whether each problem of the final fit converged."""
     statuses = fit.estimator.certificate_["problems"]["status"]
@@ -86,11 +99,10 @@ def _ends(fit: Fitted) -> list[bool]:
 
 
 def _mark_pairs(pairs: dict[str, Any], known: Any, fit: Fitted) -> None:
-    place = {int(c): i for i, c in enumerate(known)}
-    ends = dict(zip(map(tuple, class_pairs(len(known)).tolist()), _ends(fit), strict=True))
+    ends, k = _ends(fit), len(known)
     for pair in pairs["hardest"]:
-        a, b = sorted((place[pair["a"]], place[pair["b"]]))
-        pair["converged"] = ends[a, b]
+        a, b = np.searchsorted(known, sorted((pair["a"], pair["b"]))).tolist()
+        pair["converged"] = ends[pairs_of(a, k)[b - 1]]
 
 
 def _mark_classes(detection: dict[str, Any], known: Any, fit: Fitted) -> None:

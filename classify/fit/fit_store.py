@@ -132,6 +132,7 @@ def _add_few_shot(
             jobs=inputs.options.jobs,
             memory=inputs.room.solver,
             class_weight=inputs.class_weight,
+            whole={name: fit.entry["test"]["accuracy"] for name, fit in fitted.items()},
         )
     results["timings"]["few_shot"] = time.perf_counter() - clock
     results["warnings"] += unconverged_warnings(results["few_shot"])

@@ -63,7 +63,7 @@ def fit_strategy(
     estimators.fit_without_warning(estimator, train.X, train.labels, start, train.weights)
     trained = time.perf_counter()
     certificate = estimator.certificate_
-    predictions, probabilities, scores = _answers(
+    predictions, probabilities, scores, margins = _answers(
         estimator, inputs.X_test, len(features.class_names)
     )
     test = evaluate(
@@ -94,6 +94,7 @@ def fit_strategy(
         predictions=predictions,
         probabilities=probabilities,
         scores=scores,
+        margins=margins,
         seconds={
             "select": selected - clock,
             "fit": trained - selected,
@@ -185,15 +186,20 @@ def path_warnings(strategy: str, c: float, path: Sequence[Mapping[str, Any]]) ->
 
 def _answers(
     estimator: Any, X: npt.NDArray[np.floating], n_classes: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return answers, probabilities and scores over all classes, untrained ones too."""
+) -> tuple[
+    npt.NDArray[np.int64],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64],
+    npt.NDArray[np.float64] | None,
+]:
+    """Return answers, probabilities and scores of all classes, untrained ones too; and margins."""
     from classify.estimators import answers_of
 
     known = np.asarray(estimator.classes_, dtype=np.int64)
     probabilities = np.zeros((len(X), n_classes))
-    values, chances = answers_of(estimator, X)
+    values, chances, margins = answers_of(estimator, X)
     probabilities[:, known] = chances
     scores = np.full((len(X), n_classes), -np.inf)
     scores[:, known] = values if values.ndim == 2 else np.stack([-values, values], axis=1)
     best = values.argmax(axis=1) if values.ndim == 2 else (values > 0).astype(np.intp)
-    return known[best], probabilities, scores
+    return known[best], probabilities, scores, margins

@@ -50,6 +50,8 @@ Integers = npt.NDArray[np.intp]
 NEWTON_STEPS = 30
 # How nearly an intercept's residuals cancel, relative to their sum.
 BALANCED = 1e-11
+# And where a tolerance is in view: this share of it, and this at the most.
+BALANCED_SHARE, LEAST_BALANCED = 1e-4, 1e-7
 # Newton's step of an intercept; far from the optimum the quadratic model is worthless.
 LARGEST_STEP = 2.0
 TINY = float(np.finfo(float).tiny)
@@ -64,10 +66,14 @@ class _Feasible(NamedTuple):
     imbalance: Array  # of p, before mass was moved: the intercepts' gradient
 
 
-def certify(objective: Problems, problems: Integers, points: Array) -> Certificate:
+def certify(
+    objective: Problems, problems: Integers, points: Array, tol: float = 0.0
+) -> Certificate:
     """Optimise the intercepts at some problems' points, and evaluate the duality gaps.
 
-    Takes one pass over the rows; `points` is float64, ``(k, n_parameters)``.
+    Takes one pass over the rows; `points` is float64, ``(k, n_parameters)``. With a relative gap of
+    `tol` in view intercepts need not be balanced better than a small share of it: what is left adds
+    its square to the gap.
     """
     weights, intercepts = objective.split(points)
     groups = objective.groups(problems)
@@ -80,7 +86,7 @@ def certify(objective: Problems, problems: Integers, points: Array) -> Certifica
         dual = _SoftmaxDual(objective, problems, groups, scores)
     else:
         raise TypeError(f"no dual is known for {type(objective).__name__}")
-    shift = dual.best_shift()
+    shift = dual.best_shift(max(BALANCED, min(BALANCED_SHARE * tol, LEAST_BALANCED)))
     found = dual.feasible(shift)
     totals, products = objective.passes.back(groups, found.residuals, len(weights))
     C = objective.C[problems]
@@ -161,15 +167,15 @@ class _BinaryDual(_Dual):
         self._known = shift.copy(), self._total(3, visit)
         return self._known[1]
 
-    def best_shift(self) -> Array:
-        """Solve for the change of each intercept that balances the residuals."""
+    def best_shift(self, balanced: float) -> Array:
+        """Solve for the change of each intercept that balances the residuals, as nearly as that."""
         shift = np.zeros(self.n_problems)
         if not self.intercept:
             return shift
         for _ in range(NEWTON_STEPS):
             negative, positive, curvature = self._sums(shift)
             off = positive - negative
-            if np.all(np.abs(off) <= BALANCED * np.maximum(positive, negative)):
+            if np.all(np.abs(off) <= balanced * np.maximum(positive, negative)):
                 break
             step = off / np.maximum(curvature, TINY)
             shift += np.clip(step, -LARGEST_STEP, LARGEST_STEP)
@@ -245,7 +251,7 @@ class _SoftmaxDual(_Dual):
             total += part
         return self.arrays.host(total)
 
-    def best_shift(self) -> Array:
+    def best_shift(self, balanced: float) -> Array:
         """Solve for the change of the intercepts that balances every class's residuals."""
         k = self.n_classes
         shift = np.zeros((self.n_problems, k))
@@ -270,7 +276,7 @@ class _SoftmaxDual(_Dual):
             total = self._total((self.n_problems, 2 if known else k + 2, k), shift, visit)
             off, mass, outer = total[:, 0], total[:, 1], total[:, 2:]
             left = np.abs(off) / mass.sum(axis=1, keepdims=True)
-            if np.all(left <= BALANCED):
+            if np.all(left <= balanced):
                 break
             if known and not left.max() <= CHORD * last:
                 inverse = None

@@ -45,6 +45,7 @@ Bools = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.intp]
 
 TINY = float(np.finfo(float).tiny)
+ENDS = (Status.CONVERGED, Status.PRECISION, Status.MAX_ITER)
 # The share of a step's promise that the objective must have fallen by.
 ARMIJO = 1e-4
 
@@ -139,7 +140,7 @@ class FewRows:
         traces = self.workers.map(run.solve, self._pieces)
         head = PairHead(self.span, self.shift, self.starts, duals, offset)
         solution = Solution(
-            np.empty((n_pairs, 0)), tuple(run.status), run.value, run.norm, run.gap, run.n_iter,
+            np.empty((n_pairs, 0)), run.ends(), run.value, run.norm, run.gap, run.n_iter,
             int(run.n_iter.max()) + 1, int(run.n_iter.sum()) + n_pairs,
             tuple(itertools.chain.from_iterable(traces)),
         )  # fmt: skip
@@ -169,9 +170,15 @@ class _Run:
         n_pairs = len(C)
         self.few, self.C, self.tol, self.max_iter = few, C, tol, max_iter
         self.duals, self.offset = duals, offset
-        self.status: list[Status] = [Status.MAX_ITER] * n_pairs
+        self.status = np.full(n_pairs, 2, dtype=np.int8)  # a place in `ENDS`
         self.value, self.norm, self.gap = (np.full(n_pairs, np.nan) for _ in range(3))
         self.n_iter = np.zeros(n_pairs, dtype=np.int64)
+
+    def ends(self) -> tuple[Status, ...]:
+        """Say how each pair ended."""
+        if not self.status.any():
+            return (ENDS[0],) * len(self.status)
+        return tuple(ENDS[code] for code in self.status.tolist())
 
     # What is not finite is looked for by value, here as in `Fitter.solve`.
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
@@ -202,10 +209,7 @@ class _Run:
                 self.norm[done], self.offset[done] = dual.norm[stop], state.b[stop]
                 rows, other = pairs.first[:, stop], pairs.second[:, stop]
                 self.duals[rows, other] = state.beta[:, stop]
-                for i, ok, late in zip(done, near[stop], tired[stop], strict=True):
-                    self.status[i] = (
-                        Status.CONVERGED if ok else Status.PRECISION if late else Status.MAX_ITER
-                    )
+                self.status[done] = np.where(near[stop], 0, np.where(tired[stop], 1, 2))
                 if stop.all():
                     return trace
                 go = ~stop

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.linear_head import Head, LinearHead
+from classify.linear_head import Head, LinearHead, Span, SpanHead
 from classify.solver.certificate import certify
 from classify.solver.design import (
     DesignMatrix,
@@ -145,6 +145,7 @@ class Fitter:
         elif memory_plan is not None:
             refuse_not_finite(design, workers)
         self.basis: Array | None = None
+        self.span: Span | None = None
         self._few: FewRows | None = None
         if (
             memory_plan is None
@@ -155,6 +156,7 @@ class Fitter:
             self._few = FewRows(design, labels, sample_weight, n_classes, workers, fit_intercept)
         elif memory_plan is None and self._turns(design):
             design, self.basis = into_span(design)
+            self.span = Span(self.basis, self.scale, self.shift)
         self.design, self.labels, self.sample_weight = design, labels, sample_weight
 
         self._memory_plan = memory_plan
@@ -240,10 +242,7 @@ class Fitter:
         points = np.zeros((objective.n_problems, objective.n_parameters))
         if start is not None:
             weights, intercepts = objective.split(points)
-            scaled = start.coef if self.scale is None else start.coef * self.scale
-            weights[:] = scaled if self.basis is None else scaled @ self.basis
-            moved = 0.0 if self.shift is None else start.coef @ self.shift
-            intercepts[:] = (start.intercept + moved) if self.fit_intercept else 0.0
+            self._take_up(start, weights, intercepts)
             # The preconditioner leaves alone what is common to all classes.
             points = objective.centred(points)
         elif self.fit_intercept:
@@ -261,6 +260,16 @@ class Fitter:
         solution = self._go_on_in_double(C, solution, tol, max_iter)
         return self.head(objective, solution.points), solution
 
+    def _take_up(self, start: Head, weights: Array, intercepts: Array) -> None:
+        """Write where heads are, in the coordinates of the design."""
+        if isinstance(start, SpanHead) and start.span is self.span:
+            weights[:], intercepts[:] = start.weights, start.offset
+            return
+        scaled = start.coef if self.scale is None else start.coef * self.scale
+        weights[:] = scaled if self.basis is None else scaled @ self.basis
+        moved = 0.0 if self.shift is None else start.coef @ self.shift
+        intercepts[:] = (start.intercept + moved) if self.fit_intercept else 0.0
+
     def _minimise(
         self, objective: Problems, problems: Integers, points: Array, tol: float, max_iter: int
     ) -> Solution:
@@ -272,7 +281,7 @@ class Fitter:
             functools.partial(self._start, objective),
             points,
             self._preconditioner,
-            lambda problems, at: certify(objective, problems, at),
+            lambda problems, at: certify(objective, problems, at, tol),
             tol=tol,
             max_iter=max_iter,
             rounding=rounding_of(self.design.dtype),
@@ -298,17 +307,17 @@ class Fitter:
         more = double._minimise(double.problems(C), late, solution.points[late], tol, left)
         return solution.improved(late, more)
 
-    def head(self, objective: Problems, points: Array) -> LinearHead:
+    def head(self, objective: Problems, points: Array) -> LinearHead | SpanHead:
         """Fold the standardisation into heads for raw features."""
+        if self.span is not None:
+            weights, intercepts = objective.split(objective.centred(points))
+            return SpanHead(weights.copy(), intercepts.copy(), self.span)
         weights, intercepts = objective.split(points)
-        if self.basis is not None:
-            weights = weights @ self.basis.T
         if self.scale is not None:
             weights = weights / self.scale
         if self.shift is not None:
             intercepts = intercepts - weights @ self.shift
         table = np.column_stack([weights, intercepts])
-        # (The objective's own `centred` takes weights in the rows' span, where there is one.)
         if objective.columns > 1:
             table = without_mean(table[None])[0]
         return LinearHead(table[:, :-1].copy(), table[:, -1].copy())

@@ -24,7 +24,14 @@ import numpy.typing as npt
 
 from classify.solver.design import Blocks, DesignMatrix, column_sums, thin_back, thin_product
 from classify.solver.threads import Workers
-from classify.solver.tuning import PIECE_BYTES, PIECE_NUMBERS, SHARE_NUMBERS
+from classify.solver.tuning import (
+    COLUMN_PARTS,
+    FEW_SPANS,
+    FEWEST_COLUMNS,
+    PIECE_BYTES,
+    PIECE_NUMBERS,
+    SHARE_NUMBERS,
+)
 
 Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
@@ -171,6 +178,20 @@ class Passes:
             for group in groups
         ]
 
+        parts = self._column_slices(groups)
+        if len(parts) > 1:
+            (w, b), (table,) = factors[0], result
+            rows = self.design.load(0, self.design.n_rows)
+
+            def some_columns(part: slice) -> None:
+                for low, high in self._blocks(groups[0].start, groups[0].stop):
+                    product = rows.block(low, high) @ w[:, part]
+                    at = slice(low - groups[0].start, high - groups[0].start)
+                    np.add(product, b[part], out=table[at, part])
+
+            self.workers.map(some_columns, parts)
+            return result
+
         def visit(span: RowSpan, rows: Blocks) -> None:
             index, start, stop = span
             w, b = factors[index]
@@ -182,6 +203,15 @@ class Passes:
         for _ in self._each(groups, visit):
             pass
         return result
+
+    def _column_slices(self, groups: Sequence[Group]) -> list[slice]:
+        """Cut the columns of few rows into what threads take; not those of rows in many pieces."""
+        few = len(groups) == 1 and len(self.design.edges) == 2
+        if not (few and len(self.row_spans(groups)) < FEW_SPANS):
+            return [slice(None)]
+        n = len(groups[0].columns)
+        edges = np.linspace(0, n, 1 + max(1, min(COLUMN_PARTS, n // FEWEST_COLUMNS)))
+        return [slice(*edge) for edge in itertools.pairwise(edges.astype(int).tolist())]
 
     def pull(
         self, groups: Sequence[Group], residuals: Residuals, n_columns: int
@@ -234,12 +264,36 @@ class Passes:
         Shapes: `residuals` (rows of the group, columns of the group), `totals` (n_columns,),
         `products` (n_columns, n_features).
         """
+        parts = self._column_slices(groups)
+        if len(parts) > 1:
+            return self._back_by_columns(groups[0], residuals[0], n_columns, parts)
 
         def each(index: int, low: int, high: int, _: Floats) -> tuple[Floats, Floats]:
             first = groups[index].start
             return np.zeros((1, 0)), residuals[index][low - first : high - first]
 
         _, totals, products = self.pull(groups, each, n_columns)
+        return totals, products
+
+    def _back_by_columns(
+        self, group: Group, residuals: Floats, n_columns: int, parts: list[slice]
+    ) -> tuple[Array, Array]:
+        """Multiply residuals by the features, where threads share the columns."""
+        totals, products = np.zeros(n_columns), np.zeros((n_columns, self.design.n_features))
+        rows = self.design.load(0, self.design.n_rows)
+
+        def work(part: slice) -> None:
+            mine = group.columns[part]
+            sign = None if group.sign is None else group.sign[part]
+            for low, high in self._blocks(group.start, group.stop):
+                some = residuals[low - group.start : high - group.start, part]
+                total, product = column_sums(some), some.T @ rows.block(low, high)
+                totals[mine] += total if sign is None else total * sign
+                products[mine] += product if sign is None else product * sign[:, None]
+
+        self.workers.map(work, parts)
+        slices = self._feature_slices(products)
+        self.workers.map(lambda part: self.design.unfold(products, totals, part), slices)
         return totals, products
 
 

@@ -93,7 +93,7 @@ class Solution:
     @property
     def converged(self) -> bool:
         """Whether every problem reached its tolerance."""
-        return all(status is Status.CONVERGED for status in self.status)
+        return self.status.count(Status.CONVERGED) == len(self.status)
 
     def certificate(self) -> dict[str, Any]:
         """Summarise the solve, worst problem first, as plain numbers.

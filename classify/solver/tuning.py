@@ -27,6 +27,9 @@ LARGEST_FOLD = 50.0
 COPY_BYTES = 300_000_000
 # What one thread does at a time: enough for its start to cost nothing, little enough to share out.
 PIECE_BYTES = 16_000_000
+# With fewer pieces than this threads share the columns, at least so many each (products of fewer
+# take a fifth longer in all), in so many parts.
+FEW_SPANS, FEWEST_COLUMNS, COLUMN_PARTS = 4, 400, 8
 # Sums larger than this are added up by several threads.
 SHARE_NUMBERS = 250_000
 # Rows of the features in one step of the means and deviations.
@@ -134,6 +137,9 @@ CHORD_CLASSES, CHORD = 64, 0.1
 
 # Scores of held-out rows at a value of C, above which a tenth of all rows is enough.
 JUDGED_NUMBERS = 100_000_000
+# Scores of one-vs-one there, above which only some of these rows get probabilities: to couple a row
+# of 499,500 scores takes three times as long as to count its votes.
+COUPLED_NUMBERS = 25_000_000
 
 # --- An inverse for each column (`preconditioner.sampled`) -------------------------------------
 

@@ -85,7 +85,7 @@ class EncodedImages(ABC):
     def with_digests(self) -> EncodedImages:
         """Digest the images, so that only these very bytes are decoded later on."""
 
-    def to_send(self) -> Self:
+    def to_send(self) -> EncodedImages:
         """Leave out what other rows need, before the images go to another machine."""
         return self
 

@@ -128,6 +128,15 @@ def test_the_memory_of_a_run_leaves_out_what_it_has_no_room_for(features, fitted
     assert [point["per_class"] for point in few["curves"]["ovo"]] == [1, 2, 5, 10, None]
 
 
+def test_classes_of_two_rows_have_no_curve(features, fitted):
+    train = SimpleNamespace(labels=np.repeat(np.arange(30), 2), features=features.train.features)
+    two = SimpleNamespace(path=features.path, key=features.key, train=train, test=features.test)
+    found = few_shot(two, fitted, whole={"ovo": 0.25})
+    assert [point["per_class"] for point in found["curves"]["ovo"]] == [None]
+    assert found["curves"]["ovo"][0]["mean"] == 0.25
+    assert found["left_out"] == []
+
+
 def test_enough_is_where_the_curve_stays_near_its_end():
     def curve(*means):
         return [{"per_class": 10**i, "mean": mean} for i, mean in enumerate(means)]

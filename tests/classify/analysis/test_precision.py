@@ -8,7 +8,7 @@ import pytest
 
 from classify import OneVsRestLogistic
 from classify.__main__ import main
-from classify.analysis.precision import numerics
+from classify.analysis.precision import _tried, numerics
 from classify.report.run_report import write_report
 from classify.report.runs import read_results
 from classify.saved_heads import load_head
@@ -125,3 +125,11 @@ def test_damaged_counts_are_named(make_results, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(results))
     with pytest.raises(UserError, match=r"numerics\.cases\[1\]"):
         read_results(tmp_path / "results.json")
+
+
+def test_of_very_many_scores_some_rows_are_tried():
+    np.testing.assert_array_equal(_tried(50, 499_500), np.arange(50))
+    rows = _tried(5000, 499_500)
+    assert len(rows) == 1001
+    assert set(np.diff(rows)) <= {4, 5}
+    assert rows[-1] < 5000

@@ -9,10 +9,11 @@ from sklearn.metrics import average_precision_score, log_loss, roc_auc_score, ro
 
 from classify import OneVsOneLogistic
 from classify.__main__ import main
-from classify.analysis.decoding import WAYS, class_values, compare_ways
+from classify.analysis.decoding import WAYS, compare_ways, values_of
 from classify.analysis.own_c import judge, refit
 from classify.analysis.pairwise import EXAMPLES, HARDEST, judge_classes, judge_pairs
 from classify.analysis.views import class_order, two_views
+from classify.coding import pair_answers
 from classify.linear_head import LinearHead
 from classify.scoring import HeldOut
 from classify.solver.problems import class_pairs
@@ -52,7 +53,8 @@ def test_values_are_those_of_slow_counting(way):
     scores = np.random.default_rng(0).normal(size=(40, 10))
     scores[0] = 0.0
     expected = [slow_values(way, row, 5) for row in scores]
-    np.testing.assert_allclose(class_values(way, scores, 5), expected, atol=1e-12)
+    found = values_of(pair_answers(scores, 5))[WAYS.index(way)]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_ways_are_judged_by_accuracy_and_log_loss(pairs):
@@ -62,21 +64,22 @@ def test_ways_are_judged_by_accuracy_and_log_loss(pairs):
     X_held, y_held = blobs(seed=2)
     rows = np.flatnonzero(y_held != 1)
     held_out = HeldOut(X_held, rows, np.searchsorted(known, y_held[rows]), head)
-    found = {way["way"]: way for way in compare_ways(X, y, head, known, held_out, 5)}
+    answers = pair_answers(head.scores(X), 4)
+    found = {way["way"]: way for way in compare_ways(answers, y, known, held_out, 5)}
     assert list(found) == list(WAYS)
     usual = found["votes and confidence"]
     assert usual["accuracy"] == np.mean(model.predict(X) == y)
     coupled = model.predict_proba(X)
     assert found["coupling"]["accuracy"] == np.mean(known[coupled.argmax(axis=1)] == y)
     for way, entry in found.items():
-        values = class_values(way, head.scores(X), 4)
+        values = values_of(answers)[WAYS.index(way)]
         logs = log_softmax(values / entry["temperature"], axis=1)
         chances = np.zeros((len(y), 5))
         chances[:, known] = np.exp(logs)
         assert entry["log_loss"] == pytest.approx(log_loss(y, chances, labels=range(5)))
         low, high = entry["accuracy_ci95"]
         assert low < entry["accuracy"] < high
-    without = compare_ways(X, y, head, known, None, 5)
+    without = compare_ways(answers, y, known, None, 5)
     assert all(way["temperature"] is None for way in without)
 
 

@@ -7,11 +7,17 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
 
-from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
-from classify.linear_head import LinearHead, PairHead
+from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic, selection
+from classify.coding import decide, probabilities, problem_sums, votes_and_margins
+from classify.linear_head import LinearHead, PairHead, SpanHead, blended, pairs_of
+from classify.scoring import sums_of_pairs
 from classify.selection import select_C
+from classify.solver.design import DesignMatrix
 from classify.solver.few_rows import are_few
+from classify.solver.fit import Fitter
 from classify.solver.out_of_core import answer_steps
+from classify.solver.passes import Group, Passes
+from classify.solver.threads import workers
 
 ALL = [OneVsOneLogistic, OneVsRestLogistic, MultinomialLogistic]
 
@@ -142,3 +148,124 @@ def test_rows_are_answered_in_steps_where_there_are_many_columns():
     assert [low for low, _ in steps] == [0, 50, 100, 150]
     assert steps[-1] == (150, 200)
     assert answer_steps(X, 40, 499_500) == [(0, 32), (32, 40)]
+
+
+@pytest.mark.parametrize("sizes", [[2] * 70, [1, 6, 2, 5, 1, 1, 1, 1] * 9])
+def test_scores_made_class_by_class_are_those_of_the_table(sizes):
+    X, y, T = few(sizes, 300, dtype=np.float32)
+    k = len(sizes)
+    head = OneVsOneLogistic(0.1, standardize=True).fit(X, y).head_
+    table = LinearHead(head.coef, head.intercept).scores(T.astype(np.float64))
+    scores = head.by_class(np.float32)(T)
+    assert scores.shape == table.shape
+    np.testing.assert_allclose(scores.table(), table, atol=1e-4)
+    for label in (0, 3, k - 1):
+        found = scores[10:20].with_class(label)
+        np.testing.assert_allclose(found, table[10:20, pairs_of(label, k)], atol=1e-4)
+    expected = votes_and_margins(table, k)
+    for found, wanted in zip(votes_and_margins(scores, k), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-3)
+    np.testing.assert_array_equal(decide("ovo", scores, k), decide("ovo", table, k))
+    coupled = [probabilities("ovo", which, k) for which in (scores, table)]
+    np.testing.assert_allclose(*coupled, atol=1e-6)
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_pairs_are_judged_on_rows_of_their_own_classes(pairs):
+    X, y, _ = few([3] * 9, 60)
+    head = OneVsOneLogistic(0.1).fit(X, y).head_
+    if not pairs:
+        head = LinearHead(head.coef, head.intercept)
+    T, own, _ = few([5, 0, 3] * 3, 60, seed=1)
+    rows = np.arange(4, len(T))
+    with workers(2) as pool:
+        found = sums_of_pairs(T, head, own[rows], 9, pool, rows)
+    wanted = problem_sums("ovo", head.scores(T[rows]), own[rows], 9)
+    np.testing.assert_array_equal(found.n_rows, wanted.n_rows)
+    np.testing.assert_array_equal(found.n_right, wanted.n_right)
+    np.testing.assert_allclose(found.loss, wanted.loss, rtol=1e-10)
+
+
+@pytest.mark.parametrize("strategy", ["ovo", "ovr"])
+def test_one_held_out_row_of_a_class_chooses_no_c_of_its_own(strategy):
+    for size, chosen in ((9, False), (15, True)):
+        X, y, _ = few([size] * 5, 100)
+        found = select_C(strategy, X, y, grid=[0.01, 1], n_jobs=1)
+        assert (found.per_problem_c is not None) == chosen
+
+
+def test_some_rows_of_very_many_scores_judge_the_log_loss(monkeypatch):
+    X, y, _ = few([10] * 12, 100, dtype=np.float32)
+    whole = select_C("ovo", X, y, grid=[0.001, 1], n_jobs=1)
+    monkeypatch.setattr(selection, "COUPLED_NUMBERS", 66 * 4)
+    monkeypatch.setattr(selection, "score_steps", lambda X, n, head: [(0, 5), (5, 7), (7, n)])
+    some = select_C("ovo", X, y, grid=[0.001, 1], n_jobs=1)
+    held, k = whole.held, 12
+    assert len(held) == 12
+    for step, every in zip(some.path, whole.path, strict=True):
+        assert step["accuracy"] == every["accuracy"]
+    train = np.setdiff1d(np.arange(len(y)), held)
+    model = OneVsOneLogistic(1, standardize=True, tol=selection.PATH_TOL).fit(X[train], y[train])
+    chance = model.predict_proba(X[held])[np.arange(k), y[held]]
+    np.testing.assert_allclose(some.path[1]["log_loss"], -np.log(chance[::3]).mean(), rtol=0.02)
+    np.testing.assert_allclose(whole.path[1]["log_loss"], -np.log(chance).mean(), rtol=0.02)
+
+
+@pytest.mark.parametrize("strategy", ["multinomial", "ovr"])
+def test_heads_in_the_span_are_those_for_raw_features(strategy):
+    X, y, T = few([3] * 8, 60)
+    with workers(1) as pool:
+        fitter = Fitter(strategy, X, y, 8, pool, standardize=True)
+        first, _ = fitter.solve(0.1, tol=1e-8, max_iter=500)
+        assert isinstance(first, SpanHead)
+        plain = LinearHead(first.coef, first.intercept)
+        np.testing.assert_allclose(first.scores(T), plain.scores(T), atol=1e-9)
+        if strategy == "multinomial":
+            np.testing.assert_allclose(first.coef.sum(axis=0), 0, atol=1e-12)
+            np.testing.assert_allclose(first.intercept.sum(), 0, atol=1e-12)
+        second, _ = fitter.solve(0.2, tol=1e-8, max_iter=500)
+        half = blended([first, second], [0.5, 0.5])
+        assert isinstance(half, SpanHead)
+        np.testing.assert_allclose(half.coef, (first.coef + second.coef) / 2, atol=1e-12)
+        np.testing.assert_allclose(first.one(2).coef, first.coef[2:3])
+        for start in (second, LinearHead(second.coef, second.intercept)):
+            _, solution = fitter.solve(0.2, tol=1e-6, max_iter=500, start=start)
+            assert solution.n_iter.max() <= 1
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_columns_of_few_rows_are_shared_without_a_change(signed):
+    rng = np.random.default_rng(0)
+    X, w, b = rng.normal(size=(90, 50)), rng.normal(size=(900, 50)), rng.normal(size=900)
+    residual = rng.normal(size=(90, 900))
+    sign = np.where(np.arange(900) % 3, 1.0, -1.0) if signed else None
+    group = [Group(0, 90, np.arange(900), sign)]
+    with workers(2) as pool:
+        passes = Passes(DesignMatrix(X), pool)
+        assert len(passes._column_slices(group)) == 2
+        (scores,) = passes.scores(group, w, b)
+        totals, products = passes.back(group, [residual], 900)
+    flip = 1.0 if sign is None else sign
+    np.testing.assert_allclose(scores, (X @ w.T + b) * flip, atol=1e-12)
+    np.testing.assert_allclose(totals, residual.sum(axis=0) * flip, atol=1e-12)
+    np.testing.assert_allclose(products, (residual * flip).T @ X, atol=1e-12)
+
+
+@pytest.mark.parametrize("strategy", ["multinomial", "ovr"])
+def test_a_looser_balance_leaves_a_bound_that_holds(strategy):
+    X, y, _ = few([3] * 6, 40)
+    with workers(1) as pool:
+        fitter = Fitter(strategy, X, y, 6, pool)
+        _, near = fitter.solve(0.5, tol=1e-10, max_iter=500)
+        _, loose = fitter.solve(0.5, tol=1e-2, max_iter=500)
+    assert (loose.gap_bound <= 1e-2 * loose.objective).all()
+    assert (loose.objective - loose.gap_bound <= near.objective * (1 + 1e-12)).all()
+    assert (loose.objective >= (near.objective - near.gap_bound) * (1 - 1e-12)).all()
+
+
+def test_one_row_of_each_class_is_no_reason_to_warn():
+    X, y, _ = few([1] * 30, 40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fitted = OneVsRestLogistic(0.1).fit(X, y)
+    assert fitted.n_classes_ == 30
