@@ -26,7 +26,7 @@ from sklearn.metrics import log_loss
 from classify.analysis.calibration import fit_temperature
 from classify.analysis.evaluate import share_right
 from classify.coding import PairAnswers, logarithms, pair_answers
-from classify.scoring import HeldOut
+from classify.scoring import HeldOut, scored
 
 if TYPE_CHECKING:
     from classify.analysis.resampling import Units
