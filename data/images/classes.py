@@ -31,12 +31,14 @@ def with_classes(
 
 
 def check_classes(raw: RawDataset) -> None:
-    """Refuse classes of which nothing can be learned, and labels that tell every image apart."""
-    if raw.origin.get("kind") == "folder":  # whose folders have been looked at
+    """Refuse classes of a table of which nothing can be learned, and labels that all differ.
+
+    Other sources look at their classes when they are read: here, some are merged or left out.
+    """
+    if raw.origin.get("kind") != "table":
         return
     n_classes, where = len(raw.class_names), raw.origin["path"]
-    column = raw.origin.get("columns", {}).get("label")
-    labels = f"the column {column}" if column else "the labels"
+    labels = f"the column {raw.origin['columns']['label']}"
     counts = {
         name: np.bincount(split.labels, minlength=n_classes)
         for name, split in raw.splits.items()

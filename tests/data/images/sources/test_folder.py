@@ -16,6 +16,7 @@ from data.images import arrays, file_digests
 from data.images.arrays import FileImages
 from data.images.decode import SUFFIXES
 from data.images.file_digests import hash_files
+from data.images.lookup import find_pictures
 from data.images.sources import folder as module
 
 # Of the version before.
@@ -71,6 +72,29 @@ def test_val_is_the_test_split_where_there_is_no_test(root, capsys):
     picture(root / "test" / "cats" / "x.png")
     assert len(load(root).test) == 1
     assert "val is the validation split, of 6 images" in capsys.readouterr().err
+
+
+def test_val_stays_what_it_is_where_a_test_split_is_held_out(root, capsys):
+    whole = load(root)
+    (root / "test").rename(root / "val")
+    pets = load(root, test_fraction=0.25)
+    assert "val is the validation split: settings are chosen on it; the test split is held" in (
+        capsys.readouterr().err
+    )
+    assert pets.validation.ids == whole.test.ids
+    assert sorted(pets.train.ids + pets.test.ids) == sorted(whole.train.ids)
+    assert np.bincount(pets.test.labels).tolist() == [1, 1, 1]
+    # As without the validation split.
+    shutil.copytree(root / "train", root.parent / "only")
+    assert load(root.parent / "only", test_fraction=0.25).test.ids == pets.test.ids
+    assert pets.origin["splits"]["train"]["n_images"] == 12
+    # A report finds the images.
+    request = {
+        "options": {"dataset": "pets", "test_fraction": 0.25},
+        "files": {"dataset": source_fingerprint(str(root), data_dir=root)},
+    }
+    (pixels,) = find_pictures(request, pets.test.ids[:1])
+    np.testing.assert_array_equal(pixels, pets.test.images.decode(0))
 
 
 def test_only_train_says_how_to_go_on(root):
