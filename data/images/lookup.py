@@ -79,7 +79,10 @@ def _by_origin(
     module = importlib.import_module(f"data.images.sources.{_BY_ORIGIN[kind]}")
     if not hasattr(module, "images_of"):
         raise UserError(f"the images are not files: {origin.get('source')} gives them as arrays")
-    images = module.images_of(origin, ids)
+    try:
+        images = module.images_of(origin, ids)
+    except (KeyError, TypeError) as error:  # written by an older version, or by another program
+        raise UserError("the store does not say where its images came from") from error
     return [images.decode(row) for row in range(len(ids))]
 
 

@@ -294,7 +294,14 @@ def build(root):
 
     # Shards and data sets of other libraries.
     for name, members in (
-        ("shards/train-0.tar", {"a.png": raw, "a.cls": b"0", "b.png": raw, "b.cls": b"1"}),
+        (
+            "shards/train-0.tar",
+            {
+                f"{i}.{end}": raw if end == "png" else b"01"[i % 2 : i % 2 + 1]
+                for i in range(4)
+                for end in ("png", "cls")
+            },
+        ),
         ("shards/test-0.tar", {"a.png": raw, "a.cls": b"0"}),
         ("no_label/train-0.tar", {"a.png": raw}),
         ("no_image/train-0.tar", {"a.cls": b"0"}),

@@ -50,6 +50,13 @@ def test_images_are_found_again(word, doors, tmp_path, monkeypatch):
             find_pictures({}, [wrong], None, decode_image, found.origin)
 
 
+@pytest.mark.parametrize("kind", ["hf", "wds", "torchvision"])
+def test_of_a_store_that_does_not_say_where(kind):
+    for origin in ({"kind": kind}, {"kind": kind, "source": 1, "path": 2, "columns": 3, "root": 4}):
+        with pytest.raises(UserError, match="does not say where its images came from"):
+            find_pictures({}, ["test/0"], None, decode_image, origin)
+
+
 def test_of_a_folder_that_moved(doors, tmp_path):
     shutil.copytree(doors / "folder", tmp_path / "there")
     found = load_dataset(f"hf:{tmp_path / 'there'}", data_dir=tmp_path)
