@@ -314,6 +314,18 @@ def test_a_share_is_held_out_and_groups_stay_together(place, capsys):
     assert "leave the option out" in refusal(capsys, "import", *npz(place), *words)
 
 
+def test_classes_are_put_together_and_left_out(place, capsys):
+    X, y, Xt, yt = made()
+    words = ["--name", "s", "--merge-classes", "pet=ant,cow", "--drop-class", "dog"]
+    found = content(store_of(capsys, "import", *npz(place), *words))
+    assert found["classes"] == ["pet", "bee"]
+    for split, rows, labels in (("train", X, y), ("test", Xt, yt)):
+        kept = labels != 3
+        assert found[split]["features"].tobytes() == rows[kept].tobytes()
+        assert found[split]["labels"].tolist() == (labels[kept] == 1).astype(int).tolist()
+        assert found[split]["ids"] == [f"a.npz:{split}:{row}" for row in np.flatnonzero(kept)]
+
+
 def test_folds_are_splits_as_the_user_says(place, capsys):
     X, y, _ = whole()
     table = pd.DataFrame(X, columns=[f"feature_{i}" for i in range(D)])
