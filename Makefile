@@ -59,6 +59,7 @@ IMPORT_OPTIONS = $(strip \
   $(call option,GROUP_COLUMN,--group-column) $(call option,WEIGHT_COLUMN,--weight-column) \
   $(call option,ID_COLUMN,--id-column) $(call each,FEATURES_PATH,--features-path) \
   $(call each,LABELS_PATH,--labels-path) $(call option,OBSM,--obsm) $(call option,CLASS_NAMES,--class-names) \
+  $(call each,MERGE_CLASSES,--merge-classes) $(call each,DROP_CLASS,--drop-class) \
   $(call option,TEST_FRACTION,--test-fraction) $(call option,SEED,--seed) $(call option,STORE_DTYPE,--store-dtype) \
   --features-dir=$(call quote,$(FEATURES_DIR)))
 

@@ -80,6 +80,14 @@ def _add_import_options(parser: Parser) -> None:
         help="a name a line, for labels that are whole numbers from 0",
     )  # fmt: skip
     parser.add_argument(
+        "--merge-classes", action="append", default=[], metavar="NEW=CLASS,CLASS",
+        help="put classes together; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drop-class", action="append", default=[], metavar="CLASS",
+        help="leave out the rows of a class; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
         "--test-fraction", type=_fraction, metavar="FRACTION",
         help="hold out a share of each class where there is no test split, of a group all or none",
     )  # fmt: skip
@@ -170,6 +178,8 @@ def import_command(options: Namespace) -> None:
             labels=parse_paths("--labels-path", options.labels_path),
             obsm=options.obsm,
             class_names=options.class_names,
+            merge_classes=tuple(options.merge_classes),
+            drop_class=tuple(options.drop_class),
             test_fraction=options.test_fraction,
             seed=options.seed,
             store_dtype=options.store_dtype,

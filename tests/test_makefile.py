@@ -82,6 +82,8 @@ def test_stage_one_variables(variable, option):
         ("LABELS_PATH=/y", "--labels-path='/y'"),
         ("OBSM=X_pca", "--obsm='X_pca'"),
         ("CLASS_NAMES=n.txt", "--class-names='n.txt'"),
+        ("MERGE_CLASSES=a=b,c d=e,f", "--merge-classes='a=b,c' --merge-classes='d=e,f'"),
+        ("DROP_CLASS=a b", "--drop-class='a' --drop-class='b'"),
         ("TEST_FRACTION=0.2", "--test-fraction='0.2'"),
         ("SEED=3", "--seed='3'"),
         ("STORE_DTYPE=float16", "--store-dtype='float16'"),

@@ -194,6 +194,8 @@ def _import_command(options: Mapping[str, Any]) -> str:
     for key in ("features_path", "labels_path"):
         for split, name in options.get(key) or []:
             words.append(f"--{key.replace('_', '-')}={f'{split}=' if split else ''}{name}")
+    for key in ("merge_classes", "drop_class"):
+        words += [f"--{key.replace('_', '-')}={value}" for value in options.get(key) or []]
     usual = {"model": IMPORTED, "store_dtype": "auto"}
     for key in ("model", "obsm", "class_names", "test_fraction", "seed", "store_dtype"):
         if options.get(key) not in (None, usual.get(key)):

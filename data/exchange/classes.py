@@ -16,6 +16,7 @@ import numpy.typing as npt
 from data.common.errors import UserError, nearest
 from data.exchange.names import listed
 from data.exchange.records import Array
+from data.images.classes import parse_merges
 
 Codes = npt.NDArray[np.int64]
 
@@ -144,6 +145,33 @@ def named_by(part: Coded, names: Sequence[str], where: str, whose: str) -> Coded
     texts = ["" if number < 0 else names[number] for number in numbers]
     codes = np.where(part.codes < 0, len(texts), part.codes)
     return _without_empty([*texts, ""], codes, True)
+
+
+def rearranged(
+    names: Sequence[str], codes: Codes, merges: Sequence[str], drops: Sequence[str]
+) -> tuple[tuple[str, ...], Codes, npt.NDArray[np.bool_]]:
+    """Put classes together, then leave some out: new names and codes, and which rows go."""
+    into = parse_merges(merges)
+    for member in into:
+        _check_known("--merge-classes", member, names)
+    becomes = [into.get(name, name) for name in names]
+    for name in drops:
+        _check_known("--drop-class", name, becomes)
+    kept = [name for name in dict.fromkeys(becomes) if name not in drops]
+    place = {name: number for number, name in enumerate(kept)}
+    gone = -2
+    table = np.array([*(place.get(name, gone) for name in becomes), -1], np.int64)
+    found = table[codes]
+    return tuple(kept), np.where(found == gone, -1, found), found == gone
+
+
+def _check_known(option: str, name: str, names: Sequence[str]) -> None:
+    if name not in names:
+        hint = nearest(name, names)
+        raise UserError(
+            f"{option} {name}: the files have no such class; they have {listed(names)}"
+            + (f"\n{hint}" if hint else "\ngive one of them")
+        )
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:

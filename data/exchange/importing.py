@@ -56,6 +56,8 @@ class ImportOptions:
     labels: tuple[tuple[str | None, str], ...] = ()
     obsm: str | None = None
     class_names: Path | None = None
+    merge_classes: tuple[str, ...] = ()  # a=b,c
+    drop_class: tuple[str, ...] = ()
     test_fraction: float | None = None
     seed: int = 0
     store_dtype: str = "auto"  # float16 where all features are, else float32
@@ -125,6 +127,8 @@ class _Asked:
             "labels_path": [list(pair) for pair in options.labels],
             "obsm": options.obsm,
             "class_names": None if options.class_names is None else options.class_names.name,
+            "merge_classes": list(options.merge_classes),
+            "drop_class": list(options.drop_class),
             "test_fraction": options.test_fraction,
             "seed": options.seed if options.test_fraction is not None else None,
             "store_dtype": options.store_dtype,
@@ -234,6 +238,8 @@ def _wanted(options: ImportOptions) -> Wanted:
         str(options.class_names or ""),
         options.test_fraction,
         options.seed,
+        options.merge_classes,
+        options.drop_class,
         split_choice(options.columns.get("split"), ()),
     )
 

@@ -1,8 +1,9 @@
-"""NumPy's files: ``.npy`` (mapped into memory) and ``.npz`` (read as a stream of rows)."""
+"""NumPy's files: ``.npy`` (rows at their places) and ``.npz`` (read as a stream of rows)."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import tokenize
 import zipfile
 import zlib
@@ -38,20 +39,44 @@ Header = tuple[tuple[int, ...], bool, np.dtype[Any]]
 
 
 def read_npy(path: Path) -> Entry:
-    """Map an array into memory; only its header is read now."""
+    """Find the rows of an array in its file; only its header is read now."""
     with refused(path, "a NumPy file", *_HEADER), open(path, "rb") as stream:
-        shape, _, dtype = _header(stream)
-    if not dtype.hasobject:
-        with refused(path, "a NumPy file", *_HEADER):  # shorter than its header says
-            np.load(path, mmap_mode="r", allow_pickle=False)
+        shape, fortran, dtype = _header(stream)
+        needed = stream.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
+        held = os.fstat(stream.fileno()).st_size
+        if not dtype.hasobject and held < needed:
+            raise EOFError(f"it has {held:,} of {needed:,} bytes")
 
     @contextlib.contextmanager
     def opened() -> Iterator[Any]:
         with refused(path, "a NumPy file", *_HEADER):
-            table = np.load(path, mmap_mode="r", allow_pickle=False)
-        yield table
+            if fortran or not shape:
+                table = np.load(path, mmap_mode="r", allow_pickle=False)
+                yield table
+                return
+            with open(path, "rb") as stream:
+                if _header(stream) != (shape, fortran, dtype):
+                    raise ValueError("it has changed while it was read")
+                yield _Rows(stream, shape, dtype)
 
     return Sliced(shape, dtype, opened)
+
+
+class _Rows:
+    """Rows of an open file, read and not mapped: pages of a map would count as memory in use."""
+
+    def __init__(self, stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self._stream, self._begin = stream, stream.tell()
+        self._shape, self._dtype = shape, dtype
+
+    def __getitem__(self, rows: slice) -> Array:
+        start, stop, _ = rows.indices(self._shape[0])
+        width = int(np.prod(self._shape[1:], dtype=object))
+        self._stream.seek(self._begin + start * width * self._dtype.itemsize)
+        found = np.fromfile(self._stream, self._dtype, (stop - start) * width)
+        if len(found) != (stop - start) * width:
+            raise EOFError("it ends too early")
+        return found.reshape(stop - start, *self._shape[1:])
 
 
 def read_npz(path: Path, reading: Reading) -> list[Part]:

@@ -18,6 +18,7 @@ from data.exchange.classes import (
     check_no_measures,
     coded,
     named_by,
+    rearranged,
     together,
     weights_of,
 )
@@ -36,6 +37,8 @@ class Wanted:
     class_names_file: str = ""
     test_fraction: float | None = None
     seed: int = 0
+    merges: tuple[str, ...] = ()  # a=b,c
+    drops: tuple[str, ...] = ()  # classes whose rows are left out
     split_values: Mapping[str, str] = field(default_factory=dict)  # value -> split; else train
 
 
@@ -156,12 +159,14 @@ def assembled(parts: Sequence[Part], wanted: Wanted) -> Rows:
                 "with --label-column, or give a table of labels beside it, such as labels.csv"
             )
     class_names, labels = _labels(parts, wanted)
+    class_names, labels, gone = rearranged(class_names, labels, wanted.merges, wanted.drops)
     group_names, groups = _groups(parts)
     weights = _weights(parts)
     ids = [name for part in parts for name in ids_of(part)]
     split = _splits(parts, wanted.split_values)
     split[labels < 0] = SPLITS.index("unlabelled")
     labels = np.where(split == SPLITS.index("unlabelled"), -1, labels)
+    split[gone] = -1  # of no split: these rows are left out
     if wanted.test_fraction is not None:
         _hold_out(split, labels, groups, group_names, ids, wanted)
     found = {}

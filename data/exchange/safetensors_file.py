@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -109,3 +110,6 @@ def write_safetensors(path: Path, out: Outgoing) -> None:
     if out.group_names:
         tensors[f"group_names{_TEXTS}"] = _bytes(list(out.group_names))
     save_file(tensors, path, metadata=metadata)
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)  # the library's files are for their owner alone

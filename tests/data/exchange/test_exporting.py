@@ -88,6 +88,13 @@ def test_other_programs_read_them(store, capsys):
     np.testing.assert_array_equal(got, expected["test"]["features"])
 
 
+def test_files_are_for_whom_other_files_are_for(store, capsys, tmp_path):
+    (tmp_path / "plain").write_text("")
+    for to in KINDS:
+        path = tmp_path / store_of(capsys, "export", store, "--to", to)
+        assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode, to
+
+
 def test_a_file_that_is_there_stays(store, capsys, tmp_path):
     (tmp_path / "a.csv").write_text("mine")
     said = refusal(capsys, "export", store, "--to", "csv", "--out", "a.csv")
