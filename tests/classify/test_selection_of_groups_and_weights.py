@@ -8,6 +8,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from classify.coding import problem_sums
 from classify.selection import select_C, validation_split
+from classify.solver.backend import TORCH_ON_CPU
 
 GRID = [1e-3, 1e-2, 0.1]
 
@@ -78,6 +79,17 @@ def test_weights_reach_the_fits_and_what_judges_them(rows, strategy, class_weigh
         assert step["log_loss"] == pytest.approx(
             log_loss(y[held], chances, sample_weight=of_held), rel=1e-5
         )
+
+
+def test_the_devices_code_chooses_the_same(rows):
+    X, y, weight = rows
+    options = {"grid": GRID, "sample_weight": weight, "class_weight": "balanced",
+               "held": np.arange(0, 600, 5), "full_path": True}  # fmt: skip
+    host, there = (select_C("ovo", X, y, device=at, **options) for at in ("cpu", TORCH_ON_CPU))
+    assert there.device == TORCH_ON_CPU and host.C == there.C
+    for a, b in zip(host.path, there.path, strict=True):
+        assert a["accuracy"] == pytest.approx(b["accuracy"], abs=0.01)
+        assert a["log_loss"] == pytest.approx(b["log_loss"], rel=3e-3)
 
 
 def test_balanced_weights_are_scikit_learns_where_rows_weigh_alike(rows):
