@@ -126,6 +126,24 @@ def test_problems_judged_with_weights_are_rows_repeated():
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name))
 
 
+def test_some_rows_judge_the_log_loss_with_their_own_weights(rows, monkeypatch):
+    X, y, weight = rows
+    whole = select_C("ovo", X, y, grid=GRID, sample_weight=weight, full_path=True)
+    monkeypatch.setattr("classify.selection.COUPLED_NUMBERS", 3 * 20)  # every third row or so
+    some = select_C("ovo", X, y, grid=GRID, sample_weight=weight, full_path=True)
+    judged = whole.held[:: -(-3 * len(whole.held) // 60)]
+    assert len(judged) < len(whole.held)
+    for a, b in zip(whole.path, some.path, strict=True):
+        assert a["accuracy"] == b["accuracy"] and a["log_loss"] != b["log_loss"]
+    alone = select_C("ovo", np.r_[X, X[judged]], np.r_[y, y[judged]], grid=GRID, full_path=True,
+                     sample_weight=np.r_[np.where(np.isin(np.arange(600), whole.held), 0, weight),
+                                         weight[judged]],
+                     held=600 + np.arange(len(judged)))  # fmt: skip
+    monkeypatch.undo()
+    for a, b in zip(some.path, alone.path, strict=True):
+        assert a["log_loss"] == pytest.approx(b["log_loss"], rel=1e-5)
+
+
 def test_no_group_is_on_two_sides(rows):
     X, y, weight = rows
     groups = np.random.default_rng(2).integers(0, 60, 600)
