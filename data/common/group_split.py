@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 # Tries with the groups in another order each, where there are not too many for that.
-_TRIES = 20
+_TRIES = 16
 _MOST_STEPS = 200_000
 # A group may be taken back where that brings the shares nearer: so often all are looked at.
 _PASSES = 4

@@ -8,6 +8,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from classify.coding import problem_sums
 from classify.selection import select_C, validation_split
+from classify.solver.backend import TORCH_ON_CPU
 
 GRID = [1e-3, 1e-2, 0.1]
 
@@ -80,6 +81,17 @@ def test_weights_reach_the_fits_and_what_judges_them(rows, strategy, class_weigh
         )
 
 
+def test_the_devices_code_chooses_the_same(rows):
+    X, y, weight = rows
+    options = {"grid": GRID, "sample_weight": weight, "class_weight": "balanced",
+               "held": np.arange(0, 600, 5), "full_path": True}  # fmt: skip
+    host, there = (select_C("ovo", X, y, device=at, **options) for at in ("cpu", TORCH_ON_CPU))
+    assert there.device == TORCH_ON_CPU and host.C == there.C
+    for a, b in zip(host.path, there.path, strict=True):
+        assert a["accuracy"] == pytest.approx(b["accuracy"], abs=0.01)
+        assert a["log_loss"] == pytest.approx(b["log_loss"], rel=3e-3)
+
+
 def test_balanced_weights_are_scikit_learns_where_rows_weigh_alike(rows):
     X, y, _ = rows
     ours = select_C("ovr", X, y, grid=GRID, class_weight="balanced")
@@ -112,6 +124,24 @@ def test_problems_judged_with_weights_are_rows_repeated():
     expected = problem_sums("ovo", scores[again], labels[again], 4)
     for name in ("n_rows", "n_right", "loss"):
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name))
+
+
+def test_some_rows_judge_the_log_loss_with_their_own_weights(rows, monkeypatch):
+    X, y, weight = rows
+    whole = select_C("ovo", X, y, grid=GRID, sample_weight=weight, full_path=True)
+    monkeypatch.setattr("classify.selection.COUPLED_NUMBERS", 3 * 20)  # every third row or so
+    some = select_C("ovo", X, y, grid=GRID, sample_weight=weight, full_path=True)
+    judged = whole.held[:: -(-3 * len(whole.held) // 60)]
+    assert len(judged) < len(whole.held)
+    for a, b in zip(whole.path, some.path, strict=True):
+        assert a["accuracy"] == b["accuracy"] and a["log_loss"] != b["log_loss"]
+    alone = select_C("ovo", np.r_[X, X[judged]], np.r_[y, y[judged]], grid=GRID, full_path=True,
+                     sample_weight=np.r_[np.where(np.isin(np.arange(600), whole.held), 0, weight),
+                                         weight[judged]],
+                     held=600 + np.arange(len(judged)))  # fmt: skip
+    monkeypatch.undo()
+    for a, b in zip(some.path, alone.path, strict=True):
+        assert a["log_loss"] == pytest.approx(b["log_loss"], rel=1e-5)
 
 
 def test_no_group_is_on_two_sides(rows):

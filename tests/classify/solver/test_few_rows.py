@@ -184,6 +184,14 @@ def test_pairs_are_judged_on_rows_of_their_own_classes(pairs):
     np.testing.assert_array_equal(found.n_rows, wanted.n_rows)
     np.testing.assert_array_equal(found.n_right, wanted.n_right)
     np.testing.assert_allclose(found.loss, wanted.loss, rtol=1e-10)
+    # A row that weighs 2 is there twice.
+    weights = np.random.default_rng(2).integers(0, 3, len(rows))
+    with workers(2) as pool:
+        found = sums_of_pairs(T, head, own[rows], 9, pool, rows, weights * 1.0)
+    again = np.repeat(rows, weights)
+    wanted = problem_sums("ovo", head.scores(T[again]), own[again], 9)
+    for name in ("n_rows", "n_right", "loss"):
+        np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), rtol=1e-10)
 
 
 @pytest.mark.parametrize("strategy", ["ovo", "ovr"])
