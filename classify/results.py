@@ -186,6 +186,10 @@ def json_ready(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): json_ready(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
+        kinds = set(map(type, value))
+        # Long lists are of numbers: a million in the confusion matrix of a thousand classes.
+        if kinds <= {int, str} or (kinds == {float} and all(map(math.isfinite, value))):
+            return list(value)
         return [json_ready(item) for item in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return json_ready(value.tolist())

@@ -259,9 +259,11 @@ def test_columns_of_few_rows_are_shared_without_a_change(signed):
     np.testing.assert_allclose(products, (residual * flip).T @ X, atol=1e-12)
 
 
+@pytest.mark.parametrize("many", [64, 3])
 @pytest.mark.parametrize("strategy", ["multinomial", "ovr"])
-def test_a_looser_balance_leaves_a_bound_that_holds(strategy):
+def test_a_looser_balance_leaves_a_bound_that_holds(strategy, many, monkeypatch):
     X, y, _ = few([3] * 6, 40)
+    monkeypatch.setattr("classify.solver.certificate.CHORD_CLASSES", many)
     with workers(1) as pool:
         fitter = Fitter(strategy, X, y, 6, pool)
         _, near = fitter.solve(0.5, tol=1e-10, max_iter=500)

@@ -45,3 +45,12 @@ def test_what_may_miss_is_checked_where_it_is_there():
     assert mismatch({"a": None}, shape, "it") == "it.a is null, expected text"
     assert mismatch({"b": {"c": ""}}, shape, "it") == "it.b.c is text, expected a whole number"
     assert mismatch([], shape, "it") == "it is a list, expected an object"
+
+
+@pytest.mark.parametrize("shape", [int, (int, None), (int, [int])])
+def test_long_lists_are_looked_at_whole(shape):
+    long: list[object] = [*range(5000)]
+    assert mismatch(long, [shape], "it") == ""
+    for odd in (True, 0.5, "1", {}):
+        found = mismatch([*long, odd, 7], [shape], "it")
+        assert found.startswith("it[5000] is ")
