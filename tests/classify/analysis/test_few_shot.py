@@ -136,7 +136,7 @@ def test_classes_of_two_rows_have_no_curve(features, fitted):
         features=features.train.features[:60],
         ids=features.train.ids[:60],
     )
-    two = SimpleNamespace(path=features.path, key=features.key, train=train, test=features.test)
+    two = replace(features, train=train)
     found = few_shot(two, fitted, whole={"ovo": 0.25})
     assert [point["per_class"] for point in found["curves"]["ovo"]] == [None]
     assert found["curves"]["ovo"][0]["mean"] == 0.25
