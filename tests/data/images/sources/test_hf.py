@@ -143,6 +143,13 @@ def test_columns_of_other_names_groups_and_weights(write, tmp_path):
     assert found.origin["columns"] == {"image": "image", **asked}
 
 
+def test_groups_and_weights_of_usual_names(write, tmp_path, capsys):
+    columns = {"label": [0, 1, 0], "Patient": ["p", "q", "p"], "sample_weight": [1.0, 2.0, 0.5]}
+    found = read(write({"train": columns, "test": columns}), tmp_path)
+    assert found.group_names == ("p", "q") and found.test.weights.tolist() == [1.0, 2.0, 0.5]
+    assert "groups from Patient, weights from sample_weight" in capsys.readouterr().err
+
+
 def test_rows_without_a_label_are_set_apart(write, tmp_path, capsys):
     features = {"label": datasets.ClassLabel(names=["x", "y", "never"])}
     labels = {"train": [0, 1, -1, None], "validation": [0, 1], "test": [-1, -1]}
