@@ -25,7 +25,7 @@ TABLE = [
     ("extract --mod x", "--mod", "unrecognized", "--help"),
     ("extract --dataset", "--dataset", "expected one argument", "--help"),
     (f"{EXTRACT} cifar11", "'cifar11'", "it is not cifar10", "did you mean cifar10"),
-    (f"{EXTRACT} {{file}}", "{file}", "is a file", "digits, elpv, or a folder of images"),
+    (f"{EXTRACT} {{file}}", "{file}", "is a file", "or a table (.csv, .tsv, "),
     (f"{EXTRACT} digits --limit 0", "--limit", "0 is not possible", "give 1 or more"),
     (f"{EXTRACT} digits --limit 3", "--limit 3", "10 classes", "give at least 10"),
     (f"{EXTRACT} digits --image-size 0", "--image-size", "not possible", "give 1 or more"),
