@@ -147,7 +147,8 @@ def accuracy_interval(
     shares = np.empty(RESAMPLES)
     step = max(1, _STEP_NUMBERS // n)
     for first in range(0, RESAMPLES, step):
-        sums = drawn[first : first + step].astype(np.float64) @ both
+        # Not through BLAS: the same bits whatever the number of threads.
+        sums = np.einsum("ij,jk->ik", drawn[first : first + step].astype(np.float64), both)
         shares[first : first + step] = sums[:, 0] / sums[:, 1]
     tail = float(ndtr(math.sqrt(n / (n - 1)) * t.ppf((1 - level) / 2, n - 1)))
     low, high = np.quantile(shares, [tail, 1 - tail])
@@ -249,5 +250,5 @@ def _sums_of_some(values: Floats, signs: npt.NDArray[np.uint8]) -> Floats:
     padded[: len(values)] = values
     total = np.zeros(signs.shape[1])
     for eight, chosen in zip(padded.reshape(-1, 8), signs, strict=True):
-        total += (bits @ eight)[chosen]
+        total += np.einsum("ij,j->i", bits, eight)[chosen]
     return total

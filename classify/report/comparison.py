@@ -84,8 +84,10 @@ def summarise(runs: Sequence[Run], notes: list[str], target: Path) -> dict[str, 
             f"{group['n']} images of {group['dataset']} ({', '.join(group['runs'])})"
             for group in test_sets
         )
+        weighted = any(found.weights is not None for found in answers.values())
+        what = "images, or with different weights of them," if weighted else "images"
         notes.append(
-            f"runs on different test images are not tested against each other. The sets: {told}"
+            f"runs on different test {what} are not tested against each other. The sets: {told}"
         )
     question = judge_question(runs, n_tests, answers, test_sets)
     alike = [run.label for run in runs if one_problem(run.results)]

@@ -105,6 +105,7 @@ def test_runs_whose_images_weigh_differently_are_not_tested_against_each_other(t
     add_columns(two_runs / "alpha" / "1", None, weights)
     _, found, _ = compare([], two_runs)
     assert len(found["test_sets"]) == 2 and found["backbones"] == []
+    assert any("or with different weights of them, are not tested" in n for n in found["notes"])
     add_columns(two_runs / "beta" / "1", None, weights)
     _, found, _ = compare([], two_runs)
     assert len(found["test_sets"]) == 1 and found["backbones"]
