@@ -55,14 +55,11 @@ def read_h5ad(path: Path, reading: Reading) -> list[Part]:
     columns = {role: _values(obs[name]) for role, name in found.items()}
     if "ids" not in columns:
         columns["ids"] = np.array([str(name) for name in obs.index], dtype=object)
-    if "labels" not in columns:
-        reading.on_note(
-            f"{path.name}: no labels among the columns of obs ({listed(map(str, obs.columns))}); "
-            "name one with --label-column"
-        )
     note_columns(path.name, {"features": place, **found}, reading)
     check_table(f"{path.name}: {place}", features)
-    return [Part(path.name, None, features, columns, len(obs), named(path.name, found), **names)]
+    unread = tuple(str(name) for name in obs.columns if name not in found.values())
+    called = named(path.name, found)
+    return [Part(path.name, None, features, columns, len(obs), called, unread, **names)]
 
 
 def _place(path: Path, file: Any, reading: Reading) -> str:
