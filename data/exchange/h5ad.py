@@ -47,22 +47,19 @@ def read_h5ad(path: Path, reading: Reading) -> list[Part]:
             )
         with refused(path, "an AnnData file", Exception):
             obs = anndata.io.read_elem(file["obs"])
-        place = _place(path, file, reading)
-        features = _features(path, file, place, anndata)
-        names = _texts_of(file, anndata)
+            place = _place(path, file, reading)
+            features = _features(path, file, place, anndata)
+            names = _texts_of(file, anndata)
     found = find_columns(path.name, [str(name) for name in obs.columns], reading)
     found.pop("features", None)
     columns = {role: _values(obs[name]) for role, name in found.items()}
     if "ids" not in columns:
         columns["ids"] = np.array([str(name) for name in obs.index], dtype=object)
-    if "labels" not in columns:
-        reading.on_note(
-            f"{path.name}: no labels among the columns of obs ({listed(map(str, obs.columns))}); "
-            "name one with --label-column"
-        )
     note_columns(path.name, {"features": place, **found}, reading)
     check_table(f"{path.name}: {place}", features)
-    return [Part(path.name, None, features, columns, len(obs), named(path.name, found), **names)]
+    unread = tuple(str(name) for name in obs.columns if name not in found.values())
+    called = named(path.name, found)
+    return [Part(path.name, None, features, columns, len(obs), called, unread, **names)]
 
 
 def _place(path: Path, file: Any, reading: Reading) -> str:
@@ -82,15 +79,13 @@ def _features(path: Path, file: Any, place: str, anndata: Any) -> Entry:
     node = file[place]
     kind = str(node.attrs.get("encoding-type", "array"))
     if kind in ("csr_matrix", "csc_matrix"):
-        with refused(path, "an AnnData file", Exception):
-            sparse = anndata.io.sparse_dataset(node)
-            shape, dtype = tuple(map(int, sparse.shape)), np.dtype(sparse.dtype)
-            if kind == "csc_matrix":  # by columns: rows cannot be read apart
-                return _Sparse(path, shape, dtype, sparse.to_memory().tocsr())
+        sparse = anndata.io.sparse_dataset(node)
+        shape, dtype = tuple(map(int, sparse.shape)), np.dtype(sparse.dtype)
+        if kind == "csc_matrix":  # by columns: rows cannot be read apart
+            return _Sparse(path, shape, dtype, sparse.to_memory().tocsr())
         return Sliced(shape, dtype, _opened(path, place, anndata, sparse=True))
     if kind == "dataframe":
-        with refused(path, "an AnnData file", Exception):
-            return Held(anndata.io.read_elem(node).to_numpy())
+        return Held(anndata.io.read_elem(node).to_numpy())
     return Sliced(tuple(node.shape), np.dtype(node.dtype), _opened(path, place, anndata))
 
 

@@ -54,8 +54,10 @@ def read_parquet(path: Path, reading: Reading) -> list[Part]:
         }
     note_columns(path.name, found, reading)
     names = _names(schema.metadata or {})
-    part = Part(path.name, None, features, columns, n_rows, named(path.name, found), **names)
-    return [part]
+    taken = {*found.values(), *(features.names if features is not None else ())}
+    unread = tuple(name for name in schema.names if name not in taken)
+    called = named(path.name, found)
+    return [Part(path.name, None, features, columns, n_rows, called, unread, **names)]
 
 
 def _names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:

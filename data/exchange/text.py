@@ -61,7 +61,10 @@ def read_csv(path: Path, reading: Reading) -> list[Part]:
             "features are a column each, named feature_0, feature_1, ..."
         )
     note_columns(path.name, taken, reading)
-    return [Part(path.name, None, features, columns, shape[0], named(path.name, taken))]
+    used = {*taken.values(), *wide}
+    unread = tuple(name for name in names if name not in used)
+    called = named(path.name, taken)
+    return [Part(path.name, None, features, columns, shape[0], called, unread)]
 
 
 def _separator(path: Path) -> str:
@@ -152,7 +155,10 @@ def read_jsonl(path: Path, reading: Reading) -> list[Part]:
     if features is None and "labels" not in columns:
         raise _nothing(path, names)
     note_columns(path.name, found, reading)
-    return [Part(path.name, None, features, columns, len(table), named(path.name, found))]
+    used = {*found.values(), *wide}
+    unread = tuple(name for name in names if name not in used)
+    called = named(path.name, found)
+    return [Part(path.name, None, features, columns, len(table), called, unread)]
 
 
 def write_csv(path: Path, out: Outgoing) -> None:

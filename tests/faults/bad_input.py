@@ -350,6 +350,7 @@ TABLE = [
     (f"{IMPORT} {{no_labels}}", "no_labels.npz", "has no labels", "--label-column"),
     (f"{IMPORT} {{no_split}}", "no_split.npz", "no test rows", "--test-fraction 0.2"),
     (f"{IMPORT} {{odd_split}}", "odd_split.npz: split", "holdout (6 rows)", "train, test or val"),
+    (f"{IMPORT} {{no_label_column}}", "no_label_column.csv has", "has kind", "--label-column"),
     (f"{IMPORT} {{folds}}", "folds.csv: fold", "has the value 1 (4 rows)", "COLUMN:test=1"),
     (f"{IMPORT} {{folds}} --split-column fold:x=1", "fold", "value 1", "train, test or val"),
     (f"{IMPORT} {{folds}} --split-column fold:3", "fold:3", "SPLIT=VALUE", "fold:test=5"),

@@ -88,6 +88,7 @@ def build_features(root, put):
     features = {f"feature_{n}": X[:, n] for n in range(4)}
     csv("folds", **features, label=y, fold=np.arange(20) % 5 + 1)
     csv("two_label_columns", **features, label=y, **{"class": y}, split=split)
+    csv("no_label_column", **features, kind=y, split=split)
     csv("word_csv", feature_0=["a"] * 20, feature_1=X[:, 0], label=y, split=split)
     pq.write_table(
         pa.table({"embedding": [list(row[: 4 - (n == 7)]) for n, row in enumerate(X)], "label": y}),
