@@ -22,7 +22,12 @@ SOURCES = [
     for path in sorted(Path(package.__file__).parent.rglob("*.py"))
 ]
 # Where names in the system's own folder for temporary files are asked for, or files without a name.
-OF_THE_SYSTEM = {"data/images/spilled.py", "data/common/cache_folder.py", "classify/predict.py"}
+OF_THE_SYSTEM = {
+    "classify/feature_files.py",
+    "classify/predict.py",
+    "data/common/cache_folder.py",
+    "data/images/spilled.py",
+}
 
 FLOW = """
 import os, sys
