@@ -115,7 +115,7 @@ class _Table:
                 sep=self.separator,
                 usecols=list(self.names),
                 dtype=np.float64,
-                float_precision="round_trip",
+                **_before_3_1({"float_precision": "round_trip"}),
                 chunksize=rows_of_a_block(self.shape, self.dtype),
             ) as chunks,
         ):
@@ -131,13 +131,24 @@ class _Table:
         return np.concatenate([block for _, block in self.blocks(everything)])
 
 
+NO_DATES = {"convert_dates": False}
+
+
+def _before_3_1(options: dict[str, Any]) -> dict[str, Any]:
+    """Give options that pandas needs before 3.1 to read numbers as they are, and warns of since."""
+    import pandas
+
+    major, minor = (int(part) for part in pandas.__version__.split(".")[:2])
+    return options if (major, minor) < (3, 1) else {}
+
+
 def read_jsonl(path: Path, reading: Reading) -> list[Part]:
     """Read an object a line; features are a list, or a number each."""
     import pandas
 
     with refused(path, "lines of JSON"):
         table = pandas.read_json(
-            path, lines=True, dtype=False, convert_dates=False, precise_float=True
+            path, lines=True, dtype=False, precise_float=True, **_before_3_1(NO_DATES)
         )
     names = [str(name) for name in table.columns]
     table.columns = names
