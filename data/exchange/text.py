@@ -78,7 +78,7 @@ def _separator(path: Path) -> str:
 def _objects(column: Any) -> Array:
     """Give texts, and None where a cell is empty."""
     missing = column.isna().to_numpy()
-    values = column.to_numpy(dtype=object, na_value=None)
+    values = column.to_numpy(dtype=object, na_value=None, copy=True)
     values[missing] = None
     return np.asarray(values, dtype=object)
 
