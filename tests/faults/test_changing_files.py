@@ -79,7 +79,7 @@ def test_weights_that_are_replaced_while_they_are_read(step, tmp_path):
 
 def test_images_that_are_added_while_a_folder_is_read(images, tmp_path):
     words = ["extract", f"--dataset={images}", *TINY, f"--features-dir={tmp_path}/features"]
-    process = start("pause", ["data.images.sources.folder.hash_files"], *words)
+    process = start("pause", ["data.images.arrays.hash_files"], *words)
     assert process.stdout.readline() == "there\n"
     save_image(images / "train" / "a" / "9.png", 9)
     _, err = go_on(process, 2)

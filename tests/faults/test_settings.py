@@ -35,6 +35,12 @@ IN_THE_SPEC = {
     "dataset": None,  # its name, and the digest of the rows: tests/data/test_dataset.py
     "limit": {"limit": 20},
     "test_fraction": None,  # the digest of the rows: tests/data/images/test_folder.py
+    "merge_classes": {"merge_classes": ("low=0,1",)},
+    "drop_class": {"drop_class": ("9",)},
+    "class_names_file": None,  # the digest of the names: tests/data/images/test_classes.py
+    "columns": None,  # the digest of the rows: tests/data/images/tables/test_columns.py
+    "image_root": None,  # the same
+    "given": None,  # the digest of the rows: tests/extract/test_from_python.py
     "decode": None,  # of image files: tests/extract/test_decoding.py
     "max_pixels": None,  # of those, where it decides which rows there are: the same
     "model": {"model": "test_convnext"},
