@@ -9,16 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import (
-    ProblemSums,
-    decide,
-    probabilities,
-    problem_sums,
-)
+from classify.coding import ProblemSums, decide, probabilities, problem_sums
 from classify.estimators import as_features
 from classify.linear_head import Head, PairHead, PairScores, Scores
 from classify.parameters import class_factors, row_weights
-from classify.scoring import score_steps, scorer, sums_of_pairs
+from classify.scoring import one_by_one, score_steps, scorer, sums_of_pairs
 from classify.solver.backend import as_labels, choose_device, open_fitter
 from classify.solver.fit import plan
 from classify.solver.out_of_core import is_source
@@ -110,7 +105,8 @@ class _HeldOut:
         right, of_truth = [], []
         sums: ProblemSums | None = None
         # Sums of many pairs are large: one at a time.
-        for part in self.pool.stream(work, score_steps(self.X, len(self.rows), head)):
+        steps = score_steps(self.X, len(self.rows), head)
+        for part in map(work, steps) if one_by_one(head) else self.pool.stream(work, steps):
             right.append(part.right)
             of_truth.append(part.of_truth)
             sums = part.sums if sums is None or part.sums is None else sums + part.sums
