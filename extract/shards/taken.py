@@ -131,7 +131,14 @@ def take_over(
             best = count, store, rows, plan
     if best is None:
         return None, why
-    _, store, rows, plan = best
+    count, store, rows, plan = best
+    total = sum(map(len, rows.values()))
+    if options.engine == "auto" and 2 * count < total:
+        # A store of a few images was made with an engine that need not be the fastest.
+        return None, (
+            f"{store.path} has {count:,} of {total:,} images; with so few no rows are taken over, "
+            "and the engine is chosen anew"
+        )
     try:
         store = open_features(store.path, in_memory=False)  # now with its bytes proven
     except StoreError as error:
