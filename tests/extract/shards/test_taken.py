@@ -190,3 +190,10 @@ def test_a_dry_run_says_how_many(embed, images):
     done = embed("--dry-run")
     assert f"taken  30 of these rows from {before}" in done.err
     assert "rows   25 train, 6 test" in done.err
+
+
+def test_a_store_of_few_images_does_not_choose_the_engine_for_many(embed, images, features):
+    embed("--limit", "4")
+    done = embed("--engine", "auto")
+    assert "images; with so few no rows are taken over" in done.err
+    assert "taken_over" not in open_features(done.path).provenance
