@@ -60,7 +60,8 @@ def split_sentences(results: Mapping[str, Any]) -> list[str]:
             if name in counts
         ]
         if held := counts.get("held_out"):
-            where[0] += f" ({held:,} of them held out to choose C)"
+            what = "C and the temperature" if settings.get("c") == "auto" else "the temperature"
+            where[0] += f" ({held:,} of them held out to choose {what})"
         apart = "" if splits["shared_groups"] else " No group is in two splits."
         told.append(
             f"The images come in groups: {listed(where)}.{apart} Intervals and tests resample "
