@@ -277,10 +277,10 @@ def test_groups_and_no_validation_split(make_store, tmp_path):
     text = next(page).read_text("utf-8")
     assert f"({counts['held_out']} of them held out to choose C and the temperature)" in text
     assert "No group is in two splits." in text
+    assert "On a stratified tenth of the training images, by whole groups, the same" in text
     fit(store, tmp_path / "given", "--c", "0.1", "--no-few-shot")
     text = next((tmp_path / "given").glob("*/*/report.md")).read_text("utf-8")
     assert f"({counts['held_out']} of them held out to choose the temperature)" in text
-    assert "On a stratified tenth of the training images, by whole groups, the same" in text
 
 
 def split(labels, groups=None, weights=None):
