@@ -25,7 +25,6 @@ from data.format.records import SplitSource
 from data.format.spec import work_dir
 from data.images.arrays import EncodedImages
 from data.images.decode import decoder
-from data.images.digests import digest_table
 from data.reading import read_header
 from data.shards import unread_rotations
 from data.writing import Block, join
@@ -372,7 +371,7 @@ def _join(job: Job, plan: Plan, provenance: dict[str, Any]) -> None:
                 blocks(name),
                 groups=split.groups,
                 weights=split.weights,
-                image_sha256=digest_table(split),
+                image_sha256=split.image_sha256,
             )
             for name, split in job.dataset.splits.items()
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Content: TypeAlias = "bytes | Image.Image | npt.NDArray[np.uint8]"
+# Images in memory that are digested at a time.
+_DIGEST_ROWS = 1024
 # The names of splits, in the order in which they are embedded and stored.
 SPLITS = ("train", "test", "validation", "unlabelled")
 
@@ -246,6 +249,21 @@ class Split:
             None if self.groups is None else self.groups[rows],
             None if self.weights is None else self.weights[rows],
         )
+
+    @functools.cached_property
+    def image_sha256(self) -> npt.NDArray[np.uint8]:
+        """The SHA-256 of each image (n, 32): of its file, or of its pixels with their shape.
+
+        Of pixels in memory it is worked out when it is first asked for.
+        """
+        images = self.images
+        if isinstance(images, ArrayImages):
+            starts = range(0, len(self), _DIGEST_ROWS)
+            blocks = (images.rows(start, start + _DIGEST_ROWS) for start in starts)
+            digests = b"".join(picture_sha256(pixels, "") for block in blocks for pixels in block)
+        else:
+            digests = images.digests
+        return np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_BYTES)
 
     def with_digests(self) -> Split:
         """Digest images that are decoded later, so that only these very bytes are."""

@@ -7,11 +7,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 
-import numpy as np
-import numpy.typing as npt
-
 from data.images.arrays import ArrayImages, Split
-from data.images.decode import picture_sha256
 
 # Images digested at a time.
 _DIGEST_ROWS = 1024
@@ -74,19 +70,8 @@ def _strings(strings: tuple[str, ...]) -> bytes:
 
 
 def image_digests(split: Split) -> Iterator[bytes]:
-    """Give the SHA-256 of each image: of its file's bytes, or of its pixels with their shape."""
-    images = split.images
-    for start in range(0, len(split), _DIGEST_ROWS):
-        stop = min(start + _DIGEST_ROWS, len(split))
-        if isinstance(images, ArrayImages):
-            yield from (picture_sha256(pixels, "") for pixels in images.rows(start, stop))
-        else:
-            yield from (images.digest(row) or b"" for row in range(start, stop))
-
-
-def digest_table(split: Split) -> npt.NDArray[np.uint8]:
-    """Give the digests of the images as a table of bytes, (n, 32)."""
-    return np.frombuffer(b"".join(image_digests(split)), np.uint8).reshape(len(split), -1)
+    """Give the SHA-256 of each image."""
+    return (row.tobytes() for row in split.image_sha256)
 
 
 def content_sha256(class_names: tuple[str, ...], splits: Mapping[str, Split]) -> str:

@@ -22,7 +22,6 @@ from data.format.records import FeatureArray, Features, Header, StoreError
 from data.format.spec import canonical_json, cropped_twice, find_stores
 from data.images.arrays import EncodedImages, ImageDataset, Split
 from data.images.decode import decoder
-from data.images.digests import digest_table
 from data.reading import open_features, read_header
 from extract.engines.place import Device
 from extract.engines.plan import Plan
@@ -109,7 +108,7 @@ def take_over(
     """Find the store that has most of the images; say why, where one is near and not used."""
     if options.force or options.join != "copy":
         return None, ""
-    tables = {name: digest_table(split) for name, split in dataset.splits.items()}
+    tables = {name: split.image_sha256 for name, split in dataset.splits.items()}
     encoded = isinstance(dataset.train.images, EncodedImages)
     best: tuple[int, Features, dict[str, npt.NDArray[np.int64]], Plan] | None = None
     why = ""
