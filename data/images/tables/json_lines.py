@@ -12,7 +12,7 @@ from typing import Any
 
 from data.common.errors import UserError
 from data.images.tables.columns import Header, choose_columns
-from data.images.tables.records import ColumnBuilder, Table
+from data.images.tables.records import ColumnBuilder, Table, built_table
 
 _BLOCK_ROWS = 100_000
 _SAMPLE_ROWS = 100  # in which every column of interest is named
@@ -42,16 +42,7 @@ def read_json_lines(path: Path, asked: Mapping[str, str | None]) -> Table:
         if len(names) % _BLOCK_ROWS == 0:
             flush()
     flush()
-    columns = {role: builder.build() for role, builder in builders.items()}
-    return Table(
-        path,
-        image,
-        names,
-        columns["label"],
-        columns.get("split"),
-        columns.get("group"),
-        columns.get("weight"),
-    )
+    return built_table(path, image, names, builders)
 
 
 def names_in_json_lines(path: Path, asked: Mapping[str, str | None]) -> Iterator[str]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from data.common.errors import UserError
 from data.images.tables.columns import Header, choose_columns
-from data.images.tables.records import ColumnBuilder, Table
+from data.images.tables.records import ColumnBuilder, Table, built_table
 
 _BLOCK_ROWS = 100_000
 _IMAGE_BLOCK = 64  # images that are held at a time
@@ -127,18 +127,7 @@ def read_parquet(path: Path, asked: Mapping[str, str | None]) -> Table:
         records = ParquetImages(path, image, leaf, sizes)
         if "" in names or len(set(names)) < len(names):  # names that are no names: rows have them
             names = [f"{path.name}:{row}" for row in range(len(names))]
-    columns = {role: builder.build() for role, builder in builders.items()}
-    return Table(
-        path,
-        image,
-        names,
-        columns["label"],
-        columns.get("split"),
-        columns.get("group"),
-        columns.get("weight"),
-        records,
-        _label_names(file, chosen["label"]),
-    )
+    return built_table(path, image, names, builders, records, _label_names(file, chosen["label"]))
 
 
 def names_in_parquet(path: Path, asked: Mapping[str, str | None]) -> Iterator[str]:

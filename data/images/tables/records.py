@@ -53,6 +53,19 @@ class Table:
         return len(self.names)
 
 
+def built_table(
+    path: Path,
+    image_column: str,
+    names: list[str],
+    builders: Mapping[str, ColumnBuilder],
+    records: Records | None = None,
+    class_names: tuple[str, ...] = (),
+) -> Table:
+    """Make a table of the columns that were collected, by their roles."""
+    columns = {role: builder.build() for role, builder in builders.items()}
+    return Table(path, image_column, names, **columns, records=records, class_names=class_names)
+
+
 class ColumnBuilder:
     """Collects the cells of a column, block by block."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from data.common.errors import UserError
 from data.images.tables.columns import Header, choose_columns, has_header
-from data.images.tables.records import Column, ColumnBuilder, Table
+from data.images.tables.records import ColumnBuilder, Table, built_table
 
 _SAMPLE = 1 << 16  # characters that tell what separates the columns
 _SAMPLE_LINES = 50
@@ -106,16 +106,7 @@ def read_text(path: Path, asked: Mapping[str, str | None]) -> Table:
         raise _not_text(path, found.encoding) from error
     except ParserError as error:
         raise _unparsed(found, str(error)) from error
-    columns: dict[str, Column] = {role: builder.build() for role, builder in builders.items()}
-    return Table(
-        path,
-        found.header.names[chosen["image"]],
-        names,
-        columns["label"],
-        columns.get("split"),
-        columns.get("group"),
-        columns.get("weight"),
-    )
+    return built_table(path, found.header.names[chosen["image"]], names, builders)
 
 
 def names_in_text(path: Path, asked: Mapping[str, str | None]) -> Iterator[str]:
