@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.common.cache_folder import use_cache_folder
-from data.common.cli import Parser, folder_path, log, print_result, run_process
+from data.common.cli import Parser, folder_path, log, parse_command, print_result, run_process
 from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError, nearest
 from data.common.memory import parse_memory
@@ -214,11 +214,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Namespace]:
     UserError
         If it makes no sense.
     """
-    top, commands = parsers()
-    if argv and argv[0] in commands:
-        return argv[0], commands[argv[0]].parse_intermixed_args(list(argv[1:]))
-    top.parse_args(argv)  # prints the help, or raises
-    raise AssertionError("a command that is not in the list was parsed")
+    return parse_command(*parsers(), argv)
 
 
 def fit_command(options: Namespace, command: str) -> None:

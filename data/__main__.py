@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from data.common.cache_folder import use_cache_folder
-from data.common.cli import Parser, folder_path, print_result, run_process
+from data.common.cli import Parser, folder_path, parse_command, print_result, run_process, seed
 from data.common.errors import UserError
 
 _EPILOG = "Exit codes: 0 done, 2 something in the input is wrong, 130 interrupted, 1 a bug."
@@ -28,16 +28,6 @@ def _fraction(text: str) -> float:
         value = -1.0
     if not 0 < value < 1:
         raise ArgumentTypeError(f"'{text}' is not possible; give a number between 0 and 1")
-    return value
-
-
-def _seed(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value < 2**63:
-        raise ArgumentTypeError(f"'{text}' is not possible; give a whole number from 0 to 2^63 - 1")
     return value
 
 
@@ -91,7 +81,7 @@ def _add_import_options(parser: Parser) -> None:
         "--test-fraction", type=_fraction, metavar="FRACTION",
         help="hold out a share of each class where there is no test split, of a group all or none",
     )  # fmt: skip
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of that choice (0)")
+    parser.add_argument("--seed", type=seed, default=0, metavar="N", help="of that choice (0)")
     parser.add_argument(
         "--store-dtype", choices=("auto", "float32", "float16"), default="auto",
         help="auto is float16 where the features are, else float32 (auto)",
@@ -144,11 +134,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Namespace]:
     UserError
         If it makes no sense.
     """
-    top, commands = parsers()
-    if argv and argv[0] in commands:
-        return argv[0], commands[argv[0]].parse_intermixed_args(list(argv[1:]))
-    top.parse_args(argv)  # prints the help, or raises
-    raise AssertionError("a command that is not in the list was parsed")
+    return parse_command(*parsers(), argv)
 
 
 def import_command(options: Namespace) -> None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.common.cache_folder import use_cache_folder
-from data.common.cli import Parser, folder_path, print_result, run_process
+from data.common.cli import Parser, folder_path, print_result, run_process, seed
 from data.common.errors import UserError, nearest
 from data.format.spec import DECODES
 from data.images.decode import MAX_PIXELS
-from extract.options import add_max_pixels, add_options, count_or_none, seed, to_options
+from extract.options import add_max_pixels, add_options, count_or_none, to_options
 
 COMMANDS = {
     "list": "backbones that timm knows, with embedding width and input size",

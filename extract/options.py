@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from data.common.cli import Parser, folder_path
+from data.common.cli import Parser, folder_path, seed
 from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError
 from data.format.spec import DECODES, EXACT
@@ -307,17 +307,6 @@ def _count(text: str, low: int = 1) -> int:
 def count_or_none(text: str) -> int:
     """Parse a whole number of at least zero."""
     return _count(text, 0)
-
-
-def seed(text: str) -> int:
-    """Parse a seed that every random generator in use takes."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value < 2**63:
-        raise ArgumentTypeError(f"'{text}' is not possible; give a whole number from 0 to 2^63 - 1")
-    return value
 
 
 def _image_size(text: str) -> int | tuple[int, int]:

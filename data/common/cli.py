@@ -12,7 +12,7 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -51,6 +51,29 @@ class Parser(argparse.ArgumentParser):
 def folder_path(text: str) -> Path:
     """Turn an option into a path, with ``~`` for the home folder also where no shell saw it."""
     return expand_user(text)
+
+
+def parse_command(
+    top: Parser, commands: Mapping[str, Parser], argv: Sequence[str]
+) -> tuple[str, argparse.Namespace]:
+    """Parse a command and its options; options and files may be mixed."""
+    if argv and argv[0] in commands:
+        return argv[0], commands[argv[0]].parse_intermixed_args(list(argv[1:]))
+    top.parse_args(argv)  # prints the help, or raises
+    raise AssertionError("a command that is not in the list was parsed")
+
+
+def seed(text: str) -> int:
+    """Parse a seed that every random generator in use takes."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is not possible; give a whole number from 0 to 2^63 - 1"
+        )
+    return value
 
 
 def log(*text: object) -> None:
