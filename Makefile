@@ -46,7 +46,7 @@ EXTRACT_OPTIONS = $(strip \
   --features-dir=$(call quote,$(FEATURES_DIR)))
 
 FIT_OPTIONS = $(strip \
-  $(call each,STRATEGIES,--strategy) $(call option,C,--c) $(call option,DEVICE,--device) \
+  $(call each,STRATEGIES,--strategy) $(call each,HEADS,--head) $(call option,C,--c) $(call option,DEVICE,--device) \
   $(call option,JOBS,--jobs) $(call option,SEED,--seed) $(call option,MEMORY,--memory) \
   $(call option,CLUSTER,--cluster) $(call option,SCHEDULER,--scheduler) $(call option,ADDRESS,--address) \
   $(call option,DATA_DIR,--data-dir) $(if $(FEW_SHOT),$(if $(filter 0 no false off,$(FEW_SHOT)),--no-few-shot,--few-shot)) \
@@ -76,9 +76,9 @@ HAVE_BUNDLED = $(RUN) -c 'import sys; from extract.model.bundled import find_fil
 ELPV = Buerhop-Lutz et al. 2018, Deitsch et al. 2019 and 2021, CC BY-NC-SA 4.0
 
 # The newest head, the multinomial one where a run has it.
-HEADS = $(call quote,$(REPORTS_DIR))/*/*/heads
-HEAD ?= $(shell ls -t $(HEADS)/multinomial.safetensors 2>/dev/null | head -n 1 | grep . || \
-  ls -t $(HEADS)/*.safetensors 2>/dev/null | head -n 1)
+HEAD_FILES = $(call quote,$(REPORTS_DIR))/*/*/heads
+HEAD ?= $(shell ls -t $(HEAD_FILES)/multinomial.safetensors 2>/dev/null | head -n 1 | grep . || \
+  ls -t $(HEAD_FILES)/*.safetensors $(HEAD_FILES)/*.skops 2>/dev/null | head -n 1)
 
 # Without a virtual environment, side by side only where pytest-xdist is there.
 XDIST = --numprocesses=$(WORKERS) --dist=worksteal

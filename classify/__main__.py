@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from classify.heads.registry import DEFAULT, HEADS
 from data.common.cache_folder import use_cache_folder
 from data.common.cli import Parser, folder_path, log, parse_command, print_result, run_process
 from data.common.clusters import add_cluster_options, check_cluster
@@ -20,20 +21,23 @@ from data.format.spec import DECODES, MAX_PIXELS
 if TYPE_CHECKING:
     from classify.records import FitOptions
 
-STRATEGIES = ("multinomial", "ovr", "ovo")
 _EPILOG = "Exit codes: 0 done, 2 something in the input is wrong, 130 interrupted, 1 a bug."
 
 
-def parse_strategy(text: str) -> str:
-    """Check the name of a strategy; a `UserError` names the nearest."""
-    if text not in STRATEGIES:
-        hint = nearest(text, STRATEGIES)
-        raise UserError(
-            f"--strategy {text} is unknown; "
-            + (f"{hint} The strategies are: " if hint else "it must be one of ")
-            + ", ".join(STRATEGIES)
-        )
-    return text
+def parse_head(option: str) -> Callable[[str], str]:
+    """Make a parser of the names of heads; its `UserError` names the nearest."""
+
+    def parse(text: str) -> str:
+        if text not in HEADS:
+            hint = nearest(text, HEADS)
+            raise UserError(
+                f"{option} {text} is unknown; "
+                + (f"{hint} The heads are: " if hint else "it must be one of ")
+                + ", ".join(HEADS)
+            )
+        return text
+
+    return parse
 
 
 def parse_c(text: str, option: str = "--c") -> float:
@@ -76,12 +80,16 @@ def parse_count(option: str, low: int = 1) -> Callable[[str], int]:
 def _add_fit_options(parser: Parser) -> None:
     parser.add_argument("stores", nargs="+", type=Path, metavar="FILE.h5", help="feature stores")
     parser.add_argument(
-        "--strategy",
+        "--head",
         action="append",
-        type=parse_strategy,
+        type=parse_head("--head"),
         metavar="NAME",
-        help="multinomial, ovr or ovo; may be repeated (all three)",
+        help=f"what to train: {', '.join(HEADS)}; may be repeated ({', '.join(DEFAULT)})",
     )
+    parser.add_argument(
+        "--strategy", action="append", dest="head", type=parse_head("--strategy"), metavar="NAME",
+        help="the same as --head",
+    )  # fmt: skip
     parser.add_argument(
         "--c", type=parse_c_or_auto, default=None, metavar="auto|FLOAT",
         help="inverse strength of the regularisation, as in scikit-learn; auto chooses it on the "
@@ -267,7 +275,7 @@ def _fit_options(options: Namespace, device: str, command: str) -> FitOptions:
     from classify.records import FitOptions
 
     return FitOptions(
-        strategies=tuple(dict.fromkeys(options.strategy or STRATEGIES)),
+        strategies=tuple(dict.fromkeys(options.head or DEFAULT)),
         c=options.c,
         c_grid=options.c_grid,
         full_path=options.full_path,

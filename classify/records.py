@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class FitOptions:
     """What ``python -m classify fit`` was told."""
 
-    strategies: tuple[str, ...] = ("multinomial", "ovr", "ovo")  # in the order of the report
+    strategies: tuple[str, ...] = ("multinomial", "ovr", "ovo")  # names of heads, in this order
     c: float | None = None  # None chooses it
     c_grid: tuple[float, ...] | None = None  # to choose from; None for the usual 45 values
     full_path: bool = False  # visit every value of the grid
@@ -79,19 +79,52 @@ class FitInputs:
 
 
 @dataclass(frozen=True)
+class HeldAnswers:
+    """What a head says of training rows that it was not fitted to, and that its setting is from.
+
+    Shapes: rows, labels, weights (n_held,); log_probabilities (n_held, n_known).
+    """
+
+    rows: npt.NDArray[np.intp]  # among the training rows
+    labels: npt.NDArray[np.intp]  # indices among the classes that the head knows
+    log_probabilities: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64] | None
+    converged: bool  # the fit that answered
+
+
+@dataclass(frozen=True)
 class Fitted:
-    """One strategy, fitted and asked for its answers on the test rows.
+    """One head, fitted and asked for its answers on the test rows.
 
     `predictions` (n_test,); `probabilities` and `scores` (n_test, n_classes); `margins`, of
     one-vs-one's classes that there are heads for (n_test, n_known).
     """
 
-    estimator: Any
+    estimator: Any  # of `classify.estimators`, or a `classify.heads.classifier.HeadClassifier`
     entry: dict[str, Any]  # of results.json; analyses add to it
     predictions: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float64]
     scores: npt.NDArray[np.float64]
     seconds: dict[str, float]
-    selection: Selection | None
+    selection: Selection | None  # of a head that the solver fits
+    held_answers: HeldAnswers | None = None  # of the others; the solver's are worked out later
     margins: npt.NDArray[np.float64] | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def solved(self) -> bool:
+        """Tell whether the solver fitted it."""
+        return hasattr(self.estimator, "certificate_")
+
+    @property
+    def n_scores(self) -> int:
+        """Count the scores that a row is answered by."""
+        head = self.estimator.head_ if self.solved else None
+        return len(self.estimator.classes_) if head is None else int(head.n_heads)
+
+    @property
+    def held_rows(self) -> npt.NDArray[np.intp] | None:
+        """Return the training rows that the setting was chosen on."""
+        if self.held_answers is not None:
+            return self.held_answers.rows
+        return None if self.selection is None else self.selection.held

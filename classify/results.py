@@ -57,14 +57,26 @@ _PAIR = {
 }
 _SHARE = {"accuracy": _Number, "accuracy_ci95": [_Number], "converged?": bool}
 # A question mark: what runs of before it do not have, or what makes no sense for some runs.
+_CERTIFICATE = {"grad_norm": _Maybe, "objective": _Maybe, "gap_bound": _Maybe}
+_STEP = {
+    "C": _Maybe,
+    "setting?": dict,
+    "accuracy": _Maybe,
+    "log_loss": _Maybe,
+    "converged?": bool,
+}
 _STRATEGY = {
-    "C": _Number,
+    "C": _Maybe,
+    "setting?": dict,
     "n_problems": int,
     "fit_seconds": _Number,
-    "n_iter": int,
+    "predict_seconds?": _Number,
+    "n_iter": (int, None),
     "converged": bool,
-    "certificate": {"grad_norm": _Maybe, "objective": _Maybe, "gap_bound": _Maybe},
-    "validation": [{"C": _Number, "accuracy": _Maybe, "log_loss": _Maybe, "converged?": bool}],
+    "certificate": (dict, None),
+    "notes?": dict,
+    "saved?": {"file": str, "linear": bool, "bytes": int},
+    "validation": [_STEP],
     "validation_not_visited": [_Number],
     "test": _TEST,
     "never_answered?": [str],
@@ -215,6 +227,11 @@ def _inconsistency(results: dict[str, Any]) -> str:
             return f"{where}.per_class does not name the classes of class_names"
         if len(test["accuracy_ci95"]) != 2:
             return f"{where}.accuracy_ci95 is not a pair"
+        certificate = entry["certificate"]
+        if certificate is not None and (
+            found := mismatch(certificate, _CERTIFICATE, f"strategies.{name}.certificate")
+        ):
+            return found
     curves = (results.get("few_shot") or {}).get("curves", {})
     for name, curve in curves.items():
         counts = [[point["per_class"] for point in other] for other in curves.values()]

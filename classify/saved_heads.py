@@ -2,7 +2,9 @@
 
 Tensors: ``coef`` (n_problems, n_features) and ``intercept`` (n_problems,), float32, in the space of
 the raw features; in format 2, which one-vs-one of very many classes of few rows has, in their place
-``span``, ``shift``, ``starts``, ``duals`` and ``offset``: see `classify.linear_head.PairHead`. For
+``span``, ``shift``, ``starts``, ``duals`` and ``offset``: see `classify.linear_head.PairHead`.
+Format 3 is of heads whose name does not say how their scores become answers: their ``coding`` does
+(multinomial, ovr or ovo), and ``setting``, as JSON, is in the place of C. For
 one-vs-one also ``pairs`` (n_problems, 2), int64, in scikit-learn's order: a
 positive score speaks for the second class. Metadata (strings): the
 format and its version, strategy, class names and the store's spec as JSON, the store's key, C, the
@@ -37,7 +39,7 @@ from data.common.shapes import mismatch
 from data.format.spec import SPEC_SHAPE
 
 FORMAT = "icebox-head"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # Weights that are not written out where they are sums of few rows: a quarter of a gigabyte.
 COMPACT_NUMBERS = 64_000_000
 _KINDS = {"F32": "float32", "F64": "float64", "I64": "int64"}
@@ -56,12 +58,19 @@ class SavedHead:
     intercept: npt.NDArray[np.floating[Any]]  # (n_problems,); zero without `fit_intercept`
     spec: dict[str, Any]  # of the store it was trained on
     store_key: str
-    C: float
+    C: float | None  # None of heads that have another setting
     weights_file: str | None = None  # where the backbone's weights lay, if they came from a file
     temperature: float | None = None  # of its probabilities; None where no row could tell
     fit_intercept: bool = True
     normalize: str | None = None  # "l2": fitted to rows divided by their norms
     sums: PairHead | None = None  # one-vs-one of very many classes of few rows
+    coding: str | None = None  # how scores become answers, where the name does not say it
+    setting: dict[str, Any] | None = None  # in the place of C
+
+    @property
+    def coded(self) -> str:
+        """Return how scores become answers: multinomial, ovr or ovo."""
+        return self.coding or self.strategy
 
     @property
     def n_features(self) -> int:
@@ -89,14 +98,14 @@ class SavedHead:
     def predict(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
         """Return the index (n_samples,) of each row's class, as the strategy decides."""
         k = len(self.class_names)
-        found = [coding.decide(self.strategy, scores, k) for scores in self._blocks(X)]
+        found = [coding.decide(self.coded, scores, k) for scores in self._blocks(X)]
         return np.concatenate(found).astype(np.int64)
 
     def probabilities(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Return class probabilities (n_samples, n_classes), calibrated by its temperature."""
         k = len(self.class_names)
         found = np.concatenate(
-            [coding.probabilities(self.strategy, scores, k) for scores in self._blocks(X)]
+            [coding.probabilities(self.coded, scores, k) for scores in self._blocks(X)]
         )
         return found if self.temperature is None else coding.temper(found, self.temperature)
 
@@ -105,10 +114,16 @@ def save_head(path: Path, head: SavedHead) -> None:
     """Write a head under its final name, in a folder that exists."""
     from safetensors.numpy import save
 
-    version, tensors = FORMAT_VERSION, _tensors(head)
-    if "coef" in tensors:
-        version = 1  # which every Icebox reads
-    if head.strategy == "ovo":
+    tensors = _tensors(head)
+    version = 1 if "coef" in tensors else 2  # which every Icebox reads, and older ones
+    more = {}
+    if head.coding is not None:
+        version = FORMAT_VERSION
+        more = {
+            "coding": head.coding,
+            "setting": json.dumps(head.setting or {}, sort_keys=True, allow_nan=False),
+        }
+    if head.coded == "ovo":
         tensors["pairs"] = class_pairs(len(head.class_names)).astype(np.int64)
     metadata = {
         "format": FORMAT,
@@ -117,13 +132,14 @@ def save_head(path: Path, head: SavedHead) -> None:
         "class_names": json.dumps(head.class_names, ensure_ascii=False),
         "spec": json.dumps(head.spec, sort_keys=True, ensure_ascii=False, allow_nan=False),
         "store_key": head.store_key,
-        "C": repr(float(head.C)),
+        "C": "" if head.C is None else repr(float(head.C)),
         "n_features": str(head.n_features),
         # A byte of a name that is no UTF-8 has no place in this format: see `_name_of_file`.
         "weights_file": (head.weights_file or "").encode("utf-8", "backslashreplace").decode(),
         "temperature": "" if head.temperature is None else repr(float(head.temperature)),
         "fit_intercept": "true" if head.fit_intercept else "false",
         "normalize": head.normalize or "",
+        **more,
     }
     write_bytes(path, _in_order(save(tensors, metadata=metadata)))
 
@@ -279,17 +295,15 @@ def _read_tensor(
 
 
 def _head(path: Path, metadata: dict[str, str], stored: Any) -> SavedHead:
-    strategy = metadata.get("strategy", "")
-    if strategy not in STRATEGIES:
-        raise _bad(path, f"strategy {strategy!r} is none of {', '.join(STRATEGIES)}")
+    strategy, coded, setting = _what_head(path, metadata)
     names = _class_names(path, metadata)
     spec = _json_of(path, metadata, "spec")
     problem = mismatch(spec, SPEC_SHAPE, "spec")
     if problem:
         raise _bad(path, f"in its metadata {problem}")
-    rows = n_heads(strategy, len(names))
+    rows = n_heads(coded, len(names))
     head = _read_head(path, metadata, stored, rows, len(names))
-    if strategy == "ovo":
+    if coded == "ovo":
         pairs = _read_tensor(path, stored, "pairs", (rows, 2))
         if not np.array_equal(pairs, class_pairs(len(names))):
             raise _bad(path, "pairs are not in the order (0, 1), (0, 2), ...")
@@ -301,7 +315,7 @@ def _head(path: Path, metadata: dict[str, str], stored: Any) -> SavedHead:
         sums=head if isinstance(head, PairHead) else None,
         spec=spec,
         store_key=metadata.get("store_key", ""),
-        C=_positive(path, metadata, "C"),
+        C=None if setting is not None and not metadata.get("C") else _positive(path, metadata, "C"),
         weights_file=_name_of_file(metadata.get("weights_file") or "") or None,
         # Heads of before there was one have no such line.
         temperature=_positive(path, metadata, "temperature")
@@ -309,6 +323,8 @@ def _head(path: Path, metadata: dict[str, str], stored: Any) -> SavedHead:
         else None,
         fit_intercept=_one_of(path, metadata, "fit_intercept", ("true", "false")) != "false",
         normalize=_one_of(path, metadata, "normalize", ("l2",)) or None,
+        coding=None if setting is None else coded,
+        setting=setting,
     )
     if metadata.get("n_features") != str(saved.n_features):
         raise _bad(
@@ -317,11 +333,32 @@ def _head(path: Path, metadata: dict[str, str], stored: Any) -> SavedHead:
     return saved
 
 
+def _what_head(path: Path, metadata: dict[str, str]) -> tuple[str, str, dict[str, Any] | None]:
+    """Read a head's name, how its scores become answers, and its setting where it has no C alone.
+
+    Before format 3 the name is the coding.
+    """
+    strategy = metadata.get("strategy", "")
+    of_format_3 = metadata["format_version"] == "3"
+    coded = metadata.get("coding", "") if of_format_3 else strategy
+    if coded not in STRATEGIES:
+        which = "coding" if of_format_3 else "strategy"
+        raise _bad(path, f"{which} {coded!r} is none of {', '.join(STRATEGIES)}")
+    if not of_format_3:
+        return strategy, coded, None
+    if not strategy.strip():
+        raise _bad(path, "its metadata has no strategy")
+    setting = _json_of(path, metadata, "setting")
+    if not isinstance(setting, dict):
+        raise _bad(path, "setting in its metadata is not a JSON object")
+    return strategy, coded, setting
+
+
 def _read_head(
     path: Path, metadata: dict[str, str], stored: Any, n_heads: int, n_classes: int
 ) -> Head:
     """Read the weights: written out, or (format 2) as sums of the rows that they were fitted to."""
-    if metadata["format_version"] == "1":
+    if metadata["format_version"] in ("1", "3"):
         coef = _read_tensor(path, stored, "coef", (n_heads, None))
         return LinearHead(coef, _read_tensor(path, stored, "intercept", (n_heads,)))
     if metadata["strategy"] != "ovo" or n_classes < 3:

@@ -202,7 +202,7 @@ def select_C(
     if not is_source(X):
         X = as_features(X)
     X = normalized(X, normalize)
-    sides = _two_sides(np.asarray(as_labels(y)), sample_weight, class_weight, groups, held, seed)
+    sides = two_sides(np.asarray(as_labels(y)), sample_weight, class_weight, groups, held, seed)
     classes, labels, train = sides.classes, sides.labels, sides.train
     held = _judged_rows(sides.held, len(labels), n_heads(strategy, len(classes)), seed)
     layout = None
@@ -233,7 +233,7 @@ def select_C(
     )
 
 
-class _Sides(NamedTuple):
+class Sides(NamedTuple):
     """Which rows a path is fitted to, and which it is judged on."""
 
     classes: npt.NDArray[Any]
@@ -248,14 +248,14 @@ class _Sides(NamedTuple):
         return None if self.weight is None else self.weight[rows]
 
 
-def _two_sides(
+def two_sides(
     y: npt.NDArray[Any],
     sample_weight: Any,
     class_weight: Any,
     groups: npt.NDArray[np.int64] | None,
     held: npt.NDArray[np.intp] | None,
     seed: int,
-) -> _Sides:
+) -> Sides:
     """Divide the rows that have weight; see `select_C`."""
     weight = row_weights(class_weight, y, sample_weight)
     rows = np.arange(len(y)) if weight is None else np.flatnonzero(weight)
@@ -276,14 +276,14 @@ def _two_sides(
         missing = np.setdiff1d(classes, y[train]).tolist()
         raise ValueError(f"only validation rows have the class {missing[0]!r}")
     if weight is None:
-        return _Sides(classes, labels, train, held, None, None)
+        return Sides(classes, labels, train, held, None, None)
     mine = None if sample_weight is None else np.asarray(as_labels(sample_weight), np.float64)
     of_train = None if mine is None else mine[train]
     weight = np.ones(len(y)) if mine is None else mine
     if class_weight is not None:
         found, factors = class_factors(class_weight, y[train], of_train)
         weight = weight * factors[np.minimum(np.searchsorted(found, y), len(found) - 1)]
-    return _Sides(classes, labels, train, held, weight[train], weight)
+    return Sides(classes, labels, train, held, weight[train], weight)
 
 
 class _Path(NamedTuple):

@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence, Set
 from math import ceil, floor, log10
 from typing import Any
 
-NAMES = {"multinomial": "multinomial", "ovr": "OvR", "ovo": "OvO"}
+from classify.heads.registry import HEADS
+
+NAMES = {name: entry.title for name, entry in HEADS.items()}
+# Heads that others should beat, since they learn next to nothing.
+SIMPLE = ("knn", "nearest-mean")
+# Of so many heads every comparison is a sentence of the verdict; of more, those of the best are.
+SPELLED = 3
 # What a comparison calls the four counts that all its numbers follow from.
 COUNTS = ("both_right", "only_a_right", "only_b_right", "both_wrong")
 # The one line of a page that says how its paired tests were done.
@@ -39,6 +45,22 @@ def procedure(comparisons: Sequence[Mapping[str, Any]]) -> str:
 def display_name(strategy: str) -> str:
     """How a strategy is called in text for people."""
     return NAMES.get(strategy, strategy)
+
+
+def setting_words(setting: Mapping[str, Any]) -> str:
+    """Write a head's setting for people: ``k = 20, metric = cosine``."""
+    return ", ".join(f"{name} = {_value_words(value)}" for name, value in setting.items())
+
+
+def _value_words(value: Any) -> str:
+    if value is None:
+        return "none"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def setting_of(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a head's setting; runs of before there were others than C have none."""
+    return entry.get("setting") or ({} if entry["C"] is None else {"C": entry["C"]})
 
 
 def upper_first(text: str) -> str:
@@ -135,7 +157,9 @@ def _detectable(comparison: Mapping[str, Any]) -> str:
 
 
 def headline(strategies: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """Sum up a whole run: OvR or OvO first, then the multinomial."""
+    """Sum up a whole run: OvR or OvO first, then the multinomial; of many heads, the best."""
+    if len({c[side] for c in comparisons for side in "ab"}) > SPELLED:
+        return _headline_of_many(strategies, comparisons)
     if comparisons:
         return " ".join(
             verdict(display_name(c["a"]), display_name(c["b"]), c, detectable=i == 0)
@@ -154,6 +178,60 @@ def headline(strategies: Mapping[str, Any], comparisons: Sequence[Mapping[str, A
         f"{points(entry['test']['accuracy'])} % (95 % interval {points(low)} to {points(high)}); "
         "it is the only strategy of this run, so there is nothing to compare it with."
     )
+
+
+def _headline_of_many(
+    strategies: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]]
+) -> str:
+    """Name the head with the highest accuracy, and which others its tests tell it from."""
+    compared = dict.fromkeys(c[side] for c in comparisons for side in "ab")
+    best = max(compared, key=lambda name: strategies[name]["test"]["accuracy"])
+    test, ends = strategies[best]["test"], dict[str, list[str]]()
+    for c in comparisons:
+        if best not in (c["a"], c["b"]):
+            continue
+        other = c["b"] if c["a"] == best else c["a"]
+        if not c["converged"]:
+            end = "No verdict, since a fit did not converge, on"
+        else:
+            end = "Better than" if c["significant"] else "No detectable difference from"
+        ends.setdefault(end, []).append(display_name(other))
+    low, high = test["accuracy_ci95"]
+    told = [
+        f"Of {len(compared)} heads {display_name(best)} has the highest accuracy, "
+        f"{points(test['accuracy'])} % (95 % interval {points(low)} to {points(high)})."
+    ]
+    adjusted = f" (adjusted for {comparisons[0]['n_tests']:,} tests)"
+    for end in sorted(ends, key=lambda end: end != "Better than"):
+        told.append(f"{end} {listed(ends[end])}{adjusted}.")
+        adjusted = ""
+    question = [c for c in comparisons if (c["a"], c["b"]) == ("ovr", "ovo")]
+    told += [verdict(display_name(c["a"]), display_name(c["b"]), c) for c in question]
+    return " ".join(told)
+
+
+def simpler_warnings(
+    strategies: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Warn of heads that one which learns next to nothing beats: a sign of a fit gone wrong."""
+    told = []
+    for simple in SIMPLE:
+        if simple not in strategies:
+            continue
+        score = strategies[simple]["test"]["accuracy"]
+        below: dict[bool, list[str]] = {}
+        for c in comparisons:
+            if simple in (c["a"], c["b"]):
+                other = c["b"] if c["a"] == simple else c["a"]
+                if other not in SIMPLE and strategies[other]["test"]["accuracy"] < score:
+                    below.setdefault(bool(c["significant"]), []).append(display_name(other))
+        for proven, names in below.items():
+            how = "by more than chance explains" if proven else "though chance may explain it"
+            told.append(
+                f"{upper_first(display_name(simple))} ({points(score)} %), which learns next to "
+                f"nothing, beats {listed(names)}, {how}."
+            )
+    return told
 
 
 def listed(texts: Sequence[str]) -> str:

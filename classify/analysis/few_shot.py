@@ -34,6 +34,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.heads.classifier import HeadClassifier
+from classify.heads.interface import FitContext, RowSet
+from classify.heads.registry import head_kind
 from classify.linear_head import Head
 from classify.parallel import run_tasks
 from classify.solver.out_of_core import is_source
@@ -66,7 +69,7 @@ class DrawTask:
     path: str
     key: str  # that the store at this path must have
     strategy: str
-    C: float
+    C: float | None
     counts: tuple[int, ...]  # images per class, ascending
     draw: int
     seed: int
@@ -75,6 +78,7 @@ class DrawTask:
     fit_intercept: bool = True
     normalize: str | None = None
     class_weight: Any = None
+    setting: Any = None  # of a head that the solver does not fit
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,7 @@ def few_shot(
     jobs: int | None = None,
     memory: int | None = None,
     class_weight: Any = None,
+    device: str = "cpu",
     whole: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Measure accuracy against labelled images per class, as results.json keeps it.
@@ -170,11 +175,18 @@ def few_shot(
     if memory is not None:
         row_bytes = 4 * features.train.features.shape[1] * COPIES
         counts = [count for count in counts if n_train[count] * row_bytes <= memory]
+    common: dict[str, Any] = {
+        "path": str(Path(features.path).absolute()),
+        "key": features.key,
+        "seed": seed,
+        "counts": tuple(counts),
+        "in_memory": memory is None,
+        "class_weight": class_weight,
+    }
     tasks = [
         DrawTask(
-            str(Path(features.path).absolute()), features.key, name,
-            float(estimator.C), tuple(counts), draw, seed, estimator.device, memory is None,
-            estimator.fit_intercept, estimator.normalize, class_weight,
+            **common, draw=draw, strategy=name, normalize=estimator.normalize,
+            **_how(estimator, device),
         )
         for draw in range(DRAWS)
         for name, estimator in fitted.items()
@@ -205,6 +217,17 @@ def few_shot(
     }
 
 
+def _how(estimator: Any, device: str) -> dict[str, Any]:
+    """Say how draws are fitted, as the fit on all images was."""
+    if isinstance(estimator, HeadClassifier):
+        return {"C": None, "device": device, "setting": estimator.trained.setting}
+    return {
+        "C": float(estimator.C),
+        "device": estimator.device,
+        "fit_intercept": estimator.fit_intercept,
+    }
+
+
 def _curve(
     counts: Sequence[int], n_train: Mapping[int, int], draws: Sequence[Drawn]
 ) -> list[dict[str, Any]]:
@@ -227,14 +250,21 @@ def _curve(
 def _all(
     features: Features, strategy: str, estimator: Any, n_train: int, accuracy: float | None
 ) -> dict[str, Any]:
+    other = isinstance(estimator, HeadClassifier)
     if accuracy is None:
-        head = estimator.head_
-        accuracy = _accuracy(strategy, head, estimator.classes_, features, estimator.normalize)
+        accuracy = (
+            _accuracy_of(estimator, features)
+            if other
+            else _accuracy(
+                strategy, estimator.head_, estimator.classes_, features, estimator.normalize
+            )
+        )
+    converged = estimator.trained.converged if other else estimator.certificate_["converged"]
     return {
         "per_class": None,
         "n_train": n_train,
         "accuracies": [accuracy],
-        "converged": [bool(estimator.certificate_["converged"])],
+        "converged": [bool(converged)],
         "mean": accuracy,
         "ci95": None,
     }
@@ -309,6 +339,12 @@ def run_task(task: DrawTask) -> Drawn:
         # Not through the estimators: scikit-learn's checks change the filters of warnings, which
         # are the whole process's, and other draws may be fitted in other threads.
         part = normalized(as_features(X.gather(rows) if is_source(X) else X[rows]), task.normalize)
+        if task.C is None:
+            head = _fit_other(task, part, labels[chosen], len(known), weights)
+            classifier = HeadClassifier(head, known, task.normalize)
+            drawn.accuracies.append(_accuracy_of(classifier, features))
+            drawn.converged.append(head.converged)
+            continue
         with redirect_notes(drawn.notes.append), workers(1) as pool:
             fitter = open_fitter(
                 task.device, task.strategy, part, labels[chosen], len(known), pool,
@@ -318,6 +354,27 @@ def run_task(task: DrawTask) -> Drawn:
         drawn.accuracies.append(_accuracy(task.strategy, start, known, features, task.normalize))
         drawn.converged.append(solution.converged)
     return drawn
+
+
+def _fit_other(
+    task: DrawTask, X: Any, labels: npt.NDArray[np.intp], n_classes: int, weights: Any
+) -> Any:
+    """Fit a head that the solver does not fit, with the setting chosen on all images."""
+    rows = np.arange(len(labels))
+    if weights is not None:
+        rows = np.flatnonzero(weights)
+        labels, weights = labels[rows], weights[rows]
+    context = FitContext(seed=task.seed, n_jobs=1, device=task.device)
+    row_set = RowSet(X, rows, labels, n_classes, weights)
+    return head_kind(task.strategy).fit(row_set, task.setting, context)
+
+
+def _accuracy_of(classifier: HeadClassifier, features: Features) -> float:
+    from classify.estimators import as_features
+
+    X: Any = features.test.features
+    right = classifier.predict(X if is_source(X) else as_features(X)) == features.test.labels
+    return float(np.average(right, weights=features.test.weights))
 
 
 def _accuracy(

@@ -39,7 +39,7 @@ def numerics(features: Features, X_test: Any, fitted: Mapping[str, Fitted]) -> d
     engine = (features.provenance or {}).get("engine", "torch")
     cases = []
     if spec.get("store_dtype") != "float16":
-        rows = _tried(len(X_test), max(fit.estimator.head_.n_heads for fit in fitted.values()))
+        rows = _tried(len(X_test), max(fit.n_scores for fit in fitted.values()))
         cases.append(_case(HALVES, STORED, len(rows), _flips_of_halves(X_test, rows, fitted)))
     cases += _cases_of_rows(features, X_test, fitted)
     stored = f"{engine}, {spec.get('precision')}, {spec.get('store_dtype')}"
@@ -60,7 +60,7 @@ def _flips_of_halves(
     X_test: Any, rows: npt.NDArray[np.intp], fitted: Mapping[str, Fitted]
 ) -> dict[str, int]:
     flips = dict.fromkeys(fitted, 0)
-    width = max(fit.estimator.head_.n_heads for fit in fitted.values())
+    width = max(fit.n_scores for fit in fitted.values())
     if not is_source(X_test):  # `predict` cuts them where there are many heads
         width = 1
     for low, high in row_steps(X_test, len(rows), width):

@@ -15,6 +15,7 @@ from classify.analysis.pairwise import judge_classes, judge_pairs
 from classify.analysis.views import class_order, two_views
 from classify.linear_head import pairs_of
 from classify.parameters import row_weights
+from classify.records import HeldAnswers
 from classify.results import json_ready
 from classify.scoring import HeldOut, answers
 from classify.solver.problems import class_pairs
@@ -43,12 +44,15 @@ def analyse(inputs: FitInputs, fitted: Mapping[str, Fitted]) -> dict[str, Any]:
     with progress(len(fitted), "analyses", "strategy") as bar:
         for strategy, fit in fitted.items():
             known = np.asarray(fit.estimator.classes_)
-            head = fit.estimator.head_
             held_out = _held_out(fit, train, X_train)
-            more = {
-                "calibration": _calibration(strategy, fit, labels, held_out, weights),
-                "course": _course(strategy, fit),
-            }
+            held = held_answers(strategy, fit, held_out)
+            more = {"calibration": _calibration(fit, labels, held, weights)}
+            if not fit.solved:
+                fit.entry.update(json_ready(more))
+                bar.update(1)
+                continue
+            head = fit.estimator.head_
+            more["course"] = _course(strategy, fit)
             if strategy == "ovo" and len(known) > 2:
                 more["pairs"] = judge_pairs(X_test, labels, ids, head, known, options.jobs)
                 _mark_pairs(more["pairs"], known, fit)
@@ -130,23 +134,33 @@ def _held_out(fit: Fitted, train: TrainingRows, X_train: Any) -> HeldOut | None:
     return HeldOut(X_train, rows, labels, fit.selection.start, weights)
 
 
+def held_answers(strategy: str, fit: Fitted, held_out: HeldOut | None) -> HeldAnswers | None:
+    """Return what a head says of the rows that it was not fitted to; None where there are none."""
+    if fit.held_answers is not None or held_out is None:
+        return fit.held_answers
+    assert fit.selection is not None
+    n_known = len(fit.estimator.classes_)
+    logits = answers(
+        held_out.X,
+        held_out.head,
+        lambda scores: coding.logarithms(coding.probabilities(strategy, scores, n_known)),
+        held_out.rows,
+    )
+    chosen = next(step for step in fit.selection.path if step["C"] == fit.selection.C)
+    return HeldAnswers(
+        held_out.rows, held_out.labels, logits, held_out.weights, chosen["converged"]
+    )
+
+
 def _calibration(
-    strategy: str, fit: Fitted, labels: Any, held_out: HeldOut | None, weights: Any = None
+    fit: Fitted, labels: Any, held: HeldAnswers | None, weights: Any = None
 ) -> dict[str, Any]:
-    temperature, n_validation = None, 0
-    if held_out is not None:
-        n_known, n_validation = len(fit.estimator.classes_), len(held_out.rows)
-        logits = answers(
-            held_out.X,
-            held_out.head,
-            lambda scores: coding.logarithms(coding.probabilities(strategy, scores, n_known)),
-            held_out.rows,
-        )
-        temperature = fit_temperature(held_out.labels, logits, held_out.weights)
-    found = calibration(labels, fit.probabilities, temperature, n_validation, weights)
-    if temperature is not None and fit.selection is not None:
-        chosen = next(step for step in fit.selection.path if step["C"] == fit.selection.C)
-        found["converged"] = chosen["converged"] and within_bounds(temperature)
+    if held is None:
+        return calibration(labels, fit.probabilities, None, 0, weights)
+    temperature = fit_temperature(held.labels, held.log_probabilities, held.weights)
+    found = calibration(labels, fit.probabilities, temperature, len(held.rows), weights)
+    if temperature is not None:
+        found["converged"] = held.converged and within_bounds(temperature)
     return found
 
 

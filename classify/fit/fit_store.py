@@ -39,9 +39,17 @@ from classify.fit.output import (
 )
 from classify.fit.strategy import fit_strategy
 from classify.fit.training_rows import check_classes, training_rows, usable
+from classify.heads.registry import distinct, is_solved
 from classify.records import FitInputs, FitOptions, Fitted, TrainingRows
 from classify.results import SCHEMA_VERSION, json_ready
-from classify.wording import answer_warnings, display_name, headline, upper_first
+from classify.wording import (
+    answer_warnings,
+    display_name,
+    headline,
+    setting_words,
+    simpler_warnings,
+    upper_first,
+)
 from data.common.cli import progress
 from data.common.files import check_writable
 from data.common.memory import default_memory, peak_memory_mb
@@ -128,6 +136,7 @@ def _add_few_shot(
         results["few_shot"] = few_shot(
             inputs.features,
             {name: fit.estimator for name, fit in fitted.items()},
+            device=inputs.options.device,
             seed=inputs.options.seed,
             jobs=inputs.options.jobs,
             memory=inputs.room.solver,
@@ -147,6 +156,7 @@ def store_name(features: Features) -> str:
 
 def _fit_all(inputs: FitInputs) -> dict[str, Fitted]:
     """Fit every strategy behind one progress bar; notes on the device become its warnings."""
+    from classify.fit.other_heads import fit_other_head
     from classify.selection import C_GRID
     from classify.solver.backend import redirect_notes
 
@@ -154,7 +164,7 @@ def _fit_all(inputs: FitInputs) -> dict[str, Fitted]:
     grid = np.array(sorted(options.c_grid)) if options.c_grid else np.asarray(C_GRID)
     if options.c is not None:
         grid = np.array([options.c])
-    n_fits = 1 + len(grid)
+    n_fits = 1 + len(grid)  # of a head that the solver fits; others say how many they take
     fitted = {}
     notes: list[str] = []
     with (
@@ -165,13 +175,22 @@ def _fit_all(inputs: FitInputs) -> dict[str, Fitted]:
         def on_fit(_: dict[str, Any]) -> None:
             bar.update(1)
 
-        for i, strategy in enumerate(options.strategies):
+        def on_total(n_steps: int) -> None:
+            bar.total += n_steps - n_fits
+
+        end = bar.total - len(options.strategies) * n_fits
+        for strategy in options.strategies:
             bar.set_description(f"fit {display_name(strategy)}", refresh=False)
-            fit = fit_strategy(strategy, inputs, grid, on_fit)
+            before = bar.total
+            if is_solved(strategy):
+                fit = fit_strategy(strategy, inputs, grid, on_fit)
+            else:
+                fit = fit_other_head(strategy, inputs, on_total, bar.update)
             fitted[strategy] = replace(fit, warnings=(*fit.warnings, *notes))
             notes.clear()
             # A path that ended early made fewer fits than were planned.
-            bar.update((i + 1) * n_fits - bar.n)
+            end += n_fits + bar.total - before
+            bar.update(end - bar.n)
             if not bar.disable:
                 bar.write(_line(strategy, fitted[strategy]), file=sys.stderr)
     return fitted
@@ -182,8 +201,9 @@ def _line(strategy: str, fit: Fitted) -> str:
 
     entry = fit.entry
     tried = f" (of {len(entry['validation'])} tried)" if entry["validation"] else ""
+    setting = f"{setting_words(entry['setting'])}{tried}, " if entry["setting"] else ""
     return (
-        f"{upper_first(display_name(strategy))}: C = {entry['C']:.3g}{tried}, test accuracy "
+        f"{upper_first(display_name(strategy))}: {setting}test accuracy "
         f"{percent(entry['test']['accuracy'])} % ({span(entry['test']['accuracy_ci95'])}), "
         f"choice {seconds(fit.seconds['select'])}, fit {seconds(fit.seconds['fit'])}"
     )
@@ -197,18 +217,14 @@ def _results(
 
     features, train, test = inputs.features, inputs.train, inputs.features.test
     options = inputs.options
-    two_classes = any(len(fit.estimator.classes_) == 2 for fit in fitted.values())
-    # Then they are one problem, and a comparison would be with itself.
-    one_problem = two_classes and len(fitted) > 1
-    comparisons = (
-        []
-        if one_problem
-        else compare_strategies(
-            test.labels,
-            {name: fit.predictions for name, fit in fitted.items()},
-            {name: fit.entry["converged"] for name, fit in fitted.items()},
-            units=inputs.units,
-        )
+    n_known = min(len(fit.estimator.classes_) for fit in fitted.values())
+    # With two classes some heads are one problem, and a comparison would be with itself.
+    compared = distinct(fitted, n_known)
+    comparisons = compare_strategies(
+        test.labels,
+        {name: fitted[name].predictions for name in compared},
+        {name: fitted[name].entry["converged"] for name in compared},
+        units=inputs.units,
     )
     always = majority(train.labels, test.labels, features.class_names, train.weights, test.weights)
     held = _held_rows(fitted)
@@ -238,12 +254,12 @@ def _results(
         "interval_method": interval_method(inputs.units),
         "n_features": int(features.train.features.shape[1]),
         "environment": environment(
-            options.jobs, [fit.estimator.device_ for fit in fitted.values()]
+            options.jobs, [fit.estimator.device_ for fit in fitted.values() if fit.solved]
         ),
         "strategies": strategies,
         "comparisons": comparisons,
         "comparison_method": method_of(comparisons),
-        "one_problem": one_problem,
+        "one_problem": len(compared) == 1 < len(fitted),
         "majority": always,
         **more,
         "warnings": [
@@ -252,14 +268,15 @@ def _results(
             *split_warnings(splits),
             *_held_out_warnings(features, train, held),
             *answer_warnings(strategies, always, set(_names(features, train.labels))),
+            *simpler_warnings(strategies, comparisons),
         ],
     }
     return json_ready(results)
 
 
 def _held_rows(fitted: Mapping[str, Fitted]) -> npt.NDArray[np.intp]:
-    """Return the rows that C was chosen on: the most of any strategy, where some took fewer."""
-    held = [fit.selection.held for fit in fitted.values() if fit.selection is not None]
+    """Return the rows that C was chosen on: the most of any head, where some took fewer."""
+    held = [fit.held_rows for fit in fitted.values() if fit.held_rows is not None]
     return max(held, key=len, default=np.array([], dtype=np.intp))
 
 

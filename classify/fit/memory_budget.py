@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from classify.heads.registry import head_kind, is_solved
 from classify.records import Room
 from classify.solver.design import COPY_BYTES
 from classify.solver.few_rows import are_few, few_rows_bytes
@@ -43,9 +45,13 @@ def open_store(
     n_classes = max(2, len(header.class_names))
     rows = header.n_train + header.n_validation + header.n_test
     copies = 4 * rows * header.n_features if normalize else 0
+    solved = tuple(name for name in strategies if is_solved(name))
+    kinds = [head_kind(name) for name in strategies if not is_solved(name)]
     of_columns = {
-        strategy: column_bytes(header.n_features, 4, strategy, n_classes) for strategy in strategies
+        strategy: column_bytes(header.n_features, 4, strategy, n_classes) for strategy in solved
     }
+    shape = (header.n_train + header.n_validation, header.n_features, n_classes)
+    of_columns |= {kind.name: kind.fit_bytes(*shape) for kind in kinds}
     in_memory = in_memory_bytes(header) + copies
     needed = in_memory + max(of_columns.values())
     if needed > memory and "ovo" in strategies and few_rows(header):
@@ -55,11 +61,12 @@ def open_store(
     if needed <= memory:
         return open_features(path), Room(memory, False, None)
     kept = kept_bytes(header, len(strategies))
-    failed = shortages(header, strategies, memory - kept, jobs)
+    failed = shortages(header, solved, memory - kept, jobs)
+    failed |= _other_shortages(header, kinds, memory - kept)
     if failed:
         worst = max(failed.values(), key=lambda error: error.needed)
-        rest = [f"--strategy {name}" for name in strategies if name not in failed]
-        advice = f"fit the others alone: {' '.join(rest)}" if rest else "fewer strategies"
+        rest = [f"--head {name}" for name in strategies if name not in failed]
+        advice = f"fit the others alone: {' '.join(rest)}" if rest else "fewer heads"
         raise UserError(
             f"{path}: --memory is {show_bytes(memory)}, and fitting {worst.what} needs at least "
             f"{show_bytes(worst.needed + kept)}, even with the features left on the disk; give "
@@ -98,6 +105,22 @@ def shortages(
             plan(shape, np.dtype(np.float32), strategy, n_classes, memory, jobs)
         except TooLittleMemoryError as error:
             failed[strategy] = error
+    return failed
+
+
+def _other_shortages(
+    header: Header, kinds: Sequence[Any], memory: int
+) -> dict[str, TooLittleMemoryError]:
+    """Find the other heads that cannot be fitted within a memory, and why."""
+    n_rows, n_features = header.n_train + header.n_validation, header.n_features
+    failed: dict[str, TooLittleMemoryError] = {}
+    for kind in kinds:
+        needed = kind.fit_bytes(n_rows, n_features, max(2, len(header.class_names)))
+        if kind.needs_matrix():
+            needed += 4 * n_rows * n_features
+        if needed > memory:
+            what = f"{kind.name} on {n_rows:,} rows x {n_features:,} features"
+            failed[kind.name] = TooLittleMemoryError(what, needed, memory)
     return failed
 
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.heads.linear import LinearTrained
+from classify.heads.registry import head_kind, is_solved
 from classify.report.run_report import write_report
 from classify.results import FILE_NAME
 from classify.saved_heads import SavedHead, compact, save_head, weights_of
@@ -103,6 +105,8 @@ def run_bytes(features: Features, strategies: Sequence[str]) -> int:
 def _head_bytes(strategy: str, known: int, features: Features) -> int:
     """Count the bytes of a head: written out, or as sums of few rows."""
     n_train, width = features.n_train + features.n_validation, features.n_features
+    if not is_solved(strategy):
+        return int(head_kind(strategy).saved_bytes(n_train, width, known))
     heads = n_heads(strategy, known)
     sizes = np.unique(features.train.labels, return_counts=True)[1]
     if strategy == "ovo" and known > 2 and compact(heads, width) and are_few(sizes, width):
@@ -129,21 +133,12 @@ def write_run(
     clock = time.perf_counter()
     (folder / "heads").mkdir()
     for name, fit in fitted.items():
-        known = [features.class_names[i] for i in fit.estimator.classes_]
-        weights_file = (features.provenance or {}).get("weights_file")
-        head = SavedHead(
-            strategy=name,
-            class_names=tuple(known),
-            **weights_of(fit.estimator.head_),
-            spec=features.spec,
-            store_key=features.key,
-            C=fit.entry["C"],
-            weights_file=str(weights_file) if weights_file else None,
-            temperature=fit.entry["calibration"]["temperature"],
-            fit_intercept=bool(fit.estimator.fit_intercept),
-            normalize=fit.estimator.normalize,
-        )
-        save_head(folder / "heads" / f"{name}.safetensors", head)
+        written = _write_head(folder / "heads", name, features, fit)
+        results["strategies"][name]["saved"] = {
+            "file": f"heads/{written.name}",
+            "linear": written.suffix == ".safetensors",
+            "bytes": written.stat().st_size,
+        }
     _write_predictions(folder / "predictions.npz", features, fitted)
     write_json(folder / FILE_NAME, results)
     write_report(folder)
@@ -151,6 +146,31 @@ def write_run(
     results["timings"]["total"] = time.perf_counter() - begun
     results["timings"]["peak_memory_mb"] = peak_memory_mb()
     write_json(folder / FILE_NAME, results)
+
+
+def _write_head(folder: Path, name: str, features: Features, fit: Fitted) -> Path:
+    """Write a head: the weights of a linear one, and what another kind is made again from."""
+    estimator = fit.estimator
+    weights_file = (features.provenance or {}).get("weights_file")
+    common: dict[str, Any] = {
+        "strategy": name,
+        "class_names": tuple(features.class_names[i] for i in estimator.classes_),
+        "spec": features.spec,
+        "store_key": features.key,
+        "weights_file": str(weights_file) if weights_file else None,
+        "temperature": fit.entry["calibration"]["temperature"],
+        "normalize": estimator.normalize,
+    }
+    path = folder / f"{name}.safetensors"
+    if fit.solved:
+        more = {"C": fit.entry["C"], "fit_intercept": bool(estimator.fit_intercept)}
+        save_head(path, SavedHead(**common, **weights_of(estimator.head_), **more))
+    elif isinstance(estimator.trained, LinearTrained):
+        more = {"C": None, "coding": "multinomial", "setting": dict(estimator.trained.setting)}
+        save_head(path, SavedHead(**common, **weights_of(estimator.trained.head), **more))
+    else:
+        raise NotImplementedError(name)
+    return path
 
 
 def _write_predictions(path: Path, features: Features, fitted: Mapping[str, Fitted]) -> None:

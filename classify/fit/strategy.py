@@ -66,14 +66,17 @@ def fit_strategy(
     predictions, probabilities, scores, margins = _answers(
         estimator, inputs.X_test, len(features.class_names)
     )
+    predicted = time.perf_counter()
     test = evaluate(
         features.test.labels, predictions, probabilities, features.class_names,
         features.test.weights, inputs.units,
     )  # fmt: skip
     entry = {
         "C": c,
+        "setting": {"C": c},
         "n_problems": certificate["n_problems"],
         "fit_seconds": trained - selected,
+        "predict_seconds": predicted - trained,
         "n_iter": certificate["n_iter"],
         "converged": bool(certificate["converged"]),
         "certificate": {

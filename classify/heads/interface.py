@@ -138,6 +138,8 @@ class HeadKind(ABC):
     """One kind of head; made with the name that the registry has it under."""
 
     trained: ClassVar[type[TrainedHead]]  # what `fit` returns, and files are read as
+    # Parameters whose smallest or largest value, if chosen, may not be the best there is
+    open_ended: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -176,6 +178,10 @@ class HeadKind(ABC):
     def fit_bytes(self, n_rows: int, n_features: int, n_classes: int) -> int:
         """Count the bytes that a fit takes besides the features."""
         return 0
+
+    def saved_bytes(self, n_rows: int, n_features: int, n_classes: int) -> int:
+        """Count the bytes of a head's file, fitted to so many rows."""
+        return 4 * (n_features + 1) * n_classes
 
     def needs_matrix(self) -> bool:
         """Tell whether a fit holds all training features in memory, also where they are on disk."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from classify.heads.interface import HeadKind
+from typing import Any, NamedTuple
 
 
 class Entry(NamedTuple):
@@ -15,12 +13,14 @@ class Entry(NamedTuple):
     title: str
     # ``module:Class`` of a `HeadKind`; empty for what the solver fits along a path of C
     kind: str = ""
+    # Heads that are one and the same problem where there are two classes
+    family: str = ""
 
 
 HEADS: dict[str, Entry] = {
-    "multinomial": Entry("multinomial"),
-    "ovr": Entry("OvR"),
-    "ovo": Entry("OvO"),
+    "multinomial": Entry("multinomial", family="logistic"),
+    "ovr": Entry("OvR", family="logistic"),
+    "ovo": Entry("OvO", family="logistic"),
 }
 # What is fitted where no head is named.
 DEFAULT = ("multinomial", "ovr", "ovo")
@@ -31,8 +31,16 @@ def is_solved(name: str) -> bool:
     return not HEADS[name].kind
 
 
-def head_kind(name: str) -> HeadKind:
-    """Load a head that the solver does not fit."""
+def distinct(names: Iterable[str], n_classes: int) -> list[str]:
+    """Leave out heads that solve the problem of an earlier one, which those of two classes do."""
+    found: dict[str, str] = {}
+    for name in names:
+        family = HEADS[name].family if name in HEADS and n_classes == 2 else ""
+        found.setdefault(family or name, name)
+    return list(found.values())
+
+
+def head_kind(name: str) -> Any:
+    """Load a head that the solver does not fit: a `classify.heads.interface.HeadKind`."""
     module, _, kind = HEADS[name].kind.partition(":")
-    found: HeadKind = getattr(import_module(module), kind)(name)
-    return found
+    return getattr(import_module(module), kind)(name)

@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import Any
 
 from classify.analysis.significance import compare_answers, judge_again
+from classify.heads.registry import distinct
 from classify.report.pages import percent, span
 from classify.report.runs import Answers, Run, shared_units
 from classify.wording import display_name, listed, verdict
@@ -37,15 +38,18 @@ def group_by_test_set(runs: Sequence[Run], answers: Mapping[str, Answers]) -> li
 
 
 def one_problem(results: Mapping[str, Any]) -> bool:
-    """Tell whether all strategies of a run are one problem; older runs do not say it themselves."""
-    several = len(results["strategies"]) > 1
-    return bool(results.get("one_problem")) or (several and len(results["class_names"]) == 2)
+    """Tell whether all heads of a run are one problem; older runs do not say it themselves."""
+    return len(_distinct(results, list(results["strategies"]))) == 1 < len(results["strategies"])
 
 
 def _classifiers(results: Mapping[str, Any], answers: Answers) -> list[str]:
-    """Name a run's strategies that are classifiers of their own: one, if all are one problem."""
-    names = list(answers.predictions)
-    return names[:1] if one_problem(results) else names
+    """Name a run's heads that are classifiers of their own, and not the problem of another."""
+    return _distinct(results, list(answers.predictions))
+
+
+def _distinct(results: Mapping[str, Any], names: list[str]) -> list[str]:
+    two = results.get("one_problem") or len(results["class_names"]) == 2
+    return distinct(names, 2 if two else len(results["class_names"]))
 
 
 def count_tests(

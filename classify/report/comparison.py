@@ -29,7 +29,7 @@ from classify.report.runs import Answers, Run, find_runs, read_answers
 from classify.report.split_words import interval_words
 from classify.report.terminal import printable, table, wants_colour
 from classify.results import FILE_NAME, SCHEMA_VERSION, has_random_weights, json_ready, load_json
-from classify.wording import display_name, procedure
+from classify.wording import display_name, procedure, setting_of, setting_words
 from data.common.cli import log
 from data.common.errors import UserError
 from data.common.files import check_writable, temporary_folder, write_json, write_text
@@ -137,8 +137,10 @@ def _rows(run: Run) -> list[dict[str, Any]]:
             "majority_accuracy": (run.results.get("majority") or {}).get("test_accuracy"),
             "never_answered": len(entry["never_answered"]) if "never_answered" in entry else None,
             "C": entry["C"],
+            "setting": setting_words(setting_of(entry)),
             "n_problems": entry["n_problems"],
             "fit_seconds": entry["fit_seconds"],
+            "predict_seconds": entry.get("predict_seconds"),
             "extraction_seconds_per_1000": 1000 / speed if speed else None,
             "converged": entry["converged"],
             "n_features": run.results["n_features"],

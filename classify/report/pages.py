@@ -61,6 +61,16 @@ def count(value: int | None) -> str:
     return NOTHING if value is None else f"{value:,}"
 
 
+def bytes_text(value: float | None) -> str:
+    """Write a number of bytes as people do."""
+    if value is None:
+        return NOTHING
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:,} bytes"
+
+
 def seconds(value: float | None) -> str:
     """Write a duration as people do."""
     if value is None:

@@ -23,6 +23,7 @@ from classify.report.figures import pairs as figures_pairs
 from classify.report.figures import validation as figures_validation
 from classify.report.figures import views as figures_views
 from classify.report.figures.style import PALETTE
+from classify.report.heads import heads_context
 from classify.report.pages import TEMPLATES, render_html, render_markdown, write_pages
 from classify.report.runs import read_results
 from classify.report.split_words import (
@@ -33,7 +34,14 @@ from classify.report.split_words import (
     splits_of,
 )
 from classify.results import FILE_NAME, backbone_name, has_random_weights
-from classify.wording import decoding_sentence, display_name, labels_sentence, procedure
+from classify.wording import (
+    decoding_sentence,
+    display_name,
+    labels_sentence,
+    procedure,
+    setting_of,
+    setting_words,
+)
 from data.common.cli import progress
 from data.common.files import write_text
 from data.format.spec import IMPORTED, is_imported
@@ -89,7 +97,7 @@ def metrics_row(
     name: str, entry: Mapping[str, Any], majority: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Flatten what is known of a strategy."""
-    test, certificate = entry["test"], entry["certificate"]
+    test, certificate = entry["test"], entry["certificate"] or {}
     calibration = entry.get("calibration") or {}
     after = calibration.get("after") or {}
     low, high = test["accuracy_ci95"]
@@ -105,8 +113,10 @@ def metrics_row(
         "calibrated_log_loss": after.get("log_loss"),
         "calibrated_ece": after.get("ece"),
         "C": entry["C"],
+        "setting": setting_words(setting_of(entry)),
         "n_problems": entry["n_problems"],
         "fit_seconds": entry["fit_seconds"],
+        "predict_seconds": entry.get("predict_seconds"),
         "n_iter": entry["n_iter"],
         "converged": entry["converged"],
         "never_answered": len(entry["never_answered"]) if "never_answered" in entry else None,
@@ -263,10 +273,12 @@ def report_context(results: Mapping[str, Any]) -> dict[str, Any]:
         },
         "majority": results.get("majority"),
         "never_answered": all("never_answered" in entry for entry in strategies.values()),
+        **heads_context(results),
         "late": {
             name: late
             for name, entry in strategies.items()
-            if (late := [s["C"] for s in entry["validation"] if not s.get("converged", True)])
+            if entry["C"] is not None
+            and (late := [s["C"] for s in entry["validation"] if not s.get("converged", True)])
         },
         "few_late": any(
             False in point.get("converged", ())
@@ -280,7 +292,10 @@ def report_context(results: Mapping[str, Any]) -> dict[str, Any]:
         "backbone": backbone_name(spec),
         "random_weights": has_random_weights(spec),
         "question": question[0] if question else None,
-        "confused": most_confused(strategies, results["class_names"]),
+        "confused": most_confused(
+            {name: strategies[name] for name in figures_classes.shown_heads(strategies)},
+            results["class_names"],
+        ),
         "names": results["class_names"],
         "wide": 12 < len(results["class_names"]) <= figures_classes.LEGIBLE_CLASSES,
         "coarse": len(results["class_names"]) > figures_classes.CELLS,

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from classify.report.figures.style import shorten
 from classify.report.pages import NOTHING, general, number, percent, seconds, span
-from classify.wording import display_name
+from classify.wording import display_name, setting_of, setting_words
 
 BOLD, RESET = "\x1b[1m", "\x1b[0m"
 
@@ -61,11 +61,13 @@ def results_table(results: Mapping[str, Any], *, colour: bool | None = None) -> 
     """Show the strategies of a run."""
     if colour is None:
         colour = wants_colour(sys.stderr)
-    heads = ("strategy", "C", "accuracy %", "95 % interval", "macro-F1 %", "log-loss", "fit")
+    other = any(entry["C"] is None for entry in results["strategies"].values())
+    names = ("head", "setting") if other else ("strategy", "C")
+    heads = (*names, "accuracy %", "95 % interval", "macro-F1 %", "log-loss", "fit")
     rows = [
         (
             display_name(name) + ("" if entry["converged"] else " (not converged)"),
-            general(entry["C"]),
+            setting_words(setting_of(entry)) if other else general(entry["C"]),
             percent(entry["test"]["accuracy"]),
             span(entry["test"]["accuracy_ci95"]),
             percent(entry["test"]["macro_f1"]),
@@ -77,7 +79,7 @@ def results_table(results: Mapping[str, Any], *, colour: bool | None = None) -> 
     if always := results.get("majority"):
         name, score = f"always {shorten(always['class'])}", percent(always["test_accuracy"])
         rows.append((name, "", score, NOTHING, NOTHING, NOTHING, NOTHING))
-    return table(heads, rows, colour=colour)
+    return table(heads, rows, left=2 if other else 1, colour=colour)
 
 
 def emphasise(text: str) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from classify.__main__ import STRATEGIES, main
+from classify.__main__ import main
 from classify.fit import fit_store as run_module
+from classify.heads.registry import DEFAULT, is_solved
 from classify.report.runs import read_results
 from classify.saved_heads import load_head
 from classify.solver.problems import STRATEGIES as CODED
@@ -323,7 +324,8 @@ def test_report_is_drawn_again(fitted_run, tmp_path, capsys):
 
 
 def test_the_names_of_strategies_are_those_of_the_solver():
-    assert STRATEGIES == CODED
+    assert DEFAULT == CODED
+    assert all(is_solved(name) for name in DEFAULT)
 
 
 def test_no_arguments_and_unknown_commands(capsys):

@@ -296,7 +296,7 @@ TABLE = [
     (
         f"{FIT} {{many}} --memory 150MB",
         "{many}", "120 classes (7,140 heads) needs at least",
-        "--strategy multinomial --strategy ovr",
+        "--head multinomial --head ovr",
     ),
     (f"{FIT} {{store}} --device cuda", "--device cuda", "no CUDA device", "use cpu, or auto"),
     (f"{FIT} {{store}} --reports-dir {{file}}", "{file}", "not a folder", "Give another folder"),

@@ -274,7 +274,7 @@ def test_a_whole_fit_of_many_classes(tmp_path):
     assert f"({MANY_CLASSES * (MANY_CLASSES - 1) // 2:,} heads) needs at least" in refused.err
     assert not list((tmp_path / "reports").rglob("*"))
     advice = refused.err.split("fit the others alone: ")[1].split()
-    assert advice == ["--strategy", "multinomial", "--strategy", "ovr"]
+    assert advice == ["--head", "multinomial", "--head", "ovr"]
     done, results = fit(store, tmp_path, "--c=1", memory, *advice, *CURVES)
     assert done.code == 0, done.err
     for entry in results["strategies"].values():

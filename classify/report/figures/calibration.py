@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from classify.report.figures.classes import strategy_title
+from classify.report.figures.classes import shown_heads, strategy_title
 from classify.report.figures.style import COLOURS, INK, MARKERS, figure_in_style, write_svg
 from classify.wording import display_name
 
@@ -20,7 +20,7 @@ def draw(results: Mapping[str, Any]) -> dict[str, str]:
     return {
         f"reliability-{name}": reliability(name, entry["calibration"], entry)
         for name, entry in results["strategies"].items()
-        if entry.get("calibration")
+        if entry.get("calibration") and name in shown_heads(results["strategies"])
     }
 
 

@@ -33,6 +33,8 @@ LEGIBLE_CLASSES = 20
 CELLS = 200
 # A slope chart with more lines than this cannot be read; the table has all classes.
 SLOPES = 20
+# Of a run of more heads so many have matrices and reliability diagrams.
+SHOWN = 3
 # Inches: of the slope chart, and of a name and a number beside each of its ends.
 WIDTH, BESIDE = 4.8, 1.75
 # Points for a name beside a matrix.
@@ -54,9 +56,20 @@ def draw(results: Mapping[str, Any]) -> dict[str, str]:
         difference = matrices["ovr"] - matrices["ovo"]
         if difference.any():
             figures["confusion-difference"] = confusion_difference(ordered, difference)
-    for name, matrix in matrices.items():
+    for name in shown_heads(strategies):
+        matrix = matrices[name]
         figures[f"confusion-{name}"] = confusion(name, ordered, matrix, strategies[name])
     return figures
+
+
+def shown_heads(strategies: Mapping[str, Any]) -> list[str]:
+    """Choose the heads that are shown one by one: of many, the most accurate, and OvR and OvO."""
+    if len(strategies) <= SHOWN:
+        return list(strategies)
+    best = sorted(strategies, key=lambda name: -strategies[name]["test"]["accuracy"])
+    asked = [name for name in ("ovr", "ovo") if name in strategies]
+    chosen = list(dict.fromkeys([best[0], *asked, *best]))[:SHOWN]
+    return [name for name in strategies if name in chosen]
 
 
 def order_of(results: Mapping[str, Any]) -> list[int]:

@@ -22,7 +22,8 @@ from classify.report.figures.style import (
 from classify.wording import display_name, upper_first
 
 STEPS = {
-    "load": "reading the store", "select": "choosing C", "fit": "fitting", "evaluate": "evaluating",
+    "load": "reading the store", "select": "choosing the setting", "fit": "fitting",
+    "evaluate": "evaluating",
     "analyse": "what this report shows", "report": "drawing it",
     "few_shot": "few-shot curves",
 }  # fmt: skip

@@ -26,20 +26,30 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
+from classify.heads.registry import HEADS
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
     from matplotlib.text import Text
 
-COLOURS = {"multinomial": "#009e73", "ovr": "#0072b2", "ovo": "#d55e00"}
-MARKERS = {"multinomial": "^", "ovr": "o", "ovo": "s"}
 # Petroff's ten colours (2021, "Accessible color sequences for data visualization"), for classes.
 PALETTE = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70",
     "#717581", "#92dadd",
 )  # fmt: skip
 SHAPES = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p")
+_HEADS = ("multinomial", "ovr", "ovo")
+_OTHERS = [name for name in HEADS if name not in _HEADS]
+# Heads of the solver's logistic problems have colours of their own; the others share the rest, and
+# a shape tells those of one colour apart.
+COLOURS = dict(zip(_HEADS, ("#009e73", "#0072b2", "#d55e00"), strict=True)) | {
+    name: PALETTE[i % len(PALETTE)] for i, name in enumerate(_OTHERS)
+}
+MARKERS = dict(zip(_HEADS, ("^", "o", "s"), strict=True)) | {
+    name: SHAPES[(i + i // len(PALETTE) + 3) % len(SHAPES)] for i, name in enumerate(_OTHERS)
+}
 # Stand-ins that `inline` recognises; nothing else in a figure has exactly these colours.
 INK, PAPER, FAINT = "#1b1b1f", "#fffffe", "#d4d4d9"
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', Arial, sans-serif"

@@ -24,14 +24,17 @@ from classify.wording import display_name
 def draw(results: Mapping[str, Any]) -> dict[str, str]:
     """Draw the figures of this section."""
     strategies = results["strategies"]
-    if not any(entry["validation"] for entry in strategies.values()):
-        return {}
-    return {"validation": validation(strategies)}
+    along_C = {name: entry for name, entry in strategies.items() if _has_path_of_C(entry)}
+    return {"validation": validation(along_C)} if along_C else {}
+
+
+def _has_path_of_C(entry: Mapping[str, Any]) -> bool:
+    return bool(entry["validation"]) and entry["C"] is not None
 
 
 def validation(strategies: Mapping[str, Any]) -> str:
     """Draw validation accuracy and log-loss over C, with the chosen values."""
-    shown = {name: entry for name, entry in strategies.items() if entry["validation"]}
+    shown = {name: entry for name, entry in strategies.items() if _has_path_of_C(entry)}
     title = "Validation accuracy and log-loss over C; chosen: " + ", ".join(
         f"{display_name(name)} {entry['C']:.3g}" for name, entry in shown.items()
     )
