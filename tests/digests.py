@@ -35,7 +35,16 @@ NOT_OURS = [
     r"20\d{6}-\d{6}\w*",  # the name of a run
 ]
 TIMED = re.compile("time|cost")  # figures
-VARYING = {"timings", "command", "environment", "fit_seconds", "provenance", "path", "seconds"}
+VARYING = {
+    "timings",
+    "command",
+    "environment",
+    "fit_seconds",
+    "predict_seconds",
+    "provenance",
+    "path",
+    "seconds",
+}
 VARYING |= {"extraction_seconds_per_1000", "fit_seconds_all", "folder"}
 
 

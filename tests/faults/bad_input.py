@@ -494,7 +494,7 @@ TABLE = [
     ("classify predict {nothing} {good}", "{nothing}", "no head", "`python -m classify fit`"),
     ("classify predict {page_safetensors} {good}", "{page_safetensors}", "cannot be", "give a"),
     ("classify predict {other_safetensors} {good}", "{other_safetensors}", "not a head", "give a"),
-    ("classify predict {newer_head} {good}", "{newer_head}", "head format 3", "update Icebox"),
+    ("classify predict {newer_head} {good}", "{newer_head}", "head format 9", "update Icebox"),
     ("classify predict {nan_head} {good}", "{nan_head}", "coef holds NaN", "fit again"),
     ("classify predict {odd_head} {good}", "{odd_head}", "expected float32 (10)", "fit again"),
     ("classify predict {no_names_head} {good}", "{no_names_head}", "no class_names", "fit again"),

@@ -237,7 +237,7 @@ def build(root):
         save_file({**tensors, **changed}, put(f"heads/{name}.safetensors", b""), metadata=metadata)
         at[name] = root / "heads" / f"{name}.safetensors"
 
-    head("newer_head", {**metadata, "format_version": "3"})
+    head("newer_head", {**metadata, "format_version": "9"})
     head("nan_head", coef=np.full_like(tensors["coef"], np.nan))
     head("odd_head", intercept=tensors["intercept"][:-1])
     head("no_names_head", {k: v for k, v in metadata.items() if k != "class_names"})

@@ -66,7 +66,7 @@ def bits(page):
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     del results["timings"], results["command"], results["environment"]
     for entry in results["strategies"].values():
-        del entry["fit_seconds"]
+        del entry["fit_seconds"], entry["predict_seconds"]
     with np.load(run / "predictions.npz", allow_pickle=False) as stored:
         answers = {name: stored[name].tobytes() for name in stored.files}
     return heads, results, answers

@@ -87,7 +87,7 @@ def test_features_left_on_the_disk_give_the_same_counts(store):
     features, *_ = recheck(store, changed=9)
     model = OneVsRestLogistic(C=1.0).fit(features.train.features, features.train.labels)
     answers = model.predict(features.test.features)
-    fitted = {"ovr": SimpleNamespace(estimator=model, predictions=answers)}
+    fitted = {"ovr": SimpleNamespace(estimator=model, predictions=answers, n_scores=3)}
     loaded = numerics(features, features.test.features, fitted)
     left = open_features(store, in_memory=False)
     assert numerics(left, left.test.features, fitted) == loaded

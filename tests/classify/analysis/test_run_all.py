@@ -217,6 +217,7 @@ def test_the_same_seed_gives_the_same_results_but_for_timings(tmp_path, make_sto
         assert found.pop("timings")
         for entry in found["strategies"].values():
             assert entry.pop("fit_seconds") > 0
+            assert entry.pop("predict_seconds") > 0
         return found
 
     first = results()

@@ -293,7 +293,7 @@ def test_seconds_by_bar():
                "few_shot": 4.0, "memory": 10**9, "peak_memory_mb": 5.0, "total": 12.0}  # fmt: skip
     assert spent(timings) == [
         ("reading the store", [("reading the store", 1.0)]),
-        ("OvR", [("choosing C", 2.0), ("fitting", 3.0)]),
+        ("OvR", [("choosing the setting", 2.0), ("fitting", 3.0)]),
         ("few-shot curves", [("few-shot curves", 4.0)]),
     ]
 

@@ -13,7 +13,7 @@ from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.__main__ import main
 from classify.analysis import few_shot
 from classify.analysis.few_shot import _enough
-from classify.analysis.run_all import _calibration
+from classify.analysis.run_all import _calibration, held_answers
 from classify.estimators import fit_without_warning
 from classify.fit.strategy import path_warnings
 from classify.report.figures.style import PAPER
@@ -124,7 +124,7 @@ def test_a_temperature_says_whether_the_heads_it_suits_converged():
     def fit(converged):
         selection = SimpleNamespace(C=1.0, path=[{"C": 1.0, "converged": converged}])
         return SimpleNamespace(
-            selection=selection, probabilities=np.full((4, 2), 0.5),
+            selection=selection, probabilities=np.full((4, 2), 0.5), held_answers=None,
             estimator=SimpleNamespace(classes_=np.arange(2)),
         )  # fmt: skip
 
@@ -142,7 +142,9 @@ def test_a_temperature_says_whether_the_heads_it_suits_converged():
         )  # fmt: skip
         Rows.X = Rows.head = None
         for converged in (True, False):
-            found = _calibration("ovr", fit(converged), np.array([0, 1, 0, 1]), Rows)
+            made = fit(converged)
+            held = held_answers("ovr", made, Rows)
+            found = _calibration(made, np.array([0, 1, 0, 1]), held)
             assert found["converged"] is converged
 
 
