@@ -84,10 +84,10 @@ HEAD ?= $(shell ls -t $(HEAD_FILES)/multinomial.safetensors 2>/dev/null | head -
 XDIST = --numprocesses=$(WORKERS) --dist=worksteal
 SIDE_BY_SIDE = $(if $(filter none,$(VENV)),$(shell $(RUN) -c 'import xdist' 2>/dev/null && echo $(XDIST)),$(XDIST))
 
-.PHONY: help install install-dev demo example features classify compare predict import export test coverage faults fuzz audit lint docs format bench check-cuda clean distclean
+.PHONY: help install install-dev demo example features classify compare predict import export test coverage faults fuzz audit lint docs format bench check-cuda test-backbones clean distclean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  variables, e.g. make features MODEL=resnet50.a1_in1k IMAGE_SIZE=224: see docs/reference/variables.md"
 
@@ -230,6 +230,9 @@ bench: $(INSTALLED)  ## speed of both stages next to others, and memory of stage
 
 check-cuda: $(INSTALLED)  ## proof on a GPU in eight minutes: rows, fits, speeds, faults; VENV=none installs nothing
 	@$(RUN) -m benchmarks.check_cuda $(call each,PARTS,--part) $(call option,RESULTS_DIR,--results-dir)
+
+test-backbones: $(INSTALLED)  ## every architecture of timm against timm's own vector (hours): PATTERN="vit_*" MEMORY=8GB
+	@$(RUN) -m benchmarks.backbones $(call quote,$(or $(PATTERN),*)) $(call option,MEMORY,--memory) $(call option,RESULTS_DIR,--results-dir)
 
 clean:  ## remove caches; downloads, features and reports stay
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov site build *.egg-info

@@ -156,6 +156,7 @@ def test_benchmark_variables(variable, option):
     ("target", "command"),
     [
         ("check-cuda", "-m benchmarks.check_cuda"),
+        ("test-backbones", "-m benchmarks.backbones"),
         ("test", "-m pytest"),
         ("features", "-m extract"),
         ("classify", "-m classify fit"),
@@ -182,6 +183,12 @@ def test_tests_run_one_by_one_where_xdist_is_missing(tmp_path):
 def test_variables_of_check_cuda():
     printed = dry_run("check-cuda", "PARTS=tests rows", "RESULTS_DIR=out")
     assert "--part='tests' --part='rows' --results-dir='out'" in printed
+
+
+def test_variables_of_test_backbones():
+    printed = dry_run("test-backbones", "PATTERN=vit_*", "MEMORY=2GB", "RESULTS_DIR=out")
+    assert "benchmarks.backbones 'vit_*' --memory='2GB' --results-dir='out'" in printed
+    assert "benchmarks.backbones '*'" in dry_run("test-backbones")
 
 
 def test_an_unset_variable_leaves_its_option_out():

@@ -1,0 +1,1 @@
+"""Whether Icebox embeds an image with every architecture of timm: ``make test-backbones``."""
