@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -17,9 +17,16 @@ import numpy.typing as npt
 from classify.analysis.resampling import Units, units_of
 from classify.analysis.significance import with_current_method
 from classify.results import FILE_NAME, backbone_name, load_json, read_run
+from classify.wording import display_name, listed
 from data.common.errors import UserError
 
 HOW_TO_FIT = "make one with `make classify`, or `python -m classify fit FILE.h5`"
+
+
+# Settings that do not tell runs of one store apart: heads are, each by itself.
+NOT_TOLD_APART = ("strategies", "memory", "out_of_core", "few_shot", "validation", "weighted")
+# Of runs of one store that differ in their heads so many are named.
+HEADS_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -104,24 +111,44 @@ def _search(folder: Path) -> list[Path]:
 
 
 def _newest(runs: Sequence[Run], on_skip: Callable[[str], object]) -> list[Run]:
-    newest: dict[str, Run] = {}
-    for run in sorted(runs, key=lambda run: run.started):
+    """Leave out the heads that a newer run of the same store and settings has fitted again."""
+    kept, heads = [], dict[str, dict[str, Path]]()  # of each store and settings: who has a head
+    for run in sorted(runs, key=lambda run: run.started, reverse=True):
         results = run.results
         # What the machine had free, and what else was measured, has no part in the results.
         settings = {
             name: value
             for name, value in results["settings"].items()
-            if name not in ("memory", "out_of_core", "few_shot", "validation", "weighted")
+            if name not in NOT_TOLD_APART
             and (name, value) != ("class_weight", "none")  # as of runs that do not say
         }
         same = json.dumps([results["store"]["key"], results["seed"], settings], sort_keys=True)
-        if same in newest:
-            on_skip(
-                f"left out: {newest[same].folder}, since {run.folder} is newer and has the same "
-                "store and settings"
+        taken = heads.setdefault(same, {})
+        mine = list(results["strategies"])
+        fresh = [name for name in mine if name not in taken]
+        newer = next((taken[name] for name in mine if name in taken), None)
+        if newer is not None:
+            what = (
+                "" if not fresh else f" of {listed([display_name(n) for n in mine if n in taken])}"
             )
-        newest[same] = run
-    return list(newest.values())
+            on_skip(
+                f"left out{what}: {run.folder}, since {newer} is newer and has the same store and "
+                "settings"
+            )
+        taken.update(dict.fromkeys(fresh, run.folder))
+        if fresh:
+            kept.append(run if len(fresh) == len(mine) else _restricted(run, fresh))
+    return kept[::-1]
+
+
+def _restricted(run: Run, heads: Sequence[str]) -> Run:
+    """Leave out all heads of a run but some."""
+    results = {
+        **run.results,
+        "strategies": {name: run.results["strategies"][name] for name in heads},
+        "comparisons": [c for c in run.results["comparisons"] if {c["a"], c["b"]} <= set(heads)],
+    }
+    return replace(run, results=results)
 
 
 def _labelled(runs: Sequence[Run]) -> list[Run]:
@@ -136,6 +163,7 @@ def _labelled(runs: Sequence[Run]) -> list[Run]:
         lambda run: (
             f"{backbone_name(run.results['store']['spec'])} ({run.results['store']['key'][:8]})"
         ),
+        lambda run: f"{backbone_name(run.results['store']['spec'])} ({_heads_words(run)})",
         lambda run: f"{backbone_name(run.results['store']['spec'])} ({run.folder.name})",
         lambda run: str(run.folder),
     ]
@@ -146,6 +174,13 @@ def _labelled(runs: Sequence[Run]) -> list[Run]:
     else:
         labels = [candidates[-1](run) for run in runs]
     return [Run(run.folder, run.results, label) for run, label in zip(runs, labels, strict=True)]
+
+
+def _heads_words(run: Run) -> str:
+    """Name a run's heads, or count them."""
+    names = list(run.results["strategies"])
+    few = len(names) <= HEADS_NAMED
+    return listed([display_name(name) for name in names]) if few else f"{len(names)} heads"
 
 
 def read_answers(run: Run) -> Answers:

@@ -141,6 +141,19 @@ def test_the_newest_of_equal_runs_counts(tmp_path, make_run, capsys):
     assert "newer" in err
 
 
+def test_heads_of_a_store_may_come_from_several_runs(tmp_path, make_run, capsys):
+    for day, names in ((1, ("multinomial", "ovr")), (2, ("ovr", "ovo")), (3, ("ovo",))):
+        started = f"2026-01-0{day}T00:00:00+00:00"
+        make_run(tmp_path / "s" / f"day{day}", started=started, strategies=names)
+    _, comparison, _ = compare([], tmp_path)
+    found = {(os.path.basename(r["folder"]), r["label"].split("(")[1]) for r in comparison["runs"]}
+    assert found == {("day1", "multinomial)"), ("day2", "OvR)"), ("day3", "OvO)")}
+    assert len(comparison["leaderboard"]) == 3
+    err = capsys.readouterr().err
+    assert f"left out of OvR: {tmp_path / 's' / 'day1'}" in err
+    assert f"left out of OvO: {tmp_path / 's' / 'day2'}" in err
+
+
 def test_settings_tell_runs_of_one_store_apart(tmp_path, make_run):
     make_run(tmp_path / "s" / "first")
     results = make_run(tmp_path / "s" / "second")
