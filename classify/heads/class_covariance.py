@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.heads.interface import Floats, RowSet
-from classify.heads.moments import block_rows, in_double, scale_of, units_of
+from classify.heads.moments import SHIFT_ROWS, block_rows, in_double, scale_of, units_of
 from classify.solver.design import NOT_FINITE
 from classify.solver.threads import Workers
 
@@ -127,7 +127,7 @@ def _large(rows: RowSet, dtype: np.dtype[np.floating]) -> _Part:
     scatter, sums = np.zeros((d, d)), np.zeros(d)
     units = None
     for where, block in rows.blocks(step):
-        units = units or units_of(block)._replace(factor=None)
+        units = units or units_of(block[:SHIFT_ROWS])._replace(factor=None)
         table = units.apply(block, dtype)
         sums += weights[where].astype(dtype) @ table
         _weigh(table, None if rows.weights is None else weights[where])
@@ -164,7 +164,7 @@ def _small(rows: RowSet, dtype: np.dtype[np.floating]) -> _Part:
     means, shares = np.empty((len(classes), block.shape[1])), np.empty(len(classes))
     diagonal, factors = np.zeros(block.shape[1]), np.empty(len(order))
     for i, (low, high) in enumerate(zip(starts.tolist(), ends, strict=True)):
-        units = units_of(block[low:high])._replace(factor=None)
+        units = units_of(block[low : min(high, low + SHIFT_ROWS)])._replace(factor=None)
         mine, part = weights[low:high], units.apply(block[low:high], dtype)
         total = float(mine.sum())
         offset = (mine.astype(dtype) @ part).astype(np.float64) / total
