@@ -9,6 +9,7 @@ Parts, with --part (several may be given):
   out-of-core  the same with --memory at a quarter of the features
   coupling     probabilities of one-vs-one
   few          many classes of few rows: the whole command, 200 x 3 and 1,000 x 2
+  closed-form  ridge, LDA, nearest means and nearest rows, all settings, against scikit-learn's
   decoding     stage one: JPEG files with --decode fast, against exact decoding
   photos       stage one on photographs: decoder, network, both, and a first run
   engines      stage one: the whole pipeline on this CPU, against the usual loop
@@ -38,6 +39,7 @@ PARTS = (
     "out-of-core",
     "coupling",
     "few",
+    "closed-form",
     "decoding",
     "photos",
     "engines",
@@ -148,6 +150,7 @@ def main(argv: Sequence[str]) -> None:
         read_header(store)
 
     from benchmarks import (
+        closed_form,
         coupling,
         decoding,
         doors,
@@ -192,6 +195,7 @@ def main(argv: Sequence[str]) -> None:
         "out-of-core": memory.out_of_core,
         "coupling": coupling.run,
         "few": few.run,
+        "closed-form": closed_form.run,
         "decoding": decoding.run,
         "photos": photos.run,
         "engines": engines.run,

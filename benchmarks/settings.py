@@ -64,6 +64,10 @@ class Settings:
         Classes, and rows of each, of ``few``.
     few_features : int
         Their width.
+    closed_form_shape : tuple of int
+        Rows, columns and classes of made data of ``closed-form``.
+    closed_form_queries : int
+        Rows that its ``knn`` answers.
     results : Path
         Where JSON files go.
     """
@@ -91,6 +95,8 @@ class Settings:
     paired_draws: int = 4_000
     few_cases: tuple[tuple[int, int], ...] = ((200, 3), (1000, 2))
     few_features: int = 1280
+    closed_form_shape: tuple[int, int, int] = (50_000, 1280, 10)
+    closed_form_queries: int = 10_000
     results: Path = field(default=Path(__file__).parent / "results")
 
     def data(self) -> Iterator[Rows]:
@@ -99,6 +105,10 @@ class Settings:
             yield from_store(store)
         if not self.stores:
             yield made(*self.made_shape)
+
+    def closed_form_data(self) -> Iterator[Rows]:
+        """Give the rows of each store in turn, or those of ``closed-form``."""
+        yield from self.data() if self.stores else iter([made(*self.closed_form_shape)])
 
     def record(self) -> dict[str, Any]:
         """Return what goes into the JSON files."""

@@ -34,7 +34,8 @@ class LinearTrained(TrainedHead):
 
     def answers(self, block: Floats) -> HeadAnswers:
         """Answer rows of raw features."""
-        scores = np.asarray(self.head.scores(block.astype(np.float64)), dtype=np.float64)
+        rows = block.astype(np.float64, copy=False)
+        scores = np.asarray(self.head.scores(rows), dtype=np.float64)
         values = np.hstack([-scores, scores]) if self.n_classes == 2 else scores
         logs = coding.log_probabilities("multinomial", scores, self.n_classes)
         return HeadAnswers(values, logs)

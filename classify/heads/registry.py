@@ -21,6 +21,10 @@ HEADS: dict[str, Entry] = {
     "multinomial": Entry("multinomial", family="logistic"),
     "ovr": Entry("OvR", family="logistic"),
     "ovo": Entry("OvO", family="logistic"),
+    "ridge": Entry("ridge", "classify.heads.ridge:Ridge"),
+    "lda": Entry("LDA", "classify.heads.lda:Lda"),
+    "nearest-mean": Entry("nearest mean", "classify.heads.nearest_mean:NearestMean"),
+    "knn": Entry("k-NN", "classify.heads.knn:Knn"),
 }
 # What is fitted where no head is named.
 DEFAULT = ("multinomial", "ovr", "ovo")

@@ -36,6 +36,8 @@ def settings(tmp_path):
         slope_columns=(3, 6, 12),
         slope_width=(8, 16, 32),
         coupling_rows=20,
+        closed_form_shape=(300, 12, 4),
+        closed_form_queries=20,
         paired_draws=400,
         points=(0.01, 1.0),
         pairs=4,

@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 
 from benchmarks import __main__ as cli
-from benchmarks import coupling, decoding, hundred, memory, one_c, path, peers, processes, slopes
+from benchmarks import (
+    closed_form,
+    coupling,
+    decoding,
+    hundred,
+    memory,
+    one_c,
+    path,
+    peers,
+    processes,
+    slopes,
+)
 from benchmarks.processes import ROOT, Failed, TooLong, measured, trial
 from benchmarks.rows import made
 from classify.__main__ import parse as classify_parse
@@ -222,6 +233,15 @@ def test_out_of_core_leaves_out_what_is_too_small_for_it(settings, store, monkey
         (True, False),
         (False, True),
     ], "nothing is fitted that it would be compared with"
+
+
+def test_closed_form(settings, capsys):
+    closed_form.run(settings)
+    found = content(settings, "closed-form")["results"]
+    assert [row["head"] for row in found] == ["ridge", "lda", "nearest-mean", "knn"]
+    assert all(row["seconds"] > 0 and row["peer_seconds"] > 0 for row in found)
+    assert {row["limit"] for row in found} == {None}  # the limits are for another shape
+    assert "RidgeClassifier" in capsys.readouterr().out
 
 
 def test_coupling(settings):
