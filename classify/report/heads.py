@@ -25,6 +25,7 @@ def heads_context(results: Mapping[str, Any]) -> dict[str, Any]:
     solved = {name: entry for name, entry in strategies.items() if name not in others}
     return {
         "ranked": ranked,
+        "judged": {name: _calibrated(entry) for name, entry in strategies.items()},
         "many": many,
         "others": bool(others),
         "solved": bool(solved),
@@ -39,6 +40,12 @@ def heads_context(results: Mapping[str, Any]) -> dict[str, Any]:
         "tried": {name: _tried(entry) for name, entry in others.items() if entry["validation"]},
         "alone": [name for name, entry in others.items() if not entry["validation"]],
     }
+
+
+def _calibrated(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return how far a head's probabilities can be believed, as `predict` gives them."""
+    found: Mapping[str, Any] = (entry.get("calibration") or {}).get("after") or entry["test"]
+    return found
 
 
 def _tried(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
