@@ -17,6 +17,8 @@ class Entry(NamedTuple):
     family: str = ""
 
 
+_TREES = "classify.heads.trees.heads:TreesKind"
+
 HEADS: dict[str, Entry] = {
     "multinomial": Entry("multinomial", family="logistic"),
     "ovr": Entry("OvR", family="logistic"),
@@ -25,6 +27,15 @@ HEADS: dict[str, Entry] = {
     "lda": Entry("LDA", "classify.heads.lda:Lda"),
     "nearest-mean": Entry("nearest mean", "classify.heads.nearest_mean:NearestMean"),
     "knn": Entry("k-NN", "classify.heads.knn:Knn"),
+    "tree": Entry("decision tree", _TREES, family="tree"),
+    "tree-ovr": Entry("decision tree OvR", _TREES, family="tree"),
+    "tree-ovo": Entry("decision tree OvO", _TREES, family="tree"),
+    "forest": Entry("random forest", _TREES, family="forest"),
+    "forest-ovr": Entry("random forest OvR", _TREES, family="forest"),
+    "forest-ovo": Entry("random forest OvO", _TREES, family="forest"),
+    "boosting": Entry("gradient boosting", _TREES, family="boosting"),
+    "boosting-ovr": Entry("gradient boosting OvR", _TREES, family="boosting"),
+    "boosting-ovo": Entry("gradient boosting OvO", _TREES, family="boosting"),
 }
 # What is fitted where no head is named.
 DEFAULT = ("multinomial", "ovr", "ovo")

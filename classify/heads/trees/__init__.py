@@ -1,0 +1,1 @@
+"""Decision trees, forests and gradient boosting on principal components, plain or in reductions."""
