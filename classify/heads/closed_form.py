@@ -10,12 +10,13 @@ from scipy import linalg
 
 from classify.heads.interface import Floats, HeadAnswers, HeadKind, TrainedHead
 from classify.heads.linear import LinearTrained
+from classify.solver.threads import Workers
 
 Array = npt.NDArray[np.float64]
 
 # From so many shifts on one eigendecomposition is faster than a factorisation each: they took
-# 0.39 s and 0.04 s for 1,280 columns on one core (`python -m benchmarks --part closed-form`).
-MANY_SHIFTS = 8
+# 0.41 s and 0.06 s for 1,280 columns on one core of a Xeon VM, of which factorisations use all.
+MANY_SHIFTS = 10
 
 
 class ClosedFormKind(HeadKind):
@@ -28,35 +29,37 @@ class ClosedFormKind(HeadKind):
         return super().answers(heads, block.astype(np.float64, copy=False))
 
 
-def solve_shifted(matrix: Array, right: Array, shifts: Sequence[float]) -> Iterator[Array]:
+def solve_shifted(
+    matrix: Array, right: Array, shifts: Sequence[float], pool: Workers
+) -> Iterator[Array]:
     """Yield the solutions of ``(matrix + shift I) x = right`` for each shift, not below 0.
 
     `matrix` is symmetric without negative eigenvalues but for rounding; where a shift is too small
-    to tell, directions without any variance have no part in the solution. Call it with BLAS limited
-    to one thread: LAPACK's own threads cost more than they bring. `matrix` is overwritten.
+    to tell, directions without any variance have no part in the solution. An eigendecomposition
+    runs in one thread: LAPACK's own threads cost more than they bring.
 
     Shapes: `matrix` (k, k), `right` (k, n_columns), yields (k, n_columns).
     """
+
+    def factorise(shift: float) -> Array | None:
+        shifted = matrix.copy()
+        shifted[np.diag_indices_from(shifted)] += shift
+        try:  # numpy's lets other threads run, which scipy's does not
+            factor = np.linalg.cholesky(shifted)
+        except np.linalg.LinAlgError:
+            return None
+        found: Array = linalg.cho_solve((factor, True), right, check_finite=False)
+        return found
+
     if len(shifts) < MANY_SHIFTS:
-        for shift in shifts:
-            try:
-                factor = linalg.cho_factor(_shifted(matrix, shift), overwrite_a=True)
-            except linalg.LinAlgError:
-                break
-            yield linalg.cho_solve(factor, right)
-        else:
+        solutions = pool.map(factorise, shifts)
+        if all(solution is not None for solution in solutions):
+            yield from solutions  # type: ignore[misc]
             return
-        shifts = shifts[shifts.index(shift) :]
-    values, vectors = linalg.eigh(matrix, driver="evd", overwrite_a=True, check_finite=False)
+    values, vectors = linalg.eigh(matrix, driver="evd", check_finite=False)
     seen = vectors.T @ right
     least = 10 * len(values) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
     for shift in shifts:
         sizes = np.maximum(values, 0) + shift
         inverse = np.divide(1, sizes, out=np.zeros_like(sizes), where=sizes > least)
         yield vectors @ (inverse[:, None] * seen)
-
-
-def _shifted(matrix: Array, shift: float) -> Array:
-    found = np.array(matrix, order="F")
-    found[np.diag_indices_from(found)] += shift
-    return found

@@ -149,6 +149,10 @@ class Knn(HeadKind):
         found = nearest[0].search(block, max(head.k for head in nearest))
         return [head.votes(found) for head in nearest]
 
+    def saved_bytes(self, n_rows: int, n_features: int, n_classes: int) -> int:
+        """Count the rows in single precision, their labels and weights."""
+        return n_rows * (4 * n_features + 16)
+
     def fit_bytes(self, n_rows: int, n_features: int, n_classes: int) -> int:
         """Count what a search takes: blocks of rows, and of queries a few products' worth."""
         blocks = 3 * 4 * ROWS * n_features + 2 * BLOCK_BYTES

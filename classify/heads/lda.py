@@ -21,7 +21,7 @@ from classify.heads.closed_form import ClosedFormKind, solve_shifted
 from classify.heads.interface import FitContext, RowSet, Setting, TrainedHead
 from classify.heads.linear import LinearTrained
 from classify.heads.moments import Moments, moments_of
-from classify.solver.threads import workers
+from classify.solver.threads import Workers, workers
 
 Array = npt.NDArray[np.float64]
 
@@ -43,14 +43,14 @@ class Lda(ClosedFormKind):
                 classes = _Classes.of_covariance(class_covariance(rows, pool))
             else:
                 classes = _Classes.of_moments(moments_of(rows, pool))
-            return classes.heads([setting])[0]
+            return classes.heads([setting], pool)[0]
 
     def path(
         self, rows: RowSet, held: RowSet, grid: Sequence[Setting], context: FitContext
     ) -> Iterator[TrainedHead]:
         """Fit all shrinkages from one reading of the rows."""
         with workers(context.n_jobs) as pool:
-            heads = _Classes.of_covariance(class_covariance(rows, pool)).heads(grid)
+            heads = _Classes.of_covariance(class_covariance(rows, pool)).heads(grid, pool)
         for head in heads:
             yield head
             context.on_steps(1)
@@ -88,7 +88,7 @@ class _Classes:
             pooled[:] = 0
         return cls(found.class_weights, found.class_means, pooled, None)
 
-    def heads(self, grid: Sequence[Setting]) -> list[TrainedHead]:
+    def heads(self, grid: Sequence[Setting], pool: Workers) -> list[TrainedHead]:
         if self.size <= 0:
             spread = float(self.weights @ np.square(self.between).sum(axis=1)) / self.total
             size = spread / len(self.pooled) or 1.0
@@ -98,14 +98,14 @@ class _Classes:
         for i, setting in enumerate(grid):
             if setting["shrinkage"] == LEDOIT_WOLF:
                 assert self.shrunk is not None
-                solution = next(solve_shifted(self.shrunk, self.between.T, [0.0]))
+                solution = next(solve_shifted(self.shrunk, self.between.T, [0.0], pool))
                 found[i] = self._head(solution.T, setting)
             elif setting["shrinkage"] == 1:
                 found[i] = self._head(self.between / self.size, setting)
             else:
                 share = float(setting["shrinkage"])
                 shifts[i] = share * self.size / (1 - share)
-        solutions = solve_shifted(self.pooled, self.between.T, list(shifts.values()))
+        solutions = solve_shifted(self.pooled, self.between.T, list(shifts.values()), pool)
         for i, solution in zip(shifts, solutions, strict=True):
             coef = solution.T / (1 - float(grid[i]["shrinkage"]))
             found[i] = self._head(coef, grid[i])

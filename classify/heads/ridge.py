@@ -34,6 +34,8 @@ ALPHAS = tuple(float(f"{10 ** (step / 2):.4g}") for step in range(12, -5, -1))
 class Ridge(ClosedFormKind):
     """Ridge regression on class labels."""
 
+    open_ended = ("alpha",)
+
     def grid(self, rows: RowSet) -> list[dict[str, Any]]:
         """List the penalties."""
         return [{"alpha": alpha} for alpha in ALPHAS]
@@ -66,10 +68,10 @@ class Ridge(ClosedFormKind):
 def _heads(rows: RowSet, grid: Sequence[Setting], pool: Workers) -> Iterator[TrainedHead]:
     alphas = [float(setting["alpha"]) for setting in grid]
     if len(rows) < rows.n_features:
-        standard, solutions = _few_rows(rows, alphas)
+        standard, solutions = _few_rows(rows, alphas, pool)
     else:
         standard, matrix, right = _many_rows(rows, pool)
-        solutions = solve_shifted(matrix, right, alphas)
+        solutions = solve_shifted(matrix, right, alphas, pool)
     for setting, solution in zip(grid, solutions, strict=True):
         yield standard.head(solution, setting)
 
@@ -109,7 +111,7 @@ def _corrected(rows: RowSet, setting: Setting, pool: Workers) -> LinearTrained:
     """Fit one penalty, with one step of iterative refinement."""
     alpha = float(setting["alpha"])
     standard, matrix, right = _many_rows(rows, pool)
-    solution = next(solve_shifted(matrix, right, [alpha]))
+    solution = next(solve_shifted(matrix, right, [alpha], pool))
 
     def work(item: tuple[slice, Floats]) -> Array:
         where, block = item
@@ -124,10 +126,12 @@ def _corrected(rows: RowSet, setting: Setting, pool: Workers) -> LinearTrained:
     gradient = -alpha * solution
     for part in pool.stream(work, rows.blocks(step)):
         gradient += part
-    return standard.head(solution + next(solve_shifted(matrix, gradient, [alpha])), setting)
+    return standard.head(solution + next(solve_shifted(matrix, gradient, [alpha], pool)), setting)
 
 
-def _few_rows(rows: RowSet, alphas: Sequence[float]) -> tuple[_Standard, Iterator[Array]]:
+def _few_rows(
+    rows: RowSet, alphas: Sequence[float], pool: Workers
+) -> tuple[_Standard, Iterator[Array]]:
     """Return the weights for each alpha by the products of rows, ``Z' (Z Z' + alpha I)^-1 y``."""
     table = rows.matrix("ridge").astype(np.float64)
     weights = np.ones(len(rows)) if rows.weights is None else rows.weights
@@ -147,5 +151,5 @@ def _few_rows(rows: RowSet, alphas: Sequence[float]) -> tuple[_Standard, Iterato
     targets = np.equal.outer(rows.labels, np.arange(rows.n_classes)).astype(np.float64)
     weight = weights @ targets
     targets -= weight / total
-    duals = solve_shifted(table @ table.T, root * targets, alphas)
+    duals = solve_shifted(table @ table.T, root * targets, alphas, pool)
     return _Standard(weight, mean, scale), (table.T @ dual for dual in duals)
