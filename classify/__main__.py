@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from classify.heads.registry import DEFAULT, HEADS
+from classify.heads.registry import DEFAULT, HEADS, check_solver_options
 from data.common.cache_folder import use_cache_folder
 from data.common.cli import Parser, folder_path, log, parse_command, print_result, run_process
 from data.common.clusters import add_cluster_options, check_cluster
@@ -232,6 +232,10 @@ def fit_command(options: Namespace, command: str) -> None:
         raise UserError(
             f"{given} is for --c auto, but --c {options.c:g} was given; use one of them"
         )
+    given = ("c", "c_grid", "full_path", "max_iter", "no_intercept")
+    names = [f"--{name.replace('_', '-')}" for name in given if getattr(options, name)]
+    if unused := check_solver_options(names, options.head or DEFAULT):
+        log(f"warning: {unused}")
     check_cluster(options.cluster, options.scheduler, options.address)
     from classify.fit.cluster import on_cluster
     from classify.fit.fit_store import fit_store

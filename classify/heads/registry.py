@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
+
+from data.common.errors import UserError
 
 
 class Entry(NamedTuple):
@@ -59,3 +61,21 @@ def head_kind(name: str) -> Any:
     """Load a head that the solver does not fit: a `classify.heads.interface.HeadKind`."""
     module, _, kind = HEADS[name].kind.partition(":")
     return getattr(import_module(module), kind)(name)
+
+
+def check_solver_options(given: Sequence[str], heads: Sequence[str]) -> str:
+    """Refuse options that change only what the solver fits where it fits no head.
+
+    Returns a sentence about the heads that they say nothing of, where there are both kinds.
+    """
+    others = [name for name in heads if not is_solved(name)]
+    if not given or not others:
+        return ""
+    options = " and ".join(given)
+    if len(others) == len(heads):
+        solved = ", ".join(filter(is_solved, HEADS))
+        raise UserError(
+            f"{options}: only heads of the solver have that ({solved}), and --head asks for "
+            f"{', '.join(others)}; leave it out, or add one of those heads"
+        )
+    return f"{options}: not for {', '.join(others)}, which have no such setting"
