@@ -143,7 +143,8 @@ def _add_backbone_options(model: Group) -> None:
     model.add_argument(
         "--model",
         metavar="NAME",
-        help="a timm model, hf-hub:OWNER/NAME, local-dir:FOLDER, or pixels for none "
+        help="a timm model, hf-hub:OWNER/NAME, local-dir:FOLDER, open_clip:NAME/TAG, "
+        "transformers:NAME_OR_FOLDER, package.module:factory for code of yours, or pixels for none "
         f"({DEFAULT_MODEL} at 224 pixels)",
     )
     model.add_argument(
@@ -162,7 +163,7 @@ def _add_backbone_options(model: Group) -> None:
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="for timm's constructor",
+        help="for timm's constructor, or for your own factory",
     )
     model.add_argument(
         "--image-size",

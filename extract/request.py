@@ -26,11 +26,13 @@ from data.images.decode import MAX_PIXELS
 from data.images.tables.columns import ROLES
 from data.reading import read_header
 from extract.model.bundled import CHOICE
-from extract.model.sources import FOLDER, files_of, portable_name, split_source
+from extract.model.providers.registry import files_of, in_folder, portable_name, versions_of
 from extract.options import Options
 
 IMAGES_NAMED = 5
 PIXELS = "max_pixels"
+# In the attribute ``request``, where there are any: versions, and files that a factory has read.
+LIBRARIES, READ = "libraries", "read"
 
 
 def asked_options(options: Options) -> dict[str, Any]:
@@ -39,7 +41,7 @@ def asked_options(options: Options) -> dict[str, Any]:
     from_file = options.weights not in ("hub", "random", CHOICE)
     size = options.image_size
     # The weights of a folder are those in it, wherever it lies.
-    from_file = from_file or (options.weights == "hub" and split_source(options.model)[0] == FOLDER)
+    from_file = from_file or (options.weights == "hub" and in_folder(options.model))
     return {
         # Where the files lie does not change the numbers; what is in them is in the fingerprints.
         "dataset": dataset_name(options.dataset),
@@ -145,6 +147,9 @@ class Request:
         self._asked = options
         self.options = asked_options(options)
         self.timm = importlib.metadata.version("timm")
+        self.libraries = versions_of(options.model)
+        # Files that only running the user's code could tell, with their digests.
+        self.read: Mapping[str, str] = {}
         self.stamps: dict[str, dict[str, str] | None] = {
             "dataset": source_fingerprint(options.dataset, **source_of(options)),
             "weights": None,
@@ -191,12 +196,16 @@ class Request:
             "options": self.options,
             "files": files,
             "timm": self.timm,
+            **({LIBRARIES: self.libraries} if self.libraries else {}),
+            **({READ: dict(self.read)} if self.read else {}),
             "schema": SCHEMA_VERSION,
         }
 
     def matches(self, stored: Mapping[str, Any]) -> bool:
         """Tell whether a store was made for the same options and the same files."""
         if stored.get("options") != self.options or stored.get("timm") != self.timm:
+            return False
+        if stored.get(LIBRARIES, {}) != self.libraries or changed_since(stored):
             return False
         from_files = self.options["weights"] == "file" or bool(self._files)
         names = ["dataset"] + (["weights"] if from_files else [])
@@ -212,6 +221,14 @@ class Request:
             return True
         expected = theirs.get("sha256")
         return expected is not None and expected == self.sha256(name)
+
+
+def changed_since(stored: Mapping[str, Any]) -> str:
+    """Name a file that a store's own factory had read, and that is another now; else nothing."""
+    for path, digest in stored.get(READ, {}).items():
+        if not Path(path).is_file() or sha256_file(path) != digest:
+            return str(path)
+    return ""
 
 
 def _together(digests: list[str]) -> str:

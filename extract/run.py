@@ -33,7 +33,7 @@ from extract.cluster.coordinator import open_crew
 from extract.cluster.crew import Crew
 from extract.engines.plan import Plan
 from extract.model.bundled import CHOICE
-from extract.model.sources import check_model
+from extract.model.providers.registry import check_name, versions_of
 from extract.options import Options
 from extract.shards.job import Job, choose_plan, no_memory, prepare, read_dataset
 from extract.shards.loading import death_as_user_error
@@ -76,7 +76,7 @@ def extract(options: Options) -> Path | None:
     if not options.dry_run:
         clean_leftovers(check_writable(options.features_dir))
     # A name that is mistyped should not cost a download of the dataset.
-    check_model(options.model, options.weights)
+    check_name(options.model, options.weights)
     with open_crew(options) as crew:
         return _extract(options, asked, crew)
 
@@ -298,6 +298,7 @@ def _provenance(
     source = job.backbone.source
     return {
         **library_versions(),
+        **versions_of(job.options.model),
         "device": plan.device,
         "batch_size": plan.batch_size,
         "engine": plan.engine,

@@ -48,11 +48,11 @@ def test_what_is_imported_is_declared():
     optional = config["project"]["optional-dependencies"]
     # Imported where they are installed.
     extras = {"anndata", "braceexpand", "datasets", "distributed", "openvino", "pyarrow", "ray"}
-    extras |= {"webdataset"}
-    named = ("anndata", "cpu", "dask", "hf", "parquet", "ray", "wds")
+    extras |= {"open_clip_torch", "transformers", "webdataset"}
+    named = ("anndata", "cpu", "dask", "hf", "open_clip", "parquet", "ray", "transformers", "wds")
     listed = {name.split(">")[0] for extra in named for name in optional[extra]}
     assert listed - {"dask"} == extras
-    renamed = {"sklearn": "scikit-learn", "PIL": "pillow"}
+    renamed = {"sklearn": "scikit-learn", "PIL": "pillow", "open_clip": "open_clip_torch"}
     used = set().union(*(imported(path) for path in SOURCES)) - set(PACKAGES)
     foreign = {renamed.get(name, name).lower() for name in used - sys.stdlib_module_names}
     assert foreign - extras - {"torchvision"} == declared  # which timm brings

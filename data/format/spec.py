@@ -62,6 +62,8 @@ REQUEST_SHAPE: dict[str, Any] = any_may_miss(
     {
         "options": dict,
         "files": {name: {"path": str, "stat": str} for name in ("dataset", "weights")},
+        "libraries": dict,  # versions beside timm's, of a network that is not timm's
+        "read": dict,  # files that a factory has read, and their digests
     }
 )
 # Pillow's own limit: an image file that claims more pixels may be made to fill the memory.

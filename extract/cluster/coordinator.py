@@ -30,6 +30,7 @@ from extract.cluster.worker import choose_here, embed_shard, look
 from extract.engines.device import OutOfMemoryError
 from extract.engines.place import Device, find_device
 from extract.engines.plan import Plan
+from extract.model.providers.registry import code_folder
 from extract.options import Options
 from extract.shards.fill import Watch, interrupted, note_skipped, unfinished
 from extract.shards.job import N_FIRST, Job, cut_for
@@ -119,6 +120,7 @@ def settings_of(job: Job) -> RunSettings:
             options.merge_classes,
             options.drop_class,
         ),
+        code=code_folder(options.model),
     )
 
 

@@ -35,6 +35,8 @@ class RunSettings:
     device: str  # ``cpu`` or ``cuda``
     skip_bad_images: bool  # whether images that cannot be decoded are left out
     archive: Archive | None  # None for images in files, whose names are in the tasks
+    # The folder of the code of a network of the user's own, which must be on Python's path.
+    code: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import platform
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -259,7 +260,10 @@ def _backbone(settings: RunSettings) -> Backbone:
 
     if settings.device == "cpu":
         keep_pages()
-    return backbone_of_spec(json.loads(settings.spec), settings.weights)
+    if settings.code is not None and settings.code not in sys.path:
+        sys.path.append(settings.code)
+    # What the coordinator was told by its user, this worker is told.
+    return backbone_of_spec(json.loads(settings.spec), settings.weights, trusted=True)
 
 
 @functools.lru_cache(maxsize=1)

@@ -12,9 +12,11 @@ from data.common.cli import log
 from data.common.errors import UserError, nearest
 from data.common.files import write_json
 from extract.model import names
-from extract.model.backbone import embed_normalised
+from extract.model.backbone import BackboneRequest, embed_normalised, load_backbone
 from extract.model.outline import without_weights
 from extract.model.preprocessing import size_text
+from extract.model.providers.interface import Provider, Row
+from extract.model.providers.registry import provider_of
 
 ROW = "{:<48} {:>6} {:>9}  {}"
 
@@ -28,13 +30,19 @@ def list_backbones(pattern: str) -> None:
     Parameters
     ----------
     pattern : str
-        With wildcards; without any, a part of the name is enough.
+        With wildcards; without any, a part of the name is enough. With the prefix ``open_clip:`` or
+        ``transformers:`` networks of these; the name of a factory describes its one network.
 
     Raises
     ------
     UserError
         If no model matches, with the nearest names.
     """
+    provider = provider_of(pattern)
+    if provider is not None:
+        _list_provided(provider, pattern)
+        return
+
     import timm
 
     found = timm.list_models(pattern) or timm.list_models(f"*{pattern}*")
@@ -53,6 +61,23 @@ def list_backbones(pattern: str) -> None:
     finally:
         cache.save()
     log(f"{len(found)} models; the input size can be changed with --image-size")
+
+
+def _list_provided(provider: Provider, pattern: str) -> None:
+    """Print the networks of a provider; of a name that is one network, what building it tells."""
+    rows = provider.listed(pattern)
+    if rows is None:
+        # Of transformers' the weights may be large, and decide nothing here.
+        choice = "random" if provider.name == "transformers" else "hub"
+        backbone = load_backbone(BackboneRequest(pattern, choice, trusted=True))
+        size = size_text(backbone.preprocessing.size)
+        where = "the folder's" if provider.in_folder(pattern) else "hub"
+        source = "the factory's" if provider.name == "factory" else where
+        rows = [Row(backbone.name, backbone.width, size, source)]
+    print(ROW.format("model", "width", "input", "weights"), flush=True)
+    for row in rows:
+        print(ROW.format(row.model, row.width or "-", row.input, row.weights), flush=True)
+    log(f"{len(rows)} of {provider.name}; the input size can be changed with --image-size")
 
 
 def _measured(found: list[str], cache: _Cache) -> Iterator[tuple[str, dict[str, Any]]]:

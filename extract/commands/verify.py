@@ -1,7 +1,7 @@
 """``python -m extract verify``: a store's checksums, and a few of its rows embedded again.
 
-They are embedded by timm's own transform and model (`extract.commands.witness`), so that a fault of
-what made the store does not repeat itself here.
+They are embedded by the library's own transform and model (`extract.commands.witness`), so that a
+fault of what made the store does not repeat itself here.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from data.images.decode import MAX_PIXELS
 from data.reading import open_features, read_header, verify_store
 from data.reembedded import EXACTLY, Rechecked, digest_of, write_rechecked
 from extract.commands.decoding import compare_decoding
+from extract.commands.provider_witness import witness_of
 from extract.commands.witness import Witness
 from extract.engines.device import choose_device
 from extract.request import source_of_request
@@ -103,12 +104,12 @@ def verify(path: Path, check: Check) -> None:
         store = open_features(path, verify=False)
         dataset = _images_of(store, check.data_dir)
         backbone = _backbone_of(store, check.weights)
+        chosen, size = choose_device(check.device), min(rows, BATCH)
+        witness = witness_of(backbone, store.spec, chosen, size)
     except UserError as error:
         log(f"the rows were not embedded again: {error}")
         return
     limit = check.max_pixels or store.provenance.get("max_pixels", MAX_PIXELS)
-    chosen, size = choose_device(check.device), min(rows, BATCH)
-    witness = Witness(backbone.module, store.spec, chosen, size)
     sample = _sampled(
         store, dataset.limited_to(limit), backbone.preprocessing, witness, rows, check.seed
     )
@@ -162,14 +163,15 @@ class _Sample:
     seen: list[int] = field(default_factory=list)  # those that timm's transform can do
     # What exact decoding gives of those that were decoded at a reduced scale, by their position.
     exact: dict[int, Any] = field(default_factory=dict)
-    again: Any = None  # timm's vectors of those: float32, (n, width)
+    again: Any = None  # the witness's vectors of those: float32, (n, width)
+    who: str = ""  # what the witness is
 
 
 def _sampled(
     store: Features, dataset: ImageDataset, settings: Any, witness: Witness, rows: int, seed: int
 ) -> _Sample:
     """Draw rows of all splits, and have timm embed their images in float32."""
-    sample = _Sample()
+    sample = _Sample(who=witness.who)
     for name, count in _rows_of_each(store, rows).items():
         stored, split = store.splits[name], dataset.splits[name]
         generator = np.random.default_rng(seed)
@@ -190,7 +192,7 @@ def _compare(
 
     kept = np.concatenate(sample.stored).astype(np.float32)[sample.seen]
     every_engine = check.rows is not None
-    _log_differences(store, kept, sample.again)
+    _log_differences(store, kept, sample)
     if every_engine:
         torch_fp32 = Embedder(backbone, device, "fp32", "torch", size)
         plain = _embed(torch_fp32, sample.images, "torch fp32")
@@ -236,10 +238,12 @@ def _add(sample: _Sample, split: Split, names: list[str], settings: Any, witness
                 image, kind = split.images.decode(row), "reduced"
                 sample.exact[len(sample.ids)] = prepared(settings, image)
             seen = seen or witness.see(image)
+        if kind == "pillow" and not witness.exact:
+            kind = "device"
         if seen:
             sample.seen.append(len(sample.ids))
         else:
-            log(f"not embedded again: {name} is too long and thin for timm's transform")
+            log(f"not embedded again: {name} {witness.why_not()}")
         sample.ids.append(name)
         sample.kinds.append(kind)
 
@@ -323,18 +327,17 @@ def _compare_engines(
     return found
 
 
-def _log_differences(
-    store: Features, stored: npt.NDArray[np.float32], again: npt.NDArray[np.float32]
-) -> None:
-    """Say how far timm's rows are from what is stored."""
+def _log_differences(store: Features, stored: npt.NDArray[np.float32], sample: _Sample) -> None:
+    """Say how far the witness's rows are from what is stored."""
     from extract.engines.build import differences
 
+    again = sample.again
     if not len(again):
         return
     error, cosine = differences(stored, again)
     engine = store.provenance.get("engine", "torch")
     log(
-        f"{len(again)} rows embedded again in fp32 by timm's own transform and model (stored: "
+        f"{len(again)} rows embedded again in fp32 by {sample.who} (stored: "
         f"{engine}, {store.spec['precision']}, {store.dtype}): largest difference "
         f"{error.max():.1e} of the largest value, lowest cosine {cosine.min():.6f}"
     )

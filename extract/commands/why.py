@@ -74,6 +74,14 @@ def differences(request: requests.Request, header: Header) -> list[tuple[str, st
             found.append((f"{name} files", now, f"{then}, with other content"))
     if cropped_twice(header.spec):
         found.append(("photographs", "cropped once", "cropped twice, by an earlier Icebox"))
+    theirs_now = header.request.get(requests.LIBRARIES, {})
+    for name in {**request.libraries, **theirs_now}:
+        pair = (request.libraries.get(name, "none"), str(theirs_now.get(name, "none")))
+        if pair[0] != pair[1]:
+            found.append((name, *pair))
+    changed = requests.changed_since(header.request)
+    if changed:
+        found.append(("a file that the factory reads", changed, "with other content"))
     if request.timm != header.request.get("timm"):
         found.append(("timm", request.timm, str(header.request.get("timm"))))
     return found

@@ -1,6 +1,8 @@
-"""What a row should be: timm's own transform and the plain network, for ``verify`` alone.
+"""What a row should be: a library's own transform and the plain network, for ``verify`` alone.
 
-Nothing of our preprocessing or of our engines is used here, so that their faults show.
+Nothing of our preprocessing or of our engines is used here, so that their faults show. The library
+is timm; of networks that timm does not have it is open_clip or transformers, and the module of a
+user's own is called as it is on timm's transform.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ _LYING = (2, 4, 5, 6)  # those that swap width and height
 class Witness:
     """Embeds images as timm documents it."""
 
+    who = "timm's own transform and model"
+    # Whether the transform's pixels are Pillow's own; else of those that small images have here.
+    exact = True
+
     def __init__(
         self, module: nn.Module, spec: Mapping[str, Any], device: torch.device, batch_size: int
     ) -> None:
-        from timm.data import create_transform
-
         asked = spec["preprocessing"]
         size = asked["image_size"]
         self._size = (size, size) if isinstance(size, int) else tuple(size)
@@ -41,7 +45,12 @@ class Witness:
         self._device, self._batch_size = device, batch_size
         self._waiting: list[torch.Tensor] = []
         self._rows: list[npt.NDArray[np.float32]] = []
-        self._transform = create_transform(
+        self._transform = self._make_transform(asked)
+
+    def _make_transform(self, asked: Mapping[str, Any]) -> Any:
+        from timm.data import create_transform
+
+        return create_transform(
             input_size=(3, *self._size),
             is_training=False,
             interpolation=asked["interpolation"],
@@ -100,7 +109,11 @@ class Witness:
     def _is_too_long(self, one: int, other: int) -> bool:
         side = max(self._size) / self._crop_pct
         longest = side**2 * max(one, other) / min(one, other)
-        return self._crop_mode == "center" and longest > MOST_PIXELS
+        return self._crop_mode in ("center", "center-floor") and longest > MOST_PIXELS
+
+    def why_not(self) -> str:
+        """Say why an image was not taken."""
+        return "is too long and thin for timm's transform"
 
     def _take(self, pixels: torch.Tensor) -> None:
         self._waiting.append(pixels)
@@ -120,11 +133,14 @@ class Witness:
         batch = torch.stack(self._waiting).to(self._device)
         self._waiting.clear()
         with _ExactProducts(), torch.inference_mode():
-            try:
-                output = module.forward_head(module.forward_features(batch), pre_logits=True)
-            except (AttributeError, TypeError):  # a model without this argument
-                output = module(batch)
+            output = self._vectors(module, batch)
         self._rows.append(output.flatten(1).float().cpu().numpy())
+
+    def _vectors(self, module: Any, batch: torch.Tensor) -> torch.Tensor:
+        try:
+            return module.forward_head(module.forward_features(batch), pre_logits=True)
+        except (AttributeError, TypeError):  # a model without this argument
+            return module(batch)
 
 
 class _ExactProducts:

@@ -17,6 +17,8 @@ from extract.model.input_sizes import size_that_fits
 from extract.model.outline import without_weights
 from extract.model.pixels import PIXELS, build_pixels
 from extract.model.preprocessing import Preprocessing, resolve_preprocessing, size_text
+from extract.model.providers.interface import Found
+from extract.model.providers.registry import provider_of
 from extract.model.silence import silenced
 from extract.model.sources import Named
 from extract.model.weights_fit import Filling, HeadKeys, announce, filled_by
@@ -32,7 +34,8 @@ POOLS = ("default", "avg", "token")
 class BackboneRequest:
     """What the user asks of a backbone; everything left at None is the model's own."""
 
-    # timm's name, with or without a tag, ``hf-hub:OWNER/NAME``, ``local-dir:FOLDER`` or ``pixels``
+    # timm's name, with or without a tag, ``hf-hub:OWNER/NAME``, ``local-dir:FOLDER``, ``pixels``,
+    # or a name of `extract.model.providers`
     model: str
     # ``hub`` (for a folder, those in it), ``bundled``, ``random``, or the path of a file or of its
     # folder.
@@ -47,6 +50,8 @@ class BackboneRequest:
     std: tuple[float, ...] | None = None
     # What the ``spec`` of a store has kept of a model's own ``config.json``.
     config: Mapping[str, Any] | None = None
+    # Whether a user has typed the name, so that code of the user's that it names may run.
+    trusted: bool = False
 
 
 class Backbone:
@@ -71,6 +76,7 @@ class Backbone:
         self.digest = digest
         self.seed = request.seed if source.source == "random" else None
         self.prepared: dict[str, Any] = {}
+        self.read: Mapping[str, str] = {}  # files that a factory has read, and their digests
         self.width = _measured_width(module, named.name, preprocessing.size)
 
     @property
@@ -135,10 +141,14 @@ class Described(NamedTuple):
 
     named: Named
     preprocessing: Preprocessing
+    own: Any = None  # what a provider needs again
 
 
 def describe(request: BackboneRequest) -> Described:
     """Find the model and its preprocessing, which needs neither weights nor the network."""
+    provider = provider_of(request.model)
+    if provider is not None:
+        return Described(*provider.describe(request))
     named = model_sources.find_model(
         request.model, request.config, from_hub=request.weights == "hub"
     )
@@ -151,7 +161,16 @@ def describe(request: BackboneRequest) -> Described:
 
 def load_backbone(request: BackboneRequest, described: Described | None = None) -> Backbone:
     """Create a frozen backbone with its weights and its preprocessing."""
-    named, preprocessing = describe(request) if described is None else described
+    described = describe(request) if described is None else described
+    named, preprocessing = described.named, described.preprocessing
+    provider = provider_of(request.model)
+    if provider is not None:
+        loaded = provider.load(request, Found(*described))
+        backbone = Backbone(
+            request, loaded.named, loaded.module, preprocessing, loaded.source, loaded.digest
+        )
+        backbone.read = loaded.read
+        return backbone
     config = named.pretrained_cfg
     source = model_sources.find_weights(
         request.model if named.own is not None else named.name, request.weights, config

@@ -11,8 +11,13 @@ from extract.model.backbone import Backbone, BackboneRequest, load_backbone
 from extract.model.preprocessing import Preprocessing
 
 
-def backbone_of_spec(spec: Mapping[str, Any], weights_file: str | Path | None) -> Backbone:
-    """Load the very backbone that a store was made with."""
+def backbone_of_spec(
+    spec: Mapping[str, Any], weights_file: str | Path | None, *, trusted: bool = False
+) -> Backbone:
+    """Load the very backbone that a store was made with.
+
+    `trusted` says that a user has typed the name that is in the spec, and not only a file's.
+    """
     model = spec["model"]
     preprocessing = Preprocessing.from_spec(spec["preprocessing"])
     source = model["weights"]["source"]
@@ -36,6 +41,7 @@ def backbone_of_spec(spec: Mapping[str, Any], weights_file: str | Path | None) -
             mean=preprocessing.mean,
             std=preprocessing.std,
             config=model.get("config"),
+            trusted=trusted,
         )
     )
     # The crop mode is not an option, so a later timm might have changed it.

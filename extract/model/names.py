@@ -23,8 +23,9 @@ def check_model_name(name: str) -> None:
 
     if "/" in name or ":" in name:
         raise UserError(
-            f"--model {name}: give one of timm's names (python -m extract list), hf-hub:OWNER/NAME "
-            "or local-dir:FOLDER, and your own weights with --weights FILE"
+            f"--model {name}: give one of timm's names (python -m extract list), "
+            "hf-hub:OWNER/NAME, local-dir:FOLDER, open_clip:NAME/TAG, transformers:NAME or "
+            "package.module:factory, and your own weights with --weights FILE"
         )
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):

@@ -10,7 +10,10 @@ from typing import Any
 from data.common.errors import UserError, nearest
 from data.format.spec import CROPS, DECODE, DECODES, EXACT
 
-CROP_MODES = ("center", "squash", "border")
+CROP_MODES = ("center", "squash", "border")  # timm's
+# Of other libraries: ``pad`` is ``border`` with black, ``center-floor`` is ``center`` with its
+# first pixel rounded down.
+OTHER_CROP_MODES = ("pad", "center-floor")
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "hamming", "box", "nearest")
 # Below the upper end: an image a fifth as large as the input is a mistake, such as a percentage.
 CROP_PCT_RANGE = (0.001, 5.0)
@@ -26,7 +29,7 @@ class Preprocessing:
     # input, which is then padded, with black or with ``border``'s colour.
     crop_pct: float
     # ``center`` keeps the aspect ratio and crops, ``squash`` changes the aspect ratio, ``border``
-    # keeps it and pads with the mean colour.
+    # keeps it and pads with the mean colour. Others are `OTHER_CROP_MODES`.
     crop_mode: str
     interpolation: str  # Pillow's name of the resampling filter
     antialias: bool  # always true: the filter widens when an image shrinks, as Pillow's does
@@ -68,7 +71,7 @@ class Preprocessing:
                 red, green, blue = map(float, fields[name])
                 fields[name] = (red, green, blue)
             settings = cls(**fields)
-            _check(settings)
+            check_settings(settings)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"the preprocessing in the spec cannot be carried out ({error}); it is damaged or "
@@ -104,6 +107,11 @@ def resolve_preprocessing(
     if size is not None:
         args["input_size"] = (3, size, size) if isinstance(size, int) else (3, *size)
     config = resolve_data_config(args, pretrained_cfg=dict(pretrained_cfg))
+    if config["crop_mode"] in OTHER_CROP_MODES:
+        raise UserError(
+            f"crop_mode '{config['crop_mode']}' is not one of timm's ({', '.join(CROP_MODES)}); "
+            "give a model with one of them"
+        )
     height, width = config["input_size"][-2:]
     mean, std = tuple(config["mean"]), tuple(config["std"])
     if len(mean) != 3 or len(std) != 3:
@@ -117,11 +125,11 @@ def resolve_preprocessing(
         mean=(float(mean[0]), float(mean[1]), float(mean[2])),
         std=(float(std[0]), float(std[1]), float(std[2])),
     )
-    _check(settings)
+    check_settings(settings)
     return settings
 
 
-def _check(settings: Preprocessing) -> None:
+def check_settings(settings: Preprocessing) -> None:
     """Refuse settings that have no meaning."""
     if min(settings.size) < 1:
         size = size_text(settings.image_size)
@@ -136,7 +144,7 @@ def _check(settings: Preprocessing) -> None:
         )
     for name, known in (
         ("interpolation", INTERPOLATIONS),
-        ("crop_mode", CROP_MODES),
+        ("crop_mode", (*CROP_MODES, *OTHER_CROP_MODES)),
         ("decode", DECODES),
     ):
         value = getattr(settings, name)

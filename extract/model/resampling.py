@@ -21,6 +21,8 @@ from extract.model.preprocessing import Preprocessing
 
 # Pillow's kernel supports, in source pixels at a scale of one.
 _SUPPORT = {"bicubic": 2.0, "bilinear": 1.0, "lanczos": 3.0, "hamming": 1.0, "box": 0.5}
+# Crop modes that keep all of an image, and so pad it.
+_WHOLE = ("border", "pad")
 _WEIGHT_UNIT = 2.0**-15
 # Pillow's own: its sums of 8-bit pixels are whole numbers below 2**31.
 _PILLOW_UNIT = 2.0**-22
@@ -44,20 +46,24 @@ def axes_of(settings: Preprocessing, height: int, width: int) -> tuple[Axis, Axi
     ratios = (height / target[0], width / target[1])
     if settings.crop_mode == "squash":
         resized = (target[0], target[1])
-    elif settings.crop_mode == "border" or target[0] != target[1]:
-        ratio = max(ratios) if settings.crop_mode == "border" else min(ratios)
+    elif settings.crop_mode in _WHOLE or target[0] != target[1]:
+        ratio = max(ratios) if settings.crop_mode in _WHOLE else min(ratios)
         resized = (max(round(height / ratio), 1), max(round(width / ratio), 1))
     elif height <= width:
         resized = (target[0], int(target[0] * width / height))
     else:
         resized = (int(target[0] * height / width), target[0])
-    return _window(height, resized[0], size[0]), _window(width, resized[1], size[1])
+    down = settings.crop_mode == "center-floor"
+    return (
+        _window(height, resized[0], size[0], down),
+        _window(width, resized[1], size[1], down),
+    )
 
 
-def _window(source: int, resized: int, size: int) -> Axis:
+def _window(source: int, resized: int, size: int, rounded_down: bool) -> Axis:
     if resized < size:
         return Axis(source, resized, 0, resized, (size - resized) // 2)
-    start = round((resized - size) / 2.0)
+    start = (resized - size) // 2 if rounded_down else round((resized - size) / 2.0)
     return Axis(source, resized, start, start + size, 0)
 
 

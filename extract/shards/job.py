@@ -128,6 +128,7 @@ def prepare(
         if ahead is not None:
             ahead.close()
         raise
+    asked.read = backbone.read
     preprocessing = backbone.preprocessing.to_spec()
     rows = {"name": dataset.name, "digest": dataset.digest, "limit": dataset.limit}
     spec = {
@@ -184,6 +185,7 @@ def backbone_request(options: Options, native: tuple[int, int] | None = None) ->
         interpolation=options.interpolation,
         mean=options.mean,
         std=options.std,
+        trusted=True,
     )
 
 

@@ -25,6 +25,7 @@ from data.images.decode import decoder
 from data.reading import open_features, read_header
 from extract.engines.place import Device
 from extract.engines.plan import Plan
+from extract.model.providers.registry import versions_of
 from extract.options import Options
 
 NOTHING = -1
@@ -192,6 +193,7 @@ def _plan_of(
             ("the device", made.get("device"), device.name),
             # The package's version, without what torch adds to it for the device.
             ("torch", str(made.get("torch")).partition("+")[0], device.torch.partition("+")[0]),
+            *((name, made.get(name), ours) for name, ours in versions_of(options.model).items()),
             ("the engine", engine, asked or engine),
             ("batches of", size, options.batch_size or size),
             ("openvino", made.get("openvino"), device.openvino if engine == "openvino" else None),
