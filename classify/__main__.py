@@ -232,7 +232,7 @@ def fit_command(options: Namespace, command: str) -> None:
         raise UserError(
             f"{given} is for --c auto, but --c {options.c:g} was given; use one of them"
         )
-    given = ("c", "c_grid", "full_path", "max_iter", "no_intercept")
+    solvers = ("c", "c_grid", "full_path", "max_iter", "no_intercept")
     names = [f"--{name.replace('_', '-')}" for name in given if getattr(options, name)]
     if unused := check_solver_options(names, options.head or DEFAULT):
         log(f"warning: {unused}")
