@@ -170,7 +170,8 @@ def plan_memory(
             return MemoryPlan(min(chunk_rows, max(1, n)), fit, each, rows)
     least = min(kept + a_thread_more for _, _, (kept, a_thread_more) in choices)
     raise TooLittleMemoryError(
-        f"{strategy.name} on {n:,} rows x {d:,} features with {n_classes:,} classes ({columns:,} heads)",
+        f"{strategy.name} on {n:,} rows x {d:,} features with {n_classes:,} classes "
+        f"({columns:,} heads)",
         shape.fixed() + shape.thread() + least + smallest,
         memory,
     )

@@ -22,8 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.solver.arrays import Arrays, Design, HostArrays, RowPasses
-from classify.solver.design import DesignMatrix
 from classify.solver.codes import Code
+from classify.solver.design import DesignMatrix
 from classify.solver.losses import LOGISTIC, BinaryLink, BinaryLoss, SoftmaxLink
 from classify.solver.passes import Group, Passes, SignedScores
 from classify.solver.strategies import Strategy, strategy_of
@@ -271,7 +271,7 @@ class BinaryProblems(Problems):
         if self.sides.code is not None:
             n_classes = len(self.sides.code)
         mass = np.bincount(self.labels, self.weight, minlength=n_classes)
-        return self.loss.intercept(*self.sides.masses(mass))
+        return self.loss.intercept(*self.sides.masses(mass.astype(np.float64)))
 
 
 class SoftmaxProblems(Problems):

@@ -110,7 +110,8 @@ class TorchSampledHessian:
         groups = objective.groups(problems)
         scores = objective.passes.scores(groups, weights, intercepts)
         parts = [
-            objective.curvatures(z, problems, group) for z, group in zip(scores, groups, strict=True)
+            objective.curvatures(z, problems, group)
+            for z, group in zip(scores, groups, strict=True)
         ]
         C = np.repeat(objective.C[problems], objective.columns)
 
