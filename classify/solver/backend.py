@@ -168,7 +168,8 @@ class DeviceFitter:
             release(self.device)
         _tell.get()(
             f"{device_title(self.device)} has too little memory for the "
-            f"{self._arguments[0].name} fit ({reason}); the CPU does it instead. Choose the device cpu to save the attempt."
+            f"{self._arguments[0].name} fit ({reason}); the CPU does it instead. Choose the "
+            "device cpu to save the attempt."
         )
         self.device = "cpu"
         strategy, X, *rest = self._arguments
