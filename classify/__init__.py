@@ -5,9 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from classify.estimators import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
+    from classify.estimators import (
+        ErrorCorrectingLogistic,
+        MultinomialLogistic,
+        OneVsOneLogistic,
+        OneVsOneSVM,
+        OneVsRestLogistic,
+        OneVsRestSVM,
+    )
 
-__all__ = ["MultinomialLogistic", "OneVsOneLogistic", "OneVsRestLogistic"]
+__all__ = [
+    "ErrorCorrectingLogistic",
+    "MultinomialLogistic",
+    "OneVsOneLogistic",
+    "OneVsOneSVM",
+    "OneVsRestLogistic",
+    "OneVsRestSVM",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,16 +1,18 @@
 """From the scores of the linear heads to answers: decisions and probabilities.
 
-Three strategies turn ``n_classes`` classes into linear heads:
+Four codings turn ``n_classes`` classes into linear heads:
 
 ========================  ==========================================  =======================
-strategy                  heads                                       head ``k`` is positive for
+coding                    heads                                       head ``k`` is positive for
 ========================  ==========================================  =======================
 ``multinomial``           ``n_classes`` (one softmax)                 class ``k``
 ``ovr`` (one-vs-rest)     ``n_classes`` binary problems               class ``k``
 ``ovo`` (one-vs-one)      ``n_classes (n_classes - 1) / 2`` pairs      the later class of the pair
+``ecoc`` (code book)      one a column of the code book               classes with a 1 there
 ========================  ==========================================  =======================
 
-Two classes need one head in each of them, positive for the second class. Everything here is a
+Two classes need one head in each of them, positive for the second class. A strategy has one of
+these codings, and a name (`classify.solver.strategies`). Everything here is a
 pure function of the scores, so that a head read from a file answers exactly as the estimator
 that was trained.
 """
@@ -24,11 +26,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from classify.code_decoding import (
+    code_log_probabilities,
+    code_values,
+    log_sigmoid,
+    with_confidences,
+)
 from classify.coupling import MANY_CLASSES, couple, couple_many
-from classify.linear_head import PairScores, Scores, pairs_of
-from classify.solver.problems import n_heads
+from classify.linear_head import PairScores, Scores
+from classify.solver.strategies import Strategy, strategy_of
 
-STRATEGIES = ("multinomial", "ovr", "ovo")
 # In place of a probability of zero, whose logarithm is not finite.
 _SMALLEST = float(np.finfo(np.float64).tiny)
 # Scores of so many earlier classes are added up, in int8 and in the scores' own dtype.
@@ -37,21 +44,25 @@ _LATE = 32
 Floats = npt.NDArray[np.floating[Any]]
 
 
-def decision_values(strategy: str, scores: Scores, n_classes: int) -> Floats:
+def decision_values(strategy: str | Strategy, scores: Scores, n_classes: int) -> Floats:
     """Return what ``decision_function`` returns: (n_samples, n_classes), or (n_samples,) for two.
 
     One-vs-one: votes plus confidences squeezed into (-1/3, 1/3), as scikit-learn's
-    ``OneVsOneClassifier`` does. Otherwise the scores (n_samples, n_heads) themselves.
+    ``OneVsOneClassifier`` does. Code book: what its decoding says of each class, see
+    `classify.code_decoding`. Otherwise the scores (n_samples, n_heads) themselves.
     """
+    strategy = strategy_of(strategy)
     scores = _check_scores(strategy, scores, n_classes)
-    if strategy == "ovo":
+    if strategy.coding == "ovo":
         values = with_confidences(*votes_and_margins(scores, n_classes))
         return values[:, 1] if n_classes == 2 else values
     assert not isinstance(scores, PairScores)
+    if strategy.coding == "ecoc" and n_classes > 2:
+        return code_values(strategy.code_of(n_classes), scores, strategy.decoding)
     return scores[:, 0] if n_classes == 2 else scores
 
 
-def decide(strategy: str, scores: Scores, n_classes: int) -> npt.NDArray[np.intp]:
+def decide(strategy: str | Strategy, scores: Scores, n_classes: int) -> npt.NDArray[np.intp]:
     """Return each row's predicted class index, of the first of equal `decision_values`.
 
     Of two classes, a score of exactly zero is class 0.
@@ -62,37 +73,49 @@ def decide(strategy: str, scores: Scores, n_classes: int) -> npt.NDArray[np.intp
     return np.argmax(values, axis=1)
 
 
-def probabilities(strategy: str, scores: Scores, n_classes: int) -> npt.NDArray[np.float64]:
+def probabilities(
+    strategy: str | Strategy, scores: Scores, n_classes: int
+) -> npt.NDArray[np.float64]:
     """Return the probabilities of the classes (n_samples, n_classes); rows sum to 1.
 
     Multinomial: the softmax. One-vs-rest: each head's sigmoid, normalised. One-vs-one: pairwise
-    probabilities coupled by the second method of Wu, Lin and Weng (2004), see the module.
+    probabilities coupled by the second method of Wu, Lin and Weng (2004), see the module. Code
+    book: the softmax of minus the sums of losses. Of other scores than logits, such as a support
+    vector machine's margins, they are what these rules make of them.
     """
+    strategy = strategy_of(strategy)
     scores = _check_scores(strategy, scores, n_classes)
-    if strategy == "ovo" and n_classes >= MANY_CLASSES:
+    if strategy.coding == "ovo" and n_classes >= MANY_CLASSES:
         return couple_many(scores, n_classes)
     if isinstance(scores, PairScores):
         scores = scores.table()
     exact = scores.astype(np.float64)
     if n_classes == 2:
-        return np.exp(np.concatenate([_log_sigmoid(-exact), _log_sigmoid(exact)], axis=1))
-    if strategy == "ovo":
-        return couple(np.exp(_log_sigmoid(-exact)), n_classes)
+        return np.exp(np.concatenate([log_sigmoid(-exact), log_sigmoid(exact)], axis=1))
+    if strategy.coding == "ovo":
+        return couple(np.exp(log_sigmoid(-exact)), n_classes)
+    if strategy.coding == "ecoc":
+        return np.exp(code_log_probabilities(strategy.code_of(n_classes), exact))
     # One-vs-rest's quotient is taken in logarithms, so that a row whose sigmoids all underflow has
     # probabilities too.
-    return _softmax(_log_sigmoid(exact) if strategy == "ovr" else exact)
+    return _softmax(log_sigmoid(exact) if strategy.coding == "ovr" else exact)
 
 
-def log_probabilities(strategy: str, scores: Scores, n_classes: int) -> npt.NDArray[np.float64]:
+def log_probabilities(
+    strategy: str | Strategy, scores: Scores, n_classes: int
+) -> npt.NDArray[np.float64]:
     """Return the logarithms of `probabilities`, finite where these have underflowed."""
+    strategy = strategy_of(strategy)
     scores = _check_scores(strategy, scores, n_classes)
-    if strategy == "ovo" and n_classes > 2:
+    if strategy.coding == "ovo" and n_classes > 2:
         return logarithms(probabilities(strategy, scores, n_classes))
     assert not isinstance(scores, PairScores)
     exact = scores.astype(np.float64)
     if n_classes == 2:
-        return np.concatenate([_log_sigmoid(-exact), _log_sigmoid(exact)], axis=1)
-    logits = _log_sigmoid(exact) if strategy == "ovr" else exact
+        return np.concatenate([log_sigmoid(-exact), log_sigmoid(exact)], axis=1)
+    if strategy.coding == "ecoc":
+        return code_log_probabilities(strategy.code_of(n_classes), exact)
+    logits = log_sigmoid(exact) if strategy.coding == "ovr" else exact
     logits = logits - logits.max(axis=1, keepdims=True)
     return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
 
@@ -139,20 +162,21 @@ class ProblemSums:
 
 
 def problem_sums(
-    strategy: str,
+    strategy: str | Strategy,
     scores: Floats,
     labels: npt.NDArray[np.intp],
     n_classes: int,
     weights: npt.NDArray[np.float64] | None = None,
 ) -> ProblemSums:
-    """Judge each binary problem of one-vs-rest or one-vs-one on the rows of its own classes.
+    """Judge each binary problem of a strategy on the rows of its own classes.
 
     Shapes: weights (n_rows,).
     """
+    strategy = strategy_of(strategy)
     scores = _check_scores(strategy, scores, n_classes)
     sums = ProblemSums.zeros(scores.shape[1])
     for label in np.unique(labels):
-        heads, positive = _part_in(strategy, int(label), n_classes)
+        heads, positive = strategy.problems_of(int(label), n_classes)
         mine = labels == label
         of_mine = None if weights is None else weights[mine]
         _judge_rows(scores[np.ix_(mine, heads)], heads, positive, sums, of_mine)
@@ -181,7 +205,7 @@ def _judge_rows(
     weights: npt.NDArray[np.float64] | None,
 ) -> None:
     rows = scores.astype(np.float64)
-    right, losses = (rows > 0) == positive, _log_sigmoid(np.where(positive, rows, -rows))
+    right, losses = (rows > 0) == positive, log_sigmoid(np.where(positive, rows, -rows))
     if weights is None:
         sums.n_rows[heads] += len(rows)
         sums.n_right[heads] += right.sum(axis=0)
@@ -190,22 +214,6 @@ def _judge_rows(
         sums.n_rows[heads] += weights.sum()
         sums.n_right[heads] += weights @ right
         sums.loss[heads] -= weights @ losses
-
-
-def _part_in(
-    strategy: str, label: int, n_classes: int
-) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-    """Return the heads whose problem has rows of a class, and whether it is the positive one."""
-    if n_classes == 2:
-        return np.array([0]), np.array([label == 1])
-    if strategy == "ovr":
-        heads = np.arange(n_classes)
-        return heads, heads == label
-    return pairs_of(label, n_classes), np.arange(n_classes - 1) < label
-
-
-def _log_sigmoid(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.minimum(scores, 0.0) - np.log1p(np.exp(-np.abs(scores)))
 
 
 def votes_and_margins(
@@ -253,13 +261,6 @@ def _runs(scores: Scores, n_classes: int) -> Iterator[tuple[int, Floats]]:
         start += later
 
 
-def with_confidences(
-    votes: npt.NDArray[np.float64], margins: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Add margins to votes, squeezed so that they decide between equal votes only."""
-    return votes + margins / (3 * (np.abs(margins) + 1))
-
-
 class PairAnswers(NamedTuple):
     """What one-vs-one makes of scores: `decision_values`, `probabilities`, summed margins.
 
@@ -273,20 +274,22 @@ class PairAnswers(NamedTuple):
 
 def pair_answers(scores: Scores, n_classes: int) -> PairAnswers:
     """Answer with one-vs-one's heads for three classes or more, in every way at once."""
-    votes, margins = votes_and_margins(_check_scores("ovo", scores, n_classes), n_classes)
+    votes, margins = votes_and_margins(
+        _check_scores(strategy_of("ovo"), scores, n_classes), n_classes
+    )
     chances = probabilities("ovo", scores, n_classes)
     return PairAnswers(with_confidences(votes, margins), chances, margins)
 
 
-def _check_scores(strategy: str, scores: Any, n_classes: int) -> Any:
-    expected = n_heads(strategy, n_classes)
+def _check_scores(strategy: Strategy, scores: Any, n_classes: int) -> Any:
+    expected = strategy.n_heads(n_classes)
     if not isinstance(scores, PairScores):
         scores = np.asarray(scores)
     if scores.ndim == 1:
         scores = scores[:, None]
     if scores.ndim != 2 or scores.shape[1] != expected:
         raise ValueError(
-            f"{strategy} with {n_classes} classes has {expected} heads, "
+            f"{strategy.name} with {n_classes} classes has {expected} heads, "
             f"so scores must be (n_samples, {expected}); got {scores.shape}"
         )
     return scores

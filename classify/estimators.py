@@ -2,410 +2,75 @@
 
 They minimise scikit-learn's objective and give scikit-learn's answers:
 
-=======================  ==================================================
-`MultinomialLogistic`    ``LogisticRegression()``
-`OneVsRestLogistic`      ``OneVsRestClassifier(LogisticRegression())``
-`OneVsOneLogistic`       ``OneVsOneClassifier(LogisticRegression())``
-=======================  ==================================================
+=========================  ====================================================
+`MultinomialLogistic`      ``LogisticRegression()``
+`OneVsRestLogistic`        ``OneVsRestClassifier(LogisticRegression())``
+`OneVsOneLogistic`         ``OneVsOneClassifier(LogisticRegression())``
+`OneVsRestSVM`             ``OneVsRestClassifier(LinearSVC(dual=False))``
+`OneVsOneSVM`              ``OneVsOneClassifier(LinearSVC(dual=False))``
+`ErrorCorrectingLogistic`  ``OutputCodeClassifier(LogisticRegression())``
+=========================  ====================================================
 
 with one difference in ties: where several classes have exactly the same decision value, ``predict``
-returns the first of them, as ``argmax`` does (scikit-learn's one-vs-rest returns the last).
+returns the first of them, as ``argmax`` does (scikit-learn's one-vs-rest returns the last). What
+else differs is said where the estimator is described.
 """
 
 from __future__ import annotations
 
-import inspect
-import sys
-import warnings
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import assert_all_finite
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import (
-    _check_feature_names,
-    _check_n_features,
-    check_consistent_length,
-    check_is_fitted,
-    column_or_1d,
-    validate_data,
-)
+from sklearn.utils.validation import check_is_fitted
 
-from classify.coding import (
-    decide,
-    decision_values,
-    log_probabilities,
-    pair_answers,
-    probabilities,
-)
-from classify.linear_head import Head, LinearHead, SpanHead
-from classify.parameters import check_parameters, row_weights
-from classify.scoring import answers
-from classify.solver.backend import as_labels, choose_device, lies_on, open_fitter
-from classify.solver.design import all_finite
-from classify.solver.fit import plan
-from classify.solver.out_of_core import is_source
+from classify.coding import decision_values, log_probabilities, pair_answers, probabilities
+from classify.estimator_base import LinearHeads, with_shared_sections
+from classify.linear_head import Head
+from classify.solver.codes import Code, check_code, code_book
 from classify.solver.problems import class_pairs
-from classify.solver.row_norms import normalized
 from classify.solver.solution import Solution
-from classify.solver.threads import workers
-from data.common.memory import default_memory
+from classify.solver.strategies import Strategy
 
 Floats = npt.NDArray[np.floating[Any]]
 
-_Estimator = TypeVar("_Estimator", bound="type[_LogisticHeads]")
 
-_DTYPES = [np.float64, np.float32]
-# C times all weights: the objective, and the sums and squares that bound it, stay finite.
-LARGEST_MASS = 1e100
+def fit_without_warning(
+    estimator: LinearHeads, X: Any, y: Any, start: Head | None = None, sample_weight: Any = None
+) -> Solution:
+    """Fit an estimator, and return how its problems ended instead of a warning.
 
-
-def as_features(X: Any) -> Any:
-    """Turn an array or tensor into an array in a dtype that is computed in: float16 as float32."""
-    torch = sys.modules.get("torch")  # a tensor can only exist if the caller has imported torch
-    if torch is not None and isinstance(X, torch.Tensor):
-        X = X.detach().cpu()
-        X = (X.float() if X.dtype in (torch.float16, torch.bfloat16) else X).numpy()
-    if getattr(X, "dtype", None) == np.float16:
-        X = np.asarray(X, dtype=np.float32)
-    return X
+    Python's own switch for warnings is the whole process's, so that threads cannot use it.
+    """
+    return estimator._solve(X, y, sample_weight, start)
 
 
-# The sections of numpydoc that the three estimators share: see `_with_shared_sections`.
-_SECTIONS = """\
-Parameters
-----------
-C : float
-    Weight of the losses against the penalty. The losses are summed, not averaged.
-tol : float
-    Largest duality gap, relative to the objective, of any problem.
-max_iter : int
-    Largest number of iterations; reaching it raises a ``ConvergenceWarning`` with the bound
-    that was reached.
-standardize : bool
-    Penalise the weights of standardised features (training mean 0, standard deviation 1;
-    constant features are only centred). The scaling is folded into `coef_` and `intercept_`,
-    which take raw features either way.
-class_weight : dict, 'balanced' or None
-    Weights of the classes in `y`, as in scikit-learn's ``LogisticRegression``; they multiply
-    `sample_weight` in every problem. Balanced are the classes that have any weight.
-n_jobs : int or None
-    Threads; ``None`` means as many as BLAS may use.
-memory : int or None
-    Bytes that a fit may take whose features stay on the disk, apart from `y` and
-    `sample_weight`; ``None`` means half of what is free. Fits of arrays take no notice.
-device : {'cpu', 'auto', 'cuda', 'cuda:N'}
-    Where to fit. ``auto`` is the device of a CUDA tensor `X`, which is then not copied, else
-    CUDA where there is one. A fit that does not fit into the device's memory is done on the
-    CPU, with a warning. Predictions are computed on the CPU.
-fit_intercept : bool
-    Whether the heads have intercepts. Without them `intercept_` is zero, and `standardize`
-    scales features but does not centre them.
-normalize : {None, 'l2'}
-    ``l2`` divides every row by its Euclidean norm before anything else, in a fit and in
-    predictions; rows of zeros stay so. CLIP and DINO are probed on such features.
+def answers_of(
+    estimator: LinearHeads, X: Any
+) -> tuple[Floats, Floats, npt.NDArray[np.float64] | None]:
+    """Return what `decision_function` and `predict_proba` do, from scores that are made once.
 
-Attributes
-----------
-classes_ : ndarray of shape (n_classes,)
-    Labels, sorted; of rows of a weight above 0.
-n_classes_ : int
-    How many.
-coef_ : ndarray of float64, shape (n_heads, n_features)
-    Weights for raw features; one head for two classes.
-intercept_ : ndarray of float64, shape (n_heads,)
-    Intercepts.
-n_iter_ : ndarray of int, shape (n_problems,)
-    Iterations of each problem.
-device_ : str
-    Where it was fitted.
-certificate_ : dict
-    How near the optimum the fit is: see `classify.solver.solution.Solution.certificate`.
-n_features_in_ : int
-    Width of the features.
-"""
-_PAIRS = """\
-pairs_ : ndarray of int, shape (n_pairs, 2)
-    Indices into `classes_` of each head's two classes; the head is positive for the second.
-"""
+    Of one-vs-one also the summed margins of the classes.
+    """
+    k = len(estimator.classes_)
+    pairs = estimator._fitted_strategy().coding == "ovo" and k > 2
+
+    def all_at_once(strategy: Strategy, scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
+        if pairs:
+            return np.hstack(pair_answers(scores, n_classes))
+        values = decision_values(strategy, scores, n_classes).reshape(len(scores), -1)
+        return np.hstack([values, probabilities(strategy, scores, n_classes)])
+
+    found = estimator.answer(X, all_at_once)
+    if pairs:
+        return found[:, :k], found[:, k : 2 * k], found[:, 2 * k :]
+    values, chances = found[:, :-k], found[:, -k:]
+    return (values[:, 0] if k == 2 else values), chances, None
 
 
-def _with_shared_sections(estimator: _Estimator) -> _Estimator:
-    """Add to an estimator's docstring what holds of all three."""
-    if estimator.__doc__:  # python -OO has none
-        more = _PAIRS if estimator._strategy == "ovo" else ""
-        estimator.__doc__ = f"{inspect.cleandoc(estimator.__doc__)}\n\n{_SECTIONS}{more}"
-    return estimator
-
-
-class _LogisticHeads(ClassifierMixin, BaseEstimator):
-    """What the three estimators share."""
-
-    _strategy: ClassVar[str]
-
-    def __init__(
-        self,
-        C: float = 1.0,
-        *,
-        tol: float = 1e-6,
-        max_iter: int = 500,
-        standardize: bool = False,
-        class_weight: dict[Any, float] | str | None = None,
-        n_jobs: int | None = None,
-        memory: int | None = None,
-        device: str = "cpu",
-        fit_intercept: bool = True,
-        normalize: str | None = None,
-    ) -> None:
-        self.C = C
-        self.tol = tol
-        self.max_iter = max_iter
-        self.standardize = standardize
-        self.class_weight = class_weight
-        self.n_jobs = n_jobs
-        self.memory = memory
-        self.device = device
-        self.fit_intercept = fit_intercept
-        self.normalize = normalize
-
-    def fit(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: Any = None,
-        *,
-        start: Head | None = None,
-    ) -> _LogisticHeads:
-        """Fit the heads.
-
-        Parameters
-        ----------
-        X : array-like or torch.Tensor of shape (n_samples, n_features)
-            Features. float32 is multiplied in float32, with sums in float64; float64 in float64;
-            float16 is promoted to float32. A `data.format.stored_rows.StoredRows` is fitted out of
-            core.
-        y : array-like of shape (n_samples,)
-            Labels, at least two different ones.
-        sample_weight : array-like of shape (n_samples,), optional
-            Weight of each row's loss. A row whose weight, times its class's, is 0 is as if absent:
-            a class that has no other rows is not among `classes_`.
-        start : LinearHead or PairHead, optional
-            Heads to start from, such as `classify.selection.Selection.start`. The optimum does not
-            depend on them.
-
-        Returns
-        -------
-        self
-            The fitted estimator.
-
-        Raises
-        ------
-        ValueError
-            If a parameter is out of range, the device is not there, fewer than two classes have
-            rows of a weight above 0, or `memory` is too little (a
-            `classify.solver.memory.TooLittleMemoryError`).
-        """
-        solution = self._solve(X, y, sample_weight, start)
-        if not solution.converged:
-            self._warn(solution)
-        return self
-
-    def _solve(self, X: Any, y: Any, sample_weight: Any, start: Head | None) -> Solution:
-        """Fit as `fit` does, and leave it to the caller to report what did not converge."""
-        check_parameters(self)
-        device = "cpu" if is_source(X) else choose_device(self.device, X)
-        X, y = self._check_input(X, as_labels(y), device)
-        if y.dtype.kind not in "biu":  # whole numbers pass, with a warning where classes are many
-            check_classification_targets(y)
-        weight, rows = row_weights(self.class_weight, y, sample_weight), None
-        if weight is not None and not weight.all():
-            rows = np.flatnonzero(weight)
-            y, weight = y[rows], weight[rows]
-        labels = self._learn_classes(y, rows is not None)
-        n_classes = self.n_classes_
-        self._check_mass(float(len(y) if weight is None else weight.sum()))
-        n_jobs, layout = self.n_jobs, None
-        if is_source(X):
-            memory = default_memory() if self.memory is None else int(self.memory)
-            layout = plan(X.shape, X.dtype, self._strategy, n_classes, memory, self.n_jobs)
-            n_jobs = layout.threads
-        with workers(n_jobs) as pool:
-            if isinstance(X, np.ndarray) and not all_finite(X, pool):
-                assert_all_finite(X, estimator_name=type(self).__name__, input_name="X")
-            fitter = open_fitter(
-                device,
-                self._strategy,
-                normalized(X, self.normalize),
-                labels,
-                n_classes,
-                pool,
-                sample_weight=weight,
-                standardize=bool(self.standardize),
-                rows=rows,
-                memory_plan=layout,
-                fit_intercept=bool(self.fit_intercept),
-            )
-            head, solution = fitter.solve(
-                float(self.C), tol=float(self.tol), max_iter=int(self.max_iter), start=start
-            )
-        self.head_ = head.plain if isinstance(head, SpanHead) else head
-        self.n_iter_ = solution.n_iter
-        self.device_ = fitter.device
-        self.certificate_ = solution.certificate()
-        return solution
-
-    @property
-    def coef_(self) -> npt.NDArray[np.float64]:
-        """Weights for raw features, ``(n_heads, n_features)``."""
-        return self._head().coef
-
-    @coef_.setter
-    def coef_(self, coef: npt.NDArray[np.float64]) -> None:
-        self._put(coef, self.intercept_ if hasattr(self, "head_") else np.zeros(len(coef)))
-
-    @property
-    def intercept_(self) -> npt.NDArray[np.float64]:
-        """Intercepts, ``(n_heads,)``."""
-        return self._head().intercept
-
-    @intercept_.setter
-    def intercept_(self, intercept: npt.NDArray[np.float64]) -> None:
-        self._put(self.coef_ if hasattr(self, "head_") else np.empty((0, 0)), intercept)
-
-    def _put(self, coef: npt.NDArray[np.float64], intercept: npt.NDArray[np.float64]) -> None:
-        """Keep heads that are set from outside, one attribute after the other, in either order."""
-        self.head_ = LinearHead(coef, intercept)
-
-    def _head(self) -> Head:
-        head: Head | None = vars(self).get("head_")
-        if head is None:  # as an attribute that is not there, which is what is asked for
-            raise AttributeError(f"this {type(self).__name__} is not fitted yet")
-        return head
-
-    def _check_input(self, X: Any, y: Any, device: str) -> tuple[Any, Any]:
-        """Check features and labels as scikit-learn does, wherever they lie."""
-        if lies_on(X, device):
-            return self._check_tensor(X, y)
-        if not is_source(X):
-            return validate_data(
-                self,
-                as_features(X),
-                y,
-                dtype=_DTYPES,
-                order="C",
-                accept_sparse=False,
-                ensure_all_finite=False,  # in `_solve`, in threads
-            )
-        validate_data(self, X, skip_check_array=True)
-        y = column_or_1d(y, warn=True)
-        check_consistent_length(X, y)
-        return X, y
-
-    def _check_mass(self, mass: float) -> None:
-        if not float(self.C) * mass <= LARGEST_MASS:
-            raise ValueError(
-                f"C times the sum of the rows' weights is {float(self.C) * mass:g}, more than "
-                f"{LARGEST_MASS:g}, whose losses would not be finite; lower C or the weights"
-            )
-
-    def _learn_classes(self, y: npt.NDArray[Any], some: bool) -> npt.NDArray[np.intp]:
-        """Set the classes, and return each row's; `some` if rows without a weight are left out."""
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        self.n_classes_ = len(self.classes_)
-        if self.n_classes_ < 2:
-            of = " of the rows whose weight is above 0" if some else ""
-            found = f"only one class: {self.classes_[0]!r}" if len(y) else "none"
-            raise ValueError(
-                f"{type(self).__name__} needs at least 2 classes in the data, but y{of} holds "
-                f"{found}"
-            )
-        if any(isinstance(name, str) and not name.strip() for name in self.classes_.tolist()):
-            raise ValueError(
-                "y holds a label that is an empty string; give every row the name of its class, or "
-                "leave rows without one out"
-            )
-        return labels
-
-    def _check_tensor(self, X: Any, y: Any) -> tuple[Any, Any]:
-        """Check features that stay on their device as `validate_data` checks arrays."""
-        if X.ndim != 2:
-            raise ValueError(f"X must be a matrix, got a tensor of shape {tuple(X.shape)}")
-        if not X.is_floating_point():
-            X = X.double()
-        elif X.element_size() < 4:
-            X = X.float()
-        # The extremes are not finite where a number is not, and take no memory of X's size.
-        if X.numel() and not all(bool(extreme.isfinite()) for extreme in X.aminmax()):
-            raise ValueError("Input X contains NaN or infinity.")
-        y = column_or_1d(y, warn=True)
-        check_consistent_length(X, y)
-        _check_n_features(self, X, reset=True)
-        _check_feature_names(self, X, reset=True)
-        return X, y
-
-    def _warn(self, solution: Any) -> None:
-        late = [status for status in solution.status if status.name != "CONVERGED"]
-        reasons = "; ".join(status.value for status in dict.fromkeys(late))
-        warnings.warn(
-            f"{type(self).__name__}: {len(late)} of {len(solution.status)} problems stopped before "
-            f"tol={self.tol:g}: {reasons}. The objective is proven to be within a relative "
-            f"{self.certificate_['relative_gap']:.1e} of its minimum.",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
-
-    def _answers(self, X: Any, answer: Callable[..., npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """Call ``answer(strategy, scores, n_classes)``, for blocks of rows where they are large."""
-        check_is_fitted(self)
-        head, n_classes = self.head_, len(self.classes_)
-        if not is_source(X):
-            X = validate_data(self, as_features(X), dtype=_DTYPES, accept_sparse=False, reset=False)
-        else:
-            validate_data(self, X, skip_check_array=True, reset=False)
-            if not len(X):
-                raise ValueError(
-                    f"Found array with 0 sample(s) (shape={X.shape}): at least 1 is needed"
-                )
-        X = normalized(X, self.normalize)
-        strategy = self._strategy
-        return answers(
-            X, head, lambda scores: answer(strategy, scores, n_classes), n_jobs=self.n_jobs
-        )
-
-    def decision_function(self, X: Any) -> Floats:
-        """Return the decision value of each class.
-
-        Parameters
-        ----------
-        X : array-like or torch.Tensor of shape (n_samples, n_features)
-            Features.
-
-        Returns
-        -------
-        ndarray of float, shape (n_samples, n_classes), or (n_samples,) for two classes
-            Linear scores; for one-vs-one, votes plus confidences in (-1/3, 1/3).
-        """
-        return self._answers(X, decision_values)
-
-    def predict(self, X: Any) -> npt.NDArray[Any]:
-        """Return the class with the highest decision value; the first, where several have it.
-
-        Parameters
-        ----------
-        X : array-like or torch.Tensor of shape (n_samples, n_features)
-            Features.
-
-        Returns
-        -------
-        ndarray, shape (n_samples,)
-            Labels.
-        """
-        answers = self._answers(X, decide)  # before the classes, which there may not be yet
-        return self.classes_[answers]
+class _LogisticHeads(LinearHeads):
+    """What those have whose scores are logits of probabilities."""
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
         """Return the probability of each class.
@@ -420,7 +85,7 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         ndarray of float64, shape (n_samples, n_classes)
             See `classify.coding.probabilities`.
         """
-        return self._answers(X, probabilities)
+        return self.answer(X, probabilities)
 
     def predict_log_proba(self, X: Any) -> npt.NDArray[np.float64]:
         """Return the logarithm of the probability of each class.
@@ -435,43 +100,10 @@ class _LogisticHeads(ClassifierMixin, BaseEstimator):
         ndarray of float64, shape (n_samples, n_classes)
             Finite, where a probability has underflowed to zero too.
         """
-        return self._answers(X, log_probabilities)
+        return self.answer(X, log_probabilities)
 
 
-def fit_without_warning(
-    estimator: _LogisticHeads, X: Any, y: Any, start: Head | None = None, sample_weight: Any = None
-) -> Solution:
-    """Fit an estimator, and return how its problems ended instead of a warning.
-
-    Python's own switch for warnings is the whole process's, so that threads cannot use it.
-    """
-    return estimator._solve(X, y, sample_weight, start)
-
-
-def answers_of(
-    estimator: _LogisticHeads, X: Any
-) -> tuple[Floats, Floats, npt.NDArray[np.float64] | None]:
-    """Return what `decision_function` and `predict_proba` do, from scores that are made once.
-
-    Of one-vs-one also the summed margins of the classes.
-    """
-    k = len(estimator.classes_)
-    pairs = estimator._strategy == "ovo" and k > 2
-
-    def all_at_once(strategy: str, scores: Floats, n_classes: int) -> npt.NDArray[np.float64]:
-        if pairs:
-            return np.hstack(pair_answers(scores, n_classes))
-        values = decision_values(strategy, scores, n_classes).reshape(len(scores), -1)
-        return np.hstack([values, probabilities(strategy, scores, n_classes)])
-
-    found = estimator._answers(X, all_at_once)
-    if pairs:
-        return found[:, :k], found[:, k : 2 * k], found[:, 2 * k :]
-    values, chances = found[:, :-k], found[:, -k:]
-    return (values[:, 0] if k == 2 else values), chances, None
-
-
-@_with_shared_sections
+@with_shared_sections
 class MultinomialLogistic(_LogisticHeads):
     """Multinomial (softmax) logistic regression.
 
@@ -484,7 +116,7 @@ class MultinomialLogistic(_LogisticHeads):
     _strategy = "multinomial"
 
 
-@_with_shared_sections
+@with_shared_sections
 class OneVsRestLogistic(_LogisticHeads):
     """One-vs-rest logistic regression: each class against all others, all solved together.
 
@@ -495,7 +127,7 @@ class OneVsRestLogistic(_LogisticHeads):
     _strategy = "ovr"
 
 
-@_with_shared_sections
+@with_shared_sections
 class OneVsOneLogistic(_LogisticHeads):
     """One-vs-one logistic regression: each pair of classes on its own rows, all solved together.
 
@@ -509,3 +141,96 @@ class OneVsOneLogistic(_LogisticHeads):
         """Return the pairs of classes, one row a head."""
         check_is_fitted(self)
         return class_pairs(len(self.classes_))
+
+
+@with_shared_sections
+class OneVsRestSVM(LinearHeads):
+    """One-vs-rest linear support vector machine: squared hinge loss, all classes solved together.
+
+    The loss of a row is ``max(0, 1 - y f)^2`` of its score ``f`` and its side ``y``, 1 or -1. As in
+    the logistic estimators, and other than in scikit-learn's ``LinearSVC``, the intercept is not
+    penalised: the two agree without intercepts, and in the limit of a large ``intercept_scaling``.
+
+    A score is a margin and not a logit, so there is no ``predict_proba``; scikit-learn's
+    ``CalibratedClassifierCV`` makes probabilities of `decision_function`.
+    """
+
+    _strategy = "svm-ovr"
+
+
+@with_shared_sections
+class OneVsOneSVM(LinearHeads):
+    """One-vs-one linear support vector machine: squared hinge loss, all pairs solved together.
+
+    See `OneVsRestSVM` for the loss and the intercept.
+    """
+
+    _strategy = "svm-ovo"
+
+    @property
+    def pairs_(self) -> npt.NDArray[np.intp]:
+        """Return the pairs of classes, one row a head."""
+        check_is_fitted(self)
+        return class_pairs(len(self.classes_))
+
+
+@with_shared_sections
+class ErrorCorrectingLogistic(_LogisticHeads):
+    """Error-correcting output codes of logistic regressions, all problems solved together.
+
+    Every problem puts some classes against others, as a code book says. The answer is the class
+    whose row of the code book has the smallest sum of logistic losses against the scores, and
+    probabilities are the softmax of minus these sums (Allwein, Schapire and Singer, 2000). They are
+    sure of themselves, since the problems are not independent: calibrate them with a temperature.
+
+    Besides the parameters below there are `code` (n_classes, n_problems), a code book of -1
+    (negative), 1 (positive) and 0 (left out), for the sorted classes, in place of the one that is
+    chosen: all ways to divide up to seven classes in two, and for more classes
+    ``ceil(10 log2(n_classes))`` problems, the best of many random code books drawn with
+    `random_state`; and `decoding`, ``loss`` or ``votes``: which problems agree with a class's row,
+    and between equals the sum of the scores, as one-vs-one decides. Two classes are one problem.
+    `code_` is the code book that was used.
+    """
+
+    _strategy = "ecoc"
+
+    def __init__(
+        self,
+        C: float = 1.0,
+        *,
+        code: Any = None,
+        decoding: str = "loss",
+        random_state: int = 0,
+        tol: float = 1e-6,
+        max_iter: int = 500,
+        standardize: bool = False,
+        class_weight: dict[Any, float] | str | None = None,
+        n_jobs: int | None = None,
+        memory: int | None = None,
+        device: str = "cpu",
+        fit_intercept: bool = True,
+        normalize: str | None = None,
+    ) -> None:
+        super().__init__(
+            C, tol=tol, max_iter=max_iter, standardize=standardize, class_weight=class_weight,
+            n_jobs=n_jobs, memory=memory, device=device, fit_intercept=fit_intercept,
+            normalize=normalize,
+        )  # fmt: skip
+        self.code = code
+        self.decoding = decoding
+        self.random_state = random_state
+
+    def _choose_strategy(self, n_classes: int) -> Strategy:
+        """Choose a code book, or check the one that was given."""
+        if self.decoding not in ("loss", "votes"):
+            raise ValueError(f"decoding must be 'loss' or 'votes', got {self.decoding!r}")
+        seed = self.random_state
+        if not isinstance(seed, Integral) or not 0 <= int(seed) < 2**32:
+            raise ValueError(f"random_state must be an integer of 0 or more, got {seed!r}")
+        given = None if self.code is None else check_code(self.code, n_classes)
+        self.code_: Code = code_book(n_classes, int(seed)) if given is None else given
+        return self._fitted_strategy()
+
+    def _fitted_strategy(self) -> Strategy:
+        """Decode with the code book of the fit."""
+        return Strategy("ecoc", "ecoc", code=self.code_, decoding=self.decoding)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.coding import ProblemSums, decide, probabilities, problem_sums
-from classify.estimators import as_features
+from classify.estimator_base import as_features
 from classify.linear_head import Head, PairHead, PairScores, Scores
 from classify.parameters import class_factors, row_weights
 from classify.scoring import one_by_one, score_steps, scorer, sums_of_pairs
@@ -19,6 +19,7 @@ from classify.solver.fit import plan
 from classify.solver.out_of_core import is_source
 from classify.solver.problems import n_heads
 from classify.solver.row_norms import normalized
+from classify.solver.strategies import strategy_of
 from classify.solver.threads import Workers, workers
 from classify.solver.tuning import COUPLED_NUMBERS, JUDGED_NUMBERS
 from classify.warm_starts import RecentHeads
@@ -81,9 +82,10 @@ class _HeldOut:
         self.strategy, self.n_classes, self.pool = strategy, n_classes, pool
         self.weights = weights  # (n_held,)
         # One value of C for each problem is chosen too, where there is enough to choose it on.
-        self.per_problem = strategy != "multinomial" and len(rows) >= FEWEST_JUDGES * n_classes
+        coding = strategy_of(strategy).coding
+        self.per_problem = coding != "multinomial" and len(rows) >= FEWEST_JUDGES * n_classes
         # One-vs-one's answers are votes; what its probabilities cost more buys ties' log-loss.
-        scores = len(rows) * n_heads(strategy, n_classes) if strategy == "ovo" else 0
+        scores = len(rows) * n_heads(strategy, n_classes) if coding == "ovo" else 0
         self.every = max(1, -(-scores // COUPLED_NUMBERS))
         self.labels, self.rows = labels[rows], rows
         self.X = X if is_source(X) else X[rows]

@@ -321,7 +321,7 @@ def _run(tasks: Sequence[DrawTask], jobs: int | None) -> list[Drawn]:
 
 def run_task(task: DrawTask) -> Drawn:
     """Fit a strategy to the sets of a draw, each fit starting from the one before."""
-    from classify.estimators import as_features
+    from classify.estimator_base import as_features
     from classify.parameters import row_weights
     from classify.solver.backend import open_fitter, redirect_notes
     from classify.solver.row_norms import normalized
@@ -385,7 +385,7 @@ def _accuracy(
     normalize: str | None,
 ) -> float:
     from classify.coding import decide
-    from classify.estimators import as_features
+    from classify.estimator_base import as_features
     from classify.scoring import answers
     from classify.solver.row_norms import normalized
 

@@ -21,6 +21,9 @@ ESTIMATORS = {
     "multinomial": "MultinomialLogistic",
     "ovr": "OneVsRestLogistic",
     "ovo": "OneVsOneLogistic",
+    "svm-ovr": "OneVsRestSVM",
+    "svm-ovo": "OneVsOneSVM",
+    "ecoc": "ErrorCorrectingLogistic",
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from classify.solver.losses import logistic, sigmoid
+from classify.solver.losses import LOGISTIC, BinaryLoss
 from classify.solver.passes import Group
 from classify.solver.threads import Workers
 from classify.solver.tuning import CERTIFICATE_NUMBERS, CERTIFICATE_ROWS
@@ -119,11 +119,11 @@ class Arrays(Protocol):
     def at_most(self, values: Any, high: float) -> Any:
         """Replace values that are larger."""
 
-    def sigmoid(self, u: Any) -> Any:
-        """Return ``1 / (1 + exp(-u))``, in the place of `u`."""
+    def loss(self, u: Any) -> tuple[Any, Any]:
+        """Return the loss of binary problems and its derivative, of minus the margins."""
 
-    def logistic(self, u: Any) -> tuple[Any, Any]:
-        """Return ``log(1 + exp(u))`` and its derivative."""
+    def slopes(self, u: Any) -> tuple[Any, Any]:
+        """Return the first two derivatives of that loss; `u` may be overwritten."""
 
     def softmax(self, z: Any) -> tuple[Any, Any]:
         """Return the softmax over the last axis, and its logarithm."""
@@ -160,8 +160,15 @@ class HostArrays:
 
     xp: Any = np
 
-    def __init__(self, labels: Integers, weight: Array | None, workers: Workers) -> None:
+    def __init__(
+        self,
+        labels: Integers,
+        weight: Array | None,
+        workers: Workers,
+        loss: BinaryLoss = LOGISTIC,
+    ) -> None:
         self._labels, self._weight, self._workers = labels, weight, workers
+        self._loss = loss
 
     def send(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the array itself."""
@@ -187,13 +194,13 @@ class HostArrays:
         """Replace values that are larger."""
         return np.minimum(values, high)
 
-    def sigmoid(self, u: Array) -> Any:
-        """Return ``1 / (1 + exp(-u))``, in the place of `u`."""
-        return sigmoid(np.negative(u, out=u))
+    def loss(self, u: Array) -> Any:
+        """Return the loss of binary problems and its derivative, of minus the margins."""
+        return self._loss.value(u)
 
-    def logistic(self, u: Array) -> Any:
-        """Return ``log(1 + exp(u))`` and its derivative."""
-        return logistic(u)
+    def slopes(self, u: Array) -> Any:
+        """Return the first two derivatives of that loss; `u` is overwritten."""
+        return self._loss.curvature(u)
 
     def softmax(self, z: Array) -> tuple[Array, Array]:
         """Return the softmax over the last axis, and its logarithm."""

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from classify.linear_head import Head
 from classify.solver.fit import Fitter
 from classify.solver.solution import Solution
+from classify.solver.strategies import Strategy, strategy_of
 from data.common.memory import keep_small_blocks
 
 # The device's code on torch's CPU tensors: for tests, being slower than numpy's.
@@ -113,7 +114,7 @@ def as_labels(y: Any) -> Any:
 
 def open_fitter(
     device: str,
-    strategy: str,
+    strategy: str | Strategy,
     X: Any,
     labels: npt.NDArray[np.intp],
     n_classes: int,
@@ -133,7 +134,7 @@ class DeviceFitter:
     def __init__(
         self,
         device: str,
-        strategy: str,
+        strategy: str | Strategy,
         X: Any,
         labels: npt.NDArray[np.intp],
         n_classes: int,
@@ -141,7 +142,7 @@ class DeviceFitter:
         **options: Any,
     ) -> None:
         self.device = device
-        self._arguments = (strategy, X, labels, n_classes, workers)
+        self._arguments = (strategy_of(strategy), X, labels, n_classes, workers)
         self._options = options
         self._fitter: Fitter | None = None
         self._try(self._open)
@@ -166,8 +167,9 @@ class DeviceFitter:
         if self.device != TORCH_ON_CPU:
             release(self.device)
         _tell.get()(
-            f"{device_title(self.device)} has too little memory for the {self._arguments[0]} fit "
-            f"({reason}); the CPU does it instead. Choose the device cpu to save the attempt."
+            f"{device_title(self.device)} has too little memory for the "
+            f"{self._arguments[0].name} fit ({reason}); the CPU does it instead. Choose the "
+            "device cpu to save the attempt."
         )
         self.device = "cpu"
         strategy, X, *rest = self._arguments

@@ -28,6 +28,13 @@ by Newton's method on the scores alone, which costs no product with the features
 of the constraint (rounding, mostly) is removed by moving probability mass, and the bound is
 evaluated at that feasible ``q``, both terms included: rigorous up to the rounding of the sums.
 Problems without intercepts have no constraint, and ``q = p``.
+
+The squared hinge loss ``max(0, 1 + u)^2`` of ``u``, minus the margin, has the same dual with
+another entropy (Hsieh, Chang, Lin, Keerthi and Sundararajan, "A dual coordinate descent method for
+large-scale linear SVM", *ICML* 2008): its conjugate is ``q^2 / 4 - q`` of ``q >= 0``, so that
+``H(q) = q - q^2 / 4``, the model's own ``p`` is ``2 max(0, 1 + u)``, and in place of the divergence
+stands ``loss(u) - H(q) - q u``. That is ``(p - q)^2 / 4`` where a row has lost its margin, and
+for the others, whose ``p`` is zero, ``q`` is left at zero.
 """
 
 from __future__ import annotations
@@ -140,14 +147,15 @@ class _Dual:
 
 
 class _BinaryDual(_Dual):
-    """The dual of binary problems; ``u`` is minus the margins, so that ``p`` is sigmoid(u)."""
+    """The dual of binary problems; ``u`` is minus the margins, ``p`` the loss's derivative."""
 
     def __init__(
         self, objective: BinaryProblems, problems: Integers, groups: list[Group], scores: list[Any]
     ) -> None:
         super().__init__(objective, problems, groups, scores)
         self.groups = self.arrays.groups(groups)
-        self.positive = self.arrays.send(objective.positive[problems])
+        self.positive = self.arrays.send(objective.sides.positive[problems])
+        self.divergence = DIVERGENCES[objective.loss.name]
         self._known: tuple[Array, Array] | None = None
 
     def _total(
@@ -175,10 +183,8 @@ class _BinaryDual(_Dual):
 
         def visit(block: ScoreBlock, u: Any, entries: PositiveEntries, s: Any) -> Any:
             entries.add(u, move)
-            p = self.arrays.sigmoid(u)
-            sp = s * p
-            curvature = (sp - sp * p).sum(axis=0)
-            return self.arrays.xp.stack([*entries.sums(sp), curvature])
+            p, curvature = self.arrays.slopes(u)
+            return self.arrays.xp.stack([*entries.sums(s * p), (s * curvature).sum(axis=0)])
 
         self._known = shift.copy(), self._total(3, visit)
         return self._known[1]
@@ -192,13 +198,19 @@ class _BinaryDual(_Dual):
         shift = self.no_shift()
         if not self.intercept:
             return shift
+        low, high = np.full_like(shift, -np.inf), np.full_like(shift, np.inf)
         for _ in range(NEWTON_STEPS):
             negative, positive, curvature = self._sums(shift)
             off = positive - negative
             if np.all(np.abs(off) <= balanced * np.maximum(positive, negative)):
                 break
+            # A loss with a kink may lead Newton's steps round in a circle: they stay within what
+            # is known of the optimum, and halve that where they would leave it.
+            low, high = np.where(off > 0, shift, low), np.where(off < 0, shift, high)
             step = off / np.maximum(curvature, TINY)
-            shift += np.clip(step, -LARGEST_STEP, LARGEST_STEP)
+            next_shift = shift + np.clip(step, -LARGEST_STEP, LARGEST_STEP)
+            outside = ((next_shift <= low) | (next_shift >= high)) & np.isfinite(high - low)
+            shift = np.where(outside & (off != 0), 0.5 * (low + high), next_shift)
         return shift
 
     def feasible(self, shift: Array) -> _Feasible:
@@ -220,15 +232,10 @@ class _BinaryDual(_Dual):
         def visit(block: ScoreBlock, u: Any, entries: PositiveEntries, s: Any) -> Any:
             entries.add(u, move)
             cut = entries.choose(cut_positive, cut_negative, len(u))
-            # With q = (1 - cut) p, the divergence is q log(1 - cut) + (1 - q) log((1 - q) / (1 -
-            # p)). Logarithms of quotients near one would round to nothing what is summed here:
-            # (1 - q) / (1 - p) is 1 + cut p / (1 - p), and p / (1 - p) is exp(u).
-            kl = xp.log1p(cut * xp.exp(arrays.at_most(u, 700.0)))
-            loss, p = arrays.logistic(u)
+            loss, p = arrays.loss(u)
+            apart = self.divergence(arrays, u, p, cut)
+            sums = xp.stack([(s * loss).sum(axis=0), (s * apart).sum(axis=0)])
             q = (1 - cut) * p
-            kl *= 1 - q
-            kl += q * xp.log1p(-arrays.at_most(cut, 1 - 1e-16))
-            sums = xp.stack([(s * loss).sum(axis=0), (s * kl).sum(axis=0)])
             q *= s
             entries.flip(q)
             residuals[block.group][block.within] = q
@@ -236,6 +243,28 @@ class _BinaryDual(_Dual):
 
         losses, divergence = self._total(2, visit)
         return _Feasible(losses, divergence, residuals, np.abs(positive - negative))
+
+
+def logistic_divergence(arrays: Any, u: Any, p: Any, cut: Any) -> Any:
+    """Return ``KL(q || p)`` of ``q = (1 - cut) p``, where ``p`` is the sigmoid of ``u``."""
+    # It is q log(1 - cut) + (1 - q) log((1 - q) / (1 - p)). Logarithms of quotients near one would
+    # round to nothing what is summed here: (1 - q) / (1 - p) is 1 + cut p / (1 - p), and p / (1 -
+    # p) is exp(u).
+    q = (1 - cut) * p
+    kl = arrays.xp.log1p(cut * arrays.xp.exp(arrays.at_most(u, 700.0)))
+    kl *= 1 - q
+    kl += q * arrays.xp.log1p(-arrays.at_most(cut, 1 - 1e-16))
+    return kl
+
+
+def squared_hinge_divergence(arrays: Any, u: Any, p: Any, cut: Any) -> Any:
+    """Return ``(p - q)^2 / 4`` of ``q = (1 - cut) p``, where ``p`` is ``2 max(0, 1 + u)``."""
+    apart = cut * p
+    apart *= 0.5
+    return apart * apart
+
+
+DIVERGENCES = {"logistic": logistic_divergence, "squared_hinge": squared_hinge_divergence}
 
 
 class _SoftmaxDual(_Dual):

@@ -5,7 +5,8 @@ pair of ``m`` rows has ``m`` coefficients, however many features there are, and 
 of the features are the products of rows: the scores are ``f = G beta + b`` with ``G = X X'``.
 
 Newton's step solves ``beta + D (G beta + b) = D f + q`` with ``sum(beta) = 0`` for the intercept,
-where ``q = -C s r`` are the negative residuals and ``D = C s p (1 - p)`` the curvatures. With
+where ``q = -C s r`` are the negative residuals and ``D`` the curvatures, ``C s p (1 - p)`` for the
+logistic loss. With
 ``B = I + sqrt(D) G sqrt(D)``, whose eigenvalues are 1 or more, ``beta = q + sqrt(D) B^-1 sqrt(D)
 (f - G q - b)``: no inverse of ``G`` or ``D`` is needed, which may both be singular (Rasmussen and
 Williams, *Gaussian Processes for Machine Learning*, 2006, section 3.4, has this form). A step is
@@ -26,8 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.linear_head import Head, PairHead
+from classify.solver.arrays import HostArrays
+from classify.solver.certificate import DIVERGENCES
 from classify.solver.design import DesignMatrix
-from classify.solver.losses import logistic
+from classify.solver.losses import LOGISTIC, BinaryLoss
 from classify.solver.problems import class_pairs
 from classify.solver.solution import Solution, Status
 from classify.solver.threads import Workers
@@ -83,7 +86,7 @@ class _Duals(NamedTuple):
     gap: Array
     norm: Array
     q: Array
-    curvature: Array
+    curvature: Array  # times C and the rows' weights
 
 
 class FewRows:
@@ -97,7 +100,9 @@ class FewRows:
         n_classes: int,
         workers: Workers,
         intercept: bool,
+        loss: BinaryLoss = LOGISTIC,
     ) -> None:
+        self.loss = loss
         X = design.X if design.order is None else design.X[design.order]
         self.n_classes, self.workers, self.intercept = n_classes, workers, intercept
         d = design.n_features
@@ -105,6 +110,7 @@ class FewRows:
         scale = np.ones(d) if design.scale is None else design.scale
         rows = (X.astype(np.float64) - shift) / scale
         self.weight = np.ones(len(rows)) if weight is None else weight
+        self.arrays = HostArrays(labels, weight, workers, loss)
         self.starts = np.searchsorted(labels, np.arange(n_classes + 1))
         steps = [slice(low, low + 256) for low in range(0, len(rows), 256)]
         self.gram = np.concatenate(workers.map(lambda step: rows[step] @ rows.T, steps))
@@ -158,7 +164,7 @@ class FewRows:
         if not self.intercept:
             return np.zeros(len(self.pairs))
         mass = np.add.reduceat(self.weight, self.starts[:-1])
-        return np.asarray(np.log(mass[self.pairs[:, 1]] / mass[self.pairs[:, 0]]))
+        return self.loss.intercept(mass[self.pairs[:, 1]], mass[self.pairs[:, 0]])
 
 
 class _Run:
@@ -235,6 +241,8 @@ class _Pairs:
         self.weight: Array = parts["weight"]  # C times the rows' weights
         self.sign: Array = parts["sign"]
         self.intercept: bool = parts["intercept"]
+        self.loss: BinaryLoss = parts["loss"]
+        self.arrays: HostArrays = parts["arrays"]
 
     @classmethod
     def of(cls, few: FewRows, piece: Integers, C: Array) -> _Pairs:
@@ -253,6 +261,8 @@ class _Pairs:
                 "weight": few.weight[rows] * C,
                 "sign": np.repeat([-1.0, 1.0], sizes)[:, None],
                 "intercept": few.intercept,
+                "loss": few.loss,
+                "arrays": few.arrays,
             },
         )
 
@@ -263,6 +273,8 @@ class _Pairs:
             "weight": self.weight[:, mask],
             "sign": self.sign,
             "intercept": self.intercept,
+            "loss": self.loss,
+            "arrays": self.arrays,
         }
         return _Pairs(self.first[:, mask], self.second[:, mask], parts)
 
@@ -276,13 +288,13 @@ class _Pairs:
         return _State(beta, f, b, self._value(beta, f, b))
 
     def _value(self, beta: Array, f: Array, b: Array) -> Array:
-        loss, _ = logistic(-self.sign * f)
+        loss, _ = self.loss.value(-self.sign * f)
         return np.asarray((self.weight * loss).sum(axis=0) + 0.5 * (beta * (f - b)).sum(axis=0))
 
     def dual(self, state: _State) -> _Duals:
         """Bound how far the objective is above its minimum, at a feasible point of the dual."""
         u = -self.sign * state.f
-        _, p = logistic(u)
+        p, curvature = self.loss.curvature(u.copy())
         mass = self.weight * p
         cut = np.zeros_like(mass)
         imbalance = 0.0
@@ -294,14 +306,12 @@ class _Pairs:
             imbalance = positive - negative
             cut = np.where(self.sign > 0, imbalance, -imbalance)
             cut = np.maximum(cut, 0.0) / heavier
-        kl = np.log1p(cut * np.exp(np.minimum(u, 700.0)))
-        q = (1 - cut) * p
-        kl *= 1 - q
-        kl += q * np.log1p(-np.minimum(cut, 1 - 1e-16))
-        slack = state.beta - self.sign * self.weight * q
+        apart = DIVERGENCES[self.loss.name](self.arrays, u, p, cut)
+        slack = state.beta - self.sign * self.weight * (1 - cut) * p
         half = 0.5 * np.maximum((slack * self.times(slack)).sum(axis=0), 0.0)
-        gap = np.maximum((self.weight * kl).sum(axis=0), 0.0) + half
-        return _Duals(gap, np.sqrt(2 * half + imbalance**2), self.sign * mass, mass * (1 - p))
+        gap = np.maximum((self.weight * apart).sum(axis=0), 0.0) + half
+        norm = np.sqrt(2 * half + imbalance**2)
+        return _Duals(gap, norm, self.sign * mass, self.weight * curvature)
 
     def advance(self, state: _State, dual: _Duals) -> tuple[_State, Bools]:
         """Take Newton's step, or as much of it as lowers the objective."""

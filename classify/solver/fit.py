@@ -25,6 +25,7 @@ from classify.solver.design import (
 )
 from classify.solver.few_rows import FewRows, are_few
 from classify.solver.lbfgs import minimise, rounding_of
+from classify.solver.losses import BINARY_LOSSES
 from classify.solver.memory import MemoryPlan, plan_memory
 from classify.solver.moves import Moves
 from classify.solver.moves import start as start_moves
@@ -34,12 +35,13 @@ from classify.solver.preconditioner.sampled import SampledHessian
 from classify.solver.problems import (
     BinaryProblems,
     Problems,
+    Sides,
     SoftmaxProblems,
     class_pairs,
-    n_heads,
     without_mean,
 )
 from classify.solver.solution import Solution, Status
+from classify.solver.strategies import Strategy, strategy_of
 from classify.solver.threads import Workers, thread_count
 from classify.solver.tuning import (
     DOUBLE_NUMBERS,
@@ -81,15 +83,15 @@ def _per_column_rows(columns: int, meetings: int, n: int, d: int) -> tuple[int, 
 def plan(
     shape: tuple[int, int],
     dtype: np.dtype[Any],
-    strategy: str,
+    strategy: str | Strategy,
     n_classes: int,
     memory: int,
     n_jobs: int | None,
 ) -> MemoryPlan:
     """Lay out a fit of a source of rows."""
-    columns = n_heads(strategy, n_classes)
-    meets = n_classes - 1 if strategy == "ovo" else columns
-    per_column, _ = _per_column_rows(columns, shape[0] * meets, *shape)
+    strategy = strategy_of(strategy)
+    meetings = shape[0] * strategy.scores_a_row(n_classes)
+    per_column, _ = _per_column_rows(strategy.n_heads(n_classes), meetings, *shape)
     return plan_memory(
         shape,
         dtype.itemsize,
@@ -115,7 +117,7 @@ class Fitter:
 
     def __init__(
         self,
-        strategy: str,
+        strategy: str | Strategy,
         X: Floats,
         labels: Integers,
         n_classes: int,
@@ -128,8 +130,10 @@ class Fitter:
         fit_intercept: bool = True,
     ) -> None:
         self.fit_intercept = fit_intercept
-        self.strategy, self.n_classes, self.workers = strategy, n_classes, workers
-        if strategy == "ovo" and n_classes > 2:
+        self.strategy = strategy = strategy_of(strategy)
+        self.n_classes, self.workers = n_classes, workers
+        self.loss = BINARY_LOSSES[strategy.loss]
+        if strategy.by_class(n_classes):
             order = self._by_class(labels, rows, memory_plan)
             labels = labels[order]
             sample_weight = None if sample_weight is None else sample_weight[order]
@@ -149,11 +153,13 @@ class Fitter:
         self._few: FewRows | None = None
         if (
             memory_plan is None
-            and strategy == "ovo"
+            and strategy.coding == "ovo"
             and n_classes > 2
             and self._few_rows(labels, design.n_features)
         ):
-            self._few = FewRows(design, labels, sample_weight, n_classes, workers, fit_intercept)
+            self._few = FewRows(
+                design, labels, sample_weight, n_classes, workers, fit_intercept, self.loss
+            )
         elif memory_plan is None and self._turns(design):
             design, self.basis = into_span(design)
             self.span = Span(self.basis, self.scale, self.shift)
@@ -183,7 +189,7 @@ class Fitter:
     def _by_class(
         labels: Integers, rows: Integers | None, memory_plan: MemoryPlan | None
     ) -> Integers:
-        """Sort rows by class, for one-vs-one: those of a chunk, where they come in chunks."""
+        """Sort rows by class: those of a chunk, where they come in chunks."""
         if memory_plan is None:
             return np.argsort(labels, kind="stable")
         rows = np.arange(len(labels)) if rows is None else rows
@@ -216,15 +222,19 @@ class Fitter:
         """Set up the strategy's problems for a value of C, or for one of each problem."""
         common = (self.design, self.labels, self.sample_weight)
         last = (self.workers, self.fit_intercept)
-        k = self.n_classes
-        if k == 2:
-            return self._binary(*common, np.full(1, C), np.array([1]), None, *last)
-        if self.strategy == "multinomial":
+        k, strategy = self.n_classes, self.strategy
+        if k > 2 and strategy.coding == "multinomial":
             return self._softmax(*common, np.array([C]), k, *last)
-        if self.strategy == "ovr":
-            return self._binary(*common, np.full(k, C), np.arange(k), None, *last)
-        pairs = class_pairs(k)
-        return self._binary(*common, np.full(len(pairs), C), pairs[:, 1], pairs[:, 0], *last)
+        if k == 2:
+            sides = Sides(np.array([1]))
+        elif strategy.coding == "ovr":
+            sides = Sides(np.arange(k))
+        elif strategy.coding == "ecoc":
+            sides = Sides.of_code(strategy.code_of(k))
+        else:
+            pairs = class_pairs(k)
+            sides = Sides(pairs[:, 1], pairs[:, 0])
+        return self._binary(*common, np.full(len(sides.positive), C), sides, *last, self.loss)
 
     # BLAS may raise flags for lanes of its registers that no result takes; what is not finite is
     # looked for by value.

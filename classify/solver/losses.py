@@ -1,4 +1,4 @@
-"""The two losses as functions of scores, in forms that neither overflow nor cancel.
+"""The losses as functions of scores, in forms that neither overflow nor cancel.
 
 Each returns the loss, and the residual: the loss's derivative with respect to the scores.
 """
@@ -6,7 +6,7 @@ Each returns the loss, and the residual: the loss's derivative with respect to t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,85 @@ def logistic_curvature(u: Floats) -> tuple[Floats, Floats]:
     curvature = 1 - p
     curvature *= p
     return p, curvature
+
+
+def squared_hinge(u: Floats) -> tuple[Floats, Floats]:
+    """Evaluate the squared hinge loss ``max(0, 1 + u)^2`` of minus the margins."""
+    over = np.maximum(u + 1, 0)
+    return over * over, 2 * over
+
+
+def squared_hinge_curvature(u: Floats) -> tuple[Floats, Floats]:
+    """Evaluate the first two derivatives of the squared hinge loss; at its kink, from the left."""
+    over = np.maximum(np.add(u, 1, out=u), 0, out=u)
+    curvature = np.where(over > 0, u.dtype.type(2), u.dtype.type(0))
+    over *= 2
+    return over, curvature
+
+
+class BinaryLoss(ABC):
+    """A loss of binary problems as a function of ``u``, minus the margin.
+
+    ``u`` is the score of a row of the negative class, minus the score of one of the positive.
+    """
+
+    name: ClassVar[str]
+    at_zero: ClassVar[float]  # the second derivative for a score of zero
+    symmetric: ClassVar[bool]  # whether the second derivative is the same for -u
+
+    @abstractmethod
+    def value(self, u: Floats) -> tuple[Floats, Floats]:
+        """Return the loss and its derivative."""
+
+    @abstractmethod
+    def curvature(self, u: Floats) -> tuple[Floats, Floats]:
+        """Return the first two derivatives; `u` is overwritten."""
+
+    @abstractmethod
+    def intercept(self, positive: Array, negative: Array) -> Array:
+        """Return the best intercept where all weights are zero, for so much weight on each side."""
+
+
+class LogisticLoss(BinaryLoss):
+    """``log(1 + exp(u))``."""
+
+    name, at_zero, symmetric = "logistic", 0.25, True
+
+    def value(self, u: Floats) -> tuple[Floats, Floats]:
+        """Return the loss and its derivative."""
+        return logistic(u)
+
+    def curvature(self, u: Floats) -> tuple[Floats, Floats]:
+        """Return the first two derivatives; `u` is overwritten."""
+        return logistic_curvature(u)
+
+    def intercept(self, positive: Array, negative: Array) -> Array:
+        """Return the log odds."""
+        low = np.finfo(float).eps * np.maximum(positive + negative, np.finfo(float).tiny)
+        return np.asarray(np.log(np.maximum(positive, low) / np.maximum(negative, low)))
+
+
+class SquaredHingeLoss(BinaryLoss):
+    """``max(0, 1 + u)^2``: the loss of a linear support vector machine."""
+
+    name, at_zero, symmetric = "squared_hinge", 2.0, False
+
+    def value(self, u: Floats) -> tuple[Floats, Floats]:
+        """Return the loss and its derivative."""
+        return squared_hinge(u)
+
+    def curvature(self, u: Floats) -> tuple[Floats, Floats]:
+        """Return the first two derivatives; `u` is overwritten."""
+        return squared_hinge_curvature(u)
+
+    def intercept(self, positive: Array, negative: Array) -> Array:
+        """Return the mean of the labels 1 and -1: all rows are within the margin."""
+        total = np.maximum(positive + negative, np.finfo(float).tiny)
+        return np.asarray((positive - negative) / total)
+
+
+LOGISTIC = LogisticLoss()
+BINARY_LOSSES: dict[str, BinaryLoss] = {loss.name: loss for loss in (LOGISTIC, SquaredHingeLoss())}
 
 
 def softmax(z: Floats, labels: npt.NDArray[np.intp]) -> tuple[Floats, Floats]:
@@ -135,6 +214,13 @@ class RowLink(ABC):
         return DirectionSums(*(part.sum(axis=1).astype(np.float64) for part in parts))
 
     @abstractmethod
+    def curvature(self, scores: Floats, start: int, stop: int, group: Group) -> Floats:
+        """Return each column's second derivative of a block's losses, without sample weights.
+
+        Shapes: `scores` (stop - start, k), left as they are; returns (stop - start, k).
+        """
+
+    @abstractmethod
     def _link(
         self, scores: Floats, start: int, stop: int, group: Group
     ) -> tuple[Floats, Floats]: ...
@@ -146,14 +232,20 @@ class RowLink(ABC):
 
 
 class BinaryLink(RowLink):
-    """The logistic loss, a column a problem.
+    """A loss of binary problems, a column a problem.
 
     Shapes: `labels` (n_rows,), `weight` (n_rows,), `positive` (k,).
     """
 
-    def __init__(self, labels: Integers, weight: Array | None, positive: Integers) -> None:
+    def __init__(
+        self,
+        labels: Integers,
+        weight: Array | None,
+        positive: Integers,
+        loss: BinaryLoss = LOGISTIC,
+    ) -> None:
         super().__init__(labels, weight)
-        self.positive = positive
+        self.positive, self.loss = positive, loss
         place = np.full(int(max(positive.max(initial=-1), labels.max(initial=-1))) + 1, -1)
         place[positive] = np.arange(len(positive))
         # One column a class, so one entry a row at most is the row's own: few of the block's.
@@ -176,18 +268,26 @@ class BinaryLink(RowLink):
 
     def _link(self, scores: Floats, start: int, stop: int, group: Group) -> tuple[Floats, Floats]:
         if group.sign is not None:
-            return logistic(scores)
+            return self.loss.value(scores)
         self._flip(scores, start, stop, 1)
-        loss, residual = logistic(scores)
+        loss, residual = self.loss.value(scores)
         self._flip(residual, start, stop, 1)
         return loss, residual
+
+    def curvature(self, scores: Floats, start: int, stop: int, group: Group) -> Floats:
+        """Return the losses' second derivatives."""
+        # In the order that the scores have in memory.
+        u = np.array(scores.T, order="C")
+        if group.sign is None and not self.loss.symmetric:
+            self._flip(u, start, stop, 0)
+        return self.loss.curvature(u)[1].T
 
     def _curvature(
         self, scores: Floats, start: int, stop: int, group: Group, along: Floats
     ) -> tuple[Floats, Floats, Floats]:
         if group.sign is None:
             self._flip(scores, start, stop, 0)
-        residual, diagonal = logistic_curvature(scores)
+        residual, diagonal = self.loss.curvature(scores)
         if group.sign is None:
             self._flip(residual, start, stop, 0)
         return residual, diagonal * along, diagonal
@@ -209,6 +309,13 @@ class SoftmaxLink(RowLink):
         labels = np.repeat(self.labels[start:stop], len(z) // max(1, stop - start))
         loss, residual = softmax(z, labels)
         return loss.reshape(stop - start, -1), residual.reshape(stop - start, -1)
+
+    def curvature(self, scores: Floats, start: int, stop: int, group: Group) -> Floats:
+        """Return ``p_k (1 - p_k)``."""
+        z = scores.reshape(-1, self.columns)
+        p = np.exp(z - z.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        return np.asarray((p * (1 - p)).reshape(scores.shape))
 
     def _curvature(
         self, scores: Floats, start: int, stop: int, group: Group, along: Floats

@@ -1,7 +1,8 @@
 """How a fit out of core divides the memory that it was given.
 
 What a fit takes, for ``n`` rows of ``d`` features of ``f`` bytes, ``K`` columns in all problems
-together, of which a row meets ``m`` (one-vs-one: ``n_classes - 1``; otherwise all):
+together, of which a row meets ``m`` (one-vs-one: ``n_classes - 1``; of a code book, as many as
+its class is in; otherwise all):
 
 ========================================  =====================================================
 for the rows (labels, order, weights)     ``64 n``
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 
 from classify.solver.arrays import block_rows
 from classify.solver.design import product_rows
-from classify.solver.problems import n_heads
+from classify.solver.strategies import Strategy, strategy_of
 from classify.solver.tuning import (
     BLOCK_BYTES,
     BUCKETS,
@@ -81,6 +82,7 @@ class _Shape:
     f: int
     K: int
     m: int
+    by_class: bool  # whether rows are sorted by class: see `Strategy.by_class`
 
     def fixed(self) -> int:
         """Bytes whatever the preconditioner."""
@@ -108,7 +110,7 @@ def _shared(shape: _Shape, rows: int) -> tuple[int, int]:
     """
     rows = min(rows, SHARED_ROWS * shape.d, shape.n)
     # What `light` inverses have room for comes from a start in few directions, in memory alone.
-    leading = int(min(LEADING, (DENSE_NUMBERS / shape.K) ** 0.5)) if shape.m < shape.K else 0
+    leading = int(min(LEADING, (DENSE_NUMBERS / shape.K) ** 0.5)) if shape.by_class else 0
     kept = (
         (PARTS + min(shape.K, BUCKETS)) * shape.d**2 + 3 * rows * leading + 2 * shape.K * leading**2
     )
@@ -135,7 +137,7 @@ def _sampled(shape: _Shape) -> tuple[int, int]:
 def plan_memory(
     table: tuple[int, int],
     itemsize: int,
-    strategy: str,
+    strategy: str | Strategy,
     n_classes: int,
     memory: int,
     *,
@@ -144,13 +146,13 @@ def plan_memory(
 ) -> MemoryPlan:
     """Divide the memory of a fit out of core."""
     n, d = table
-    columns = n_heads(strategy, n_classes)
-    meets = n_classes - 1 if strategy == "ovo" else columns
-    shape = _Shape(n, d, itemsize, columns, meets)
+    strategy = strategy_of(strategy)
+    columns, by_class = strategy.n_heads(n_classes), strategy.by_class(n_classes)
+    shape = _Shape(n, d, itemsize, columns, strategy.scores_a_row(n_classes), by_class)
     row = max(1, d * shape.f)
     smallest = min(max(SMALLEST_CHUNK, 64 * row), max(1, n) * row)
     good = min(max(GOOD_CHUNK, smallest), max(1, n) * row)
-    most = CHUNK_BYTES if meets == columns else RUN_BYTES * n_classes
+    most = RUN_BYTES * n_classes if by_class else CHUNK_BYTES
     most = max(smallest, min(max(CHUNK_BYTES, most), LARGEST_CHUNK))
     choices = [(True, SHARED_SAMPLES[0], _sampled(shape))] if sampled else []
     choices += [(False, rows, _shared(shape, rows)) for rows in SHARED_SAMPLES]
@@ -168,16 +170,17 @@ def plan_memory(
             return MemoryPlan(min(chunk_rows, max(1, n)), fit, each, rows)
     least = min(kept + a_thread_more for _, _, (kept, a_thread_more) in choices)
     raise TooLittleMemoryError(
-        f"{strategy} on {n:,} rows x {d:,} features with {n_classes:,} classes ({columns:,} heads)",
+        f"{strategy.name} on {n:,} rows x {d:,} features with {n_classes:,} classes "
+        f"({columns:,} heads)",
         shape.fixed() + shape.thread() + least + smallest,
         memory,
     )
 
 
-def column_bytes(n_features: int, itemsize: int, strategy: str, n_classes: int) -> int:
+def column_bytes(n_features: int, itemsize: int, strategy: str | Strategy, n_classes: int) -> int:
     """Count what a fit takes for its columns, wherever the features are."""
-    columns = n_heads(strategy, n_classes)
-    return _Shape(0, n_features, itemsize, columns, 0).fixed() + OBJECT_BYTES * columns
+    columns = strategy_of(strategy).n_heads(n_classes)
+    return _Shape(0, n_features, itemsize, columns, 0, False).fixed() + OBJECT_BYTES * columns
 
 
 def show_bytes(count: float) -> str:

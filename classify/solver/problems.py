@@ -1,4 +1,4 @@
-"""Logistic objectives for many problems at once: value, gradient and curvature.
+"""Objectives of many problems at once: value, gradient and curvature.
 
 Every problem has scikit-learn's objective,
 
@@ -6,7 +6,8 @@ Every problem has scikit-learn's objective,
 
 with sample weights ``s`` and an intercept ``b`` that is not penalised. A problem's parameters are
 one flat vector: for each of its columns the weights, then the intercept. `BinaryProblems` have
-one column each (one-vs-rest, one-vs-one, two classes), `SoftmaxProblems` one for each class.
+one column each (one-vs-rest, one-vs-one, code books, two classes) and the logistic or the squared
+hinge loss, `SoftmaxProblems` have one for each class.
 
 All problems, or those that are still being solved, are evaluated in one pass over the rows; see
 `classify.solver.passes`. ``C`` belongs to the problem, so several values of C can ride in one pass.
@@ -15,15 +16,17 @@ All problems, or those that are still being solved, are evaluated in one pass ov
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from classify.solver.arrays import Arrays, Design, HostArrays, RowPasses
+from classify.solver.codes import Code
 from classify.solver.design import DesignMatrix
-from classify.solver.losses import BinaryLink, SoftmaxLink, logistic_curvature
+from classify.solver.losses import LOGISTIC, BinaryLink, BinaryLoss, SoftmaxLink
 from classify.solver.passes import Group, Passes, SignedScores
+from classify.solver.strategies import Strategy, strategy_of
 from classify.solver.threads import Workers, each_piece, row_dots
 
 Array = npt.NDArray[np.float64]
@@ -82,13 +85,6 @@ class Problems(ABC):
     @abstractmethod
     def weighted_link(self, problems: Integers) -> Any:
         """Bind the loss to the problems of a pass, with the sample weights."""
-
-    @abstractmethod
-    def curvature(self, scores: Any) -> Any:
-        """Return each column's second derivative of every row's loss, without sample weights.
-
-        `scores` are ``(rows, k)``, signed or not, in the columns of a group; left as they are.
-        """
 
     @abstractmethod
     def restricted(
@@ -171,11 +167,54 @@ class Problems(ABC):
         return gradients.reshape(len(problems), -1)
 
 
-class BinaryProblems(Problems):
-    """Binary logistic problems: one-vs-rest, one-vs-one, or two classes.
+class Sides(NamedTuple):
+    """Which classes are on which side of each binary problem.
 
-    Shapes: `labels` (n_rows,), `sample_weight` (n_rows,), `C` (n_problems,), `positive`
-    (n_problems,), `negative` (n_problems,).
+    `positive` (n_problems,) is a class each; `negative` (n_problems,) is one too (one-vs-one), or
+    None for all others (one-vs-rest). A `code` (n_classes, n_problems) stands in place of both: 1
+    for the classes that are positive, -1 for the negative ones, 0 for those that are left out.
+    """
+
+    positive: Integers
+    negative: Integers | None = None
+    code: Code | None = None
+
+    @classmethod
+    def of_code(cls, code: Code) -> Sides:
+        """Take the sides from a code book."""
+        return cls(np.argmax(code > 0, axis=0), None, code)
+
+    @property
+    def by_class(self) -> bool:
+        """Whether rows are sorted by class, of which each meets columns of its own."""
+        return self.negative is not None or self.code is not None
+
+    def meets(self, label: int, problems: Integers) -> tuple[Integers, Array]:
+        """Return the columns that a class meets, and the signs of its rows' scores in them."""
+        if self.code is not None:
+            row = self.code[label, problems]
+            columns = np.flatnonzero(row)
+            return columns, -row[columns].astype(np.float64)
+        assert self.negative is not None
+        positive, negative = self.positive[problems], self.negative[problems]
+        columns = np.flatnonzero((positive == label) | (negative == label))
+        return columns, np.where(positive[columns] == label, -1.0, 1.0)
+
+    def masses(self, mass: Array) -> tuple[Array, Array]:
+        """Sum the classes' weights on the positive and on the negative side of each problem."""
+        if self.code is not None:
+            wide = self.code[: len(mass)].astype(np.float64)
+            return mass @ np.maximum(wide, 0), mass @ np.maximum(-wide, 0)
+        positive = mass[self.positive]
+        if self.negative is None:
+            return positive, mass.sum() - positive
+        return positive, mass[self.negative]
+
+
+class BinaryProblems(Problems):
+    """Binary problems: one-vs-rest, one-vs-one, a code book's, or two classes.
+
+    Shapes: `labels` (n_rows,), `sample_weight` (n_rows,), `C` (n_problems,).
     """
 
     def __init__(
@@ -184,14 +223,15 @@ class BinaryProblems(Problems):
         labels: Integers,
         sample_weight: Array | None,
         C: Array,
-        positive: Integers,
-        negative: Integers | None,
+        sides: Sides,
         workers: Workers,
         intercept: bool = True,
+        loss: BinaryLoss = LOGISTIC,
     ) -> None:
+        self.sides, self.loss = sides, loss
         super().__init__(design, labels, sample_weight, C, 1, workers, intercept)
-        self.positive, self.negative = positive, negative
-        if negative is not None:
+        self.arrays = HostArrays(labels, sample_weight, workers, loss)
+        if sides.by_class:
             step = np.diff(labels)
             if not np.isin(np.flatnonzero(step < 0) + 1, design.edges).all():
                 raise ValueError("one-vs-one needs its rows sorted by class")
@@ -202,14 +242,11 @@ class BinaryProblems(Problems):
             )
 
     def groups(self, problems: Integers) -> list[Group]:
-        """One group of all rows (one-vs-rest), or one a run of a class's rows (one-vs-one)."""
-        if self.negative is None:
+        """One group of all rows (one-vs-rest), or one a run of a class's rows."""
+        if not self.sides.by_class:
             return [Group(0, self.design.n_rows, np.arange(len(problems)))]
-        positive, negative = self.positive[problems], self.negative[problems]
-        meets: dict[int, tuple[Integers, Array]] = {}
-        for label in {label for _, _, label in self._runs}:
-            columns = np.flatnonzero((positive == label) | (negative == label))
-            meets[label] = columns, np.where(positive[columns] == label, -1.0, 1.0)
+        labels = {label for _, _, label in self._runs}
+        meets = {label: self.sides.meets(label, problems) for label in labels}
         return [
             Group(start, stop, *meets[label], kind=label)
             for start, stop, label in self._runs
@@ -217,8 +254,8 @@ class BinaryProblems(Problems):
         ]
 
     def weighted_link(self, problems: Integers) -> Any:
-        """Bind the logistic loss; without signs from the group, each row brings its own."""
-        return BinaryLink(self.labels, self.weight, self.positive[problems])
+        """Bind the loss; without signs from the group, each row brings its own."""
+        return BinaryLink(self.labels, self.weight, self.sides.positive[problems], self.loss)
 
     def restricted(
         self, design: Design, rows: Integers, stride: Array, workers: Workers
@@ -226,19 +263,15 @@ class BinaryProblems(Problems):
         """Set up the same problems over other features of some of the rows."""
         weight, C = self._scaled(rows, stride)
         common = design, self.labels[rows], weight, C
-        return BinaryProblems(*common, self.positive, self.negative, workers, self.intercept)
+        return BinaryProblems(*common, self.sides, workers, self.intercept, self.loss)
 
     def base_rates(self) -> Array:
-        """Return each problem's log odds."""
-        mass = np.bincount(self.labels, self.weight, minlength=int(self.positive.max()) + 1)
-        positive = mass[self.positive]
-        negative = mass.sum() - positive if self.negative is None else mass[self.negative]
-        low = np.finfo(float).eps * max(float(mass.sum()), np.finfo(float).tiny)
-        return np.log(np.maximum(positive, low) / np.maximum(negative, low))
-
-    def curvature(self, scores: Any) -> Any:
-        """Return ``p (1 - p)``, which knows no sign."""
-        return logistic_curvature(scores.copy())[1]
+        """Return each problem's best intercept, by the weights of its two sides."""
+        n_classes = int(self.sides.positive.max()) + 1
+        if self.sides.code is not None:
+            n_classes = len(self.sides.code)
+        mass = np.bincount(self.labels, self.weight, minlength=n_classes)
+        return self.loss.intercept(*self.sides.masses(mass.astype(np.float64)))
 
 
 class SoftmaxProblems(Problems):
@@ -254,13 +287,6 @@ class SoftmaxProblems(Problems):
     def weighted_link(self, problems: Integers) -> Any:
         """Bind the softmax loss, problem by problem."""
         return SoftmaxLink(self.labels, self.weight, self.columns)
-
-    def curvature(self, scores: Any) -> Any:
-        """Return ``p_k (1 - p_k)``."""
-        z = scores.reshape(-1, self.columns)
-        p = np.exp(z - z.max(axis=1, keepdims=True))
-        p /= p.sum(axis=1, keepdims=True)
-        return (p * (1 - p)).reshape(scores.shape)
 
     def restricted(
         self, design: Design, rows: Integers, stride: Array, workers: Workers
@@ -296,10 +322,6 @@ def class_pairs(n_classes: int) -> Integers:
     return np.stack(np.triu_indices(n_classes, k=1), axis=1)
 
 
-def n_heads(strategy: str, n_classes: int) -> int:
+def n_heads(strategy: str | Strategy, n_classes: int) -> int:
     """Count a strategy's linear heads (rows of ``coef_``): 1 for two classes, whatever it is."""
-    if strategy not in STRATEGIES:
-        raise ValueError(f"unknown strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}")
-    if n_classes == 2:
-        return 1
-    return n_classes * (n_classes - 1) // 2 if strategy == "ovo" else n_classes
+    return strategy_of(strategy).n_heads(n_classes)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from classify.solver.design import DesignMatrix
-from classify.solver.problems import BinaryProblems, SoftmaxProblems, class_pairs
+from classify.solver.losses import BINARY_LOSSES
+from classify.solver.problems import BinaryProblems, Sides, SoftmaxProblems, class_pairs
 from classify.solver.threads import Workers
 
 
@@ -16,6 +17,28 @@ def blobs(n=150, d=6, k=4, seed=0, dtype=np.float64):
     return X.astype(dtype), labels
 
 
+def made_up_code(k):
+    """A code book for three classes or more, in which some problems lack some classes."""
+    code = np.random.default_rng(k).integers(-1, 2, (k, 5)).astype(np.int8)
+    code[0], code[1] = 1, -1
+    return code
+
+
+def sides_of(kind, k):
+    """Which classes are on which side, for all kinds but the softmax."""
+    if kind == "code":
+        return Sides.of_code(made_up_code(k))
+    if kind.endswith("ovr"):
+        return Sides(np.arange(k))
+    pairs = class_pairs(k)
+    return Sides(pairs[:, 1], pairs[:, 0])
+
+
+def loss_of(kind):
+    """The loss of a kind of binary problems."""
+    return BINARY_LOSSES["squared_hinge" if kind.startswith("svm") else "logistic"]
+
+
 def make(kind, X, labels, C=0.7, weight=None, design=None, workers=None):
     """Set up one strategy's problems."""
     design = DesignMatrix(X) if design is None else design
@@ -23,11 +46,9 @@ def make(kind, X, labels, C=0.7, weight=None, design=None, workers=None):
     k = int(labels.max()) + 1
     if kind == "softmax":
         return SoftmaxProblems(design, labels, weight, np.atleast_1d(C), k, workers)
-    if kind == "ovr":
-        return BinaryProblems(design, labels, weight, np.full(k, C), np.arange(k), None, workers)
-    pairs = class_pairs(k)
+    sides = sides_of(kind, k)
     return BinaryProblems(
-        design, labels, weight, np.full(len(pairs), C), pairs[:, 1], pairs[:, 0], workers
+        design, labels, weight, np.full(len(sides.positive), C), sides, workers, loss=loss_of(kind)
     )
 
 
@@ -42,13 +63,29 @@ def naive(kind, X, labels, point, problem, C=0.7, weight=None):
     if kind == "softmax":
         loss = np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(X)), labels]
     else:
-        if kind == "ovr":
+        if kind == "code":
+            entry = made_up_code(k)[labels, problem]
+            t, use = (entry > 0).astype(float), entry != 0
+        elif kind.endswith("ovr"):
             t, use = (labels == problem).astype(float), np.ones(len(X), bool)
         else:
             i, j = class_pairs(k)[problem]
             t, use = (labels == j).astype(float), (labels == i) | (labels == j)
-        loss = np.where(use, np.log1p(np.exp(z[:, 0])) - t * z[:, 0], 0.0)
+        if kind.startswith("svm"):
+            loss = np.where(use, np.maximum(0, 1 - (2 * t - 1) * z[:, 0]) ** 2, 0.0)
+        else:
+            loss = np.where(use, np.log1p(np.exp(z[:, 0])) - t * z[:, 0], 0.0)
     return C * (s * loss).sum() + 0.5 * (w**2).sum()
+
+
+def _entries(sides, problem, labels):
+    """1 for the rows that are positive in a problem, -1 for negative ones, 0 for the others."""
+    if sides.code is not None:
+        return sides.code[labels, problem]
+    entries = np.where(labels == sides.positive[problem], 1, -1)
+    if sides.negative is not None:
+        entries[(entries < 0) & (labels != sides.negative[problem])] = 0
+    return entries
 
 
 def hessian_product(objective, problems, points, directions):
@@ -61,11 +98,12 @@ def hessian_product(objective, problems, points, directions):
         w, v = (flat.reshape(objective.columns, -1) for flat in (point, direction))
         z, along = X @ w.T, X @ v.T
         if objective.columns == 1:
+            entry = _entries(objective.sides, problem, objective.labels)[:, None]
             p = 1 / (1 + np.exp(-z))
             curved = p * (1 - p) * along
-            if objective.negative is not None:
-                meets = objective.positive[problem], objective.negative[problem]
-                curved[~np.isin(objective.labels, meets)] = 0.0
+            if objective.loss.name == "squared_hinge":
+                curved = np.where(entry * z < 1, 2.0, 0.0) * along
+            curved[entry == 0] = 0.0
         else:
             p = np.exp(z - z.max(axis=1, keepdims=True))
             p /= p.sum(axis=1, keepdims=True)

@@ -15,18 +15,26 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
+from classify import (
+    ErrorCorrectingLogistic,
+    MultinomialLogistic,
+    OneVsOneLogistic,
+    OneVsOneSVM,
+    OneVsRestLogistic,
+    OneVsRestSVM,
+)
 
 ALL = [MultinomialLogistic, OneVsRestLogistic, OneVsOneLogistic]
+EVERY = [*ALL, OneVsRestSVM, OneVsOneSVM, ErrorCorrectingLogistic]
 
 
-@parametrize_with_checks([estimator() for estimator in ALL])
+@parametrize_with_checks([estimator() for estimator in EVERY])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_scikit_learns_own_checks(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize("estimator", ALL)
+@pytest.mark.parametrize("estimator", EVERY)
 def test_pipeline_grid_search_and_clone(estimator):
     X, y = load_wine(return_X_y=True)
     pipeline = make_pipeline(StandardScaler(), estimator())

@@ -25,7 +25,7 @@ from classify.solver.lbfgs import minimise, rounding_of
 from classify.solver.preconditioner.factors import orthonormal, square
 from classify.solver.preconditioner.sampled import SampledHessian
 from classify.solver.preconditioner.shared import Sketch
-from classify.solver.problems import Problems
+from classify.solver.problems import BinaryProblems, Problems
 from classify.solver.solution import Certificate
 from classify.solver.threads import Workers
 from classify.solver.tuning import (
@@ -75,7 +75,8 @@ def worthwhile(objective: Problems) -> bool:
 def _curvature(objective: Problems) -> float:
     """Guess the curvature of a typical problem at zero in a direction of variance one."""
     rows = objective.meetings / (objective.n_problems * objective.columns)
-    return float(np.median(objective.C)) * rows / 4
+    at_zero = objective.loss.at_zero if isinstance(objective, BinaryProblems) else 0.25
+    return float(np.median(objective.C)) * rows * at_zero
 
 
 def start_from_directions(

@@ -1,8 +1,9 @@
 """Approximate inverse Hessians, from a sample of the rows.
 
-The Hessian of a column is ``I + C sum_i s_i p_i (1 - p_i) x_i x_i'`` (plus the intercept's row and
-column). Its sum is dominated by the rows near the decision boundary, so it is estimated from rows
-drawn with probability proportional to ``s_i p_i (1 - p_i)``: after Xu, Yang, Roosta-Khorasani, Re
+The Hessian of a column is ``I + C sum_i s_i h_i x_i x_i'`` (plus the intercept's row and column),
+with ``h_i`` the curvature of the row's loss: ``p_i (1 - p_i)`` of the logistic one, 2 or 0 of the
+squared hinge. Its sum is dominated by the rows near the decision boundary, so it is estimated from
+rows drawn with probability proportional to ``s_i h_i``: after Xu, Yang, Roosta-Khorasani, Re
 and Mahoney, "Sub-sampled Newton methods with non-uniform sampling", NeurIPS 2016. Where the
 problem has no more rows than the sample, the estimate is the Hessian itself and the method is
 Newton's.
@@ -209,13 +210,14 @@ class SampledHessian:
         curvatures: list[Floats] = []
         curvature_sum = np.zeros(len(columns))
         groups, scores, fresh = moves.scores()
+        link = objective.weighted_link(problems)
 
         def curve(job: tuple[int, int]) -> None:
             index, low = job
             group, z = groups[index], scores[index]
             high = min(low + CURVATURE_ROWS, len(z))
             start, stop = group.start + low, group.start + high
-            curvature = objective.curvature(z[low:high])
+            curvature = link.curvature(z[low:high], start, stop, group)
             if objective.weight is not None:
                 curvature = curvature * objective.weight[start:stop, None]
             curvatures[index][low:high] = curvature * C[group.columns].astype(z.dtype)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from classify.solver.arrays import ScoreBlock
 from classify.solver.passes import Group
-from classify.solver.torch_backend.losses import logistic
+from classify.solver.torch_backend.losses import CURVATURES, LOSSES
 from classify.solver.torch_backend.passes import TorchPasses
 from classify.solver.tuning import DEVICE_CHUNK_NUMBERS
 
@@ -28,8 +28,11 @@ class DeviceArrays:
 
     xp: Any = torch
 
-    def __init__(self, passes: TorchPasses, labels: Tensor, weight: Tensor | None) -> None:
+    def __init__(
+        self, passes: TorchPasses, labels: Tensor, weight: Tensor | None, loss: str = "logistic"
+    ) -> None:
         self._passes, self._labels, self._weight = passes, labels, weight
+        self._loss, self._curvature = LOSSES[loss], CURVATURES[loss]
 
     def send(self, values: npt.NDArray[Any]) -> Tensor:
         """Copy a small array to the device."""
@@ -56,13 +59,13 @@ class DeviceArrays:
         """Replace values that are larger."""
         return values.clamp(max=high)
 
-    def sigmoid(self, u: Tensor) -> Tensor:
-        """Return ``1 / (1 + exp(-u))``, in the place of `u`."""
-        return u.sigmoid_()
+    def loss(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss of binary problems and its derivative, of minus the margins."""
+        return self._loss(u)
 
-    def logistic(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``log(1 + exp(u))`` and its derivative."""
-        return logistic(u)
+    def slopes(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first two derivatives of that loss."""
+        return self._loss(u)[1], self._curvature(u)
 
     def softmax(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return the softmax over the last axis, and its logarithm."""

@@ -17,6 +17,7 @@ from classify.solver.fit import Fitter
 from classify.solver.moves import Trials
 from classify.solver.problems import Problems
 from classify.solver.solution import Solution
+from classify.solver.strategies import Strategy
 from classify.solver.torch_backend.design import TorchDesign, arithmetic, tensor_of
 from classify.solver.torch_backend.precondition import TorchSampledHessian
 from classify.solver.torch_backend.problems import TorchBinaryProblems, TorchSoftmaxProblems
@@ -48,7 +49,7 @@ class TorchFitter(Fitter):
 
     def __init__(
         self,
-        strategy: str,
+        strategy: str | Strategy,
         X: Any,
         labels: Integers,
         n_classes: int,

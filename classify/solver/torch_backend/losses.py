@@ -1,4 +1,4 @@
-"""The two losses of `classify.solver.losses` and their curvatures on tensors.
+"""The losses of `classify.solver.losses` and their curvatures on tensors.
 
 Not over one array namespace: a device does best with fused operations and `gather`, the CPU with
 temporaries that are overwritten and one class after the other.
@@ -13,6 +13,20 @@ from torch import Tensor
 def logistic(u: Tensor) -> tuple[Tensor, Tensor]:
     """Evaluate the logistic loss ``log(1 + exp(u))`` of minus the margins, and its derivative."""
     return torch.logaddexp(u, torch.zeros((), dtype=u.dtype, device=u.device)), torch.sigmoid(u)
+
+
+def squared_hinge(u: Tensor) -> tuple[Tensor, Tensor]:
+    """Evaluate the loss ``max(0, 1 + u)^2`` of minus the margins, and its derivative."""
+    over = torch.relu(u + 1)
+    return over * over, 2 * over
+
+
+def squared_hinge_curvature(u: Tensor) -> Tensor:
+    """Return the second derivative: 2 where a row has lost its margin, or 0."""
+    return torch.where(u > -1, 2.0, 0.0).to(u.dtype)
+
+
+LOSSES = {"logistic": logistic, "squared_hinge": squared_hinge}
 
 
 def softmax(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,6 +52,9 @@ def softmax(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def logistic_curvature(scores: Tensor) -> Tensor:
     """Return ``p (1 - p)``, which knows no sign."""
     return torch.sigmoid(scores) * torch.sigmoid(-scores)
+
+
+CURVATURES = {"logistic": logistic_curvature, "squared_hinge": squared_hinge_curvature}
 
 
 def softmax_curvature(z: Tensor, log_sum: Tensor) -> Tensor:

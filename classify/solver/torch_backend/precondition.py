@@ -109,7 +109,10 @@ class TorchSampledHessian:
         weights, intercepts = objective.split(points)
         groups = objective.groups(problems)
         scores = objective.passes.scores(groups, weights, intercepts)
-        parts = [objective.curvatures(z) for z in scores]
+        parts = [
+            objective.curvatures(z, problems, group)
+            for z, group in zip(scores, groups, strict=True)
+        ]
         C = np.repeat(objective.C[problems], objective.columns)
 
         def curvatures(which: slice) -> Tensor:

@@ -20,8 +20,8 @@ from classify.solver.problems import BinaryProblems, Problems, SoftmaxProblems
 from classify.solver.torch_backend.arrays import DeviceArrays
 from classify.solver.torch_backend.design import TorchDesign
 from classify.solver.torch_backend.losses import (
-    logistic,
-    logistic_curvature,
+    CURVATURES,
+    LOSSES,
     softmax,
     softmax_curvature,
 )
@@ -41,16 +41,20 @@ class _OnDevice(Problems):
         super().__init__(*args, **options)
         self.row_labels = self.design.send(np.asarray(self.labels, dtype=np.int64))
         self.row_weights = None if self.weight is None else self.design.send(self.weight)
-        self.arrays = DeviceArrays(self.passes, self.row_labels, self.row_weights)
+        loss = self.loss.name if isinstance(self, BinaryProblems) else "logistic"
+        self.arrays = DeviceArrays(self.passes, self.row_labels, self.row_weights, loss)
 
     def _passes(self) -> TorchPasses:
         return TorchPasses(self.design)
 
     @abstractmethod
-    def curvatures(self, scores: Tensor) -> Callable[[Integers], Tensor]:
+    def curvatures(
+        self, scores: Tensor, problems: Integers, group: Group
+    ) -> Callable[[Integers], Tensor]:
         """Make what gives each row's second derivatives in some of a group's columns.
 
-        Shapes: `scores` (rows, k); it takes column numbers (m,), ascending, and gives (rows, m).
+        Shapes: `scores` (rows, k) of the pass with `problems`; it takes column numbers (m,),
+        ascending, and gives (rows, m).
         """
 
     @abstractmethod
@@ -72,29 +76,41 @@ class _OnDevice(Problems):
 
 
 class TorchBinaryProblems(_OnDevice, BinaryProblems):
-    """Binary logistic problems on a device; see `classify.solver.problems.BinaryProblems`."""
+    """Binary problems on a device; see `classify.solver.problems.BinaryProblems`."""
 
     def positive_rows(self, problems: Integers) -> Tensor:
         """Send the positive class of each problem to the device, ``(1, k)``."""
-        return self.design.send(np.asarray(self.positive[problems], dtype=np.int64))[None]
+        return self.design.send(np.asarray(self.sides.positive[problems], dtype=np.int64))[None]
 
     def bind(self, problems: Integers) -> Callable[..., tuple[Tensor, Tensor]]:
-        """Apply the logistic loss; without signs from the group, each row brings its own."""
-        positive = self.positive_rows(problems)
+        """Apply the loss; without signs from the group, each row brings its own."""
+        positive, value = self.positive_rows(problems), LOSSES[self.loss.name]
 
         def link(scores: Tensor, start: int, stop: int, group: Group) -> tuple[Tensor, Tensor]:
             if group.sign is not None:
-                return logistic(scores)
+                return value(scores)
             sign = torch.where(self.row_labels[start:stop, None] == positive, -1.0, 1.0)
             sign = sign.to(scores.dtype)
-            loss, residual = logistic(scores * sign)
+            loss, residual = value(scores * sign)
             return loss, residual * sign
 
         return link
 
-    def curvatures(self, scores: Tensor) -> Callable[[Integers], Tensor]:
-        """Make what gives some of a group's columns of ``p (1 - p)``, which knows no sign."""
-        return lambda columns: logistic_curvature(_columns_of(scores, columns))
+    def curvatures(
+        self, scores: Tensor, problems: Integers, group: Group
+    ) -> Callable[[Integers], Tensor]:
+        """Make what gives some of a group's columns of the losses' second derivatives."""
+        curvature = CURVATURES[self.loss.name]
+        if group.sign is not None or self.loss.symmetric:
+            return lambda columns: curvature(_columns_of(scores, columns))
+        positive = self.positive_rows(problems)
+        labels = self.row_labels[group.start : group.stop, None]
+
+        def some(columns: Integers) -> Tensor:
+            sign = torch.where(labels == _columns_of(positive, columns), -1.0, 1.0)
+            return curvature(_columns_of(scores, columns) * sign.to(scores.dtype))
+
+        return some
 
 
 class TorchSoftmaxProblems(_OnDevice, SoftmaxProblems):
@@ -113,7 +129,9 @@ class TorchSoftmaxProblems(_OnDevice, SoftmaxProblems):
 
         return link
 
-    def curvatures(self, scores: Tensor) -> Callable[[Integers], Tensor]:
+    def curvatures(
+        self, scores: Tensor, problems: Integers, group: Group
+    ) -> Callable[[Integers], Tensor]:
         """Make what gives some of a group's columns of ``p_k (1 - p_k)``.
 
         Of a thousand classes and a million rows all at once would be ten gigabytes and more.

@@ -7,7 +7,7 @@ from scipy.optimize import minimize
 
 from classify.solver.certificate import certify
 
-KINDS = ["ovr", "ovo", "softmax"]
+KINDS = ["ovr", "ovo", "softmax", "svm-ovr", "svm-ovo", "code"]
 
 
 def optimum(objective, problem):

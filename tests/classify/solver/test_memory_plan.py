@@ -13,7 +13,7 @@ from classify.solver import memory, tuning
 )
 def test_constants_are_imported_and_count(name, monkeypatch):
     assert getattr(memory, name) == getattr(tuning, name)
-    shape = memory._Shape(n=20_000, d=512, f=4, K=700, m=37)
+    shape = memory._Shape(n=20_000, d=512, f=4, K=700, m=37, by_class=True)
     before = memory._shared(shape, 12_000), memory._sampled(shape)
     monkeypatch.setattr(memory, name, getattr(tuning, name) // 2)
     assert (memory._shared(shape, 12_000), memory._sampled(shape)) != before

@@ -14,7 +14,7 @@ from classify.solver.design import (
 from classify.solver.losses import logistic, softmax
 from classify.solver.threads import Workers
 
-KINDS = ["ovr", "ovo", "softmax"]
+KINDS = ["ovr", "ovo", "softmax", "svm-ovr", "svm-ovo", "code"]
 
 
 def some_points(objective, seed=0, scale=0.3):

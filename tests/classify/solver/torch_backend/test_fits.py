@@ -108,7 +108,7 @@ def test_a_tensor_is_used_where_it_lies(dtype, monkeypatch):
     tensor = torch.from_numpy(X).to(dtype).requires_grad_()
     untouched = tensor.detach().clone()
     monkeypatch.setattr(
-        "classify.estimators.as_features", lambda X: pytest.fail("copied to the host")
+        "classify.estimator_base.as_features", lambda X: pytest.fail("copied to the host")
     )
     fitted = OneVsRestLogistic(device=TORCH_ON_CPU, standardize=True).fit(tensor, y)
     assert fitted.n_features_in_ == 8 and torch.equal(tensor, untouched)

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from problems_for_tests import blobs, make
+from problems_for_tests import blobs, loss_of, make, sides_of
 
 from classify.solver.certificate import certify
 from classify.solver.design import DesignMatrix, mean_and_scale
 from classify.solver.losses import logistic, softmax
-from classify.solver.problems import class_pairs
 from classify.solver.threads import Workers
 from classify.solver.torch_backend import design as torch_design
 from classify.solver.torch_backend import losses as torch_losses
@@ -17,7 +16,7 @@ from classify.solver.torch_backend import precondition as torch_precondition
 from classify.solver.torch_backend.design import TorchDesign
 from classify.solver.torch_backend.problems import TorchBinaryProblems, TorchSoftmaxProblems
 
-KINDS = ["ovr", "ovo", "softmax"]
+KINDS = ["ovr", "ovo", "softmax", "svm-ovr", "svm-ovo", "code"]
 DTYPES = [np.float32, np.float64]
 
 
@@ -27,12 +26,9 @@ def twin(kind, X, labels, C=0.7, weight=None, design=None):
     k, common = int(labels.max()) + 1, (labels, weight)
     if kind == "softmax":
         return TorchSoftmaxProblems(design, *common, np.atleast_1d(C), k, Workers())
-    if kind == "ovr":
-        every = np.arange(k)
-        return TorchBinaryProblems(design, *common, np.full(k, C), every, None, Workers())
-    pairs = class_pairs(k)
+    sides = sides_of(kind, k)
     return TorchBinaryProblems(
-        design, *common, np.full(len(pairs), C), pairs[:, 1], pairs[:, 0], Workers()
+        design, *common, np.full(len(sides.positive), C), sides, Workers(), loss=loss_of(kind)
     )
 
 
@@ -97,12 +93,14 @@ def test_scores_back_and_curvature(kind, dtype):
     everything, points = np.arange(ours.n_problems), points_of(ours)
     groups, factors = ours.groups(everything), ours.split(points)
     expected, found = ours.passes.scores(groups, *factors), its.passes.scores(groups, *factors)
-    for z, of_z in zip(expected, found, strict=True):
+    link = ours.weighted_link(everything)
+    for z, of_z, group in zip(expected, found, groups, strict=True):
         assert of_z.dtype == torch.from_numpy(z).dtype
         close(of_z.numpy(), z, dtype)
-        curvatures = its.curvatures(of_z)
+        curvatures = its.curvatures(of_z, everything, group)
         for columns in (np.arange(z.shape[1]), np.array([z.shape[1] - 1]), np.array([0, 2])):
-            close(curvatures(columns).numpy(), ours.curvature(z)[:, columns], dtype)
+            host = link.curvature(z, group.start, group.stop, group)[:, columns]
+            close(curvatures(columns).numpy(), host, dtype)
     n_columns = len(factors[0])
     on_device = [torch.from_numpy(z) for z in expected]
     for a, b in zip(
