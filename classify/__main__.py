@@ -77,6 +77,13 @@ def parse_count(option: str, low: int = 1) -> Callable[[str], int]:
     return parse
 
 
+def parse_class_names(text: str) -> tuple[str, ...]:
+    """Parse ``--classes``: two names or more, each once, separated by commas."""
+    from data.chosen_classes import parse_classes
+
+    return parse_classes(text)
+
+
 def _add_fit_options(parser: Parser) -> None:
     parser.add_argument("stores", nargs="+", type=Path, metavar="FILE.h5", help="feature stores")
     parser.add_argument(
@@ -117,6 +124,10 @@ def _add_fit_options(parser: Parser) -> None:
         "--class-weight", metavar="balanced|FILE",
         help="weights of the classes in fits and in the choice of C: balanced, as in scikit-learn, "
         "or a JSON or CSV file with one for each class (all alike)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--classes", type=parse_class_names, default=(), metavar="A,B",
+        help="the rows of these classes alone; of two, the second is the positive one (all)",
     )  # fmt: skip
     parser.add_argument(
         "--memory", type=parse_memory, metavar="SIZE",
@@ -237,12 +248,13 @@ def fit_command(options: Namespace, command: str) -> None:
     from classify.fit.fit_store import fit_store
     from classify.fit.fit_stores import fit_stores, side_by_side
     from classify.solver.backend import DeviceMissingError, choose_device
+    from data.chosen_classes import check_names
     from data.common.memory import keep_pages
     from data.reading import read_header
 
     stores = list(dict.fromkeys(options.stores))
     for store in stores:  # before the first fit, not after it
-        read_header(store)
+        check_names(read_header(store), options.classes)
 
     try:
         device = choose_device(options.device)
@@ -291,6 +303,7 @@ def _fit_options(options: Namespace, device: str, command: str) -> FitOptions:
         fit_intercept=not options.no_intercept,
         normalize=None if options.normalize == "none" else options.normalize,
         class_weight=options.class_weight,
+        classes=options.classes,
     )
 
 

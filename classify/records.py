@@ -35,6 +35,7 @@ class FitOptions:
     fit_intercept: bool = True
     normalize: str | None = None
     class_weight: str | None = None  # balanced, or a file
+    classes: tuple[str, ...] = ()  # the rows of these alone; all where none is named
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -359,6 +360,14 @@ def backbone_name(spec: dict[str, Any]) -> str:
     if has_random_weights(spec):
         name += ", random weights"
     return name
+
+
+def dataset_name(results: Mapping[str, Any]) -> str:
+    """Name the data set of a run, with the classes where some were chosen."""
+    name = str((results["store"]["spec"].get("dataset") or {}).get("name", "unknown dataset"))
+    classes = results["settings"].get("classes")
+    # The order of two says which one is positive, and the images are the same.
+    return f"{name} ({', '.join(sorted(classes))})" if classes else name
 
 
 def has_random_weights(spec: dict[str, Any]) -> bool:

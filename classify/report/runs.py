@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from classify.analysis.resampling import Units, units_of
 from classify.analysis.significance import with_current_method
-from classify.results import FILE_NAME, backbone_name, load_json, read_run
+from classify.results import FILE_NAME, backbone_name, dataset_name, load_json, read_run
 from data.common.errors import UserError
 
 HOW_TO_FIT = "make one with `make classify`, or `python -m classify fit FILE.h5`"
@@ -32,8 +32,8 @@ class Run:
 
     @property
     def dataset(self) -> str:
-        """Name of the dataset."""
-        return str((self.results["store"]["spec"].get("dataset") or {}).get("name", "unknown"))
+        """Name of the dataset, and of the classes where some were chosen."""
+        return dataset_name(self.results)
 
     @property
     def started(self) -> tuple[str, str]:
@@ -111,8 +111,9 @@ def _newest(runs: Sequence[Run], on_skip: Callable[[str], object]) -> list[Run]:
         settings = {
             name: value
             for name, value in results["settings"].items()
-            if name not in ("memory", "out_of_core", "few_shot", "validation", "weighted")
-            and (name, value) != ("class_weight", "none")  # as of runs that do not say
+            if name not in ("memory", "out_of_core", "few_shot", "validation", "weighted", "cost")
+            # as of runs that do not say
+            and (name, value) not in (("class_weight", "none"), ("classes", None))
         }
         same = json.dumps([results["store"]["key"], results["seed"], settings], sort_keys=True)
         if same in newest:
@@ -182,8 +183,11 @@ def read_answers(run: Run) -> Answers:
         )
     if len(np.unique(ids)) != len(ids):
         raise UserError(f"{path} has test images of the same id, so its rows cannot be matched")
+    # The order of two chosen classes says which one is positive; the test set is the same.
+    place = np.argsort(np.argsort(names, kind="stable"), kind="stable")
+    labels, predictions = place[labels], {name: place[p] for name, p in predictions.items()}
     order = np.argsort(ids, kind="stable")
-    digest = hashlib.sha256(json.dumps(names).encode())
+    digest = hashlib.sha256(json.dumps(sorted(names)).encode())
     digest.update("\0".join(ids[order].tolist()).encode("utf-8", "surrogatepass"))
     digest.update(labels[order].tobytes())
     if weights is not None:
