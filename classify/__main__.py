@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from classify.fit.two_classes import add_class_options
 from classify.heads.registry import DEFAULT, HEADS
 from data.common.cache_folder import use_cache_folder
 from data.common.cli import Parser, folder_path, log, parse_command, print_result, run_process
@@ -77,13 +78,6 @@ def parse_count(option: str, low: int = 1) -> Callable[[str], int]:
     return parse
 
 
-def parse_class_names(text: str) -> tuple[str, ...]:
-    """Parse ``--classes``: two names or more, each once, separated by commas."""
-    from data.chosen_classes import parse_classes
-
-    return parse_classes(text)
-
-
 def _add_fit_options(parser: Parser) -> None:
     parser.add_argument("stores", nargs="+", type=Path, metavar="FILE.h5", help="feature stores")
     parser.add_argument(
@@ -125,10 +119,7 @@ def _add_fit_options(parser: Parser) -> None:
         help="weights of the classes in fits and in the choice of C: balanced, as in scikit-learn, "
         "or a JSON or CSV file with one for each class (all alike)",
     )  # fmt: skip
-    parser.add_argument(
-        "--classes", type=parse_class_names, default=(), metavar="A,B",
-        help="the rows of these classes alone; of two, the second is the positive one (all)",
-    )  # fmt: skip
+    add_class_options(parser)
     parser.add_argument(
         "--memory", type=parse_memory, metavar="SIZE",
         help="such as 2GB: larger features stay on the disk and are read in blocks (half of what "
@@ -304,6 +295,8 @@ def _fit_options(options: Namespace, device: str, command: str) -> FitOptions:
         normalize=None if options.normalize == "none" else options.normalize,
         class_weight=options.class_weight,
         classes=options.classes,
+        cost=options.cost,
+        named=bool(options.head),
     )
 
 

@@ -36,6 +36,8 @@ class FitOptions:
     normalize: str | None = None
     class_weight: str | None = None  # balanced, or a file
     classes: tuple[str, ...] = ()  # the rows of these alone; all where none is named
+    cost: tuple[float, float] | None = None  # of a false positive and a false negative
+    named: bool = True  # whether the user named the heads
 
 
 @dataclass(frozen=True)

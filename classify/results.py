@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from classify.binary_shape import BINARY, binary_contradiction
 from classify.wording import COUNTS
 from data.common.errors import UserError
 from data.common.shapes import mismatch
@@ -88,6 +89,7 @@ _STRATEGY = {
         "before": _JUDGED,
         "after?": _JUDGED,
     },
+    "binary?": BINARY,
     "course?": {"classes": [int], "relative_gaps": [_Number]},
     "pairs?": {"classes": [int], "accuracy": [[_Maybe]], "hardest": [_PAIR]},
     "detection?": {
@@ -285,6 +287,10 @@ def _contradiction(results: dict[str, Any], n_classes: int) -> str:
             lengths = [len(row) for row in pairs["accuracy"]]
             if lengths != list(range(len(pairs["classes"]) - 1, 0, -1)):
                 return f"{where}.pairs.accuracy is not a triangle"
+        if binary := entry.get("binary"):
+            named[f"{where}.binary"] = [binary["negative"], binary["positive"]]
+            if problem := binary_contradiction(binary):
+                return f"{where}.binary.{problem}"
         if detection := entry.get("detection"):
             named[f"{where}.detection"] = [item["class"] for item in detection["classes"]]
             if any(len(c) != len(detection["false_alarms"]) for c in detection["curves"]):

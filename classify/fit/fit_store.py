@@ -39,6 +39,7 @@ from classify.fit.output import (
 )
 from classify.fit.strategy import fit_strategy
 from classify.fit.training_rows import check_classes, training_rows, usable
+from classify.fit.two_classes import suited
 from classify.heads.registry import distinct, is_solved
 from classify.records import FitInputs, FitOptions, Fitted, TrainingRows
 from classify.results import SCHEMA_VERSION, json_ready
@@ -116,6 +117,7 @@ def _open_inputs(path: Path, options: FitOptions) -> FitInputs:
         options.classes,
     )  # fmt: skip
     check_classes(features)
+    options = suited(options, features)
     check_room(options.reports_dir, features, options.strategies)
     test = features.test
     return FitInputs(
@@ -316,6 +318,9 @@ def _settings(inputs: FitInputs) -> dict[str, Any]:
     return {
         "strategies": list(options.strategies),
         "classes": list(features.kept_classes) or None,
+        "cost": None
+        if options.cost is None
+        else dict(zip(("FP", "FN"), options.cost, strict=True)),
         "c": "auto" if auto else options.c,
         "c_grid": list(options.c_grid or C_GRID) if auto else [],
         "full_path": options.full_path,

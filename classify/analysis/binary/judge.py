@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,11 @@ from classify.analysis.binary.ranking import (
     average_precision,
 )
 from classify.analysis.binary.thresholds import Threshold, chosen_thresholds, odds_of, table
-from classify.analysis.resampling import Units
+from classify.analysis.resampling import Units, units_of
+from classify.coding import logarithms
+
+if TYPE_CHECKING:
+    from classify.records import FitInputs, Fitted, HeldAnswers
 
 Floats = npt.NDArray[np.float64]
 
@@ -42,6 +46,31 @@ def binary_rows(
     if not truth.any() or truth.all():
         return None
     return BinaryRows(truth, log_odds, units)
+
+
+def judge_fit(
+    inputs: FitInputs, fit: Fitted, held: HeldAnswers | None, temperature: float | None
+) -> dict[str, Any] | None:
+    """Judge a fitted head by its calibrated probabilities; None where there are not two classes."""
+    known, test = np.asarray(fit.estimator.classes_), inputs.features.test
+    if len(known) != 2 or not np.isin(test.labels, known).all():
+        return None
+    logs = logarithms(fit.probabilities[:, known])
+    rows = binary_rows(test.labels == known[1], logs, temperature, inputs.units)
+    if rows is None:
+        return None
+    validation = None
+    if held is not None:
+        units = units_of(None, held.weights, len(held.rows))
+        validation = binary_rows(held.labels == 1, held.log_probabilities, temperature, units)
+    costs = None if inputs.options.cost is None else Costs(*inputs.options.cost)
+    return {
+        "negative": int(known[0]),
+        "positive": int(known[1]),
+        "temperature": temperature,
+        "n_validation": 0 if validation is None or held is None else len(held.rows),
+        **judge_binary(rows, validation, costs),
+    }
 
 
 def judge_binary(
