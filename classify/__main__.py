@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from classify.fit.two_classes import add_class_options
 from classify.heads.registry import DEFAULT, HEADS, check_solver_options
 from data.common.cache_folder import use_cache_folder
 from data.common.cli import Parser, folder_path, log, parse_command, print_result, run_process
@@ -118,6 +119,7 @@ def _add_fit_options(parser: Parser) -> None:
         help="weights of the classes in fits and in the choice of C: balanced, as in scikit-learn, "
         "or a JSON or CSV file with one for each class (all alike)",
     )  # fmt: skip
+    add_class_options(parser)
     parser.add_argument(
         "--memory", type=parse_memory, metavar="SIZE",
         help="such as 2GB: larger features stay on the disk and are read in blocks (half of what "
@@ -233,7 +235,7 @@ def fit_command(options: Namespace, command: str) -> None:
             f"{given} is for --c auto, but --c {options.c:g} was given; use one of them"
         )
     solvers = ("c", "c_grid", "full_path", "max_iter", "no_intercept")
-    names = [f"--{name.replace('_', '-')}" for name in given if getattr(options, name)]
+    names = [f"--{name.replace('_', '-')}" for name in solvers if getattr(options, name)]
     if unused := check_solver_options(names, options.head or DEFAULT):
         log(f"warning: {unused}")
     check_cluster(options.cluster, options.scheduler, options.address)
@@ -241,12 +243,13 @@ def fit_command(options: Namespace, command: str) -> None:
     from classify.fit.fit_store import fit_store
     from classify.fit.fit_stores import fit_stores, side_by_side
     from classify.solver.backend import DeviceMissingError, choose_device
+    from data.chosen_classes import check_names
     from data.common.memory import keep_pages
     from data.reading import read_header
 
     stores = list(dict.fromkeys(options.stores))
     for store in stores:  # before the first fit, not after it
-        read_header(store)
+        check_names(read_header(store), options.classes)
 
     try:
         device = choose_device(options.device)
@@ -295,6 +298,9 @@ def _fit_options(options: Namespace, device: str, command: str) -> FitOptions:
         fit_intercept=not options.no_intercept,
         normalize=None if options.normalize == "none" else options.normalize,
         class_weight=options.class_weight,
+        classes=options.classes,
+        cost=options.cost,
+        named=bool(options.head),
     )
 
 

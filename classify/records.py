@@ -35,6 +35,9 @@ class FitOptions:
     fit_intercept: bool = True
     normalize: str | None = None
     class_weight: str | None = None  # balanced, or a file
+    classes: tuple[str, ...] = ()  # the rows of these alone; all where none is named
+    cost: tuple[float, float] | None = None  # of a false positive and a false negative
+    named: bool = True  # whether the user named the heads
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from classify.binary_shape import BINARY, binary_contradiction
 from classify.wording import COUNTS
 from data.common.errors import UserError
 from data.common.shapes import mismatch
@@ -87,6 +89,7 @@ _STRATEGY = {
         "before": _JUDGED,
         "after?": _JUDGED,
     },
+    "binary?": BINARY,
     "course?": {"classes": [int], "relative_gaps": [_Number]},
     "pairs?": {"classes": [int], "accuracy": [[_Maybe]], "hardest": [_PAIR]},
     "detection?": {
@@ -284,6 +287,10 @@ def _contradiction(results: dict[str, Any], n_classes: int) -> str:
             lengths = [len(row) for row in pairs["accuracy"]]
             if lengths != list(range(len(pairs["classes"]) - 1, 0, -1)):
                 return f"{where}.pairs.accuracy is not a triangle"
+        if binary := entry.get("binary"):
+            named[f"{where}.binary"] = [binary["negative"], binary["positive"]]
+            if problem := binary_contradiction(binary):
+                return f"{where}.binary.{problem}"
         if detection := entry.get("detection"):
             named[f"{where}.detection"] = [item["class"] for item in detection["classes"]]
             if any(len(c) != len(detection["false_alarms"]) for c in detection["curves"]):
@@ -359,6 +366,14 @@ def backbone_name(spec: dict[str, Any]) -> str:
     if has_random_weights(spec):
         name += ", random weights"
     return name
+
+
+def dataset_name(results: Mapping[str, Any]) -> str:
+    """Name the data set of a run, with the classes where some were chosen."""
+    name = str((results["store"]["spec"].get("dataset") or {}).get("name", "unknown dataset"))
+    classes = results["settings"].get("classes")
+    # The order of two says which one is positive, and the images are the same.
+    return f"{name} ({', '.join(sorted(classes))})" if classes else name
 
 
 def has_random_weights(spec: dict[str, Any]) -> bool:

@@ -58,8 +58,8 @@ FEWEST_POINTS = 2
 # Fits of a draw hold its rows, a standardised copy in another order, and what they compute.
 COPIES = 4
 
-# Stores that this process has open, for the tasks that run in it.
-_opened: dict[tuple[str, str], Features] = {}
+# Stores that this process has open, for the tasks that run in it: by path, key and classes kept.
+_opened: dict[tuple[str, str, tuple[str, ...]], Features] = {}
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class DrawTask:
     normalize: str | None = None
     class_weight: Any = None
     setting: Any = None  # of a head that the solver does not fit
+    classes: tuple[str, ...] = ()  # that are kept, where not all are
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ def few_shot(
         "counts": tuple(counts),
         "in_memory": memory is None,
         "class_weight": class_weight,
+        "classes": features.kept_classes,
     }
     tasks = [
         DrawTask(
@@ -397,25 +399,26 @@ def _accuracy(
 
 
 def _open(task: DrawTask) -> Features:
+    from data.chosen_classes import open_classes
     from data.common.errors import UserError
-    from data.reading import open_features
 
-    known = _opened.get((task.path, task.key))
+    name = (task.path, task.key, task.classes)
+    known = _opened.get(name)
     if known is None:
-        known = open_features(Path(task.path), in_memory=task.in_memory)
+        known = open_classes(Path(task.path), task.classes, in_memory=task.in_memory)
         if known.key != task.key:
             raise UserError(
                 f"{task.path} is another store here (key {known.key[:8]}, expected "
                 f"{task.key[:8]}); give every worker the same features folder"
             )
         _opened.clear()  # a worker serves one store after another, and has room for one
-        _opened[task.path, task.key] = known
+        _opened[name] = known
     return known
 
 
 @contextmanager
 def _remembered(features: Features) -> Iterator[None]:
-    name = (str(Path(features.path).absolute()), features.key)
+    name = (str(Path(features.path).absolute()), features.key, features.kept_classes)
     _opened[name] = features
     try:
         yield

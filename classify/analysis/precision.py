@@ -16,6 +16,7 @@ import numpy.typing as npt
 from classify.scoring import rows_of
 from classify.solver.out_of_core import is_source, row_steps
 from classify.wording import display_name
+from data.reading import open_features
 from data.reembedded import EXACTLY, digest_of, read_rechecked
 
 if TYPE_CHECKING:
@@ -78,14 +79,21 @@ def _cases_of_rows(
 ) -> list[dict[str, Any]]:
     """Compare on the rows that were embedded again, where they are of this very store."""
     found = read_rechecked(features.path, features.key, int(X_test.shape[1]))
+    kept = features.test.rows
+    if kept is not None:  # the rows that were embedded again are of all classes
+        X_test = open_features(features.path, verify=False, in_memory=False).test.features
     if found is None or found.rows.min() < 0 or found.rows.max() >= len(X_test):
         return []
     stored = X_test.gather(found.rows) if is_source(X_test) else X_test[found.rows]
     if digest_of(stored) != found.digest:
         return []
-    plain = {name: fit.estimator.predict(found.plain) for name, fit in fitted.items()}
+    mine = np.isin(found.rows, kept) if kept is not None else np.ones(len(found.rows), bool)
+    if not mine.any():
+        return []
+    plain = {name: fit.estimator.predict(found.plain[mine]) for name, fit in fitted.items()}
     cases = []
-    for what, rows in ((STORED, stored), *found.others.items()):
+    for what, every in ((STORED, stored), *found.others.items()):
+        rows = every[mine]
         flips = {name: _differing(fit, rows, plain[name]) for name, fit in fitted.items()}
         cases.append(_case(what, PLAIN, len(rows), flips))
     return cases

@@ -133,9 +133,6 @@ def accuracy_interval(
 
     Shapes: right (n_rows,).
     """
-    from scipy.special import ndtr
-    from scipy.stats import t
-
     hits, totals = units.sums(right), units.totals
     some = totals > 0
     hits, totals = hits[some], totals[some]
@@ -143,20 +140,28 @@ def accuracy_interval(
     if n < 2 or np.ptp(hits / totals) < 1e-12:
         # Kish's number of observations: that of the groups, if they weigh alike.
         return wilson(share, float(totals.sum() ** 2 / np.sum(totals**2)), level)
-    drawn, both = _resamples(n), np.stack([hits, totals], axis=1)
+    drawn, both = resamples(n), np.stack([hits, totals], axis=1)
     shares = np.empty(RESAMPLES)
     step = max(1, _STEP_NUMBERS // n)
     for first in range(0, RESAMPLES, step):
         # Not through BLAS: the same bits whatever the number of threads.
         sums = np.einsum("ij,jk->ik", drawn[first : first + step].astype(np.float64), both)
         shares[first : first + step] = sums[:, 0] / sums[:, 1]
-    tail = float(ndtr(math.sqrt(n / (n - 1)) * t.ppf((1 - level) / 2, n - 1)))
+    tail = expanded_tail(n, level)
     low, high = np.quantile(shares, [tail, 1 - tail])
     return max(0.0, float(low)), min(1.0, float(high))
 
 
+def expanded_tail(n: int, level: float) -> float:
+    """Return the share of resamples below an interval, and above it, of `n` units."""
+    from scipy.special import ndtr
+    from scipy.stats import t
+
+    return float(ndtr(math.sqrt(n / (n - 1)) * t.ppf((1 - level) / 2, n - 1)))
+
+
 @lru_cache(maxsize=2)  # a page has several intervals of the same groups
-def _resamples(n: int) -> npt.NDArray[np.uint8]:
+def resamples(n: int) -> npt.NDArray[np.uint8]:
     """Draw how often each of `n` units is in each resample (RESAMPLES, n)."""
     rng = np.random.default_rng([SEED, n])
     counts = np.empty((RESAMPLES, n), np.uint8)

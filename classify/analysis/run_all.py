@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from classify import coding
+from classify.analysis.binary.judge import judge_fit
 from classify.analysis.calibration import calibration, fit_temperature, within_bounds
 from classify.analysis.decoding import compare_ways
 from classify.analysis.own_c import judge, refit
@@ -47,6 +48,8 @@ def analyse(inputs: FitInputs, fitted: Mapping[str, Fitted]) -> dict[str, Any]:
             held_out = _held_out(fit, train, X_train)
             held = held_answers(strategy, fit, held_out)
             more = {"calibration": _calibration(fit, labels, held, weights)}
+            if found_of_two := judge_fit(inputs, fit, held, more["calibration"]["temperature"]):
+                more["binary"] = found_of_two
             if not fit.solved:
                 fit.entry.update(json_ready(more))
                 bar.update(1)

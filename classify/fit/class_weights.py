@@ -18,16 +18,19 @@ _EXPECTED = (
 )
 
 
-def read_class_weights(given: str | None, class_names: Sequence[str]) -> Any:
+def read_class_weights(
+    given: str | None, class_names: Sequence[str], left_out: Sequence[str] = ()
+) -> Any:
     """Return what estimators take: None, ``balanced``, or a weight for each class index.
 
-    A `UserError` names the file and what is wrong with it.
+    A file may name classes of the store that are `left_out`. A `UserError` names the file and what
+    is wrong with it.
     """
     if given is None or given == BALANCED:
         return given
     path = Path(given)
     weights = _parse(path)
-    unknown = [name for name in weights if name not in class_names]
+    unknown = [name for name in weights if name not in class_names and name not in left_out]
     if unknown:
         hint = nearest(unknown[0], class_names)
         known = hint or f"the classes are {', '.join(class_names[:5])}{_more(len(class_names), 5)}"

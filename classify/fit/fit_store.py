@@ -39,6 +39,7 @@ from classify.fit.output import (
 )
 from classify.fit.strategy import fit_strategy
 from classify.fit.training_rows import check_classes, training_rows, usable
+from classify.fit.two_classes import suited
 from classify.heads.registry import distinct, is_solved
 from classify.records import FitInputs, FitOptions, Fitted, TrainingRows
 from classify.results import SCHEMA_VERSION, json_ready
@@ -54,6 +55,7 @@ from data.common.cli import progress
 from data.common.files import check_writable
 from data.common.memory import default_memory, peak_memory_mb
 from data.format.spec import TWICE, cropped_twice
+from data.reading import read_header
 
 if TYPE_CHECKING:
     from data.format.records import Features
@@ -111,9 +113,11 @@ def _open_inputs(path: Path, options: FitOptions) -> FitInputs:
     """Open a store within its share of the memory, and refuse one that cannot be fitted."""
     memory = (options.memory or default_memory()) // options.share
     features, room = open_store(
-        path, options.strategies, memory, options.jobs, options.normalize is not None
-    )
+        path, options.strategies, memory, options.jobs, options.normalize is not None,
+        options.classes,
+    )  # fmt: skip
     check_classes(features)
+    options = suited(options, features)
     check_room(options.reports_dir, features, options.strategies)
     test = features.test
     return FitInputs(
@@ -122,7 +126,9 @@ def _open_inputs(path: Path, options: FitOptions) -> FitInputs:
         usable(test.features),
         options,
         room,
-        read_class_weights(options.class_weight, features.class_names),
+        read_class_weights(
+            options.class_weight, features.class_names, read_header(path).class_names
+        ),
         units_of(test.groups, test.weights, len(test)),
     )
 
@@ -311,6 +317,10 @@ def _settings(inputs: FitInputs) -> dict[str, Any]:
         chosen = {features.class_names[label]: weight for label, weight in chosen.items()}
     return {
         "strategies": list(options.strategies),
+        "classes": list(features.kept_classes) or None,
+        "cost": None
+        if options.cost is None
+        else dict(zip(("FP", "FN"), options.cost, strict=True)),
         "c": "auto" if auto else options.c,
         "c_grid": list(options.c_grid or C_GRID) if auto else [],
         "full_path": options.full_path,

@@ -32,18 +32,23 @@ def open_store(
     memory: int | None,
     jobs: int | None,
     normalize: bool = False,
+    classes: tuple[str, ...] = (),
 ) -> tuple[Features, Room]:
     """Open and verify a store within a memory, and say how the memory is divided.
 
     The features stay on the disk where they do not fit; a `UserError` names the bytes that are
-    needed where that does not suffice either. `normalize` counts a copy with rows of norm 1.
+    needed where that does not suffice either. `normalize` counts a copy with rows of norm 1; of
+    `classes`, where some are named, the rows alone are read.
     """
-    from data.reading import open_features, read_header
+    from data.chosen_classes import open_classes
+    from data.reading import read_header
 
     memory = default_memory() if memory is None else memory
-    header = read_header(path)
+    header = whole = read_header(path)
+    if classes:
+        header = open_classes(path, classes, verify=False, in_memory=False)
     n_classes = max(2, len(header.class_names))
-    rows = header.n_train + header.n_validation + header.n_test
+    rows = _n_rows(header)
     copies = 4 * rows * header.n_features if normalize else 0
     solved = tuple(name for name in strategies if is_solved(name))
     kinds = [head_kind(name) for name in strategies if not is_solved(name)]
@@ -59,8 +64,8 @@ def open_store(
         of_columns["ovo"] = few_rows_bytes(n_fitted, header.n_features, n_classes)
         needed = in_memory + max(of_columns.values())
     if needed <= memory:
-        return open_features(path), Room(memory, False, None)
-    kept = kept_bytes(header, len(strategies))
+        return open_classes(path, classes), Room(memory, False, None)
+    kept = kept_bytes(header, len(strategies)) + ROW_BYTES * (_n_rows(whole) - rows)
     failed = shortages(header, solved, memory - kept, jobs)
     failed |= _other_shortages(header, kinds, memory - kept)
     if failed:
@@ -76,16 +81,20 @@ def open_store(
         f"{path}: with its features in memory a fit needs {show_bytes(needed)}, more than "
         f"--memory {show_bytes(memory)}; they stay on the disk and are read in blocks"
     )
-    return open_features(path, in_memory=False), Room(memory, True, memory - kept)
+    return open_classes(path, classes, in_memory=False), Room(memory, True, memory - kept)
+
+
+def _n_rows(header: Header) -> int:
+    return header.n_train + header.n_validation + header.n_test
 
 
 def few_rows(header: Header) -> bool:
     """Say whether one-vs-one's pairs are fitted in the coordinates of their few rows."""
-    from data.reading import open_features
+    from data.chosen_classes import open_classes
 
     if (header.n_train + header.n_validation) ** 2 > GRAM_NUMBERS:  # it takes no labels to tell
         return False
-    found = open_features(header.path, verify=False, in_memory=False)
+    found = open_classes(header.path, header.kept_classes, verify=False, in_memory=False)
     labels = found.train.labels
     if found.validation is not None:
         labels = np.concatenate([labels, found.validation.labels])
@@ -140,5 +149,5 @@ def kept_bytes(header: Header, n_strategies: int) -> int:
     """Count the bytes that a run out of core holds besides its fits."""
     # Labels and names of all rows; every strategy's scores and probabilities of the test rows, and
     # the temporary arrays of the metrics.
-    rows = ROW_BYTES * (header.n_train + header.n_validation + header.n_test)
+    rows = ROW_BYTES * _n_rows(header)
     return rows + (2 * n_strategies + 6) * 8 * header.n_test * len(header.class_names)

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.records import TrainingRows
+from classify.solver.out_of_core import is_source
 from data.common.errors import UserError
-from data.format.stored_rows import StackedRows, StoredRows
+from data.format.stored_rows import StackedRows
 
 if TYPE_CHECKING:
     from data.format.records import Features, FeatureSplit
@@ -36,7 +37,7 @@ def training_rows(features: Features) -> TrainingRows:
 
 
 def _stacked(first: Any, second: Any) -> Any:
-    if isinstance(first, StoredRows):
+    if is_source(first):
         return StackedRows((first, second))
     return np.concatenate([usable(first), usable(second)])
 

@@ -33,7 +33,7 @@ from classify.report.split_words import (
     split_sentences,
     splits_of,
 )
-from classify.results import FILE_NAME, backbone_name, has_random_weights
+from classify.results import FILE_NAME, backbone_name, dataset_name, has_random_weights
 from classify.wording import (
     decoding_sentence,
     display_name,
@@ -288,7 +288,7 @@ def report_context(results: Mapping[str, Any]) -> dict[str, Any]:
         "sections": SECTIONS,
         "results": results,
         "strategies": strategies,
-        "dataset": (spec.get("dataset") or {}).get("name", "unknown dataset"),
+        "dataset": dataset_name(results),
         "backbone": backbone_name(spec),
         "random_weights": has_random_weights(spec),
         "question": question[0] if question else None,

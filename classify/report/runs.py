@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from classify.analysis.resampling import Units, units_of
 from classify.analysis.significance import with_current_method
-from classify.results import FILE_NAME, backbone_name, load_json, read_run
+from classify.results import FILE_NAME, backbone_name, dataset_name, load_json, read_run
 from classify.wording import display_name, listed
 from data.common.errors import UserError
 
@@ -24,7 +24,9 @@ HOW_TO_FIT = "make one with `make classify`, or `python -m classify fit FILE.h5`
 
 
 # Settings that do not tell runs of one store apart: heads are, each by itself.
-NOT_TOLD_APART = ("strategies", "memory", "out_of_core", "few_shot", "validation", "weighted")
+NOT_TOLD_APART = (
+    "strategies", "memory", "out_of_core", "few_shot", "validation", "weighted", "cost",
+)  # fmt: skip
 # Of runs of one store that differ in their heads so many are named.
 HEADS_NAMED = 3
 
@@ -39,8 +41,8 @@ class Run:
 
     @property
     def dataset(self) -> str:
-        """Name of the dataset."""
-        return str((self.results["store"]["spec"].get("dataset") or {}).get("name", "unknown"))
+        """Name of the dataset, and of the classes where some were chosen."""
+        return dataset_name(self.results)
 
     @property
     def started(self) -> tuple[str, str]:
@@ -120,7 +122,8 @@ def _newest(runs: Sequence[Run], on_skip: Callable[[str], object]) -> list[Run]:
             name: value
             for name, value in results["settings"].items()
             if name not in NOT_TOLD_APART
-            and (name, value) != ("class_weight", "none")  # as of runs that do not say
+            # as of runs that do not say
+            and (name, value) not in (("class_weight", "none"), ("classes", None))
         }
         same = json.dumps([results["store"]["key"], results["seed"], settings], sort_keys=True)
         taken = heads.setdefault(same, {})
@@ -217,8 +220,11 @@ def read_answers(run: Run) -> Answers:
         )
     if len(np.unique(ids)) != len(ids):
         raise UserError(f"{path} has test images of the same id, so its rows cannot be matched")
+    # The order of two chosen classes says which one is positive; the test set is the same.
+    place = np.argsort(np.argsort(names, kind="stable"), kind="stable")
+    labels, predictions = place[labels], {name: place[p] for name, p in predictions.items()}
     order = np.argsort(ids, kind="stable")
-    digest = hashlib.sha256(json.dumps(names).encode())
+    digest = hashlib.sha256(json.dumps(sorted(names)).encode())
     digest.update("\0".join(ids[order].tolist()).encode("utf-8", "surrogatepass"))
     digest.update(labels[order].tobytes())
     if weights is not None:

@@ -38,6 +38,8 @@ class FeatureSplit:
     weights: npt.NDArray[np.float64] | None = None  # (n_samples,), where the rows have weights
     # (n_samples, 32), the SHA-256 of each image; None in stores of before it was kept
     image_sha256: npt.NDArray[np.uint8] | None = None
+    # (n_samples,), ascending: which rows of the store's split these are; None for all of them
+    rows: npt.NDArray[np.intp] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -66,6 +68,8 @@ class Header:
     n_unlabelled: int = field(default=0, kw_only=True)
     # What the groups index; empty where there are none
     group_names: tuple[str, ...] = field(default=(), kw_only=True)
+    # The classes that were kept of those in the file, as they were asked for; empty for all
+    kept_classes: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -112,6 +116,8 @@ class Features(Header):
         Rows of the splits that not every store has; 0 where it has not.
     group_names : tuple of str
         What ``groups`` index; empty where the rows do not come in groups.
+    kept_classes : tuple of str
+        The classes that `data.chosen_classes.keep_classes` kept; empty where all are there.
     train, test : FeatureSplit
         The rows: ``features``, ndarray of float32 or float16, shape (n_samples, n_features), or
         a `data.format.stored_rows.StoredRows` of that shape where the store was opened with

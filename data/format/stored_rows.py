@@ -113,10 +113,54 @@ class StoredRows:
             ) from error
 
 
+class SelectedRows:
+    """Some rows of a source, in their order there, as a source of their own."""
+
+    def __init__(self, source: Any, rows: npt.NDArray[np.intp]) -> None:
+        self.source = source
+        self.rows = np.asarray(rows, dtype=np.intp)  # ascending, (n_rows,)
+        self.shape: tuple[int, int] = (len(self.rows), source.shape[1])
+        self.ndim, self.dtype = 2, source.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that these rows would take in memory."""
+        return self.shape[0] * self.shape[1] * int(self.dtype.itemsize)
+
+    def read(self, start: int, stop: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """Read consecutive ones of these rows.
+
+        Shapes: ``out`` (stop - start, n_features); returns (stop - start, n_features).
+        """
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise IndexError(f"rows {start} to {stop} of {self.shape[0]}")
+        mine = self.rows[start:stop]
+        together = len(mine) > 0 and int(mine[-1]) - int(mine[0]) == len(mine) - 1
+        if together:
+            found: npt.NDArray[Any] = self.source.read(int(mine[0]), int(mine[-1]) + 1, out)
+            return found
+        rows: npt.NDArray[Any] = self.source.gather(mine)
+        if out is None:
+            return rows
+        out[:] = rows
+        return out
+
+    def gather(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+        """Read any of these rows, in their order.
+
+        Shapes: ``rows`` (k,); returns (k, n_features).
+        """
+        found: npt.NDArray[Any] = self.source.gather(self.rows[np.asarray(rows, dtype=np.intp)])
+        return found
+
+
 class StackedRows:
     """Tables of one width, one after the other, as one source of rows."""
 
-    def __init__(self, parts: tuple[StoredRows, ...]) -> None:
+    def __init__(self, parts: tuple[StoredRows | SelectedRows, ...]) -> None:
         self.parts = parts
         self._starts = np.cumsum([0, *map(len, parts)])
         self.shape: tuple[int, int] = (int(self._starts[-1]), parts[0].shape[1])

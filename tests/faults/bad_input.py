@@ -291,6 +291,10 @@ TABLE = [
     (f"{FIT} {{store}} --few-shot=5", "--few-shot", "ignored explicit argument '5'", "--help"),
     (f"{FIT} {{store}} --normalize l3", "--normalize", "'l3'", "did you mean l2"),
     (f"{FIT} {{store}} --no-intercept=5", "--no-intercept", "ignored explicit argument", "--help"),
+    (f"{FIT} {{store}} --classes 1", "--classes", "one class", "such as --classes cat,dog"),
+    (f"{FIT} {{store}} --classes 1,2,1", "--classes", "'1' twice", "each once: --classes 1,2"),
+    (f"{FIT} {{store}} --classes 1,,2", "--classes", "empty class", "each once: --classes 1,2"),
+    (f"{FIT} {{store}} --classes 1,zero", "{store}", "'zero'", "Its classes: 0, 1, 2, 3"),
     (f"{FIT} {{store}} --memory lots", "--memory", "'lots'", "such as 2GB"),
     (f"{FIT} {{wide}} --memory 1MB", "--memory", "needs at least", "give more, or fewer"),
     (
