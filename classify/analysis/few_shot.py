@@ -372,7 +372,7 @@ def _fit_other(
 
 
 def _accuracy_of(classifier: HeadClassifier, features: Features) -> float:
-    from classify.estimators import as_features
+    from classify.estimator_base import as_features
 
     X: Any = features.test.features
     right = classifier.predict(X if is_source(X) else as_features(X)) == features.test.labels
