@@ -34,6 +34,7 @@ from classify.code_decoding import (
 )
 from classify.coupling import MANY_CLASSES, couple, couple_many
 from classify.linear_head import PairScores, Scores
+from classify.solver.losses import BINARY_LOSSES
 from classify.solver.strategies import Strategy, strategy_of
 
 # In place of a probability of zero, whose logarithm is not finite.
@@ -148,7 +149,7 @@ class ProblemSums:
 
     n_rows: npt.NDArray[np.float64]  # or their weight
     n_right: npt.NDArray[np.float64]  # on the right side of zero
-    loss: npt.NDArray[np.float64]  # the sum of the logistic losses
+    loss: npt.NDArray[np.float64]  # the sum of the strategy's losses
 
     @classmethod
     def zeros(cls, n_heads: int) -> ProblemSums:
@@ -179,7 +180,8 @@ def problem_sums(
         heads, positive = strategy.problems_of(int(label), n_classes)
         mine = labels == label
         of_mine = None if weights is None else weights[mine]
-        _judge_rows(scores[np.ix_(mine, heads)], heads, positive, sums, of_mine)
+        block = scores[np.ix_(mine, heads)]
+        _judge_rows(block, heads, positive, sums, of_mine, strategy.loss)
     return sums
 
 
@@ -189,12 +191,13 @@ def sums_of_class(
     heads: npt.NDArray[np.intp],
     sums: ProblemSums,
     weights: npt.NDArray[np.float64] | None = None,
+    loss: str = "logistic",
 ) -> None:
     """Add rows of a class to the sums of the pairs that it is in.
 
     Shapes: `scores` (n_rows, n_pairs); `weights` (n_rows,).
     """
-    _judge_rows(scores, heads, np.arange(len(heads)) < label, sums, weights)
+    _judge_rows(scores, heads, np.arange(len(heads)) < label, sums, weights, loss)
 
 
 def _judge_rows(
@@ -203,17 +206,19 @@ def _judge_rows(
     positive: npt.NDArray[np.bool_],
     sums: ProblemSums,
     weights: npt.NDArray[np.float64] | None,
+    loss: str,
 ) -> None:
     rows = scores.astype(np.float64)
-    right, losses = (rows > 0) == positive, log_sigmoid(np.where(positive, rows, -rows))
+    right = (rows > 0) == positive
+    losses, _ = BINARY_LOSSES[loss].value(np.where(positive, -rows, rows))
     if weights is None:
         sums.n_rows[heads] += len(rows)
         sums.n_right[heads] += right.sum(axis=0)
-        sums.loss[heads] -= losses.sum(axis=0)
+        sums.loss[heads] += losses.sum(axis=0)
     else:
         sums.n_rows[heads] += weights.sum()
         sums.n_right[heads] += weights @ right
-        sums.loss[heads] -= weights @ losses
+        sums.loss[heads] += weights @ losses
 
 
 def votes_and_margins(

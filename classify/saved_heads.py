@@ -4,7 +4,8 @@ Tensors: ``coef`` (n_problems, n_features) and ``intercept`` (n_problems,), floa
 the raw features; in format 2, which one-vs-one of very many classes of few rows has, in their place
 ``span``, ``shift``, ``starts``, ``duals`` and ``offset``: see `classify.linear_head.PairHead`.
 Format 3 is of heads whose name does not say how their scores become answers: their ``coding`` does
-(multinomial, ovr or ovo), and ``setting``, as JSON, is in the place of C. For
+(multinomial, ovr, ovo or ecoc), and ``setting``, as JSON, is in the place of C; the tensor ``code``
+(n_classes, n_problems), int64, is the code book of ecoc. For
 one-vs-one also ``pairs`` (n_problems, 2), int64, in scikit-learn's order: a
 positive score speaks for the second class. Metadata (strings): the
 format and its version, strategy, class names and the store's spec as JSON, the store's key, C, the
@@ -31,8 +32,10 @@ import numpy.typing as npt
 
 from classify import coding
 from classify.linear_head import Head, LinearHead, PairHead
-from classify.solver.problems import STRATEGIES, class_pairs, n_heads
+from classify.solver.codes import Code, check_code
+from classify.solver.problems import class_pairs
 from classify.solver.row_norms import normalized
+from classify.solver.strategies import CODINGS, Strategy
 from data.common.errors import UserError
 from data.common.files import write_bytes
 from data.common.shapes import mismatch
@@ -66,11 +69,16 @@ class SavedHead:
     sums: PairHead | None = None  # one-vs-one of very many classes of few rows
     coding: str | None = None  # how scores become answers, where the name does not say it
     setting: dict[str, Any] | None = None  # in the place of C
+    code: Code | None = None  # of ecoc with three classes or more: (n_classes, n_problems)
 
     @property
     def coded(self) -> str:
-        """Return how scores become answers: multinomial, ovr or ovo."""
+        """Return how scores become answers: multinomial, ovr, ovo or ecoc."""
         return self.coding or self.strategy
+
+    @property
+    def _decoded(self) -> Strategy:
+        return Strategy(self.strategy, self.coded, code=self.code)
 
     @property
     def n_features(self) -> int:
@@ -98,14 +106,14 @@ class SavedHead:
     def predict(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
         """Return the index (n_samples,) of each row's class, as the strategy decides."""
         k = len(self.class_names)
-        found = [coding.decide(self.coded, scores, k) for scores in self._blocks(X)]
+        found = [coding.decide(self._decoded, scores, k) for scores in self._blocks(X)]
         return np.concatenate(found).astype(np.int64)
 
     def probabilities(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Return class probabilities (n_samples, n_classes), calibrated by its temperature."""
         k = len(self.class_names)
         found = np.concatenate(
-            [coding.probabilities(self.coded, scores, k) for scores in self._blocks(X)]
+            [coding.probabilities(self._decoded, scores, k) for scores in self._blocks(X)]
         )
         return found if self.temperature is None else coding.temper(found, self.temperature)
 
@@ -125,6 +133,8 @@ def save_head(path: Path, head: SavedHead) -> None:
         }
     if head.coded == "ovo":
         tensors["pairs"] = class_pairs(len(head.class_names)).astype(np.int64)
+    if head.code is not None:
+        tensors["code"] = head.code.astype(np.int64)
     metadata = {
         "format": FORMAT,
         "format_version": str(version),
@@ -281,7 +291,7 @@ def _read_tensor(
     stated = stored.get_slice(name)
     kind, found = stated.get_dtype(), tuple(stated.get_shape())
     kind = _KINDS.get(kind, kind)
-    wanted = "int64" if name in ("pairs", "starts") else "float32"
+    wanted = "int64" if name in ("pairs", "starts", "code") else "float32"
     fits = len(found) == len(shape) and all(
         want in (None, got) for want, got in zip(shape, found, strict=True)
     )
@@ -301,7 +311,8 @@ def _head(path: Path, metadata: dict[str, str], stored: Any) -> SavedHead:
     problem = mismatch(spec, SPEC_SHAPE, "spec")
     if problem:
         raise _bad(path, f"in its metadata {problem}")
-    rows = n_heads(coded, len(names))
+    code = _read_code(path, stored, len(names)) if coded == "ecoc" and len(names) > 2 else None
+    rows = Strategy(strategy, coded, code=code).n_heads(len(names))
     head = _read_head(path, metadata, stored, rows, len(names))
     if coded == "ovo":
         pairs = _read_tensor(path, stored, "pairs", (rows, 2))
@@ -325,12 +336,20 @@ def _head(path: Path, metadata: dict[str, str], stored: Any) -> SavedHead:
         normalize=_one_of(path, metadata, "normalize", ("l2",)) or None,
         coding=None if setting is None else coded,
         setting=setting,
+        code=code,
     )
     if metadata.get("n_features") != str(saved.n_features):
         raise _bad(
             path, f"n_features is {metadata.get('n_features')!r} but coef has {saved.n_features}"
         )
     return saved
+
+
+def _read_code(path: Path, stored: Any, n_classes: int) -> Code:
+    try:
+        return check_code(_read_tensor(path, stored, "code", (n_classes, None)), n_classes)
+    except ValueError as error:
+        raise _bad(path, str(error)) from error
 
 
 def _what_head(path: Path, metadata: dict[str, str]) -> tuple[str, str, dict[str, Any] | None]:
@@ -341,9 +360,10 @@ def _what_head(path: Path, metadata: dict[str, str]) -> tuple[str, str, dict[str
     strategy = metadata.get("strategy", "")
     of_format_3 = metadata["format_version"] == "3"
     coded = metadata.get("coding", "") if of_format_3 else strategy
-    if coded not in STRATEGIES:
+    known = CODINGS if of_format_3 else CODINGS[:3]
+    if coded not in known:
         which = "coding" if of_format_3 else "strategy"
-        raise _bad(path, f"{which} {coded!r} is none of {', '.join(STRATEGIES)}")
+        raise _bad(path, f"{which} {coded!r} is none of {', '.join(known)}")
     if not of_format_3:
         return strategy, coded, None
     if not strategy.strip():
@@ -357,12 +377,13 @@ def _what_head(path: Path, metadata: dict[str, str]) -> tuple[str, str, dict[str
 def _read_head(
     path: Path, metadata: dict[str, str], stored: Any, n_heads: int, n_classes: int
 ) -> Head:
-    """Read the weights: written out, or (format 2) as sums of the rows that they were fitted to."""
-    if metadata["format_version"] in ("1", "3"):
+    """Read the weights: written out, or as sums of the rows that they were fitted to."""
+    version, pairs = metadata["format_version"], metadata.get("coding") or metadata["strategy"]
+    if version == "1" or (version == "3" and "span" not in stored.keys()):  # noqa: SIM118 - no dict
         coef = _read_tensor(path, stored, "coef", (n_heads, None))
         return LinearHead(coef, _read_tensor(path, stored, "intercept", (n_heads,)))
-    if metadata["strategy"] != "ovo" or n_classes < 3:
-        raise _bad(path, "its format is 2, which only one-vs-one of three or more classes has")
+    if pairs != "ovo" or n_classes < 3:
+        raise _bad(path, "it has the tensors of one-vs-one of three or more classes")
     span = _read_tensor(path, stored, "span", (None, None))
     starts = _read_tensor(path, stored, "starts", (n_classes + 1,))
     if starts[0] != 0 or starts[-1] != len(span) or not (np.diff(starts) > 0).all():

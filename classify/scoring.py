@@ -108,6 +108,7 @@ def sums_of_pairs(
     pool: Workers,
     rows: npt.NDArray[np.intp] | None = None,
     weights: npt.NDArray[np.float64] | None = None,
+    loss: str = "logistic",
 ) -> ProblemSums:
     """Judge each of one-vs-one's pairs on the rows of its own classes, which alone are scored.
 
@@ -136,5 +137,5 @@ def sums_of_pairs(
 
     for found in pool.stream(visit, score_steps(X, len(labels), head)):
         for label, scores, weight in found:
-            sums_of_class(scores, label, pairs_of(label, n_classes), sums, weight)
+            sums_of_class(scores, label, pairs_of(label, n_classes), sums, weight, loss)
     return sums

@@ -35,6 +35,9 @@ FEWEST_JUDGES = 2
 C_GRID: npt.NDArray[np.float64] = np.logspace(-6, 5, 45)
 # After so many values in a row that make the validation log-loss worse, the path may end.
 PATIENCE = 8
+# Of margins the loss does not rise where classes are apart, but tends to that of the hard margin:
+# a value of C that lowers it by less than this share of it counts as one that makes it worse.
+LEAST_GAIN = 0.01
 # Validation rows cannot tell apart what is nearer than this to the optimum.
 PATH_TOL = 3e-4
 PATH_MAX_ITER = 200
@@ -82,8 +85,11 @@ class _HeldOut:
         self.strategy, self.n_classes, self.pool = strategy, n_classes, pool
         self.weights = weights  # (n_held,)
         # One value of C for each problem is chosen too, where there is enough to choose it on.
-        coding = strategy_of(strategy).coding
+        coding, self.loss = strategy_of(strategy).coding, strategy_of(strategy).loss
         self.per_problem = coding != "multinomial" and len(rows) >= FEWEST_JUDGES * n_classes
+        # The scale of margins is not that of logits, so that their log-loss falls with it: they are
+        # judged by the loss that is minimised.
+        self.by_margins = self.loss != "logistic"
         # One-vs-one's answers are votes; what its probabilities cost more buys ties' log-loss.
         scores = len(rows) * n_heads(strategy, n_classes) if coding == "ovo" else 0
         self.every = max(1, -(-scores // COUPLED_NUMBERS))
@@ -101,7 +107,7 @@ class _HeldOut:
             block = self.X.gather(self.rows[rows]) if is_source(self.X) else self.X[rows]
             weights = None if self.weights is None else self.weights[rows]
             some = slice(-step[0] % self.every, None, self.every)
-            with_sums = self.per_problem and not apart
+            with_sums = (self.per_problem or self.by_margins) and not apart
             return self._judge(scores(block), self.labels[rows], weights, some, with_sums)
 
         right, of_truth = [], []
@@ -112,10 +118,11 @@ class _HeldOut:
             right.append(part.right)
             of_truth.append(part.of_truth)
             sums = part.sums if sums is None or part.sums is None else sums + part.sums
-        if self.per_problem and apart:
+        if (self.per_problem or self.by_margins) and apart:
             sums = sums_of_pairs(
-                self.X, head, self.labels, self.n_classes, self.pool, weights=self.weights
-            )
+                self.X, head, self.labels, self.n_classes, self.pool, weights=self.weights,
+                loss=self.loss,
+            )  # fmt: skip
         return _Judged(np.concatenate(right), np.concatenate(of_truth), sums)
 
     def mean(self, values: npt.NDArray[Any]) -> float:
@@ -184,7 +191,8 @@ def select_C(
     The path runs upwards from the strongest regularisation, each fit starting from where the last
     few point to. It ends early once the validation log-loss has risen for `PATIENCE` values in a
     row, unless `full_path`. The chosen value has the highest accuracy, then the lowest log-loss,
-    then the smallest C.
+    then the smallest C. For support vector machines the mean squared hinge loss of their problems
+    stands in place of the log-loss, and has to go on falling by a hundredth.
 
     `X` (n_rows, n_features) may be a `data.format.stored_rows.StoredRows`, of which blocks of rows
     are read; `Selection.start` takes normalised rows. Settings are those of
@@ -309,14 +317,14 @@ def _follow_path(
     best: tuple[tuple[float, float, float], Head] | None = None
     recent = RecentHeads()
     rising = 0
-    sums = []
+    sums, losses = [], list[float]()
     for C in values.tolist():
         head, solution = fitter.solve(
             C, tol=PATH_TOL, max_iter=PATH_MAX_ITER, start=recent.predict(C)
         )
         recent.add(C, head)
         judged = held_out.judge(head)
-        if judged.sums is not None:
+        if judged.sums is not None and held_out.per_problem:
             sums.append(judged.sums)
         chance = np.maximum(judged.of_truth, np.finfo(float).eps)
         entry = {
@@ -326,9 +334,14 @@ def _follow_path(
             "n_iter": int(solution.n_iter.max()),
             "converged": solution.converged,
         }
-        rising = rising + 1 if path and entry["log_loss"] > path[-1]["log_loss"] else 0
+        losses.append(entry["log_loss"])
+        worse = len(losses) > 1 and losses[-1] > losses[-2]
+        if held_out.by_margins and judged.sums is not None:
+            losses[-1] = float(judged.sums.loss.sum() / judged.sums.n_rows.sum())
+            worse = losses[-1] > (1 - LEAST_GAIN) * min(losses[:-1], default=np.inf)
+        rising = rising + 1 if worse else 0
         path.append(entry)
-        merit = (-entry["accuracy"], entry["log_loss"], entry["C"])
+        merit = (-entry["accuracy"], losses[-1], entry["C"])
         if best is None or merit < best[0]:
             best = merit, head
         if on_step is not None:

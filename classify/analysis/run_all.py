@@ -21,6 +21,7 @@ from classify.results import json_ready
 from classify.scoring import HeldOut, answers
 from classify.solver.problems import class_pairs
 from classify.solver.row_norms import normalized
+from classify.solver.strategies import strategy_of
 from data.common.cli import progress
 
 if TYPE_CHECKING:
@@ -172,9 +173,10 @@ def _course(strategy: str, fit: Fitted) -> dict[str, Any]:
     hardest = fit.estimator.certificate_["hardest"]
     known, problem = np.asarray(fit.estimator.classes_), hardest["problem"]
     classes: Any = []
-    if strategy == "ovo" or len(known) == 2:
+    coded = strategy_of(strategy).coding
+    if coded == "ovo" or len(known) == 2:
         classes = known[class_pairs(len(known))[problem]]
-    elif strategy == "ovr":
+    elif coded == "ovr":
         classes = known[[problem]]
     scale = abs(hardest["objective"]) or 1.0
     return {"classes": classes, "relative_gaps": [gap / scale for gap in hardest["gaps"]]}

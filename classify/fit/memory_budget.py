@@ -14,6 +14,7 @@ from classify.solver.design import COPY_BYTES
 from classify.solver.few_rows import are_few, few_rows_bytes
 from classify.solver.fit import plan
 from classify.solver.memory import TooLittleMemoryError, column_bytes, show_bytes
+from classify.solver.strategies import strategy_of
 from classify.solver.tuning import GRAM_NUMBERS
 from data.common.cli import log
 from data.common.errors import UserError
@@ -59,9 +60,11 @@ def open_store(
     of_columns |= {kind.name: kind.fit_bytes(*shape) for kind in kinds}
     in_memory = in_memory_bytes(header) + copies
     needed = in_memory + max(of_columns.values())
-    if needed > memory and "ovo" in strategies and few_rows(header):
+    pairs = [name for name in solved if strategy_of(name).coding == "ovo"]
+    if needed > memory and pairs and few_rows(header):
         n_fitted = header.n_train + header.n_validation
-        of_columns["ovo"] = few_rows_bytes(n_fitted, header.n_features, n_classes)
+        few = few_rows_bytes(n_fitted, header.n_features, n_classes)
+        of_columns.update(dict.fromkeys(pairs, few))
         needed = in_memory + max(of_columns.values())
     if needed <= memory:
         return open_classes(path, classes), Room(memory, False, None)

@@ -25,7 +25,7 @@ from classify.results import FILE_NAME
 from classify.saved_heads import SavedHead, compact, save_head, weights_of
 from classify.solver.backend import device_title
 from classify.solver.few_rows import are_few
-from classify.solver.problems import n_heads
+from classify.solver.strategies import strategy_of
 from data.common.errors import UserError
 from data.common.files import sync_folder, temporary_folder, write_bytes, write_json
 from data.common.memory import peak_memory_mb
@@ -107,9 +107,10 @@ def _head_bytes(strategy: str, known: int, features: Features) -> int:
     n_train, width = features.n_train + features.n_validation, features.n_features
     if not is_solved(strategy):
         return int(head_kind(strategy).saved_bytes(n_train, width, known))
-    heads = n_heads(strategy, known)
+    heads = strategy_of(strategy).n_heads(known)
     sizes = np.unique(features.train.labels, return_counts=True)[1]
-    if strategy == "ovo" and known > 2 and compact(heads, width) and are_few(sizes, width):
+    pairs = strategy_of(strategy).coding == "ovo" and known > 2
+    if pairs and compact(heads, width) and are_few(sizes, width):
         return 4 * (n_train * (width + known) + heads) + 16 * heads
     return 4 * (width + 1) * heads
 
@@ -164,6 +165,7 @@ def _write_head(folder: Path, name: str, features: Features, fit: Fitted) -> Pat
     path = folder / f"{name}.safetensors"
     if fit.solved:
         more = {"C": fit.entry["C"], "fit_intercept": bool(estimator.fit_intercept)}
+        more |= _coding_of(name, len(estimator.classes_), fit.entry)
         save_head(path, SavedHead(**common, **weights_of(estimator.head_), **more))
     elif isinstance(estimator.trained, LinearTrained):
         more = {"C": None, "coding": "multinomial", "setting": dict(estimator.trained.setting)}
@@ -171,6 +173,15 @@ def _write_head(folder: Path, name: str, features: Features, fit: Fitted) -> Pat
     else:
         raise NotImplementedError(name)
     return path
+
+
+def _coding_of(name: str, n_classes: int, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Say how scores become answers, where the name of what the solver fitted does not."""
+    strategy = strategy_of(name)
+    if strategy.coding == name and name != "ecoc":
+        return {}
+    book = strategy.code_of(n_classes) if name == "ecoc" and n_classes > 2 else None
+    return {"coding": strategy.coding, "setting": dict(entry["setting"]), "code": book}
 
 
 def _write_predictions(path: Path, features: Features, fitted: Mapping[str, Fitted]) -> None:

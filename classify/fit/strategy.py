@@ -76,7 +76,7 @@ def fit_strategy(
     )  # fmt: skip
     entry = {
         "C": c,
-        "setting": {"C": c},
+        "setting": {"C": c, "code_seed": 0} if strategy == "ecoc" else {"C": c},
         "n_problems": certificate["n_problems"],
         "fit_seconds": trained - selected,
         "predict_seconds": predicted - trained,

@@ -33,8 +33,6 @@ Array = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating[Any]]
 Integers = npt.NDArray[np.intp]
 
-STRATEGIES = ("multinomial", "ovr", "ovo")
-
 
 class Problems(ABC):
     """Problems over the same rows.

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from classify.linear_head import pairs_of
 from classify.solver.codes import Code, code_book
 
+CODINGS = ("multinomial", "ovr", "ovo", "ecoc")
+
 
 @dataclass(frozen=True)
 class Strategy:
