@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from classify.heads.interface import (
-    BLOCK_BYTES,
     FitContext,
     Floats,
     HeadAnswers,
@@ -29,12 +28,13 @@ from classify.heads.interface import (
     Setting,
     TrainedHead,
 )
+from classify.heads.moments import threads_for
 from classify.heads.neighbours import (
-    QUERIES,
     ROWS,
     Neighbours,
     nearest_rows,
     places_and_similarities,
+    search_bytes,
     unit_rows,
 )
 from classify.solver.backend import TORCH_ON_CPU, device_title, note_on_device
@@ -76,7 +76,8 @@ class Nearest(TrainedHead):
             found = self._search_on_device(queries, k)
             if found is not None:
                 return found
-        with workers(self.n_jobs) as pool:
+        kept, each = 3 * queries.nbytes + 24 * k * len(block), search_bytes(self.n_features, k)
+        with workers(threads_for(self.rows, self.n_jobs, kept, each)) as pool:
             return nearest_rows(self.rows, queries, k, pool)
 
     def _search_on_device(self, queries: Floats, k: int) -> Neighbours | None:
@@ -172,6 +173,5 @@ class Knn(HeadKind):
         return n_rows * (4 * n_features + 16)
 
     def fit_bytes(self, n_rows: int, n_features: int, n_classes: int) -> int:
-        """Count what a search takes: blocks of rows, and of queries a few products' worth."""
-        blocks = 3 * 4 * ROWS * n_features + 2 * BLOCK_BYTES
-        return blocks + 2 * QUERIES * (ROWS + max(KS)) * 24
+        """Count what a search takes: the nearest rows of a block of queries, and a thread's own."""
+        return 24 * 4096 * max(KS) + search_bytes(n_features, max(KS))
