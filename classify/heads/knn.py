@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from classify.heads.interface import (
-    BLOCK_BYTES,
     FitContext,
     Floats,
     HeadAnswers,
@@ -29,15 +28,16 @@ from classify.heads.interface import (
     Setting,
     TrainedHead,
 )
+from classify.heads.moments import threads_for
 from classify.heads.neighbours import (
-    QUERIES,
     ROWS,
     Neighbours,
     nearest_rows,
     places_and_similarities,
+    search_bytes,
     unit_rows,
 )
-from classify.solver.backend import TORCH_ON_CPU
+from classify.solver.backend import TORCH_ON_CPU, device_title, note_on_device
 from classify.solver.threads import workers
 
 KS = (1, 5, 10, 20, 100, 200)
@@ -72,14 +72,33 @@ class Nearest(TrainedHead):
     def search(self, block: Floats, k: int) -> Neighbours:
         """Find the `k` nearest training rows of rows of raw features."""
         queries = unit_rows(block)
-        if self.device == "cpu" or not len(block):
-            with workers(self.n_jobs) as pool:
-                return nearest_rows(self.rows, queries, k, pool)
+        if self.device != "cpu" and len(block):
+            found = self._search_on_device(queries, k)
+            if found is not None:
+                return found
+        kept, each = 3 * queries.nbytes + 24 * k * len(block), search_bytes(self.n_features, k)
+        with workers(threads_for(self.rows, self.n_jobs, kept, each)) as pool:
+            return nearest_rows(self.rows, queries, k, pool)
+
+    def _search_on_device(self, queries: Floats, k: int) -> Neighbours | None:
+        """Search on the device; None where it had too little memory, and the CPU goes on."""
+        from classify.solver.torch_backend.fit import is_out_of_memory, release
         from classify.solver.torch_backend.neighbours import nearest_keys
 
         at = "cpu" if self.device == TORCH_ON_CPU else self.device
-        blocks = self.rows.blocks(DEVICE_ROWS)
-        return places_and_similarities(nearest_keys(blocks, queries, k, at))
+        try:
+            blocks = self.rows.blocks(DEVICE_ROWS)
+            return places_and_similarities(nearest_keys(blocks, queries, k, at))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        release(at)
+        note_on_device(
+            f"{device_title(self.device)} has too little memory for the knn search; the CPU does "
+            "it instead. Choose the device cpu to save the attempt."
+        )
+        self.device = "cpu"
+        return None
 
     def votes(self, found: Neighbours) -> HeadAnswers:
         """Count the votes of the first `k` of the nearest rows."""
@@ -154,6 +173,5 @@ class Knn(HeadKind):
         return n_rows * (4 * n_features + 16)
 
     def fit_bytes(self, n_rows: int, n_features: int, n_classes: int) -> int:
-        """Count what a search takes: blocks of rows, and of queries a few products' worth."""
-        blocks = 3 * 4 * ROWS * n_features + 2 * BLOCK_BYTES
-        return blocks + 2 * QUERIES * (ROWS + max(KS)) * 24
+        """Count what a search takes: the nearest rows of a block of queries, and a thread's own."""
+        return 24 * 4096 * max(KS) + search_bytes(n_features, max(KS))

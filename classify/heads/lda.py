@@ -20,7 +20,7 @@ from classify.heads.class_covariance import ClassCovariance, class_covariance
 from classify.heads.closed_form import ClosedFormKind, solve_shifted
 from classify.heads.interface import FitContext, RowSet, Setting, TrainedHead
 from classify.heads.linear import LinearTrained
-from classify.heads.moments import Moments, moments_of
+from classify.heads.moments import Moments, moments_of, thread_bytes, threads_for
 from classify.solver.threads import Workers, workers
 
 Array = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ class Lda(ClosedFormKind):
 
     def fit(self, rows: RowSet, setting: Setting, context: FitContext) -> TrainedHead:
         """Fit one shrinkage."""
-        with workers(context.n_jobs) as pool:
+        with workers(_threads(rows, context)) as pool:
             if setting["shrinkage"] == LEDOIT_WOLF:
                 classes = _Classes.of_covariance(class_covariance(rows, pool))
             else:
@@ -49,16 +49,29 @@ class Lda(ClosedFormKind):
         self, rows: RowSet, held: RowSet, grid: Sequence[Setting], context: FitContext
     ) -> Iterator[TrainedHead]:
         """Fit all shrinkages from one reading of the rows."""
-        with workers(context.n_jobs) as pool:
+        with workers(_threads(rows, context)) as pool:
             heads = _Classes.of_covariance(class_covariance(rows, pool)).heads(grid, pool)
         for head in heads:
             yield head
             context.on_steps(1)
 
     def fit_bytes(self, n_rows: int, n_features: int, n_classes: int) -> int:
-        """Count both covariances, what an eigendecomposition takes, and blocks' own."""
-        heads = 8 * (2 + len(SHRINKAGES)) * n_classes * n_features
-        return 8 * 6 * n_features**2 + 4 * 6 * n_features**2 + heads
+        """Count both covariances, a class's own and factors of them, and a thread's own."""
+        return _kept_bytes(n_features, n_classes) + _thread_bytes(n_features)
+
+
+def _kept_bytes(n_features: int, n_classes: int) -> int:
+    heads = 8 * (4 + len(SHRINKAGES)) * n_classes * n_features
+    return 8 * 4 * n_features**2 + heads
+
+
+def _thread_bytes(n_features: int) -> int:
+    return thread_bytes(n_features) + 8 * 2 * n_features**2
+
+
+def _threads(rows: RowSet, context: FitContext) -> int:
+    kept = _kept_bytes(rows.n_features, rows.n_classes)
+    return threads_for(rows, context.n_jobs, kept, _thread_bytes(rows.n_features))
 
 
 class _Classes:

@@ -15,7 +15,7 @@ from scipy import sparse
 
 from classify.heads.interface import Floats, RowSet
 from classify.solver.design import NOT_FINITE
-from classify.solver.threads import Workers
+from classify.solver.threads import Workers, thread_count
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
@@ -59,6 +59,19 @@ def scale_of(variance: Array, mean: Array) -> Array:
 def block_rows(n_features: int, itemsize: int) -> int:
     """Say how many rows are multiplied at a time."""
     return int(np.clip(BLOCK_BYTES // max(1, n_features * itemsize), FEWEST_ROWS, MOST_ROWS))
+
+
+def thread_bytes(n_features: int, products: bool = True) -> int:
+    """Count what one thread takes: blocks that wait, are copied, and their products."""
+    return 4 * BLOCK_BYTES + (3 * 4 * n_features**2 if products else 0)
+
+
+def threads_for(rows: RowSet, n_jobs: int | None, fixed: int, each: int) -> int:
+    """Say how many threads there is memory for, beside what is `fixed`; one at least."""
+    n_threads = thread_count(n_jobs)
+    if rows.memory is None:
+        return n_threads
+    return max(1, min(n_threads, (rows.memory - fixed) // each))
 
 
 def in_double(rows: RowSet) -> bool:

@@ -26,9 +26,10 @@ from classify.heads.interface import (
     TrainedHead,
 )
 from classify.heads.linear import LinearTrained
-from classify.heads.moments import class_sums, moments_of
+from classify.heads.moments import class_sums, moments_of, thread_bytes, threads_for
 from classify.solver.row_norms import normalized
 from classify.solver.threads import Workers, workers
+from classify.solver.tuning import NORM_NUMBERS
 
 Array = npt.NDArray[np.float64]
 
@@ -106,14 +107,20 @@ class NearestMean(HeadKind):
 
     def fit(self, rows: RowSet, setting: Setting, context: FitContext) -> TrainedHead:
         """Fit one distance."""
-        with workers(context.n_jobs) as pool:
+        kept = _kept_bytes(rows.n_features, rows.n_classes)
+        each = thread_bytes(rows.n_features, products=False)
+        with workers(threads_for(rows, context.n_jobs, kept, each)) as pool:
             if setting["distance"] in (COSINE, CENTRED):
                 return _cosine(rows, setting, pool)
             return _euclidean(rows, setting, pool)
 
     def fit_bytes(self, n_rows: int, n_features: int, n_classes: int) -> int:
-        """Count the sums of the classes."""
-        return 8 * 4 * n_classes * n_features
+        """Count the sums of the classes, and a thread's own."""
+        return _kept_bytes(n_features, n_classes) + thread_bytes(n_features, products=False)
+
+
+def _kept_bytes(n_features: int, n_classes: int) -> int:
+    return 8 * 10 * n_classes * n_features
 
 
 def _euclidean(rows: RowSet, setting: Setting, pool: Workers) -> TrainedHead:
@@ -150,8 +157,9 @@ def _cosine(rows: RowSet, setting: Setting, pool: Workers) -> TrainedHead:
         return *class_sums(table, rows.labels[where], weights), float(size)
 
     weight = np.bincount(rows.labels, rows.weights, minlength=rows.n_classes).astype(np.float64)
+    step = max(1, NORM_NUMBERS // rows.n_features)
     sums, total = np.zeros((rows.n_classes, rows.n_features)), 0.0
-    for classes, part, size in pool.stream(work, rows.blocks()):
+    for classes, part, size in pool.stream(work, rows.blocks(step)):
         sums[classes] += part
         total += size
     means = sums / np.maximum(weight, np.finfo(np.float64).tiny)[:, None]

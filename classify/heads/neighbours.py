@@ -87,25 +87,41 @@ class _Search:
 
     def __init__(self, queries: Floats, k: int) -> None:
         self.queries, self.k = queries, k
-        self.keys: Keys = np.full((len(queries), k), _NONE)
-        self.least = np.full((len(queries), 1), -np.inf, np.float32)
+        self.keys: Keys = np.empty((len(queries), 0), np.int64)
+        self.least: npt.NDArray[np.float32] | None = None  # similarities to beat, once there are k
 
     def add(self, first: int, block: Floats) -> None:
         """Compare with rows that come after all before."""
         found = self.queries @ block.T
-        at = np.flatnonzero(found > self.least)
-        if not len(at):
-            return
-        query, row = np.divmod(at, len(block))
+        if self.least is None:
+            keys = np.hstack([self.keys, keys_of(found, np.arange(first, first + len(block)))])
+        else:
+            at = np.flatnonzero(found > self.least)
+            if not len(at):
+                return
+            keys = self._with(found.ravel()[at], at, first, len(block))
+        if keys.shape[1] > self.k:
+            keys.partition(self.k - 1, axis=1)
+        self.keys = keys[:, : self.k].copy()
+        if self.keys.shape[1] == self.k:
+            self.least = similarities_of(self.keys.max(axis=1, keepdims=True))
+
+    def _with(
+        self, found: npt.NDArray[np.float32], at: npt.NDArray[np.intp], first: int, width: int
+    ) -> Keys:
+        """Put the similarities at places of a table of `width` rows beside the nearest so far."""
+        query, row = np.divmod(at, width)
         counts = np.bincount(query, minlength=len(self.queries))
         place = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts)
         keys = np.full((len(self.queries), self.k + int(counts.max())), _NONE)
         keys[:, : self.k] = self.keys
-        keys[query, self.k + place] = keys_of(found.ravel()[at], row + first)
-        keys.partition(self.k - 1, axis=1)
-        self.keys = keys[:, : self.k].copy()
-        last = self.keys.max(axis=1, keepdims=True)
-        self.least = np.where(last == _NONE, np.float32(-np.inf), similarities_of(last))
+        keys[query, self.k + place] = keys_of(found, row + first)
+        return keys
+
+
+def search_bytes(n_features: int, k: int) -> int:
+    """Count what one thread of a search takes: blocks of rows, and keys of a product."""
+    return 4 * 4 * ROWS * n_features + QUERIES * (40 * ROWS + 24 * k)
 
 
 def keys_of(similarities: npt.NDArray[np.float32], places: npt.NDArray[np.intp]) -> Keys:

@@ -21,7 +21,14 @@ import numpy.typing as npt
 from classify.heads.closed_form import ClosedFormKind, solve_shifted
 from classify.heads.interface import FitContext, Floats, RowSet, Setting, TrainedHead
 from classify.heads.linear import LinearTrained
-from classify.heads.moments import block_rows, in_double, moments_of, scale_of
+from classify.heads.moments import (
+    block_rows,
+    in_double,
+    moments_of,
+    scale_of,
+    thread_bytes,
+    threads_for,
+)
 from classify.solver.design import NOT_FINITE
 from classify.solver.threads import Workers, workers
 
@@ -42,7 +49,7 @@ class Ridge(ClosedFormKind):
 
     def fit(self, rows: RowSet, setting: Setting, context: FitContext) -> TrainedHead:
         """Fit one penalty."""
-        with workers(context.n_jobs) as pool:
+        with workers(_threads(rows, context)) as pool:
             if len(rows) < rows.n_features or in_double(rows):
                 return next(_heads(rows, [setting], pool))
             return _corrected(rows, setting, pool)
@@ -51,18 +58,27 @@ class Ridge(ClosedFormKind):
         self, rows: RowSet, held: RowSet, grid: Sequence[Setting], context: FitContext
     ) -> Iterator[TrainedHead]:
         """Fit all penalties from one pass."""
-        with workers(context.n_jobs) as pool:
+        with workers(_threads(rows, context)) as pool:
             heads = list(_heads(rows, grid, pool))
         for head in heads:
             yield head
             context.on_steps(1)
 
     def fit_bytes(self, n_rows: int, n_features: int, n_classes: int) -> int:
-        """Count the products in float64, what an eigendecomposition takes, and blocks' own."""
-        side = min(n_rows, n_features)
-        rows = 16 * n_rows * n_features if n_rows < n_features else 0
-        heads = 8 * len(ALPHAS) * n_classes * n_features
-        return 8 * 4 * side**2 + 4 * 6 * side**2 + rows + heads
+        """Count the products in float64, what an eigendecomposition takes, and a thread's own."""
+        return _kept_bytes(n_rows, n_features, n_classes) + thread_bytes(n_features)
+
+
+def _kept_bytes(n_rows: int, n_features: int, n_classes: int) -> int:
+    side = min(n_rows, n_features)
+    rows = 24 * n_rows * n_features if n_rows < n_features else 0
+    heads = 8 * (len(ALPHAS) + 3) * n_classes * n_features
+    return 8 * 5 * side**2 + rows + heads
+
+
+def _threads(rows: RowSet, context: FitContext) -> int:
+    kept = _kept_bytes(len(rows), rows.n_features, rows.n_classes)
+    return threads_for(rows, context.n_jobs, kept, thread_bytes(rows.n_features))
 
 
 def _heads(rows: RowSet, grid: Sequence[Setting], pool: Workers) -> Iterator[TrainedHead]:

@@ -54,6 +54,11 @@ def redirect_notes(tell: Callable[[str], None]) -> Iterator[None]:
         _tell.reset(token)
 
 
+def note_on_device(text: str) -> None:
+    """Say something of a device, where `redirect_notes` sends it."""
+    _tell.get()(text)
+
+
 def may_have_nvidia() -> bool:
     """Tell, without torch, whether this machine could have an NVIDIA device."""
     return bool(glob.glob("/dev/nvidia*")) or shutil.which("nvidia-smi") is not None

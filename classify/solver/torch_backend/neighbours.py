@@ -11,8 +11,7 @@ import torch
 
 from classify.solver.torch_backend.design import arithmetic, tensor_of
 
-# Similarities of a block of rows and a block of queries, as integers: 256 MB.
-PRODUCT_NUMBERS = 32 << 20
+# Queries that meet a block of rows at once: 8,192 rows make 270 MB of keys.
 QUERIES = 4096
 
 
@@ -28,7 +27,7 @@ def nearest_keys(
     `classify.heads.neighbours.keys_of`: all different, so that the same are found each time.
     """
     device = torch.device(at)
-    with torch.no_grad(), arithmetic(device):
+    with arithmetic(device):
         parts = tensor_of(queries).to(device).split(QUERIES)
         best = [torch.empty((len(part), 0), dtype=torch.int64, device=device) for part in parts]
         for where, rows in blocks:

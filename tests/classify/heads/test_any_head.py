@@ -98,9 +98,9 @@ def test_two_classes_compare_other_heads_and_not_one_problem_with_itself(tmp_pat
 
 def test_unknown_heads_name_the_nearest(tmp_path, make_store, capsys):
     store = make_store(tmp_path / "a.h5")
-    assert run(main, ["fit", str(store), "--head=mean"]) == 2
+    assert run(main, ["fit", str(store), "--head=meanss"]) == 2
     told = capsys.readouterr().err
-    assert "--head mean is unknown; did you mean means?" in told
+    assert "--head meanss is unknown; did you mean means?" in told
     assert "multinomial, ovr, ovo" in told
 
 

@@ -10,12 +10,13 @@ from classify.heads import neighbours
 from classify.heads.interface import FitContext
 from classify.heads.knn import KS, Knn
 from classify.heads.neighbours import nearest_rows
+from classify.solver.backend import DeviceMemoryWarning
 from classify.solver.threads import workers
 
 KIND = Knn("knn")
 
 
-@pytest.fixture(params=["cpu", "torch-cpu"])
+@pytest.fixture(params=["cpu", "torch-cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def context(request, monkeypatch):
     """Search in several blocks, in numpy and in torch."""
     monkeypatch.setattr(neighbours, "ROWS", 64)
@@ -108,6 +109,24 @@ def test_rows_on_the_disk_are_read_a_block_at_a_time(monkeypatch):
         found = nearest_rows(row_set(source, y), neighbours.unit_rows(X[:50]), 5, pool)
     assert source.largest == 16
     np.testing.assert_array_equal(found.places[:, 0], np.arange(50))
+
+
+def test_a_search_that_the_device_has_no_room_for_is_done_on_the_cpu(monkeypatch):
+    import torch
+
+    from classify.solver.torch_backend import neighbours as on_device
+
+    def full(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB")
+
+    monkeypatch.setattr(on_device, "nearest_keys", full)
+    X, y = clusters(60, 4, 2)
+    head = KIND.fit(row_set(X, y), {"k": 5}, FitContext(device="torch-cpu"))
+    with pytest.warns(DeviceMemoryWarning, match="too little memory for the knn search"):
+        found = head.answers(X)
+    expected = KIND.fit(row_set(X, y), {"k": 5}, CONTEXT).answers(X)
+    np.testing.assert_array_equal(found.values, expected.values)
+    assert head.device == "cpu"
 
 
 @pytest.mark.parametrize("dtype, kept", [(np.float16, np.float16), (np.float32, np.float32)])
