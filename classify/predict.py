@@ -25,6 +25,8 @@ from classify.feature_files import FEATURE_SUFFIXES, is_feature_file, read_rows
 from classify.report.terminal import printable, table, wants_colour
 from classify.results import backbone_name, has_random_weights
 from classify.saved_heads import SavedHead, load_head
+from classify.saved_models import SavedModel, is_model, load_model
+from classify.solver.memory import show_bytes
 from classify.wording import display_name
 from data.common.cli import EXIT_INTERRUPTED, EXIT_USER, log
 from data.common.errors import UserError
@@ -33,6 +35,7 @@ from data.images.decode import MAX_PIXELS, SUFFIXES
 from data.images.left_out import HIDDEN_FOLDERS, LeftOut, kind_of
 
 STDIN = "-"
+AnyHead = SavedHead | SavedModel
 
 
 class StageOneRefused(SystemExit):
@@ -52,14 +55,14 @@ class Embedding:
 
 def predict(
     head_path: Path, images: Sequence[str], *, top: int = 3, how: Embedding = Embedding()
-) -> tuple[SavedHead, list[dict[str, Any]]]:
+) -> tuple[AnyHead, list[dict[str, Any]]]:
     """Label files of images or of features with a head that ``classify fit`` wrote.
 
     Files come from `find_images`. Returns the head, and for each image or row of features a dict
     with ``image``, ``label`` (the strategy's answer) and ``top``: ``class`` and ``probability`` of
     the `top` most probable classes.
     """
-    head = load_head(head_path)
+    head: AnyHead = load_model(head_path) if is_model(head_path) else load_head(head_path)
     check_decode(how.decode, head.spec, f"the store of {head_path}")
     features = [name for name in images if is_feature_file(name)]
     if features and len(features) < len(images):
@@ -81,7 +84,7 @@ def predict(
 
 
 def answers(
-    head: SavedHead, images: Sequence[str], X: npt.NDArray[np.floating], *, top: int = 3
+    head: AnyHead, images: Sequence[str], X: npt.NDArray[np.floating], *, top: int = 3
 ) -> list[dict[str, Any]]:
     """Turn raw embeddings (n_images, n_features) into answers, as `predict` describes."""
     probabilities = head.probabilities(X)
@@ -101,7 +104,7 @@ def answers(
 
 
 def embed(
-    head: SavedHead, images: Sequence[str], how: Embedding = Embedding()
+    head: AnyHead, images: Sequence[str], how: Embedding = Embedding()
 ) -> npt.NDArray[np.float32]:
     """Run the head's backbone on image files in a process of its own: (n_images, n_features).
 
@@ -129,7 +132,7 @@ def embed(
     return X.astype(np.float32, copy=False)
 
 
-def _weights_file(head: SavedHead) -> str | None:
+def _weights_file(head: AnyHead) -> str | None:
     """Find the file that the backbone's weights came from; None where they came from elsewhere."""
     weights = (head.spec.get("model") or {}).get("weights") or {}
     if not isinstance(weights, dict) or weights.get("source") != "file":
@@ -174,7 +177,7 @@ def answers_csv(found: Sequence[Mapping[str, Any]]) -> str:
     return stream.getvalue().rstrip("\n")
 
 
-def show(head: SavedHead, found: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> str:
+def show(head: AnyHead, found: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> str:
     """Write answers as a table, or for programs as a JSON list."""
     if as_json:
         return json.dumps(list(found), indent=2, ensure_ascii=False)
@@ -191,14 +194,16 @@ def show(head: SavedHead, found: Sequence[Mapping[str, Any]], *, as_json: bool =
     return table(heads, rows, left=len(heads), colour=wants_colour(sys.stdout))
 
 
-def note(head: SavedHead) -> None:
+def note(head: AnyHead) -> None:
     """Log what answered, and what that is worth."""
     model = (head.spec.get("model") or {}).get("name", "an unknown backbone")
     if is_imported(head.spec):
         model = backbone_name(head.spec)
-    log(
-        printable(f"{display_name(head.strategy)} head on {model}, {len(head.class_names)} classes")
-    )
+    kind = ""
+    if isinstance(head, SavedModel):
+        kind = f"; it is not linear, and its file is {show_bytes(head.n_bytes or 0)} large"
+    n_classes = len(head.class_names)
+    log(printable(f"{display_name(head.strategy)} head on {model}, {n_classes} classes{kind}"))
     if has_random_weights(head.spec):
         log("warning: this backbone's weights are random; the answers show the mechanism only")
     if cropped_twice(head.spec):

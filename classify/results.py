@@ -76,7 +76,14 @@ _STRATEGY = {
     "n_iter": (int, None),
     "converged": bool,
     "certificate": (dict, None),
-    "notes?": dict,
+    "notes?": {
+        "curves?": {
+            "loss": [_Number],
+            "accuracy": [_Number],
+            "validation_loss": [_Number],
+            "validation_accuracy": [_Number],
+        }
+    },
     "saved?": {"file": str, "linear": bool, "bytes": int},
     "validation": [_STEP],
     "validation_not_visited": [_Number],

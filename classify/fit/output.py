@@ -23,6 +23,7 @@ from classify.heads.registry import head_kind, is_solved
 from classify.report.run_report import write_report
 from classify.results import FILE_NAME
 from classify.saved_heads import SavedHead, compact, save_head, weights_of
+from classify.saved_models import SUFFIX, SavedModel, save_model
 from classify.solver.backend import device_title
 from classify.solver.few_rows import are_few
 from classify.solver.strategies import strategy_of
@@ -171,7 +172,8 @@ def _write_head(folder: Path, name: str, features: Features, fit: Fitted) -> Pat
         more = {"C": None, "coding": "multinomial", "setting": dict(estimator.trained.setting)}
         save_head(path, SavedHead(**common, **weights_of(estimator.trained.head), **more))
     else:
-        raise NotImplementedError(name)
+        path = path.with_suffix(SUFFIX)
+        save_model(path, SavedModel(trained=estimator.trained, **common))
     return path
 
 

@@ -41,6 +41,7 @@ HEADS: dict[str, Entry] = {
     "boosting": Entry("gradient boosting", _TREES, family="boosting"),
     "boosting-ovr": Entry("gradient boosting OvR", _TREES, family="boosting"),
     "boosting-ovo": Entry("gradient boosting OvO", _TREES, family="boosting"),
+    "mlp": Entry("MLP", "classify.heads.mlp.head:Mlp"),
 }
 # What is fitted where no head is named.
 DEFAULT = ("multinomial", "ovr", "ovo")

@@ -12,6 +12,7 @@ from classify.analysis.gallery import data_uri, thumbnail_size
 from classify.report.pages import render_html
 from classify.results import has_random_weights
 from classify.saved_heads import SavedHead
+from classify.saved_models import SavedModel
 from data.common.cli import log, progress
 from data.common.errors import UserError
 from data.common.files import check_writable, write_text
@@ -35,7 +36,7 @@ def check_page(path: Path) -> Path:
 
 def write_page(
     path: Path,
-    head: SavedHead,
+    head: SavedHead | SavedModel,
     found: Sequence[Mapping[str, Any]],
     max_pixels: int = MAX_PIXELS,
 ) -> None:

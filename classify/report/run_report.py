@@ -20,6 +20,7 @@ from classify.report.figures import course as figures_made
 from classify.report.figures import decoding as figures_decoding
 from classify.report.figures import few_shot as figures_few_shot
 from classify.report.figures import pairs as figures_pairs
+from classify.report.figures import training as figures_training
 from classify.report.figures import validation as figures_validation
 from classify.report.figures import views as figures_views
 from classify.report.figures.style import PALETTE
@@ -55,6 +56,7 @@ FIGURES = (
     figures_decoding,
     figures_validation,
     figures_few_shot,
+    figures_training,
     figures_views,
     figures_made,
 )

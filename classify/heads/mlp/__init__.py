@@ -1,0 +1,1 @@
+"""The dense head of transfer-learning notebooks: two hidden layers, trained with torch."""
