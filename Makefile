@@ -51,7 +51,7 @@ FIT_OPTIONS = $(strip \
   $(call option,CLUSTER,--cluster) $(call option,SCHEDULER,--scheduler) $(call option,ADDRESS,--address) \
   $(call option,DATA_DIR,--data-dir) $(if $(FEW_SHOT),$(if $(filter 0 no false off,$(FEW_SHOT)),--no-few-shot,--few-shot)) \
   $(if $(filter-out 0 no false off,$(NO_INTERCEPT)),--no-intercept) $(call option,NORMALIZE,--normalize) $(call option,CLASS_WEIGHT,--class-weight) \
-  $(call option,CLASSES,--classes) \
+  $(call option,CLASSES,--classes) $(call option,COST,--cost) \
   --reports-dir=$(call quote,$(REPORTS_DIR)))
 
 IMPORT_OPTIONS = $(strip \

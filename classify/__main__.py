@@ -309,12 +309,15 @@ def show_run(folder: Path, results: dict[str, Any]) -> None:
     from classify.analysis.precision import numerics_line
     from classify.report.split_words import terminal_line
     from classify.report.terminal import emphasise, printable, results_table
+    from classify.report.two_classes import terminal_lines
 
     log(results_table(results))
     if line := terminal_line(results):
         log(printable(line))
     if line := numerics_line(results):
         log(line)
+    for line in terminal_lines(results):
+        log(printable(line))
     for text in results["warnings"]:
         log(printable(f"warning: {text}"))
     log(emphasise(printable(results["verdict"])))

@@ -173,6 +173,13 @@ def headline(strategies: Mapping[str, Any], comparisons: Sequence[Mapping[str, A
             f"{points(entry['test']['accuracy'])} % (95 % interval {points(low)} to "
             f"{points(high)})."
         )
+    if entry.get("binary"):
+        return (
+            "Two classes are one problem, and there is one head: "
+            f"{display_name(strategy)} reaches {points(entry['test']['accuracy'])} % (95 % "
+            f"interval {points(low)} to {points(high)}), and its area under the ROC curve is "
+            f"{entry['binary']['auc']:.3f}."
+        )
     return (
         f"{upper_first(display_name(strategy))} reaches "
         f"{points(entry['test']['accuracy'])} % (95 % interval {points(low)} to {points(high)}); "

@@ -6,8 +6,6 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from classify.heads.registry import distinct
 from classify.wording import display_name, listed
 from data.common.cli import Parser, log
@@ -36,7 +34,7 @@ def add_class_options(parser: Parser) -> None:
 
 def parse_class_names(text: str) -> tuple[str, ...]:
     """Parse two names or more, each once, separated by commas."""
-    from data.chosen_classes import parse_classes  # numpy is for later
+    from data.chosen_classes import parse_classes  # which needs numpy, and --help does not
 
     return parse_classes(text)
 
@@ -69,6 +67,8 @@ def suited(options: FitOptions, features: Features) -> FitOptions:
 
     A `UserError` says that ``--cost`` was given for more classes, or that nothing tells its worth.
     """
+    import numpy as np
+
     known = np.unique(features.train.labels)
     if options.cost is not None:
         _check_cost(features, len(known))
@@ -85,6 +85,8 @@ def suited(options: FitOptions, features: Features) -> FitOptions:
 
 
 def _check_cost(features: Features, n_known: int) -> None:
+    import numpy as np
+
     if n_known != 2:
         first, second = features.class_names[:2]
         raise UserError(

@@ -46,6 +46,28 @@ def span(ends: list[float]) -> str:
     return f"{points(ends[0])}–{points(ends[1])}"
 
 
+def shares(pair: list[float]) -> str:
+    """Write an interval of shares in percent, to the tenth."""
+    return f"{points(pair[0], 1)}–{points(pair[1], 1)}"
+
+
+def ends(pair: list[float] | None) -> str:
+    """Write an interval of numbers that are not in percent."""
+    return NOTHING if pair is None else f"{pair[0]:.3f} to {pair[1]:.3f}"
+
+
+def cost_text(value: float) -> str:
+    """Write a cost with three digits or more, and never in powers of ten."""
+    digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 0
+    text = f"{value:,.{digits}f}"
+    return (text.lstrip("-") if float(text.replace(",", "")) == 0 else text).replace("-", "−")
+
+
+def cost_ends(pair: list[float]) -> str:
+    """Write an interval of costs."""
+    return f"{cost_text(pair[0])} to {cost_text(pair[1])}"
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """Write a number with a fixed count of digits after the point."""
     return NOTHING if value is None else f"{value:.{digits}f}"
@@ -134,6 +156,10 @@ def _environment(*, html: bool) -> Environment:
         percent=percent,
         interval=interval,
         span=span,
+        shares=shares,
+        ends=ends,
+        cost=cost_text,
+        cost_ends=cost_ends,
         number=number,
         general=general,
         count=count,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from classify.report.figures import accuracy as figures_accuracy
+from classify.report.figures import binary as figures_binary
 from classify.report.figures import calibration as figures_calibration
 from classify.report.figures import classes as figures_classes
 from classify.report.figures import course as figures_made
@@ -34,6 +35,7 @@ from classify.report.split_words import (
     split_sentences,
     splits_of,
 )
+from classify.report.two_classes import metrics_columns, two_classes
 from classify.results import FILE_NAME, backbone_name, dataset_name, has_random_weights
 from classify.wording import (
     decoding_sentence,
@@ -50,6 +52,7 @@ from data.format.spec import IMPORTED, is_imported
 # In the order of the page; each has a function `draw`, from results to SVG documents by name.
 FIGURES = (
     figures_accuracy,
+    figures_binary,
     figures_classes,
     figures_pairs,
     figures_calibration,
@@ -88,6 +91,9 @@ def write_metrics(path: Path, results: Mapping[str, Any]) -> None:
     """Write the numbers of section 2 as CSV, one row a strategy."""
     majority = results.get("majority")
     rows = [metrics_row(name, entry, majority) for name, entry in results["strategies"].items()]
+    if two_classes(results):
+        for row, entry in zip(rows, results["strategies"].values(), strict=True):
+            row.update(metrics_columns(entry))
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, rows[0], lineterminator="\n")
     table.writeheader()
@@ -276,6 +282,7 @@ def report_context(results: Mapping[str, Any]) -> dict[str, Any]:
         "majority": results.get("majority"),
         "never_answered": all("never_answered" in entry for entry in strategies.values()),
         **heads_context(results),
+        "two": two_classes(results),
         "late": {
             name: late
             for name, entry in strategies.items()

@@ -121,7 +121,8 @@ def test_two_classes_are_not_compared_with_themselves(make_store, tmp_path, name
         tmp_path / "f" / "x" / "toy-8px-00000000.h5", names=names,
         labels_train=rng.integers(0, 2, 120), labels_test=rng.integers(0, len(names), 60),
     )  # fmt: skip
-    folder, results = fit(store, tmp_path / "r", "--c-grid=0.01,1,100")
+    heads = [f"--head={name}" for name in ("multinomial", "ovr", "ovo")]
+    folder, results = fit(store, tmp_path / "r", "--c-grid=0.01,1,100", *heads)
     assert results["one_problem"] is True
     assert results["comparisons"] == []
     first, *others = results["strategies"].values()
@@ -147,7 +148,7 @@ def test_one_strategy_of_two_classes_is_alone(make_store, tmp_path):
     )  # fmt: skip
     _, results = fit(store, tmp_path / "r", "--c=1", "--strategy=ovo")
     assert results["one_problem"] is False
-    assert "the only strategy of this run" in results["verdict"]
+    assert "there is one head: OvO reaches" in results["verdict"]
 
 
 def test_runs_of_two_classes_are_compared_once(make_run, tmp_path):
