@@ -9,6 +9,7 @@ Parts, with --part (several may be given):
   out-of-core  the same with --memory at a quarter of the features
   coupling     probabilities of one-vs-one
   few          many classes of few rows: the whole command, 200 x 3 and 1,000 x 2
+  svm          paths and fits of support vector machines and of a code book, against logistic ones
   closed-form  ridge, LDA, nearest means and nearest rows, all settings, against scikit-learn's
   decoding     stage one: JPEG files with --decode fast, against exact decoding
   photos       stage one on photographs: decoder, network, both, and a first run
@@ -39,6 +40,7 @@ PARTS = (
     "out-of-core",
     "coupling",
     "few",
+    "svm",
     "closed-form",
     "decoding",
     "photos",
@@ -166,6 +168,7 @@ def main(argv: Sequence[str]) -> None:
         photos,
         scaling,
         slopes,
+        svm,
         tables,
     )
     from benchmarks.peers import DEFAULT
@@ -195,6 +198,7 @@ def main(argv: Sequence[str]) -> None:
         "out-of-core": memory.out_of_core,
         "coupling": coupling.run,
         "few": few.run,
+        "svm": svm.run,
         "closed-form": closed_form.run,
         "decoding": decoding.run,
         "photos": photos.run,

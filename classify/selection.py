@@ -36,8 +36,10 @@ C_GRID: npt.NDArray[np.float64] = np.logspace(-6, 5, 45)
 # After so many values in a row that make the validation log-loss worse, the path may end.
 PATIENCE = 8
 # Of margins the loss does not rise where classes are apart, but tends to that of the hard margin:
-# a value of C that lowers it by less than this share of it counts as one that makes it worse.
+# a value of C that lowers it by less than this share of it counts as one that makes it worse, and
+# so many of them in a row, a decade of the usual grid, end the path: these fits are the slowest.
 LEAST_GAIN = 0.01
+MARGIN_PATIENCE = 4
 # Validation rows cannot tell apart what is nearer than this to the optimum.
 PATH_TOL = 3e-4
 PATH_MAX_ITER = 200
@@ -90,6 +92,7 @@ class _HeldOut:
         # The scale of margins is not that of logits, so that their log-loss falls with it: they are
         # judged by the loss that is minimised.
         self.by_margins = self.loss != "logistic"
+        self.patience = MARGIN_PATIENCE if self.by_margins else PATIENCE
         # One-vs-one's answers are votes; what its probabilities cost more buys ties' log-loss.
         scores = len(rows) * n_heads(strategy, n_classes) if coding == "ovo" else 0
         self.every = max(1, -(-scores // COUPLED_NUMBERS))
@@ -192,7 +195,8 @@ def select_C(
     few point to. It ends early once the validation log-loss has risen for `PATIENCE` values in a
     row, unless `full_path`. The chosen value has the highest accuracy, then the lowest log-loss,
     then the smallest C. For support vector machines the mean squared hinge loss of their problems
-    stands in place of the log-loss, and has to go on falling by a hundredth.
+    stands in place of the log-loss, and `MARGIN_PATIENCE` values that do not lower it by a
+    hundredth end the path.
 
     `X` (n_rows, n_features) may be a `data.format.stored_rows.StoredRows`, of which blocks of rows
     are read; `Selection.start` takes normalised rows. Settings are those of
@@ -228,7 +232,7 @@ def select_C(
         )  # fmt: skip
         held_out = _HeldOut(strategy, X, labels, held, len(classes), pool, sides.weights_of(held))
         found = _follow_path(
-            fitter, held_out, values, len(values) if full_path else PATIENCE, on_step
+            fitter, held_out, values, len(values) if full_path else held_out.patience, on_step
         )
     return Selection(
         C=found.C,

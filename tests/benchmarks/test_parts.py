@@ -24,6 +24,7 @@ from benchmarks import (
     peers,
     processes,
     slopes,
+    svm,
 )
 from benchmarks.processes import ROOT, Failed, TooLong, measured, trial
 from benchmarks.rows import made
@@ -242,6 +243,15 @@ def test_closed_form(settings, capsys):
     assert all(row["seconds"] > 0 and row["peer_seconds"] > 0 for row in found)
     assert {row["limit"] for row in found} == {None}  # the limits are for another shape
     assert "RidgeClassifier" in capsys.readouterr().out
+
+
+def test_svm(settings, capsys):
+    svm.run(settings)
+    found = content(settings, "svm")["results"]
+    assert [row["head"] for row in found] == ["ovr", "svm-ovr", "ovo", "svm-ovo", "ecoc"]
+    assert all(row["converged"] and row["fit"] > 0 for row in found)
+    assert [row["ratios"]["path"] for row in found if row["head"] in ("ovr", "ovo")] == [1.0, 1.0]
+    assert "svm-ovo" in capsys.readouterr().out
 
 
 def test_coupling(settings):
