@@ -116,11 +116,32 @@ pairs_ : ndarray of int, shape (n_pairs, 2)
 """
 
 
+_CODES = """\
+code : array-like of int, shape (n_classes, n_problems), or None
+    Code book of -1 (negative), 1 (positive) and 0 (left out), for the sorted classes. ``None``
+    takes all ways to divide up to seven classes in two, and for more classes
+    ``ceil(10 log2(n_classes))`` problems, the best of many random code books.
+decoding : {'loss', 'votes'}
+    Which class a row of scores is nearest to: the one with the smallest sum of losses, or the one
+    that most problems agree with, and between equals the sum of the scores.
+random_state : int
+    Seed of the code books that are drawn.
+"""
+_CODE = """\
+code_ : ndarray of int, shape (n_classes, n_problems)
+    The code book that was used.
+"""
+
+
 def with_shared_sections(estimator: _Estimator) -> _Estimator:
     """Add to an estimator's docstring what holds of all of them."""
     if estimator.__doc__:  # python -OO has none
         more = _PAIRS if strategy_of(estimator._strategy).coding == "ovo" else ""
-        estimator.__doc__ = f"{inspect.cleandoc(estimator.__doc__)}\n\n{_SECTIONS}{more}"
+        sections = _SECTIONS
+        if estimator._strategy == "ecoc":
+            sections = sections.replace("tol : float\n", f"{_CODES}tol : float\n", 1)
+            more = _CODE
+        estimator.__doc__ = f"{inspect.cleandoc(estimator.__doc__)}\n\n{sections}{more}"
     return estimator
 
 
@@ -349,7 +370,7 @@ class LinearHeads(ClassifierMixin, BaseEstimator):
             stacklevel=3,
         )
 
-    def answer(self, X: Any, answer: Callable[..., npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    def _answer(self, X: Any, answer: Callable[..., npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """Call ``answer(strategy, scores, n_classes)``, for blocks of rows where they are large."""
         check_is_fitted(self)
         head, n_classes = self.head_, len(self.classes_)
@@ -381,7 +402,7 @@ class LinearHeads(ClassifierMixin, BaseEstimator):
             Linear scores; for one-vs-one, votes plus confidences in (-1/3, 1/3); for a code book,
             what its decoding makes of them.
         """
-        return self.answer(X, decision_values)
+        return self._answer(X, decision_values)
 
     def predict(self, X: Any) -> npt.NDArray[Any]:
         """Return the class with the highest decision value; the first, where several have it.
@@ -396,5 +417,5 @@ class LinearHeads(ClassifierMixin, BaseEstimator):
         ndarray, shape (n_samples,)
             Labels.
         """
-        answers = self.answer(X, decide)  # before the classes, which there may not be yet
+        answers = self._answer(X, decide)  # before the classes, which there may not be yet
         return self.classes_[answers]

@@ -62,7 +62,7 @@ def answers_of(
         values = decision_values(strategy, scores, n_classes).reshape(len(scores), -1)
         return np.hstack([values, probabilities(strategy, scores, n_classes)])
 
-    found = estimator.answer(X, all_at_once)
+    found = estimator._answer(X, all_at_once)
     if pairs:
         return found[:, :k], found[:, k : 2 * k], found[:, 2 * k :]
     values, chances = found[:, :-k], found[:, -k:]
@@ -85,7 +85,7 @@ class _LogisticHeads(LinearHeads):
         ndarray of float64, shape (n_samples, n_classes)
             See `classify.coding.probabilities`.
         """
-        return self.answer(X, probabilities)
+        return self._answer(X, probabilities)
 
     def predict_log_proba(self, X: Any) -> npt.NDArray[np.float64]:
         """Return the logarithm of the probability of each class.
@@ -100,7 +100,7 @@ class _LogisticHeads(LinearHeads):
         ndarray of float64, shape (n_samples, n_classes)
             Finite, where a probability has underflowed to zero too.
         """
-        return self.answer(X, log_probabilities)
+        return self._answer(X, log_probabilities)
 
 
 @with_shared_sections
@@ -183,13 +183,7 @@ class ErrorCorrectingLogistic(_LogisticHeads):
     probabilities are the softmax of minus these sums (Allwein, Schapire and Singer, 2000). They are
     sure of themselves, since the problems are not independent: calibrate them with a temperature.
 
-    Besides the parameters below there are `code` (n_classes, n_problems), a code book of -1
-    (negative), 1 (positive) and 0 (left out), for the sorted classes, in place of the one that is
-    chosen: all ways to divide up to seven classes in two, and for more classes
-    ``ceil(10 log2(n_classes))`` problems, the best of many random code books drawn with
-    `random_state`; and `decoding`, ``loss`` or ``votes``: which problems agree with a class's row,
-    and between equals the sum of the scores, as one-vs-one decides. Two classes are one problem.
-    `code_` is the code book that was used.
+    Two classes are one problem.
     """
 
     _strategy = "ecoc"

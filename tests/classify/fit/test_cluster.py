@@ -22,7 +22,7 @@ def numbers(reports):
     for path in sorted(reports.glob("*/*/results.json")):
         results = read_results(path)
         for entry in results["strategies"].values():
-            del entry["fit_seconds"], entry["predict_seconds"], entry["predict_seconds"]
+            del entry["fit_seconds"], entry["predict_seconds"]
         kept = ("strategies", "comparisons", "few_shot", "verdict")
         found[path.parts[-3]] = json.dumps({name: results[name] for name in kept})
     return found

@@ -1,4 +1,4 @@
-"""A fit of heads that are not linear, from the store to the report and to answers of their files."""
+"""A fit of heads that are not linear: from the store to the report and to the files' answers."""
 
 import json
 
