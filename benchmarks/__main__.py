@@ -49,6 +49,7 @@ PARTS = (
     "scaling",
     "paired-tests",
     "group-tests",
+    "best-of-many",
 )
 NEED_STORES = ("path", "memory", "out-of-core")
 # Those that are run where no store is given and no part is named.
@@ -150,6 +151,7 @@ def main(argv: Sequence[str]) -> None:
         read_header(store)
 
     from benchmarks import (
+        best_of_many,
         closed_form,
         coupling,
         decoding,
@@ -205,6 +207,7 @@ def main(argv: Sequence[str]) -> None:
         "scaling": scaling.run,
         "paired-tests": paired_tests.run,
         "group-tests": group_tests.run,
+        "best-of-many": best_of_many.run,
     }
     for part in parts:
         print(f"== {part}", flush=True)
