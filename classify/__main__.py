@@ -79,7 +79,10 @@ def parse_count(option: str, low: int = 1) -> Callable[[str], int]:
 
 
 def _add_fit_options(parser: Parser) -> None:
-    parser.add_argument("stores", nargs="+", type=Path, metavar="FILE.h5", help="feature stores")
+    parser.add_argument(
+        "stores", nargs="+", type=Path, metavar="FILE.h5",
+        help="feature stores; a.h5+b.h5 is two of the same images, side by side as one",
+    )  # fmt: skip
     parser.add_argument(
         "--head",
         action="append",
@@ -245,10 +248,13 @@ def fit_command(options: Namespace, command: str) -> None:
     from classify.solver.backend import DeviceMissingError, choose_device
     from data.chosen_classes import check_names
     from data.common.memory import keep_pages
-    from data.reading import read_header
+    from data.format.sums import sum_parts
+    from data.reading import open_features, read_header
 
     stores = list(dict.fromkeys(options.stores))
     for store in stores:  # before the first fit, not after it
+        if len(sum_parts(store)) > 1:
+            open_features(store, verify=False, in_memory=False)  # whether its rows pair
         check_names(read_header(store), options.classes)
 
     try:
@@ -326,11 +332,14 @@ def show_run(folder: Path, results: dict[str, Any]) -> None:
 
 def compare_command(options: Namespace) -> None:
     """Run ``compare``: the leaderboard and what it says on stderr, the report's path on stdout."""
+    from classify.report.best_rows import terminal_best
     from classify.report.comparison import compare
     from classify.report.terminal import emphasise, printable
 
     page, comparison, leaderboard = compare(options.runs, options.reports_dir)
     log(leaderboard)
+    if tables := terminal_best(comparison):
+        log(tables)
     log(emphasise(printable(comparison["verdict"])))
     print_result(page)
 
@@ -375,6 +384,13 @@ def report_command(options: Namespace) -> None:
     print_result(write_report(options.run))
 
 
+def _features_dir(store: Path) -> Path:
+    """Find the features folder of a store, or of the first of a sum."""
+    from data.format.sums import sum_parts
+
+    return sum_parts(store)[0].absolute().parent.parent
+
+
 def main(argv: Sequence[str]) -> None:
     """Run one command.
 
@@ -385,7 +401,7 @@ def main(argv: Sequence[str]) -> None:
     """
     command, options = parse(argv)
     stores = getattr(options, "stores", None)
-    use_cache_folder(Path(stores[0]).absolute().parent.parent if stores else None)
+    use_cache_folder(_features_dir(stores[0]) if stores else None)
     if command == "fit":
         fit_command(options, shlex.join(["python", "-m", "classify", *argv]))
     elif command == "compare":

@@ -104,9 +104,9 @@ def crop_marker(dataset: str, preprocessing: Mapping[str, Any]) -> dict[str, int
     return {CROPS: 1} if (again or squashed) and dataset not in BUILT_IN else {}
 
 
-def specs_of(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def specs_of(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
     """List the specs of the stores that are side by side: the spec itself, of a store alone."""
-    return list(spec.get("parts") or [spec])
+    return list(spec.get("parts") or [dict(spec)])
 
 
 def cropped_twice(spec: Mapping[str, Any]) -> bool:

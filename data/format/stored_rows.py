@@ -180,7 +180,7 @@ class SelectedRows:
 class StackedRows:
     """Tables of one width, one after the other, as one source of rows."""
 
-    def __init__(self, parts: tuple[StoredRows | SelectedRows, ...]) -> None:
+    def __init__(self, parts: tuple[StoredRows | SelectedRows | SideBySideRows, ...]) -> None:
         self.parts = parts
         self._starts = np.cumsum([0, *map(len, parts)])
         self.shape: tuple[int, int] = (int(self._starts[-1]), parts[0].shape[1])
