@@ -174,7 +174,12 @@ def _add_predict_options(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument("--top", type=parse_count("--top"), default=3, metavar="N")
     parser.add_argument(
-        "--weights", metavar="bundled|FILE", help="the backbone's weights, if moved"
+        "--weights",
+        action="append",
+        default=[],
+        metavar="bundled|FILE",
+        help="the backbone's weights, if moved; of a head of several stores repeated, in the order "
+        "of the stores",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(

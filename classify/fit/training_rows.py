@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.head_parts import head_parts, norm_of_parts
 from classify.records import TrainingRows
 from classify.solver.out_of_core import is_source
 from classify.solver.row_norms import Norm
@@ -24,9 +25,7 @@ def usable(X: Any) -> Any:
 
 def norm_of(features: Features, norm: Norm) -> Norm:
     """Settle what rows are divided by: of a sum, each store's part of a row by its own norm."""
-    if norm is None or not features.parts:
-        return norm
-    return tuple(part.header.n_features for part in features.parts)
+    return norm_of_parts(norm, head_parts(features))
 
 
 def training_rows(features: Features) -> TrainingRows:
