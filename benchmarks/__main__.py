@@ -17,6 +17,7 @@ Parts, with --part (several may be given):
   tables       stage one: reading a table of a million rows, and the fingerprint of one
   doors        stage one: the same images by every door, and whether rows and accuracies agree
   scaling      a model of the costs of both stages, checked at three sizes and extrapolated
+  best-of-many is the best among those that may be it as often as compare says, simulated
 Without stores, all but path, hundred, memory, out-of-core, coupling and doors run, on made data.
 """
 

@@ -389,13 +389,6 @@ def report_command(options: Namespace) -> None:
     print_result(write_report(options.run))
 
 
-def _features_dir(store: Path) -> Path:
-    """Find the features folder of a store, or of the first of a sum."""
-    from data.format.sums import sum_parts
-
-    return sum_parts(store)[0].absolute().parent.parent
-
-
 def main(argv: Sequence[str]) -> None:
     """Run one command.
 
@@ -405,8 +398,12 @@ def main(argv: Sequence[str]) -> None:
         The arguments after ``python -m classify``.
     """
     command, options = parse(argv)
-    stores = getattr(options, "stores", None)
-    use_cache_folder(_features_dir(stores[0]) if stores else None)
+    features_dir = None
+    if stores := getattr(options, "stores", None):
+        from data.format.sums import sum_parts
+
+        features_dir = sum_parts(stores[0])[0].absolute().parent.parent
+    use_cache_folder(features_dir)
     if command == "fit":
         fit_command(options, shlex.join(["python", "-m", "classify", *argv]))
     elif command == "compare":
