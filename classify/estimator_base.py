@@ -89,9 +89,7 @@ fit_intercept : bool
     scales features but does not centre them.
 normalize : None, 'l2' or tuple of int
     ``l2`` divides every row by its Euclidean norm before anything else, in a fit and in
-    predictions; rows of zeros stay so. CLIP and DINO are probed on such features. Where features
-    of several networks are side by side, a tuple of their widths divides each one's part of a row
-    by its own norm.
+    predictions; rows of zeros stay so. A tuple of widths divides each part of a row by its own.
 
 Attributes
 ----------

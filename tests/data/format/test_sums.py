@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from data.common.errors import UserError
+from data.exchange.exporting import export_store
 from data.format.records import SplitSource
 from data.format.sums import absolute_store, sum_parts
 from data.reading import open_features, read_header
@@ -141,6 +142,16 @@ def test_a_file_whose_name_has_a_plus_is_one_file(tmp_path, monkeypatch):
     assert sum_parts("a.h5+no+such.h5") == [Path("a.h5"), Path("no+such.h5")]
     here = Path.cwd()
     assert absolute_store(Path("a.h5+b.h5")) == Path(f"{here}/a.h5+{here}/b.h5")
+
+
+def test_a_sum_is_exported_beside_its_first_store(tmp_path):
+    (tmp_path / "f").mkdir()
+    a, b = write(tmp_path / "a.h5"), write(tmp_path / "f" / "b.h5", model="two", seed=1)
+    path = export_store(Path(f"{a}+{b}"), "npz")
+    assert path == tmp_path / "a+b.npz"
+    with np.load(path) as found:
+        both = open_features(f"{a}+{b}")
+        np.testing.assert_array_equal(found["X_test"], both.test.features)
 
 
 def replaced(split, column, row, value):
