@@ -16,12 +16,14 @@ from classify.analysis.gallery import thumbnails
 from classify.analysis.precision import numerics
 from classify.fit.fit_store import store_name
 from classify.fit.fit_stores import fit_stores
+from classify.head_parts import HeadPart, read_parts
 from classify.records import FitOptions
 from classify.report.comparison import compare
 from classify.report.run_report import extract_command, provenance_rows
 from classify.report.runs import read_results
 from classify.results import backbone_name, has_random_weights
 from classify.saved_heads import load_head
+from classify.saved_models import load_model
 from classify.solver.row_norms import normalized
 from data.common.cli import run
 from data.dataset import load_dataset
@@ -236,14 +238,16 @@ def of_files(tmp_path, stage_one):
     for image in images:
         image.write_bytes(b"pixels")
     stage_one.stores = {p.name.split("-")[0]: open_features(p) for p in paths}
-    folder, _ = fit(f"{paths[0]}+{paths[1]}", tmp_path / "reports", "--no-few-shot")
+    more = ["--no-few-shot", "--normalize=l2", "--head=knn"]
+    folder, _ = fit(f"{paths[0]}+{paths[1]}", tmp_path / "reports", *more)
     return folder, paths, weights, list(map(str, images))
 
 
-@pytest.mark.parametrize("strategy", ["ovr", "ovo"])
+@pytest.mark.parametrize("strategy", ["ovr", "ovo", "knn"])
 def test_predict_runs_each_network_once(of_files, stage_one, capsys, strategy):
     folder, paths, weights, images = of_files
-    head = folder / "heads" / f"{strategy}.safetensors"
+    head = folder / read_results(folder / "results.json")["strategies"][strategy]["saved"]["file"]
+    assert (head.suffix == ".skops") == (strategy == "knn")
     assert run(main, ["predict", str(head), *images, "--json"]) == 0
     told = capsys.readouterr()
     assert stage_one.calls == [("one", str(weights[0]), images), ("two", str(weights[1]), images)]
@@ -251,7 +255,8 @@ def test_predict_runs_each_network_once(of_files, stage_one, capsys, strategy):
     labels = found["class_names"][found[f"{strategy}_predictions"][:4]]
     assert [answer["label"] for answer in json.loads(told.out)] == labels.tolist()
     assert "one 8 px + two 8 px" in told.err
-    saved = load_head(head)
+    saved = load_model(head) if strategy == "knn" else load_head(head)
+    assert saved.normalize == (5, 4)
     assert [(p.key, p.n_features, p.weights_file) for p in saved.parts] == [
         (read_header(path).key, width, str(file))
         for path, width, file in zip(paths, (5, 4), weights, strict=True)
@@ -282,6 +287,23 @@ def test_weights_that_moved_are_given_for_each_part(of_files, stage_one, tmp_pat
     assert [call[1] for call in stage_one.calls] == ["x", "y"]
     assert run(main, [*words, "--weights=x", "--weights=y", "--weights=z"]) == 2
     assert "--weights was given 3 times, and this head takes" in capsys.readouterr().err
+
+
+def test_parts_that_do_not_fit_a_head_are_refused():
+    part = {"key": "k", "n_features": 3, "weights_file": None}
+    two = {"parts": [spec_of(), spec_of()]}
+    assert read_parts([part, part], two, "6") == (HeadPart("k", 3, None),) * 2
+    assert read_parts(None, spec_of(), 6) == ()
+    for found, spec, told in (
+        (None, two, "parts is null, expected a list"),
+        ([part], two, "it has 1 parts, and its spec 2"),
+        ([part, part], spec_of(), "it has 2 parts, and its spec 0"),
+        ([part, {**part, "n_features": "3"}], two, "n_features is text, expected a whole number"),
+        ([part, {**part, "n_features": 4}], two, r"3 \+ 4 features, not 6"),
+        ([{**part, "n_features": 6}, {**part, "n_features": 0}], two, r"6 \+ 0 features"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            read_parts(found, spec, 6)
 
 
 def test_a_head_of_one_store_takes_one_weights_file(fitted_run, tmp_path, capsys):
