@@ -18,6 +18,7 @@ Parts, with --part (several may be given):
   tables       stage one: reading a table of a million rows, and the fingerprint of one
   doors        stage one: the same images by every door, and whether rows and accuracies agree
   scaling      a model of the costs of both stages, checked at three sizes and extrapolated
+  best-of-many is the best among those that may be it as often as compare says, simulated
 Without stores, all but path, hundred, memory, out-of-core, coupling and doors run, on made data.
 """
 
@@ -51,6 +52,7 @@ PARTS = (
     "scaling",
     "paired-tests",
     "group-tests",
+    "best-of-many",
 )
 NEED_STORES = ("path", "memory", "out-of-core")
 # Those that are run where no store is given and no part is named.
@@ -152,6 +154,7 @@ def main(argv: Sequence[str]) -> None:
         read_header(store)
 
     from benchmarks import (
+        best_of_many,
         closed_form,
         coupling,
         decoding,
@@ -209,6 +212,7 @@ def main(argv: Sequence[str]) -> None:
         "scaling": scaling.run,
         "paired-tests": paired_tests.run,
         "group-tests": group_tests.run,
+        "best-of-many": best_of_many.run,
     }
     for part in parts:
         print(f"== {part}", flush=True)

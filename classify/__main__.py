@@ -79,7 +79,10 @@ def parse_count(option: str, low: int = 1) -> Callable[[str], int]:
 
 
 def _add_fit_options(parser: Parser) -> None:
-    parser.add_argument("stores", nargs="+", type=Path, metavar="FILE.h5", help="feature stores")
+    parser.add_argument(
+        "stores", nargs="+", type=Path, metavar="FILE.h5",
+        help="feature stores; a.h5+b.h5 is two of the same images, side by side as one",
+    )  # fmt: skip
     parser.add_argument(
         "--head",
         action="append",
@@ -171,7 +174,12 @@ def _add_predict_options(parser: Parser) -> None:
     )  # fmt: skip
     parser.add_argument("--top", type=parse_count("--top"), default=3, metavar="N")
     parser.add_argument(
-        "--weights", metavar="bundled|FILE", help="the backbone's weights, if moved"
+        "--weights",
+        action="append",
+        default=[],
+        metavar="bundled|FILE",
+        help="the backbone's weights, if moved; of a head of several stores repeated, in the order "
+        "of the stores",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument(
@@ -245,10 +253,13 @@ def fit_command(options: Namespace, command: str) -> None:
     from classify.solver.backend import DeviceMissingError, choose_device
     from data.chosen_classes import check_names
     from data.common.memory import keep_pages
-    from data.reading import read_header
+    from data.format.sums import sum_parts
+    from data.reading import open_features, read_header
 
     stores = list(dict.fromkeys(options.stores))
     for store in stores:  # before the first fit, not after it
+        if len(sum_parts(store)) > 1:
+            open_features(store, verify=False, in_memory=False)  # whether its rows pair
         check_names(read_header(store), options.classes)
 
     try:
@@ -326,11 +337,14 @@ def show_run(folder: Path, results: dict[str, Any]) -> None:
 
 def compare_command(options: Namespace) -> None:
     """Run ``compare``: the leaderboard and what it says on stderr, the report's path on stdout."""
+    from classify.report.best_rows import terminal_best
     from classify.report.comparison import compare
     from classify.report.terminal import emphasise, printable
 
     page, comparison, leaderboard = compare(options.runs, options.reports_dir)
     log(leaderboard)
+    if tables := terminal_best(comparison):
+        log(tables)
     log(emphasise(printable(comparison["verdict"])))
     print_result(page)
 
@@ -384,8 +398,12 @@ def main(argv: Sequence[str]) -> None:
         The arguments after ``python -m classify``.
     """
     command, options = parse(argv)
-    stores = getattr(options, "stores", None)
-    use_cache_folder(Path(stores[0]).absolute().parent.parent if stores else None)
+    features_dir = None
+    if stores := getattr(options, "stores", None):
+        from data.format.sums import sum_parts
+
+        features_dir = sum_parts(stores[0])[0].absolute().parent.parent
+    use_cache_folder(features_dir)
     if command == "fit":
         fit_command(options, shlex.join(["python", "-m", "classify", *argv]))
     elif command == "compare":

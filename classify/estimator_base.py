@@ -31,7 +31,7 @@ from classify.solver.backend import as_labels, choose_device, lies_on, open_fitt
 from classify.solver.design import all_finite
 from classify.solver.fit import plan
 from classify.solver.out_of_core import is_source
-from classify.solver.row_norms import normalized
+from classify.solver.row_norms import Norm, normalized
 from classify.solver.solution import Solution
 from classify.solver.strategies import Strategy, strategy_of
 from classify.solver.threads import workers
@@ -87,9 +87,9 @@ device : {'cpu', 'auto', 'cuda', 'cuda:N'}
 fit_intercept : bool
     Whether the heads have intercepts. Without them `intercept_` is zero, and `standardize`
     scales features but does not centre them.
-normalize : {None, 'l2'}
+normalize : None, 'l2' or tuple of int
     ``l2`` divides every row by its Euclidean norm before anything else, in a fit and in
-    predictions; rows of zeros stay so. CLIP and DINO are probed on such features.
+    predictions; rows of zeros stay so. A tuple of widths divides each part of a row by its own.
 
 Attributes
 ----------
@@ -162,7 +162,7 @@ class LinearHeads(ClassifierMixin, BaseEstimator):
         memory: int | None = None,
         device: str = "cpu",
         fit_intercept: bool = True,
-        normalize: str | None = None,
+        normalize: Norm = None,
     ) -> None:
         self.C = C
         self.tol = tol

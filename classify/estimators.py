@@ -30,6 +30,7 @@ from classify.estimator_base import LinearHeads, with_shared_sections
 from classify.linear_head import Head
 from classify.solver.codes import Code, check_code, code_book
 from classify.solver.problems import class_pairs
+from classify.solver.row_norms import Norm
 from classify.solver.solution import Solution
 from classify.solver.strategies import Strategy
 
@@ -203,7 +204,7 @@ class ErrorCorrectingLogistic(_LogisticHeads):
         memory: int | None = None,
         device: str = "cpu",
         fit_intercept: bool = True,
-        normalize: str | None = None,
+        normalize: Norm = None,
     ) -> None:
         super().__init__(
             C, tol=tol, max_iter=max_iter, standardize=standardize, class_weight=class_weight,

@@ -19,10 +19,7 @@ def check_parameters(estimator: Any) -> None:
     for name in ("standardize", "fit_intercept"):
         if not isinstance(getattr(estimator, name), (bool, np.bool_)):
             raise ValueError(f"{name} must be True or False, got {getattr(estimator, name)!r}")
-    if estimator.normalize is not None and not (
-        isinstance(estimator.normalize, str) and estimator.normalize == "l2"
-    ):
-        raise ValueError(f"normalize must be 'l2' or None, got {estimator.normalize!r}")
+    _check_norm(estimator.normalize)
     n_jobs = estimator.n_jobs
     if n_jobs is not None and (
         not isinstance(n_jobs, Integral) or isinstance(n_jobs, bool) or n_jobs == 0
@@ -39,6 +36,16 @@ def check_parameters(estimator: Any) -> None:
         if not isinstance(value, kind) or isinstance(value, bool) or not 0 < float(value) < np.inf:
             number = "an integer" if kind is Integral else "a number"
             raise ValueError(f"{name} must be {number} above 0, got {value!r}")
+
+
+def _check_norm(norm: Any) -> None:
+    if norm is None or (isinstance(norm, str) and norm == "l2"):
+        return
+    if not isinstance(norm, tuple) or not norm:
+        raise ValueError(f"normalize must be 'l2', None or a tuple of widths, got {norm!r}")
+    for width in norm:
+        if not isinstance(width, Integral) or isinstance(width, bool) or width < 1:
+            raise ValueError(f"the widths of normalize must be integers above 0, got {width!r}")
 
 
 def _check_class_weight(weights: Any) -> None:

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.feature_files import FEATURE_SUFFIXES, is_feature_file, read_rows
+from classify.head_parts import Network, networks_of
 from classify.report.terminal import printable, table, wants_colour
 from classify.results import backbone_name, has_random_weights
 from classify.saved_heads import SavedHead, load_head
@@ -31,6 +32,7 @@ from classify.wording import display_name
 from data.common.cli import EXIT_INTERRUPTED, EXIT_USER, log
 from data.common.errors import UserError
 from data.format.spec import TWICE, check_decode, cropped_twice, is_imported
+from data.format.sums import sum_parts
 from data.images.decode import MAX_PIXELS, SUFFIXES
 from data.images.left_out import HIDDEN_FOLDERS, LeftOut, kind_of
 
@@ -46,8 +48,8 @@ class StageOneRefused(SystemExit):
 class Embedding:
     """How new images are embedded: what the head's spec leaves open."""
 
-    # Where the backbone's weights lie, if they came from a file and it has moved
-    weights: str | None = None
+    # Where the backbones' weights lie, if they came from files that have moved: see `networks`
+    weights: Sequence[str] = ()
     device: str = "auto"  # auto, cpu or cuda
     decode: str | None = None  # refused if it is not how the head's store was made
     max_pixels: int = MAX_PIXELS  # images with more are refused
@@ -106,43 +108,88 @@ def answers(
 def embed(
     head: AnyHead, images: Sequence[str], how: Embedding = Embedding()
 ) -> npt.NDArray[np.float32]:
-    """Run the head's backbone on image files in a process of its own: (n_images, n_features).
+    """Run each backbone of the head on image files: (n_images, n_features).
 
-    A `UserError` says that the weights file is needed and not at hand, or that the features do not
+    A `UserError` says that a weights file is needed and not at hand, or that the features do not
     fit the head; `StageOneRefused`, that stage one has found fault with the input.
     """
-    weights = how.weights or _weights_file(head)
+    blocks = [_embed(network, images, how) for network in networks(head, how.weights)]
+    return blocks[0] if len(blocks) == 1 else np.hstack(blocks)
+
+
+def _embed(network: Network, images: Sequence[str], how: Embedding) -> npt.NDArray[np.float32]:
+    """Run a backbone on image files in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="icebox-predict-") as folder:
         spec, out = Path(folder, "spec.json"), Path(folder, "features.npy")
         # Thousands of names are more than a command line holds.
         listing = Path(folder, "images.json")
         listing.write_text(json.dumps(list(images)), encoding="utf-8")
-        needed = {"spec": head.spec, "weights_file": weights}
+        needed = {"spec": network.spec, "weights_file": network.weights_file}
         spec.write_text(json.dumps(needed), encoding="utf-8")
         command = [sys.executable, "-m", "extract", "images", f"--spec={spec}", f"--out={out}"]
         command += [f"--device={how.device}", f"--list={listing}"]
         command.append(f"--max-pixels={how.max_pixels}")
         _run(command)
         X = np.load(out, allow_pickle=False)
-    if X.shape != (len(images), head.n_features):
+    if X.shape != (len(images), network.n_features):
         raise UserError(
             f"the backbone gave features of shape {X.shape} for {len(images)} images, but the head "
-            f"takes {head.n_features}; the head belongs to another backbone or pooling"
+            f"takes {network.n_features}; the head belongs to another backbone or pooling"
         )
     return X.astype(np.float32, copy=False)
 
 
-def _weights_file(head: AnyHead) -> str | None:
-    """Find the file that the backbone's weights came from; None where they came from elsewhere."""
-    weights = (head.spec.get("model") or {}).get("weights") or {}
-    if not isinstance(weights, dict) or weights.get("source") != "file":
-        return None
-    if head.weights_file and os.path.isfile(head.weights_file):
-        return head.weights_file
-    where = f", was at {head.weights_file}, which is gone" if head.weights_file else ""
-    raise UserError(
-        f"the backbone of this head needs its weights file (sha256 of the weights "
-        f"{str(weights.get('digest'))[:16]}...{where}); give it with --weights FILE.safetensors"
+def networks(head: AnyHead, given: Sequence[str] = ()) -> list[Network]:
+    """List the head's backbones with their weights files: those given, or where they were.
+
+    Files are given for each backbone, or for each whose file is gone, in the order of the head.
+    """
+    found = networks_of(head.spec, head.weights_file, head.n_features, head.parts)
+    lost = [i for i, network in enumerate(found) if _is_lost(network)]
+    if not given and not lost:
+        return found
+    places = range(len(found)) if len(given) == len(found) else lost
+    if len(given) != len(places):
+        raise UserError(_weights_message(found, given, lost))
+    for place, name in zip(places, given, strict=True):
+        found[place] = found[place]._replace(weights_file=name)
+    return found
+
+
+def _weights_of(network: Network) -> dict[str, Any]:
+    weights = (network.spec.get("model") or {}).get("weights")
+    return weights if isinstance(weights, dict) else {}
+
+
+def _is_lost(network: Network) -> bool:
+    """Tell whether a backbone's weights came from a file that is not where it was."""
+    if _weights_of(network).get("source") != "file":
+        return False
+    return not (network.weights_file and os.path.isfile(network.weights_file))
+
+
+def _weights_message(found: Sequence[Network], given: Sequence[str], lost: Sequence[int]) -> str:
+    if len(found) == 1 and given:
+        return f"--weights was given {len(given)} times, and this head has one backbone; give one"
+    if len(found) == 1:
+        weights, old = _weights_of(found[0]), found[0].weights_file
+        where = f", was at {old}, which is gone" if old else ""
+        return (
+            "the backbone of this head needs its weights file (sha256 of the weights "
+            f"{str(weights.get('digest'))[:16]}...{where}); give it with --weights FILE.safetensors"
+        )
+    told = []
+    for i, network in enumerate(found):
+        weights = _weights_of(network)
+        of = f"weights: {network.weights_file or weights.get('source', 'unknown')}"
+        if i in lost:
+            of += f", which is gone, sha256 of the weights {str(weights.get('digest'))[:16]}..."
+        told.append(f"{i + 1}. {backbone_name(network.spec)} ({of})")
+    times = f"--weights was given {len(given)} times, and " if given else ""
+    also = f", or {len(lost)} for those that are gone" if 0 < len(lost) < len(found) else ""
+    return (
+        f"{times}this head takes features of {len(found)} backbones: {'; '.join(told)}. Give "
+        f"--weights FILE.safetensors {len(found)} times{also}, in this order"
     )
 
 
@@ -197,7 +244,7 @@ def show(head: AnyHead, found: Sequence[Mapping[str, Any]], *, as_json: bool = F
 def note(head: AnyHead) -> None:
     """Log what answered, and what that is worth."""
     model = (head.spec.get("model") or {}).get("name", "an unknown backbone")
-    if is_imported(head.spec):
+    if head.parts or is_imported(head.spec):
         model = backbone_name(head.spec)
     kind = ""
     if isinstance(head, SavedModel):
@@ -243,7 +290,7 @@ def find_images(given: Sequence[str], stdin: TextIO) -> list[str]:
 
 
 def _files(name: str, what: str) -> list[str]:
-    if os.path.isfile(name):
+    if os.path.isfile(name) or all(map(os.path.isfile, sum_parts(name))):
         return [name]
     if not os.path.isdir(name):
         raise UserError(f"{what} {name}: it does not exist; give image files or folders of them")

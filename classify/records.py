@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from classify.selection import Selection
+    from classify.solver.row_norms import Norm
     from data.format.records import Features
 
 
@@ -33,7 +34,7 @@ class FitOptions:
     few_shot: bool = True
     data_dir: Path | None = None  # where the images lie; None for where the store says
     fit_intercept: bool = True
-    normalize: str | None = None
+    normalize: Norm = None  # l2; of a sum of stores the widths of its parts, once it is open
     class_weight: str | None = None  # balanced, or a file
     classes: tuple[str, ...] = ()  # the rows of these alone; all where none is named
     cost: tuple[float, float] | None = None  # of a false positive and a false negative

@@ -19,7 +19,7 @@ from classify.binary_shape import BINARY, binary_contradiction
 from classify.wording import COUNTS
 from data.common.errors import UserError
 from data.common.shapes import mismatch
-from data.format.spec import IMPORTED, PROVENANCE_SHAPE, SPEC_SHAPE, is_imported
+from data.format.spec import IMPORTED, PROVENANCE_SHAPE, SPEC_SHAPE, is_imported, specs_of
 
 SCHEMA_VERSION = 1
 FILE_NAME = "results.json"
@@ -357,7 +357,9 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def backbone_name(spec: dict[str, Any]) -> str:
-    """Name the backbone of a store as people do: model, then image size."""
+    """Name the backbone of a store as people do: model, then image size; ``A + B`` of a sum."""
+    if spec.get("parts"):
+        return " + ".join(map(backbone_name, specs_of(spec)))
     model = spec.get("model") or {}
     if is_imported(spec):
         name = str(model.get("name", IMPORTED))
@@ -385,5 +387,7 @@ def dataset_name(results: Mapping[str, Any]) -> str:
 
 def has_random_weights(spec: dict[str, Any]) -> bool:
     """Tell whether a store was made by a backbone that was never trained."""
+    if spec.get("parts"):
+        return any(map(has_random_weights, specs_of(spec)))
     weights = (spec.get("model") or {}).get("weights")
     return isinstance(weights, dict) and weights.get("source") == "random"

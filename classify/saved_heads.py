@@ -5,7 +5,8 @@ the raw features; in format 2, which one-vs-one of very many classes of few rows
 ``span``, ``shift``, ``starts``, ``duals`` and ``offset``: see `classify.linear_head.PairHead`.
 Format 3 is of heads whose name does not say how their scores become answers: their ``coding`` does
 (multinomial, ovr, ovo or ecoc), and ``setting``, as JSON, is in the place of C; the tensor ``code``
-(n_classes, n_problems), int64, is the code book of ecoc. For
+(n_classes, n_problems), int64, is the code book of ecoc. Format 4 is of heads of stores side by
+side, of any kind of those: ``parts`` says what each store was. For
 one-vs-one also ``pairs`` (n_problems, 2), int64, in scikit-learn's order: a
 positive score speaks for the second class. Metadata (strings): the
 format and its version, strategy, class names and the store's spec as JSON, the store's key, C, the
@@ -31,10 +32,11 @@ import numpy as np
 import numpy.typing as npt
 
 from classify import coding
+from classify.head_parts import HeadPart, norm_of_parts, parts_list, read_parts
 from classify.linear_head import Head, LinearHead, PairHead
 from classify.solver.codes import Code, check_code
 from classify.solver.problems import class_pairs
-from classify.solver.row_norms import normalized
+from classify.solver.row_norms import Norm, normalized
 from classify.solver.strategies import CODINGS, Strategy
 from data.common.errors import UserError
 from data.common.files import write_bytes
@@ -42,7 +44,7 @@ from data.common.shapes import mismatch
 from data.format.spec import SPEC_SHAPE
 
 FORMAT = "icebox-head"
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 # Weights that are not written out where they are sums of few rows: a quarter of a gigabyte.
 COMPACT_NUMBERS = 64_000_000
 _KINDS = {"F32": "float32", "F64": "float64", "I64": "int64"}
@@ -53,7 +55,10 @@ _BLOCK, _SCORES = 8192, 8_000_000
 
 @dataclass(frozen=True)
 class SavedHead:
-    """A linear classifier on the embeddings of one backbone; all methods take raw embeddings."""
+    """A linear classifier on the embeddings of one backbone, or of several side by side.
+
+    All methods take raw embeddings.
+    """
 
     strategy: str
     class_names: tuple[str, ...]  # in the order of the class indices
@@ -65,11 +70,12 @@ class SavedHead:
     weights_file: str | None = None  # where the backbone's weights lay, if they came from a file
     temperature: float | None = None  # of its probabilities; None where no row could tell
     fit_intercept: bool = True
-    normalize: str | None = None  # "l2": fitted to rows divided by their norms
+    normalize: Norm = None  # fitted to rows, or parts of rows, divided by their norms
     sums: PairHead | None = None  # one-vs-one of very many classes of few rows
     coding: str | None = None  # how scores become answers, where the name does not say it
     setting: dict[str, Any] | None = None  # in the place of C
     code: Code | None = None  # of ecoc with three classes or more: (n_classes, n_problems)
+    parts: tuple[HeadPart, ...] = ()  # of stores side by side
 
     @property
     def coded(self) -> str:
@@ -126,11 +132,14 @@ def save_head(path: Path, head: SavedHead) -> None:
     version = 1 if "coef" in tensors else 2  # which every Icebox reads, and older ones
     more = {}
     if head.coding is not None:
-        version = FORMAT_VERSION
+        version = 3
         more = {
             "coding": head.coding,
             "setting": json.dumps(head.setting or {}, sort_keys=True, allow_nan=False),
         }
+    if head.parts:
+        version = FORMAT_VERSION
+        more["parts"] = json.dumps(parts_list(head.parts), sort_keys=True)
     if head.coded == "ovo":
         tensors["pairs"] = class_pairs(len(head.class_names)).astype(np.int64)
     if head.code is not None:
@@ -148,7 +157,7 @@ def save_head(path: Path, head: SavedHead) -> None:
         "weights_file": (head.weights_file or "").encode("utf-8", "backslashreplace").decode(),
         "temperature": "" if head.temperature is None else repr(float(head.temperature)),
         "fit_intercept": "true" if head.fit_intercept else "false",
-        "normalize": head.normalize or "",
+        "normalize": "l2" if head.normalize else "",
         **more,
     }
     write_bytes(path, _in_order(save(tensors, metadata=metadata)))
@@ -311,6 +320,7 @@ def _head(path: Path, metadata: dict[str, str], stored: Any) -> SavedHead:
     problem = mismatch(spec, SPEC_SHAPE, "spec")
     if problem:
         raise _bad(path, f"in its metadata {problem}")
+    parts = _parts(path, metadata, spec)
     code = _read_code(path, stored, len(names)) if coded == "ecoc" and len(names) > 2 else None
     rows = Strategy(strategy, coded, code=code).n_heads(len(names))
     head = _read_head(path, metadata, stored, rows, len(names))
@@ -333,10 +343,11 @@ def _head(path: Path, metadata: dict[str, str], stored: Any) -> SavedHead:
         if metadata.get("temperature")
         else None,
         fit_intercept=_one_of(path, metadata, "fit_intercept", ("true", "false")) != "false",
-        normalize=_one_of(path, metadata, "normalize", ("l2",)) or None,
+        normalize=norm_of_parts(_one_of(path, metadata, "normalize", ("l2",)) or None, parts),
         coding=None if setting is None else coded,
         setting=setting,
         code=code,
+        parts=parts,
     )
     if metadata.get("n_features") != str(saved.n_features):
         raise _bad(
@@ -352,19 +363,27 @@ def _read_code(path: Path, stored: Any, n_classes: int) -> Code:
         raise _bad(path, str(error)) from error
 
 
+def _parts(path: Path, metadata: dict[str, str], spec: dict[str, Any]) -> tuple[HeadPart, ...]:
+    found = _json_of(path, metadata, "parts") if metadata.get("parts") else None
+    try:
+        return read_parts(found, spec, metadata.get("n_features"))
+    except ValueError as error:
+        raise _bad(path, str(error)) from error
+
+
 def _what_head(path: Path, metadata: dict[str, str]) -> tuple[str, str, dict[str, Any] | None]:
     """Read a head's name, how its scores become answers, and its setting where it has no C alone.
 
     Before format 3 the name is the coding.
     """
     strategy = metadata.get("strategy", "")
-    of_format_3 = metadata["format_version"] == "3"
-    coded = metadata.get("coding", "") if of_format_3 else strategy
-    known = CODINGS if of_format_3 else CODINGS[:3]
+    has_coding = metadata["format_version"] == "3" or "coding" in metadata
+    coded = metadata.get("coding", "") if has_coding else strategy
+    known = CODINGS if has_coding else CODINGS[:3]
     if coded not in known:
-        which = "coding" if of_format_3 else "strategy"
+        which = "coding" if has_coding else "strategy"
         raise _bad(path, f"{which} {coded!r} is none of {', '.join(known)}")
-    if not of_format_3:
+    if not has_coding:
         return strategy, coded, None
     if not strategy.strip():
         raise _bad(path, "its metadata has no strategy")
@@ -379,7 +398,8 @@ def _read_head(
 ) -> Head:
     """Read the weights: written out, or as sums of the rows that they were fitted to."""
     version, pairs = metadata["format_version"], metadata.get("coding") or metadata["strategy"]
-    if version == "1" or (version == "3" and "span" not in stored.keys()):  # noqa: SIM118 - no dict
+    spanned = version in ("3", "4") and "span" in stored.keys()  # noqa: SIM118 - no dict
+    if version != "2" and not spanned:
         coef = _read_tensor(path, stored, "coef", (n_heads, None))
         return LinearHead(coef, _read_tensor(path, stored, "intercept", (n_heads,)))
     if pairs != "ovo" or n_classes < 3:

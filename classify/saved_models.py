@@ -2,7 +2,8 @@
 
 The file holds a dict: ``format`` and its version, ``head``, the name that the registry has it
 under; ``class_names``, ``spec`` and ``store_key`` of its store, ``setting``, ``temperature``,
-``normalize``, ``weights_file`` and ``n_features`` as files of linear heads have them; and
+``normalize``, ``weights_file`` and ``n_features`` as files of linear heads have them, and ``parts``
+(format 2) where these do; and
 ``state``, what `TrainedHead.from_state` makes the head of. There are texts, numbers, lists, dicts
 and arrays of numbers in it and nothing else: what a file holds beside these is refused before
 anything of it is made, so that no code runs and no object of a stranger's choice is built. Heads
@@ -31,9 +32,10 @@ import numpy as np
 import numpy.typing as npt
 
 from classify import coding
+from classify.head_parts import HeadPart, norm_of_parts, parts_list, read_parts
 from classify.heads.interface import BLOCK_BYTES, HeadAnswers, TrainedHead
 from classify.heads.registry import HEADS, head_kind, is_solved
-from classify.solver.row_norms import normalized
+from classify.solver.row_norms import Norm, normalized
 from data.common.errors import UserError
 from data.common.files import atomic_path
 from data.common.memory import free_memory
@@ -41,7 +43,7 @@ from data.common.shapes import mismatch
 from data.format.spec import SPEC_SHAPE
 
 FORMAT = "icebox-head"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SUFFIX = ".skops"
 _SCHEMA = "schema.json"
 _WANTED = "give a file heads/NAME.skops from the folder of a run"
@@ -63,13 +65,17 @@ _SHAPE = {
     "normalize": (str, None),
     "weights_file": (str, None),
     "n_features": int,
+    "parts~": (list, None),
     "state": dict,
 }
 
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A head that is not linear, on the embeddings of one backbone; methods take raw embeddings."""
+    """A head that is not linear, on the embeddings of one backbone, or of several side by side.
+
+    All methods take raw embeddings.
+    """
 
     strategy: str  # its name in the registry
     class_names: tuple[str, ...]  # in the order of the head's classes
@@ -78,8 +84,9 @@ class SavedModel:
     store_key: str
     weights_file: str | None = None  # where the backbone's weights lay, if they came from a file
     temperature: float | None = None  # of its probabilities; None where no row could tell
-    normalize: str | None = None  # "l2": fitted to rows divided by their norms
+    normalize: Norm = None  # fitted to rows, or parts of rows, divided by their norms
     n_bytes: int | None = None  # of the file that it was read from
+    parts: tuple[HeadPart, ...] = ()  # of stores side by side
 
     @property
     def n_features(self) -> int:
@@ -116,18 +123,20 @@ def save_model(path: Path, model: SavedModel) -> int:
     """Write a head under its final name, in a folder that exists, and return the file's bytes."""
     content = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT_VERSION if model.parts else 1,
         "head": model.strategy,
         "class_names": list(model.class_names),
         "spec": model.spec,
         "store_key": model.store_key,
         "setting": model.setting,
         "temperature": None if model.temperature is None else float(model.temperature),
-        "normalize": model.normalize,
+        "normalize": "l2" if model.normalize else None,
         "weights_file": model.weights_file,
         "n_features": model.n_features,
         "state": model.trained.state(),
     }
+    if model.parts:
+        content["parts"] = parts_list(model.parts)
     stored = io.BytesIO()
     with _skops() as skops:
         skops.dump(_plain(content, "head"), stored)
@@ -298,6 +307,10 @@ def _model(path: Path, content: Mapping[str, Any]) -> SavedModel:
     if content["normalize"] not in (None, "l2"):
         raise _bad(path, f"normalize is {content['normalize']!r}, expected l2 or nothing")
     try:
+        parts = read_parts(content.get("parts"), content["spec"], content["n_features"])
+    except ValueError as error:
+        raise _bad(path, str(error)) from error
+    try:
         trained = head_kind(name).trained.from_state(content["state"])
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise _bad(path, f"its state is not that of a {name} head ({error})") from error
@@ -315,7 +328,8 @@ def _model(path: Path, content: Mapping[str, Any]) -> SavedModel:
         store_key=content["store_key"],
         weights_file=content["weights_file"],
         temperature=temperature,
-        normalize=content["normalize"],
+        normalize=norm_of_parts(content["normalize"], parts),
+        parts=parts,
         n_bytes=path.stat().st_size,
     )
 

@@ -18,7 +18,7 @@ from classify.solver.backend import as_labels, choose_device, open_fitter
 from classify.solver.fit import plan
 from classify.solver.out_of_core import is_source
 from classify.solver.problems import n_heads
-from classify.solver.row_norms import normalized
+from classify.solver.row_norms import Norm, normalized
 from classify.solver.strategies import strategy_of
 from classify.solver.threads import Workers, workers
 from classify.solver.tuning import COUPLED_NUMBERS, JUDGED_NUMBERS
@@ -179,7 +179,7 @@ def select_C(
     full_path: bool = False,
     standardize: bool = True,
     fit_intercept: bool = True,
-    normalize: str | None = None,
+    normalize: Norm = None,
     n_jobs: int | None = None,
     memory: int | None = None,
     device: str = "cpu",

@@ -27,6 +27,7 @@ from data.format.records import (
 )
 from data.format.schema import ALL_SPLITS, TEXT, describe
 from data.format.stored_rows import StoredRows
+from data.format.sums import check_names, side_by_side, sum_header, sum_parts
 from data.quality import odd_rows
 from data.store import StoreFile, opened
 
@@ -36,8 +37,13 @@ _TELL_BYTES = 1 << 30
 def read_header(path: str | os.PathLike[str]) -> Header:
     """Read what a store says of itself, in a few milliseconds.
 
-    Everything outside the arrays is verified; the arrays are not read.
+    Everything outside the arrays is verified; the arrays are not read. Of a sum, ``a.h5+b.h5``, it
+    is not known yet whether the rows pair.
     """
+    parts = sum_parts(path)
+    if len(parts) > 1:
+        check_names(path, parts)
+        return sum_header(path, [read_header(part) for part in parts])
     with opened(path) as file:
         return describe(file)[0]
 
@@ -53,7 +59,8 @@ def open_features(
     Parameters
     ----------
     path : str or os.PathLike
-        A feature store, ``FEATURES_DIR/DATASET/*.h5``.
+        A feature store, ``FEATURES_DIR/DATASET/*.h5``, or several with the same rows, side by side
+        as one: ``a.h5+b.h5``. Rows are paired by their ids, in the order of the first store.
     verify : bool
         Compare every array with its digest, and refuse NaN and infinities. Without it only
         the structure, the labels and the bytes outside the arrays are checked.
@@ -73,7 +80,7 @@ def open_features(
     ------
     StoreError
         If the file is missing, damaged, of another schema, or does not fit into the memory that
-        is free; the message says what, and what to do.
+        is free, or stores of a sum do not pair; the message says what, and what to do.
 
     Examples
     --------
@@ -82,8 +89,20 @@ def open_features(
     >>> store.train.features.shape  # doctest: +SKIP
     (1442, 256)
     """
+    parts = sum_parts(path)
+    if len(parts) > 1:
+        check_names(path, parts)
+        return side_by_side(
+            path, [_left_on_disk(part, verify) for part in parts], verify, in_memory
+        )
     with opened(path) as file:
         return _load(file, verify=verify, in_memory=in_memory)[0]
+
+
+def _left_on_disk(path: str | os.PathLike[str], verify: bool) -> Features:
+    """Read a store, and leave it to the caller to verify the features."""
+    with opened(path) as file:
+        return _load(file, verify=verify, in_memory=False, verify_tables=False)[0]
 
 
 def verify_store(path: str | os.PathLike[str]) -> Report:
@@ -126,7 +145,7 @@ def iter_blocks(
 
 
 def _load(
-    file: StoreFile, *, verify: bool, in_memory: bool = True
+    file: StoreFile, *, verify: bool, in_memory: bool = True, verify_tables: bool = True
 ) -> tuple[Features, dict[str, Stored]]:
     """Read what is wanted; verify the rest, a block at a time, and leave it where it is."""
     header, datasets = describe(file)
@@ -134,7 +153,7 @@ def _load(
     wanted = [stored for name, stored in datasets.items() if name not in tables]
     found = load(file, wanted, verify=verify)
     for name in tables:
-        if verify:
+        if verify and verify_tables:
             ids = found[f"{name.removesuffix('/features')}/ids"]
             verify_table(file.path, file.descriptor, datasets[name], ids)
         found[name] = StoredRows(file.path, file.descriptor, datasets[name])

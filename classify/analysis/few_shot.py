@@ -40,8 +40,10 @@ from classify.heads.registry import head_kind
 from classify.linear_head import Head
 from classify.parallel import run_tasks
 from classify.solver.out_of_core import is_source
+from classify.solver.row_norms import Norm
 from classify.solver.threads import thread_count, workers
 from classify.wording import display_name
+from data.format.sums import absolute_store
 
 if TYPE_CHECKING:
     from data.format.records import Features
@@ -76,7 +78,7 @@ class DrawTask:
     device: str
     in_memory: bool = True
     fit_intercept: bool = True
-    normalize: str | None = None
+    normalize: Norm = None
     class_weight: Any = None
     setting: Any = None  # of a head that the solver does not fit
     classes: tuple[str, ...] = ()  # that are kept, where not all are
@@ -177,7 +179,7 @@ def few_shot(
         row_bytes = 4 * features.train.features.shape[1] * COPIES
         counts = [count for count in counts if n_train[count] * row_bytes <= memory]
     common: dict[str, Any] = {
-        "path": str(Path(features.path).absolute()),
+        "path": str(absolute_store(features.path)),
         "key": features.key,
         "seed": seed,
         "counts": tuple(counts),
@@ -384,7 +386,7 @@ def _accuracy(
     head: Head,
     known: npt.NDArray[np.int64],
     features: Features,
-    normalize: str | None,
+    normalize: Norm,
 ) -> float:
     from classify.coding import decide
     from classify.estimator_base import as_features
@@ -418,7 +420,7 @@ def _open(task: DrawTask) -> Features:
 
 @contextmanager
 def _remembered(features: Features) -> Iterator[None]:
-    name = (str(Path(features.path).absolute()), features.key, features.kept_classes)
+    name = (str(absolute_store(features.path)), features.key, features.kept_classes)
     _opened[name] = features
     try:
         yield

@@ -127,15 +127,20 @@ def thumbnails(
 
     if not ids:
         return {}, ""
-    try:
-        # What the store was made of may be looked at, too.
-        limit = (features.provenance or {}).get("max_pixels", MAX_PIXELS)
-        how = partial(decode_image, max_pixels=limit, wanted=thumbnail_size)
-        origin = (features.provenance or {}).get("dataset")
-        pictures = find_pictures(features.request or {}, ids, data_dir, how, origin)
-    except (UserError, OSError) as error:
-        return {}, str(error).split("\n")[0]
-    return {name: data_uri(pixels) for name, pixels in zip(ids, pictures, strict=True)}, ""
+    why = ""
+    # The stores of a sum are of the same images, and one that knows where they lie is enough.
+    for store in [part.header for part in features.parts] or [features]:
+        try:
+            # What the store was made of may be looked at, too.
+            limit = (store.provenance or {}).get("max_pixels", MAX_PIXELS)
+            how = partial(decode_image, max_pixels=limit, wanted=thumbnail_size)
+            origin = (store.provenance or {}).get("dataset")
+            pictures = find_pictures(store.request or {}, ids, data_dir, how, origin)
+        except (UserError, OSError) as error:
+            why = why or str(error).split("\n")[0]
+        else:
+            return {name: data_uri(pixels) for name, pixels in zip(ids, pictures, strict=True)}, ""
+    return {}, why
 
 
 def thumbnail_size(height: int, width: int) -> tuple[int, int]:

@@ -7,7 +7,9 @@ network's own precision changes is counted on the rows that ``python -m extract 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +18,9 @@ import numpy.typing as npt
 from classify.scoring import rows_of
 from classify.solver.out_of_core import is_source, row_steps
 from classify.wording import display_name
+from data.format.records import StorePart
 from data.reading import open_features
-from data.reembedded import EXACTLY, digest_of, read_rechecked
+from data.reembedded import EXACTLY, Rechecked, digest_of, read_rechecked
 
 if TYPE_CHECKING:
     from classify.records import Fitted
@@ -78,15 +81,13 @@ def _cases_of_rows(
     features: Features, X_test: Any, fitted: Mapping[str, Fitted]
 ) -> list[dict[str, Any]]:
     """Compare on the rows that were embedded again, where they are of this very store."""
-    found = read_rechecked(features.path, features.key, int(X_test.shape[1]))
     kept = features.test.rows
     if kept is not None:  # the rows that were embedded again are of all classes
         X_test = open_features(features.path, verify=False, in_memory=False).test.features
-    if found is None or found.rows.min() < 0 or found.rows.max() >= len(X_test):
+    found = _rechecked(features, X_test)
+    if found is None:
         return []
-    stored = X_test.gather(found.rows) if is_source(X_test) else X_test[found.rows]
-    if digest_of(stored) != found.digest:
-        return []
+    stored = rows_of(X_test, found.rows)
     mine = np.isin(found.rows, kept) if kept is not None else np.ones(len(found.rows), bool)
     if not mine.any():
         return []
@@ -97,6 +98,52 @@ def _cases_of_rows(
         flips = {name: _differing(fit, rows, plain[name]) for name, fit in fitted.items()}
         cases.append(_case(what, PLAIN, len(rows), flips))
     return cases
+
+
+def _rechecked(features: Features, X_test: Any) -> Rechecked | None:
+    """Read the rows that were embedded again; of a sum, those that were in each of its stores."""
+    whole = StorePart(features, slice(None), {"test": None})
+    found = []
+    for part in features.parts or (whole,):
+        again = _rechecked_part(part, X_test)
+        if again is None:
+            return None
+        found.append(again)
+    if len(found) == 1:
+        return found[0]
+    rows = reduce(np.intersect1d, [again.rows for again in found])
+    if not len(rows):
+        return None
+    places = [np.searchsorted(again.rows, rows) for again in found]
+    names = [name for name in found[0].others if all(name in again.others for again in found)]
+
+    def beside(blocks: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        return np.hstack([block[some] for block, some in zip(blocks, places, strict=True)])
+
+    return Rechecked(
+        features.key,
+        rows,
+        "",
+        beside([again.plain for again in found]),
+        {name: beside([again.others[name] for again in found]) for name in names},
+    )
+
+
+def _rechecked_part(part: StorePart, X_test: Any) -> Rechecked | None:
+    """Read the rows of a store beside it, as rows of `X_test`, if they are of this very store."""
+    header = part.header
+    found = read_rechecked(header.path, header.key, header.n_features)
+    if found is None or found.rows.min() < 0 or found.rows.max() >= len(X_test):
+        return None
+    order = part.orders["test"]
+    rows = found.rows if order is None else np.argsort(order)[found.rows]
+    if digest_of(rows_of(X_test, rows)[:, part.columns]) != found.digest:
+        return None
+    if order is None:
+        return found
+    ascending = np.argsort(rows)
+    others = {name: block[ascending] for name, block in found.others.items()}
+    return replace(found, rows=rows[ascending], plain=found.plain[ascending], others=others)
 
 
 def _differing(fit: Fitted, rows: npt.NDArray[np.floating], expected: npt.NDArray[np.int64]) -> int:

@@ -38,7 +38,7 @@ from classify.fit.output import (
     write_run,
 )
 from classify.fit.strategy import fit_strategy
-from classify.fit.training_rows import check_classes, training_rows, usable
+from classify.fit.training_rows import check_classes, norm_of, training_rows, usable
 from classify.fit.two_classes import suited
 from classify.heads.registry import distinct, is_solved
 from classify.records import FitInputs, FitOptions, Fitted, TrainingRows
@@ -54,11 +54,14 @@ from classify.wording import (
 from data.common.cli import progress
 from data.common.files import check_writable
 from data.common.memory import default_memory, peak_memory_mb
-from data.format.spec import TWICE, cropped_twice
+from data.format.spec import KEY_DIGITS, TWICE, cropped_twice
 from data.reading import read_header
 
 if TYPE_CHECKING:
     from data.format.records import Features
+
+# Letters of a folder's name: sums of many stores have long ones.
+LONGEST_NAME = 200
 
 
 def fit_store(
@@ -116,6 +119,7 @@ def _open_inputs(path: Path, options: FitOptions) -> FitInputs:
         path, options.strategies, memory, options.jobs, options.normalize is not None,
         options.classes,
     )  # fmt: skip
+    options = replace(options, normalize=norm_of(features, options.normalize))
     check_classes(features)
     options = suited(options, features)
     check_room(options.reports_dir, features, options.strategies)
@@ -157,7 +161,13 @@ def _add_few_shot(
 def store_name(features: Features) -> str:
     """Name the folder of a store's runs, such as ``digits-test_efficientnet-64px-1a2b3c4d``."""
     dataset = str((features.spec.get("dataset") or {}).get("name", "dataset"))
-    return re.sub(r"[^\w.-]+", "_", f"{dataset}-{Path(features.path).stem}").lstrip(".")
+    stores = [part.header.path for part in features.parts] or [Path(features.path)]
+    name = re.sub(r"[^\w.-]+", "_", f"{dataset}-{'+'.join(path.stem for path in stores)}").lstrip(
+        "."
+    )
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{features.key[:KEY_DIGITS]}"
 
 
 def _fit_all(inputs: FitInputs) -> dict[str, Fitted]:
@@ -330,7 +340,7 @@ def _settings(inputs: FitInputs) -> dict[str, Any]:
         "weighted": any(found is not None for found in weights),
         "standardize": True,
         "fit_intercept": options.fit_intercept,
-        "normalize": options.normalize or "none",
+        "normalize": "l2" if options.normalize else "none",
         "max_iter": options.max_iter,
         "memory": options.memory,
         "out_of_core": room.out_of_core,

@@ -15,6 +15,7 @@ from classify.fit.fit_store import fit_store
 from classify.parallel import run_tasks
 from classify.solver.threads import thread_count
 from data.common.cli import without_progress
+from data.format.sums import absolute_store
 
 if TYPE_CHECKING:
     from classify.records import FitOptions
@@ -44,7 +45,7 @@ def fit_stores(
         )
     else:
         each = replace(options, jobs=None, reports_dir=reports_dir)
-    tasks = [(store.absolute(), each) for store in stores]
+    tasks = [(absolute_store(store), each) for store in stores]
     try:
         with spread():
             return run_tasks(fit_alone, tasks, desc="fit", unit="store")

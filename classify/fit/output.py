@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.head_parts import head_parts, weights_file_of
 from classify.heads.linear import LinearTrained
 from classify.heads.registry import head_kind, is_solved
 from classify.report.run_report import write_report
@@ -153,13 +154,13 @@ def write_run(
 def _write_head(folder: Path, name: str, features: Features, fit: Fitted) -> Path:
     """Write a head: the weights of a linear one, and what another kind is made again from."""
     estimator = fit.estimator
-    weights_file = (features.provenance or {}).get("weights_file")
     common: dict[str, Any] = {
         "strategy": name,
         "class_names": tuple(features.class_names[i] for i in estimator.classes_),
         "spec": features.spec,
         "store_key": features.key,
-        "weights_file": str(weights_file) if weights_file else None,
+        "weights_file": weights_file_of(features),
+        "parts": head_parts(features),
         "temperature": fit.entry["calibration"]["temperature"],
         "normalize": estimator.normalize,
     }

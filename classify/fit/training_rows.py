@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.head_parts import head_parts, norm_of_parts
 from classify.records import TrainingRows
 from classify.solver.out_of_core import is_source
+from classify.solver.row_norms import Norm
 from data.common.errors import UserError
 from data.format.stored_rows import StackedRows
 
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 def usable(X: Any) -> Any:
     """Convert half precision, which is for storage, to single."""
     return X.astype(np.float32) if X.dtype == np.float16 else X
+
+
+def norm_of(features: Features, norm: Norm) -> Norm:
+    """Settle what rows are divided by: of a sum, each store's part of a row by its own norm."""
+    return norm_of_parts(norm, head_parts(features))
 
 
 def training_rows(features: Features) -> TrainingRows:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from classify.heads.interface import BLOCK_BYTES, HeadAnswers, TrainedHead
 from classify.solver.out_of_core import is_source
-from classify.solver.row_norms import normalized
+from classify.solver.row_norms import Norm, normalized
 
 
 class HeadClassifier:
@@ -19,7 +19,7 @@ class HeadClassifier:
         self,
         trained: TrainedHead,
         classes: npt.NDArray[np.int64],
-        normalize: str | None = None,
+        normalize: Norm = None,
     ) -> None:
         self.trained = trained
         self.classes_ = classes  # (n_known,)

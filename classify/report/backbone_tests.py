@@ -42,7 +42,7 @@ def one_problem(results: Mapping[str, Any]) -> bool:
     return len(_distinct(results, list(results["strategies"]))) == 1 < len(results["strategies"])
 
 
-def _classifiers(results: Mapping[str, Any], answers: Answers) -> list[str]:
+def classifiers(results: Mapping[str, Any], answers: Answers) -> list[str]:
     """Name a run's heads that are classifiers of their own, and not the problem of another."""
     return _distinct(results, list(answers.predictions))
 
@@ -63,10 +63,8 @@ def count_tests(
         if run.label not in answers and not one_problem(run.results)
     )
     for group in test_sets:
-        classifiers = sum(
-            len(_classifiers(by_label[label], answers[label])) for label in group["runs"]
-        )
-        total += classifiers * (classifiers - 1) // 2
+        count = sum(len(classifiers(by_label[label], answers[label])) for label in group["runs"])
+        total += count * (count - 1) // 2
     return total
 
 
@@ -128,7 +126,7 @@ def backbone_pairs(
     wanted = [
         ((a, strategy), (b, strategy))
         for a, b in combinations(group["runs"], 2)
-        for strategy in _classifiers(by_label[a], answers[a])
+        for strategy in classifiers(by_label[a], answers[a])
         if strategy in answers[b].predictions
     ]
     ahead = [(row["label"], _known_as(row, by_label, answers)) for row in best]
@@ -165,7 +163,7 @@ def _known_as(
     row: Mapping[str, Any], by_label: Mapping[str, Any], answers: Mapping[str, Answers]
 ) -> str:
     """Name the strategy that a row is tested as: where all of a run are one problem, the first."""
-    names = _classifiers(by_label[row["label"]], answers[row["label"]])
+    names = classifiers(by_label[row["label"]], answers[row["label"]])
     return row["strategy"] if row["strategy"] in names else names[0]
 
 

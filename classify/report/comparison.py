@@ -22,6 +22,13 @@ from classify.report.backbone_tests import (
     judge_question,
     one_problem,
 )
+from classify.report.best_rows import (
+    difference_text,
+    interval_text,
+    may_be_best,
+    p_words,
+    rows_against_best,
+)
 from classify.report.figures.tradeoffs import backbones as draw_backbones
 from classify.report.figures.tradeoffs import draw_tradeoffs, known_costs, numbered
 from classify.report.pages import percent, render_html, render_markdown, seconds, span, write_pages
@@ -97,6 +104,7 @@ def summarise(runs: Sequence[Run], notes: list[str], target: Path) -> dict[str, 
         "verdict": headline(rows, question, pairs, test_sets, alike),
         "runs": [_run_row(run, target) for run in runs],
         "leaderboard": rows,
+        "against_best": rows_against_best(runs, answers, test_sets, rows),
         "comparison_method": method_of([*question, *pairs]),
         "n_tests": n_tests,
         "ovr_ovo": question,
@@ -211,7 +219,12 @@ def _write(target: Path, comparison: dict[str, Any]) -> None:
         if group["numbered"]:  # one backbone alone trades nothing off
             figures[f"cost-{i}"] = draw_tradeoffs(rows, f"cost-{i}")
     tests = [*comparison["ovr_ovo"], *comparison["backbones"]]
-    context = {"comparison": comparison, "groups": groups, "procedure": procedure(tests)}
+    context = {
+        "comparison": comparison,
+        "groups": groups,
+        "procedure": procedure(tests),
+        "best": _best_tables(comparison),
+    }
     with temporary_folder(target.parent) as fresh, temporary_folder(target.parent) as aside:
         write_json(fresh / FILE_NAME, comparison)
         write_text(fresh / "metrics.csv", metrics_csv(comparison["leaderboard"]))
@@ -230,6 +243,27 @@ def _write(target: Path, comparison: dict[str, Any]) -> None:
             if old.exists() and not target.exists():
                 os.rename(old, target)
             raise
+
+
+def _best_tables(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Write the cells of the tables of every row against the best."""
+    return [
+        {
+            **group,
+            "n_tests": max((row["n_tests"] or 0 for row in group["rows"]), default=0),
+            "rows": [
+                {
+                    **row,
+                    "difference": difference_text(row),
+                    "interval": interval_text(row),
+                    "p_text": p_words(row),
+                    "may": may_be_best(row),
+                }
+                for row in group["rows"]
+            ],
+        }
+        for group in comparison["against_best"]
+    ]
 
 
 def _figure_groups(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -167,8 +167,19 @@ def most_confused(
 
 
 def extract_command(store: Mapping[str, Any]) -> str:
-    """Rebuild the command that makes the store, from what it remembers of the request."""
+    """Rebuild the command that makes the store, from what it remembers of the request.
+
+    Of stores side by side, the command of each, one after the other.
+    """
     request = store.get("request") or {}
+    parts = (store.get("spec") or {}).get("parts")
+    if parts:
+        requests = request.get("parts") or [{}] * len(parts)
+        each = [
+            extract_command({"request": asked, "spec": spec})
+            for asked, spec in zip(requests, parts, strict=False)
+        ]
+        return " && ".join(each) if all(each) else ""
     options, files = request.get("options") or {}, request.get("files") or {}
     if is_imported(store.get("spec") or {}):
         return _import_command(options)
@@ -223,24 +234,36 @@ def _import_command(options: Mapping[str, Any]) -> str:
 
 def provenance_rows(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Flatten where the numbers come from into rows of a table."""
-    store, spec = results["store"], results["store"]["spec"]
+    store = results["store"]
     rows = [("store", store["path"]), ("key of the store", store["key"])]
-    for group in ("dataset", "model", "preprocessing"):
-        rows += [
-            (f"{group}: {key}", _plain(value)) for key, value in (spec.get(group) or {}).items()
-        ]
-    rows += [
-        (key.replace("_", " "), _plain(value))
-        for key, value in spec.items()
-        if key not in ("dataset", "model", "preprocessing")
-    ]
-    rows += [(f"extraction: {key}", _plain(value)) for key, value in store["provenance"].items()]
+    specs, parts = store["spec"].get("parts"), store["provenance"].get("parts") or []
+    if specs and len(specs) == len(parts):
+        for i, (spec, part) in enumerate(zip(specs, parts, strict=True), start=1):
+            found = [("path", part["path"]), ("key", part["key"])]
+            found += _store_rows(spec, part["provenance"])
+            rows += [(f"store {i}: {what}", value) for what, value in found]
+    else:
+        rows += _store_rows(store["spec"], store["provenance"])
     rows += [
         (f"classification: {key}", _plain(value)) for key, value in results["environment"].items()
     ]
     rows += [(f"setting: {key}", _plain(value)) for key, value in results["settings"].items()]
     rows += [(f"timing: {key}", _plain(value)) for key, value in results["timings"].items()]
     return [(what.replace("_", " "), value) for what, value in rows]
+
+
+def _store_rows(spec: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Flatten what a store says of itself."""
+    groups = ("dataset", "model", "preprocessing")
+    rows = [
+        (f"{group}: {key}", _plain(value))
+        for group in groups
+        for key, value in (spec.get(group) or {}).items()
+    ]
+    rows += [
+        (key.replace("_", " "), _plain(value)) for key, value in spec.items() if key not in groups
+    ]
+    return rows + [(f"extraction: {key}", _plain(value)) for key, value in provenance.items()]
 
 
 def _plain(value: Any) -> str:

@@ -1,12 +1,15 @@
 """Rows divided by their Euclidean norms, as linear probes of CLIP's and DINO's features do.
 
+Where rows are several features side by side, each part of a row is divided by its own norm.
+
 Norms are computed in float64 from rows scaled by their largest number, so that neither squares that
 overflow nor such that vanish spoil them. A row of zeros stays as it is.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,29 +18,45 @@ from classify.solver.out_of_core import is_source
 from classify.solver.tuning import NORM_NUMBERS
 
 NORMS = ("none", "l2")
+# None leaves rows alone, ``l2`` divides whole rows, and widths of parts divide each part by itself.
+Norm: TypeAlias = str | tuple[int, ...] | None
 
 
-def normalized(X: Any, norm: str | None) -> Any:
-    """Return features whose rows have a norm of one."""
+def normalized(X: Any, norm: Norm) -> Any:
+    """Return features whose rows, or the parts of whose rows, have a norm of one."""
     if norm is None:
         return X
+    parts = _columns(norm, X.shape[1])
     if is_source(X):
-        return NormalizedRows(X)
+        return NormalizedRows(X, norm)
     result = np.empty_like(X) if isinstance(X, np.ndarray) else X.new_empty(X.shape)
     step = max(1, NORM_NUMBERS // max(1, X.shape[1]))
     for low in range(0, len(X), step):
-        block = X[low : low + step]
-        result[low : low + step] = (
-            _rows(block) if isinstance(block, np.ndarray) else _tensor_rows(block)
-        )
+        for columns in parts:
+            block = X[low : low + step, columns]
+            result[low : low + step, columns] = (
+                _rows(block) if isinstance(block, np.ndarray) else _tensor_rows(block)
+            )
     return result
+
+
+def _columns(norm: Norm, n_features: int) -> list[slice]:
+    """List the columns that share a norm."""
+    if not isinstance(norm, tuple):
+        return [slice(None)]
+    if sum(norm) != n_features:
+        raise ValueError(
+            f"normalize has parts of {' + '.join(map(str, norm))} columns, and X has {n_features}"
+        )
+    ends = [0, *itertools.accumulate(norm)]
+    return [slice(low, high) for low, high in itertools.pairwise(ends)]
 
 
 class NormalizedRows:
     """A source of rows that are normalised when they are read, like `data.format.stored_rows`."""
 
-    def __init__(self, source: Any) -> None:
-        self.source = source
+    def __init__(self, source: Any, norm: Norm = "l2") -> None:
+        self.source, self.norm = source, norm
         self.shape, self.ndim, self.dtype = source.shape, 2, np.dtype(source.dtype)
 
     def __len__(self) -> int:
@@ -46,12 +65,12 @@ class NormalizedRows:
     def read(self, start: int, stop: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """Read consecutive rows, into an array where one is given."""
         rows: npt.NDArray[Any] = self.source.read(start, stop, out)
-        rows[...] = normalized(rows, "l2")
+        rows[...] = normalized(rows, self.norm)
         return rows
 
     def gather(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
         """Read any rows, in their order."""
-        found: npt.NDArray[Any] = normalized(self.source.gather(rows), "l2")
+        found: npt.NDArray[Any] = normalized(self.source.gather(rows), self.norm)
         return found
 
 

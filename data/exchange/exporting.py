@@ -16,6 +16,7 @@ from data.exchange.records import Outgoing, OutgoingSplit
 from data.exchange.registry import KINDS, Kind, read_back, write
 from data.exchange.rows import SplitRows, Wanted, assembled
 from data.format.records import Features, rows_in_words
+from data.format.sums import PLUS, sum_parts
 from data.reading import open_features
 
 
@@ -61,10 +62,12 @@ def export_store(store: Path, to: str, out: Path | None = None, *, force: bool =
 
 
 def _place(store: Path, kind: Kind, out: Path | None) -> Path:
+    stores = sum_parts(store)
+    name = PLUS.join(part.stem for part in stores) + kind.suffix
     if out is None:
-        return store.with_suffix(kind.suffix)
+        return stores[0].parent / name
     if out.is_dir():
-        return out / f"{store.stem}{kind.suffix}"
+        return out / name
     if out.suffix.lower() != kind.suffix:
         raise UserError(
             f"--out {out}: the name of such a file ends in {kind.suffix}; give "

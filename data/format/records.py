@@ -88,6 +88,16 @@ class Header:
         return f"<{type(self).__name__} {self._summary()}>"
 
 
+@dataclass(frozen=True, eq=False)
+class StorePart:
+    """One of the stores that a sum (``a.h5+b.h5``) puts side by side."""
+
+    header: Header
+    columns: slice  # of the sum's features
+    # By split, which of the store's rows each row of the sum is, (n_samples,); None: the same
+    orders: dict[str, npt.NDArray[np.intp] | None]
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class Features(Header):
     """A feature store as `open_features` reads it.
@@ -129,12 +139,15 @@ class Features(Header):
         The rows that settings are chosen on, where the data set has such a split.
     unlabelled : FeatureSplit or None
         Rows without labels, which fits leave out; their ``labels`` are -1.
+    parts : tuple of StorePart
+        The stores that are side by side in a sum, ``a.h5+b.h5``; empty of a store of its own.
     """
 
     train: FeatureSplit
     test: FeatureSplit
     validation: FeatureSplit | None = None
     unlabelled: FeatureSplit | None = None
+    parts: tuple[StorePart, ...] = ()
 
     @property
     def splits(self) -> dict[str, FeatureSplit]:

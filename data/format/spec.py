@@ -20,7 +20,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 # What the parts of the JSON that a store or a head carries must be, where they are there: files
 # come from anywhere, and whoever reads these would fall over others.
-SPEC_SHAPE: dict[str, Any] = any_may_miss(
+_STORE_SPEC: dict[str, Any] = any_may_miss(
     {
         "dataset": {"name": str, "digest": str, "limit": (int, None), "max_pixels": int},
         "model": {
@@ -45,7 +45,9 @@ SPEC_SHAPE: dict[str, Any] = any_may_miss(
         "seed": (int, None),
     }
 )
-PROVENANCE_SHAPE: dict[str, Any] = any_may_miss(
+# Of several stores side by side (`data.format.sums`), ``parts`` has the spec of each.
+SPEC_SHAPE: dict[str, Any] = {**_STORE_SPEC, "parts~": [_STORE_SPEC]}
+_STORE_PROVENANCE: dict[str, Any] = any_may_miss(
     {
         "dataset": dict,
         "skipped_images": list,
@@ -58,6 +60,13 @@ PROVENANCE_SHAPE: dict[str, Any] = any_may_miss(
         "weights_license": (str, None),
     }
 )
+_PART: dict[str, Any] = {
+    "path": str,
+    "key": str,
+    "n_features": int,
+    "provenance": _STORE_PROVENANCE,
+}
+PROVENANCE_SHAPE: dict[str, Any] = {**_STORE_PROVENANCE, "parts~": [_PART]}
 REQUEST_SHAPE: dict[str, Any] = any_may_miss(
     {
         "options": dict,
@@ -95,8 +104,15 @@ def crop_marker(dataset: str, preprocessing: Mapping[str, Any]) -> dict[str, int
     return {CROPS: 1} if (again or squashed) and dataset not in BUILT_IN else {}
 
 
+def specs_of(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """List the specs of the stores that are side by side: the spec itself, of a store alone."""
+    return list(spec.get("parts") or [dict(spec)])
+
+
 def cropped_twice(spec: Mapping[str, Any]) -> bool:
     """Tell whether the rows of a spec may come from photographs that were cropped twice."""
+    if spec.get("parts"):
+        return any(map(cropped_twice, specs_of(spec)))
     preprocessing = spec.get("preprocessing") or {}
     try:
         marker = crop_marker(spec["dataset"]["name"], preprocessing)
@@ -106,7 +122,9 @@ def cropped_twice(spec: Mapping[str, Any]) -> bool:
 
 
 def is_imported(spec: Mapping[str, Any]) -> bool:
-    """Tell whether the rows of a spec are features that were imported, with no model to them."""
+    """Tell whether rows of a spec, or of a part, are imported features, with no model to them."""
+    if spec.get("parts"):
+        return any(map(is_imported, specs_of(spec)))
     model = spec.get("model")
     weights = model.get("weights") if isinstance(model, dict) else None
     return isinstance(weights, dict) and weights.get("source") == IMPORTED
@@ -119,7 +137,7 @@ def decode_of(spec: Mapping[str, Any]) -> str:
 
 def check_decode(asked: str | None, spec: Mapping[str, Any], what: object) -> None:
     """Refuse ``--decode`` for a store or head that was made with the other one."""
-    made = decode_of(spec)
+    made = next((m for m in map(decode_of, specs_of(spec)) if m != asked), asked)
     if asked is not None and asked != made:
         raise UserError(
             f"--decode {asked}: {what} was made with --decode {made}, and embeddings of the two "

@@ -7,8 +7,10 @@ when it was verified. One that is cut or cannot be read any more is an error tha
 
 from __future__ import annotations
 
+import itertools
 import os
 import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.raw_io import raw_bytes
-from data.format.loading import AGAIN, Stored
+from data.format.loading import AGAIN, Stored, iter_table, verify_table
 from data.format.records import StoreError
 
 # Half precision is read and widened in pieces of this size.
@@ -64,7 +66,7 @@ class StoredRows:
             raise IndexError(f"rows {start} to {stop} of {self.shape[0]}")
         width = self.shape[1]
         rows = np.empty((stop - start, width), np.float32) if out is None else out
-        if self._stored == rows.dtype:
+        if self._stored == rows.dtype and rows.flags.c_contiguous:
             self._fill(start, rows)
             return rows
         step = max(1, PIECE_BYTES // max(1, width * self._stored.itemsize))
@@ -94,6 +96,24 @@ class StoredRows:
             first, last = int(ascending[some[0]]), int(ascending[some[-1]])
             result[order[some]] = self.read(first, last + 1)[ascending[some] - first]
         return result
+
+    def verify(self, ids: Sequence[str]) -> None:
+        """Compare all rows with their digest, and refuse NaN; `ids` name the rows."""
+        verify_table(self.path, self._descriptor, self._table, ids)
+
+    def blocks(self, ids: Sequence[str], *, verify: bool) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        """Yield all rows as they are stored, block by block, and where each block begins.
+
+        A digest that does not agree is an error after the last block.
+        """
+        step = max(1, SPAN_BYTES // max(1, self.shape[1] * self._stored.itemsize))
+        found = iter_table(self.path, self._descriptor, self._table, step, verify=verify, ids=ids)
+        yield from zip(range(0, len(self), step), found, strict=True)
+
+    @property
+    def stored_dtype(self) -> np.dtype[Any]:
+        """Return the type that the file has."""
+        return self._stored
 
     def _fill(self, start: int, rows: npt.NDArray[Any]) -> None:
         if not self._close.alive:  # the number may by now be another file's
@@ -160,7 +180,7 @@ class SelectedRows:
 class StackedRows:
     """Tables of one width, one after the other, as one source of rows."""
 
-    def __init__(self, parts: tuple[StoredRows | SelectedRows, ...]) -> None:
+    def __init__(self, parts: tuple[StoredRows | SelectedRows | SideBySideRows, ...]) -> None:
         self.parts = parts
         self._starts = np.cumsum([0, *map(len, parts)])
         self.shape: tuple[int, int] = (int(self._starts[-1]), parts[0].shape[1])
@@ -198,4 +218,53 @@ class StackedRows:
         for part, first in zip(self.parts, self._starts.tolist(), strict=False):
             mine = np.flatnonzero((rows >= first) & (rows < first + len(part)))
             result[mine] = part.gather(rows[mine] - first)
+        return result
+
+
+class SideBySideRows:
+    """Tables of the same rows, their columns side by side, as one source of rows.
+
+    Each comes with its order (n_rows,), which says which of its rows each row is; None where they
+    are the same.
+    """
+
+    def __init__(self, parts: Sequence[tuple[StoredRows, npt.NDArray[np.intp] | None]]) -> None:
+        self.parts = tuple(parts)
+        ends = np.cumsum([0, *(table.shape[1] for table, _ in parts)]).tolist()
+        self._columns = [slice(*pair) for pair in itertools.pairwise(ends)]
+        self.shape: tuple[int, int] = (len(parts[0][0]), ends[-1])
+        self.ndim, self.dtype = 2, parts[0][0].dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all rows would take in memory."""
+        return sum(table.nbytes for table, _ in self.parts)
+
+    def read(self, start: int, stop: int, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
+        """Read consecutive rows, of each table its columns.
+
+        Shapes: ``out`` (stop - start, n_features); returns (stop - start, n_features).
+        """
+        if not 0 <= start <= stop <= self.shape[0]:
+            raise IndexError(f"rows {start} to {stop} of {self.shape[0]}")
+        rows = np.empty((stop - start, self.shape[1]), self.dtype) if out is None else out
+        for (table, order), columns in zip(self.parts, self._columns, strict=True):
+            if order is None:
+                table.read(start, stop, rows[:, columns])
+            else:
+                rows[:, columns] = table.gather(order[start:stop])
+        return rows
+
+    def gather(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+        """Read any rows, in their order.
+
+        Shapes: ``rows`` (k,); returns (k, n_features).
+        """
+        rows = np.asarray(rows, dtype=np.intp)
+        result = np.empty((len(rows), self.shape[1]), self.dtype)
+        for (table, order), columns in zip(self.parts, self._columns, strict=True):
+            result[:, columns] = table.gather(rows if order is None else order[rows])
         return result

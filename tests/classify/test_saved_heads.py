@@ -143,7 +143,7 @@ F32 = np.float32
     [
         (None, {"format": None}, "not a head"),
         (None, {"format": "other"}, "not a head"),
-        (None, {"format_version": "4"}, "newer than 3"),
+        (None, {"format_version": "5"}, "newer than 4"),
         (None, {"format_version": "3"}, "coding '' is none of multinomial, ovr, ovo"),
         (None, {"format_version": "3", "coding": "ovr"}, "has no setting"),
         (None, {"format_version": "3", "coding": "ovr", "setting": "[1]"}, "is not a JSON object"),

@@ -142,7 +142,7 @@ def test_nothing_that_a_file_names_is_imported(path, tmp_path, monkeypatch):
 
 
 def newer(content):
-    content["format_version"] = 2
+    content["format_version"] = 3
 
 
 def unknown(content):
@@ -180,7 +180,7 @@ def foreign(content):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (newer, "head format 2, newer than 1"),
+        (newer, "head format 3, newer than 2"),
         (unknown, "'forest-of-2031', which this Icebox does not have"),
         (linear, "'ovr', which this Icebox does not have"),
         (other_head, "its state is not that of a knn head"),

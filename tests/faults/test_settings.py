@@ -112,7 +112,9 @@ def test_every_field_that_changes_changes_the_key(path, value):
 
 
 def test_the_spec_above_is_the_specs_shape(world):
-    assert {tuple(n.rstrip("~") for n in p) for p in leaves(SPEC_SHAPE)} - OPTIONAL == {
+    # A sum's list of its stores' specs is in no store: its key is that of their keys.
+    of_a_store = {name: shape for name, shape in SPEC_SHAPE.items() if name != "parts~"}
+    assert {tuple(n.rstrip("~") for n in p) for p in leaves(of_a_store)} - OPTIONAL == {
         p for p in leaves(SPEC) if not isinstance(p[-1], int)
     }
     real = read_header(world["store"]).spec

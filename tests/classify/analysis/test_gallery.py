@@ -44,6 +44,7 @@ def digits():
         "files": {"dataset": {"path": "scikit-learn", "stat": "x"}},
     }
     return SimpleNamespace(
+        parts=(),
         test=SimpleNamespace(labels=test.labels, ids=list(test.ids)),
         class_names=tuple("0123456789"),
         request=request,

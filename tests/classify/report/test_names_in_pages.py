@@ -152,11 +152,12 @@ def test_every_table_of_a_comparison_is_a_table(make_run, tmp_path):
     page, comparison, _ = compare([], tmp_path)
     tables, rest = tables_of_markdown(page.with_name("report.md").read_text("utf-8"))
     check_tables(tables)
-    assert len(tables) == 4
+    assert len(tables) == 5
     labels = {flat(run["label"]) for run in comparison["runs"]}
     assert {row[0] for row in tables[0][1:]} == labels
     assert {row[0] for row in tables[-1][1:]} == labels
-    assert {row[0] for row in tables[2][1:]} == {
+    assert {row[0] for row in tables[1][1:]} == labels  # each against the best
+    assert {row[0] for row in tables[3][1:]} == {
         flat(f"{pair['a']} − {pair['b']}") for pair in comparison["backbones"]
     }
     assert "a|b <i>" in rest
