@@ -143,6 +143,8 @@ class Nearest(TrainedHead):
         weights = None if weights is None else np.asarray(weights, np.float64)
         if weights is not None and weights.shape != labels.shape:
             raise ValueError("weights and labels of a knn head do not fit together")
+        if int(state["setting"]["k"]) < 1:
+            raise ValueError("a knn head has no neighbours")
         rows = RowSet(features, np.arange(len(labels)), labels, n_classes, weights)
         return cls(rows, state["setting"])
 
