@@ -44,6 +44,8 @@ KS = (1, 5, 10, 20, 100, 200)
 TEMPERATURE = 0.07
 # Rows that a device is sent at a time.
 DEVICE_ROWS = 8192
+# What a file of rows takes while it is written: the rows, and three copies that skops makes.
+FILE_COPIES = 4
 
 
 class Nearest(TrainedHead):
@@ -117,14 +119,10 @@ class Nearest(TrainedHead):
     def state(self) -> dict[str, Any]:
         """Return the training rows; a `UserError` where they do not fit into memory."""
         features = np.ascontiguousarray(self.rows.matrix("knn"))
-        with np.errstate(over="ignore"):
-            half = features.astype(np.float16)
-        exact = all(
-            np.array_equal(half[low : low + ROWS], features[low : low + ROWS])
-            for low in range(0, len(half), ROWS)
-        )
+        if all(_is_half(features[low : low + ROWS]) for low in range(0, len(features), ROWS)):
+            features = features.astype(np.float16)
         return {
-            "features": half if exact else features,
+            "features": features,
             "labels": self.rows.labels,
             "weights": self.rows.weights,
             "n_classes": self.n_classes,
@@ -143,8 +141,16 @@ class Nearest(TrainedHead):
         weights = None if weights is None else np.asarray(weights, np.float64)
         if weights is not None and weights.shape != labels.shape:
             raise ValueError("weights and labels of a knn head do not fit together")
+        if int(state["setting"]["k"]) < 1:
+            raise ValueError("a knn head has no neighbours")
         rows = RowSet(features, np.arange(len(labels)), labels, n_classes, weights)
         return cls(rows, state["setting"])
+
+
+def _is_half(block: Floats) -> bool:
+    """Tell whether half precision holds these numbers exactly."""
+    with np.errstate(over="ignore"):
+        return np.array_equal(block.astype(np.float16), block)
 
 
 class Knn(HeadKind):
@@ -173,5 +179,6 @@ class Knn(HeadKind):
         return n_rows * (4 * n_features + 16)
 
     def fit_bytes(self, n_rows: int, n_features: int, n_classes: int) -> int:
-        """Count what a search takes: the nearest rows of a block of queries, and a thread's own."""
-        return 24 * 4096 * max(KS) + search_bytes(n_features, max(KS))
+        """Count a search of a block of queries, a thread's own, and copies that saving makes."""
+        search = 24 * 4096 * max(KS) + search_bytes(n_features, max(KS))
+        return search + FILE_COPIES * self.saved_bytes(n_rows, n_features, n_classes)

@@ -63,7 +63,9 @@ def block_rows(n_features: int, itemsize: int) -> int:
 
 def thread_bytes(n_features: int, products: bool = True) -> int:
     """Count what one thread takes: blocks that wait, are copied, and their products."""
-    return 4 * BLOCK_BYTES + (3 * 4 * n_features**2 if products else 0)
+    blocks = 4 * max(BLOCK_BYTES, 4 * FEWEST_ROWS * n_features)
+    sample = 3 * 8 * SHIFT_ROWS * n_features
+    return blocks + sample + (3 * 4 * n_features**2 if products else 0)
 
 
 def threads_for(rows: RowSet, n_jobs: int | None, fixed: int, each: int) -> int:

@@ -1,14 +1,16 @@
 """What ridge, LDA, nearest means and nearest rows have in common."""
 
 import copy
+import tracemalloc
 
 import numpy as np
 import pytest
 from clusters_for_tests import CONTEXT, clusters, row_set
 from rows_for_tests import Rows
 
-from classify.heads import moments, neighbours
+from classify.heads import moments, nearest_mean, neighbours
 from classify.heads.interface import FitContext, RowSet
+from classify.heads.knn import FILE_COPIES
 from classify.heads.registry import head_kind
 
 SETTINGS = [
@@ -179,6 +181,29 @@ def test_numbers_that_are_not_finite_are_refused(name, setting):
     X[50, 2] = np.nan
     with pytest.raises(ValueError, match="NaN or infinity"):
         head_kind(name).fit(row_set(X, y), setting, CONTEXT)
+
+
+@pytest.mark.parametrize("name", ["ridge", "lda", "nearest-mean", "knn"])
+@pytest.mark.parametrize("n, d, n_classes", [(3000, 200, 4), (150, 300, 3), (900, 150, 90)])
+def test_a_fit_takes_no_more_memory_than_it_says(name, n, d, n_classes, monkeypatch):
+    monkeypatch.setattr(moments, "BLOCK_BYTES", 1 << 17)
+    monkeypatch.setattr(nearest_mean, "NORM_NUMBERS", 1 << 13)
+    monkeypatch.setattr(neighbours, "QUERIES", 32)
+    kind = head_kind(name)
+    X, y = clusters(n, d, n_classes, dtype=np.float32)
+    said = kind.fit_bytes(n, d, n_classes)
+    rows = RowSet(Rows(X), np.arange(n), y, n_classes, memory=said)  # room for one thread
+    kind.answers(list(kind.path(rows, rows, kind.grid(rows), FitContext(n_jobs=4))), X[:32])
+    tracemalloc.start()
+    heads = list(kind.path(rows, rows, kind.grid(rows), FitContext(n_jobs=4)))
+    kind.answers(heads, X[:32])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    if name == "knn":
+        said -= FILE_COPIES * kind.saved_bytes(n, d, n_classes)
+    assert peak < said + 200_000  # of the interpreter
+    if name in ("ridge", "lda"):
+        assert peak > said / 10
 
 
 @pytest.mark.parametrize("name", ["ridge", "lda", "nearest-mean", "knn"])

@@ -129,6 +129,21 @@ def test_a_search_that_the_device_has_no_room_for_is_done_on_the_cpu(monkeypatch
     assert head.device == "cpu"
 
 
+@pytest.mark.parametrize(
+    "changed, why",
+    [
+        ({"labels": np.array([0, 1, 9])}, "not among its classes"),
+        ({"labels": np.array([0, 1])}, "do not fit together"),
+        ({"weights": np.ones(2)}, "do not fit together"),
+        ({"setting": {"k": 0}}, "no neighbours"),
+    ],
+)
+def test_a_state_that_is_no_head_is_refused(changed, why):
+    state = KIND.fit(row_set(np.eye(3, 4), [0, 1, 1]), {"k": 1}, CONTEXT).state()
+    with pytest.raises(ValueError, match=why):
+        KIND.trained.from_state({**state, **changed})
+
+
 @pytest.mark.parametrize("dtype, kept", [(np.float16, np.float16), (np.float32, np.float32)])
 def test_the_file_has_half_precision_where_that_is_all_there_is(dtype, kept):
     X = clusters(60, 4, 2)[0].astype(dtype).astype(np.float32)
