@@ -243,7 +243,7 @@ class TreesKind(HeadKind):
             size = setting["components"]
             if size not in done:
                 done.clear()  # one at a time in memory
-                found = principal_components(rows, size) if size else None
+                found = principal_components(rows, size, context.n_jobs) if size else None
                 done[size] = (
                     found,
                     Rows(reduced(rows, found, self.name), rows.labels, rows.weights),
