@@ -7,7 +7,7 @@ one-vs-one are coupled (`classify.coupling`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -159,6 +159,20 @@ class TrainedTrees(TrainedHead):
         return cls(name, trees, baseline, components, (k, d), state["setting"])
 
 
+class _Steps:
+    """Turn shares of a fit that are done into whole steps."""
+
+    def __init__(self, on_steps: Callable[[int], None]) -> None:
+        self._on_steps, self._done = on_steps, 0
+
+    def reach(self, share: float) -> None:
+        """Tell the steps up to a share that have not been told of."""
+        done = int(STEPS * share + 1e-9)
+        if done > self._done:
+            self._on_steps(done - self._done)
+            self._done = done
+
+
 class TreesKind(HeadKind):
     """Trees, a forest or boosting, plain or by a reduction, as the name says."""
 
@@ -265,15 +279,16 @@ class TreesKind(HeadKind):
         context: FitContext,
     ) -> TrainedTrees:
         grown, baseline, iterations = Grown(), [], []
-        n_tasks, done = _n_problems(self.reduction, shape[0]), 0
+        n_tasks, steps = _n_problems(self.reduction, shape[0]), _Steps(context.on_steps)
         tasks = self._tasks(rows, held, shape[0], setting, context)
+        if n_tasks == 1:
+            tasks = (replace(task, on_share=steps.reach) for task in tasks)
         for i, growth in enumerate(self._growths(tasks, n_tasks, context)):
             for ensemble in growth.ensembles:
                 grown.add(ensemble)
             baseline += growth.baseline
             iterations += [] if growth.iterations is None else [growth.iterations]
-            context.on_steps(STEPS * (i + 1) // n_tasks - done)
-            done = STEPS * (i + 1) // n_tasks
+            steps.reach((i + 1) / n_tasks)
         if iterations:
             # All problems of a reduction are refitted with the same number.
             setting = {**setting, "iterations": round(sum(iterations) / len(iterations))}
