@@ -177,6 +177,7 @@ class TreesKind(HeadKind):
     """Trees, a forest or boosting, plain or by a reduction, as the name says."""
 
     trained = TrainedTrees
+    open_ended = ("min_samples_leaf",)
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
