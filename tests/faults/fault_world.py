@@ -253,6 +253,17 @@ def build(root):
     pickled = {**spec["model"], "args": {"checkpoint_path": str(at["pickle_pth"])}}
     head("pickle_head", {**metadata, "spec": json.dumps({**spec, "model": pickled})})
 
+    import skops.io
+    from sklearn.linear_model import Ridge
+
+    for name, content in {
+        "newer_model": {"format": "icebox-head", "format_version": 9},
+        "other_model": {"format": "something"},
+        "strange_model": {"format": "icebox-head", "format_version": 1, "state": Ridge()},
+    }.items():
+        at[name] = put(f"heads/{name}.skops", skops.io.dumps(content))
+    at["cut_model"] = put("heads/cut.skops", at["newer_model"].read_bytes()[:-40])
+
     # Images.
     save_image(root / "images/good.png")
     at["good"] = root / "images/good.png"

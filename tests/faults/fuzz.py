@@ -176,6 +176,37 @@ def head(folder):
     return (folder / "h.safetensors").read_bytes(), read
 
 
+def model(folder):
+    """Heads that are not linear: a head that answers, or a message; members are changed inside."""
+    import zipfile
+
+    from classify.heads.interface import FitContext, RowSet
+    from classify.heads.registry import head_kind
+    from classify.saved_models import SavedModel, load_model, save_model
+
+    spec = {"model": {"name": "m", "args": {}, "weights": {"source": "random", "digest": "0"}}}
+    X = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
+    setting = {"components": 2, "min_samples_leaf": 2, "n_estimators": 2}
+    rows = RowSet(X, np.arange(30), np.arange(30) % 3, 3)
+    made = head_kind("forest").fit(rows, setting, FitContext(n_jobs=1))
+    save_model(folder / "h.skops", SavedModel("forest", ("a", "b", "c"), made, spec, "k"))
+    between = b"\n-- member --\n"
+    with zipfile.ZipFile(folder / "h.skops") as archive:
+        names = archive.namelist()
+        whole = between.join(map(archive.read, names))
+
+    def read(target):
+        with zipfile.ZipFile(folder / "made.skops", "w") as archive:
+            for name, content in zip(names, target.read_bytes().split(between), strict=False):
+                archive.writestr(name, content)
+        found = load_model(folder / "made.skops")
+        answers = found.probabilities(np.ones((2, found.n_features), np.float32))
+        assert answers.shape == (2, len(found.class_names)) and np.isfinite(answers).all()
+        json.dumps(found.spec)
+
+    return whole, read
+
+
 def weights(folder):
     """Backbone weights: a digest of all tensors, or a message; nothing is allocated on its word."""
     from safetensors.numpy import save
@@ -268,7 +299,7 @@ def features(folder):
     return whole, read
 
 
-READERS = {f.__name__: f for f in (store, unsealed, archive, head, weights, image, features)}
+READERS = {f.__name__: f for f in (store, unsealed, archive, head, model, weights, image, features)}
 SUFFIXES = {"store": ".h5", "unsealed": ".h5", "archive": ".tar.gz", "image": ".png"}
 
 

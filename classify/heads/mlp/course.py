@@ -20,11 +20,10 @@ class Plan:
     dropout: float
     max_epochs: int
     patience: int  # epochs without a lower held-out log-loss
+    least_steps: int = 0  # of batches: without held-out rows there are as many epochs as that takes
     rate: float = 1e-3
     decay: float = 1e-2  # AdamW's
     batch: int = 256
-    # Few rows make short epochs: there are at least so many steps without held-out rows.
-    least_steps: int = 300
 
     def batch_of(self, n_rows: int) -> int:
         """Return the size of a batch: fewer rows than `batch` where there would be few of them."""
@@ -74,5 +73,6 @@ class Course(NamedTuple):
     layers: Layers
     best: int  # epochs
     stopped: bool  # before there were no more epochs
+    n_batches: int  # of an epoch
     # `loss` and `accuracy`, and `validation_loss` and `validation_accuracy`, of each epoch
     curves: dict[str, list[float]]

@@ -21,10 +21,13 @@ from classify.heads.mlp.course import Course, Layers, Plan
 from data.common.errors import UserError
 
 HIDDEN = (1024, 512)
-DROPOUT = (0.2, 0.5)
+# Dropped out of the hidden layers; on 5,000 rows of CIFAR-10 a fifth did as well.
+DROPOUT = 0.5
 MAX_EPOCHS = 60
+# Where nobody has looked at held-out rows.
+EPOCHS = 10
 # Epochs without a lower held-out log-loss after which a training ends.
-PATIENCE = 4
+PATIENCE = 3
 
 
 class TrainedMlp(TrainedHead):
@@ -58,8 +61,8 @@ class Mlp(HeadKind):
     trained = TrainedMlp
 
     def grid(self, rows: RowSet) -> list[dict[str, Any]]:
-        """List how much is dropped out of the hidden layers."""
-        return [{"dropout": share} for share in DROPOUT]
+        """List one setting: what is chosen on held-out rows is how long it is trained."""
+        return [{"dropout": DROPOUT}]
 
     def n_steps(self, grid: Sequence[Setting]) -> int:
         """Count epochs, at most."""
@@ -101,19 +104,22 @@ class Mlp(HeadKind):
                 f"--head {self.name} is trained with torch, which cannot be loaded ({error}); "
                 "install it (pip install torch), or leave this head out"
             ) from error
-        given = setting.get("epochs")
         plan = Plan(
             hidden=HIDDEN,
             dropout=setting["dropout"],
-            max_epochs=MAX_EPOCHS if given is None else given,
+            max_epochs=setting.get("epochs", EPOCHS) if held is None else MAX_EPOCHS,
             patience=PATIENCE,
+            least_steps=setting.get("steps", 0),
         )
         told = _Told(context, MAX_EPOCHS, plan.max_epochs)
         matrix = rows.matrix(self.name)
         of_held = None if held is None else held.matrix(self.name)
         course: Course = train(matrix, rows, of_held, held, plan, context, told.epoch)
         told.rest()
-        found = setting if held is None else {**setting, "epochs": course.best}
+        found = setting
+        if held is not None:
+            # Fewer rows are trained for as many steps, and so for more epochs.
+            found = {**setting, "epochs": course.best, "steps": course.best * course.n_batches}
         head = TrainedMlp(course.layers, found)
         head.converged = held is None or course.stopped
         head.notes = {"curves": course.curves} if held is not None else {"epochs": course.best}

@@ -57,7 +57,7 @@ def train(
                 best, best_loss, layers = epoch, loss, run.layers()
             elif epoch - best >= plan.patience:
                 break
-        return Course(layers or run.layers(), best, epoch < n_epochs, curves)
+        return Course(layers or run.layers(), best, epoch < n_epochs, run.n_batches, curves)
 
 
 def _add(curves: dict[str, list[float]], kind: str, found: tuple[float, float]) -> None:

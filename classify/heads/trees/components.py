@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.heads.interface import Floats, RowSet
+from classify.heads.moments import moments_of, scale_of
+from classify.solver.threads import workers
 
 Array = npt.NDArray[np.float64]
 
@@ -47,10 +49,12 @@ class Components:
         return cls(mean, directions)
 
 
-def principal_components(rows: RowSet, n_components: int) -> Components:
+def principal_components(rows: RowSet, n_components: int, n_jobs: int | None = None) -> Components:
     """Find the leading components of weighted rows, fewer where there are not so many."""
-    few = len(rows) <= rows.n_features
-    mean, scale, directions = (_of_few if few else _of_many)(rows, n_components)
+    if len(rows) <= rows.n_features:
+        mean, scale, directions = _of_few(rows, n_components)
+    else:
+        mean, scale, directions = _of_many(rows, n_components, n_jobs)
     # The sign of a direction means nothing; this makes it the same everywhere.
     largest = np.abs(directions).argmax(axis=1)
     directions *= np.sign(directions[np.arange(len(directions)), largest])[:, None]
@@ -67,36 +71,20 @@ def reduced(rows: RowSet, components: Components | None, head: str) -> npt.NDArr
     return found
 
 
-def _of_many(rows: RowSet, n_components: int) -> tuple[Array, Array, Array]:
+def _of_many(rows: RowSet, n_components: int, n_jobs: int | None) -> tuple[Array, Array, Array]:
     """Read the rows once for their covariance, (n_features, n_features) in float64."""
     import scipy.linalg
 
-    d = rows.n_features
-    total, sums, products = 0.0, np.zeros(d), np.zeros((d, d))
-    origin: Array | None = None
-    for where, block in rows.blocks():
-        exact = block.astype(np.float64)
-        if origin is None:  # near the mean, so that the squares do not cancel
-            origin = exact.mean(axis=0)
-        exact -= origin
-        weights = None if rows.weights is None else rows.weights[where]
-        total += len(exact) if weights is None else float(weights.sum())
-        sums += exact.sum(axis=0) if weights is None else weights @ exact
-        if weights is not None:
-            exact *= np.sqrt(weights)[:, None]
-        products += exact.T @ exact
-    assert origin is not None
-    shift = sums / total
-    products /= total
-    products -= np.outer(shift, shift)
-    scale = _scale(np.diag(products))
-    products /= scale
-    products /= scale[:, None]
-    n_components = min(n_components, d)
+    with workers(n_jobs) as pool:
+        moments = moments_of(rows, pool)
+    d, scale = rows.n_features, moments.scale
+    correlations = moments.scatter / moments.total
+    correlations /= scale
+    correlations /= scale[:, None]
     _, vectors = scipy.linalg.eigh(
-        products, subset_by_index=[d - n_components, d - 1], overwrite_a=True
+        correlations, subset_by_index=[d - min(n_components, d), d - 1], overwrite_a=True
     )
-    return origin + shift, scale, np.ascontiguousarray(vectors.T[::-1])
+    return moments.mean, scale, np.ascontiguousarray(vectors.T[::-1])
 
 
 def _of_few(rows: RowSet, n_components: int) -> tuple[Array, Array, Array]:
@@ -106,16 +94,10 @@ def _of_few(rows: RowSet, n_components: int) -> tuple[Array, Array, Array]:
     share = weights / weights.sum()
     mean = share @ exact
     exact -= mean
-    scale = _scale(share @ exact**2)
+    scale = scale_of(share @ exact**2, mean)
     exact /= scale
     exact *= np.sqrt(share)[:, None]
     _, sizes, directions = np.linalg.svd(exact, full_matrices=False)
     # Rows about their mean span one dimension less than there are rows.
     rank = max(1, int((sizes > 1e-6 * max(sizes[0], 1e-30)).sum()))
     return mean, scale, np.ascontiguousarray(directions[: min(n_components, rank)])
-
-
-def _scale(variances: Array) -> Array:
-    """Return standard deviations; a feature that does not vary is left as it is."""
-    deviations = np.sqrt(np.maximum(variances, 0))
-    return np.where(deviations > 1e-7 * max(deviations.max(), 1e-30), deviations, 1.0)

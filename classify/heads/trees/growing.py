@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -34,6 +34,8 @@ class Task:
     n_rows: int  # of all problems of a reduction
     binary: bool  # one of the problems of a reduction: what is wanted is class 1
     held: tuple[npt.NDArray[np.float32], npt.NDArray[np.intp], Any] | None = None
+    # Told what share of a forest has been grown
+    on_share: Callable[[float], None] = lambda _: None
     present: npt.NDArray[np.intp] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,6 +108,7 @@ def forest(task: Task) -> Growth:
             shares = _shares(task, one, estimator.classes_)
             grown.append(_sklearn_tree(one, shares[:, 1:2] if task.binary else shares))
         estimator.estimators_ = [None] * len(grown)
+        task.on_share(len(grown) / n_trees)
     return Growth([grown], [0.0])
 
 

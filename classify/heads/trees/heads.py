@@ -7,7 +7,7 @@ one-vs-one are coupled (`classify.coupling`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +37,10 @@ COMPONENTS = 64
 CHEAP_NUMBERS = 2_000_000
 # Progress is told in so many steps a fit.
 STEPS = 10
+# Trees of a forest: of a plain one, and of each problem of a reduction.
+N_TREES = (300, 100)
+# Iterations of boosting, at most, likewise.
+MAX_ITER = (300, 100)
 LEAVES = {"tree": (5, 20, 50, 100), "forest": (1, 5)}
 RATES = (0.1, 0.3)
 _TIE = 1e-6
@@ -155,10 +159,25 @@ class TrainedTrees(TrainedHead):
         return cls(name, trees, baseline, components, (k, d), state["setting"])
 
 
+class _Steps:
+    """Turn shares of a fit that are done into whole steps."""
+
+    def __init__(self, on_steps: Callable[[int], None]) -> None:
+        self._on_steps, self._done = on_steps, 0
+
+    def reach(self, share: float) -> None:
+        """Tell the steps up to a share that have not been told of."""
+        done = int(STEPS * share + 1e-9)
+        if done > self._done:
+            self._on_steps(done - self._done)
+            self._done = done
+
+
 class TreesKind(HeadKind):
     """Trees, a forest or boosting, plain or by a reduction, as the name says."""
 
     trained = TrainedTrees
+    open_ended = ("min_samples_leaf",)
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -170,9 +189,9 @@ class TreesKind(HeadKind):
         sizes: list[int | None] = [COMPONENTS if d > COMPONENTS else None]
         if d > COMPONENTS and self.base != "boosting" and len(rows) * d <= CHEAP_NUMBERS:
             sizes.append(None)
-        one = not self.reduction or rows.n_classes == 2  # which are the same
+        many = bool(self.reduction) and rows.n_classes > 2  # of two classes all are the same
         if self.base == "boosting":
-            most = 300 if one else 100
+            most = MAX_ITER[many]
             return [
                 {"components": m, "learning_rate": rate, "max_iter": most}
                 for m in sizes
@@ -183,7 +202,7 @@ class TreesKind(HeadKind):
             for leaf in LEAVES[self.base]:
                 if leaf > max(LEAVES[self.base][0], len(rows) // (2 * rows.n_classes)):
                     continue  # which would be the same as a smaller one, see `Task`
-                trees = {"n_estimators": 300 if one else 100}
+                trees = {"n_estimators": N_TREES[many]}
                 found.append(
                     {"components": m, "min_samples_leaf": leaf}
                     | (trees if self.base == "forest" else {})
@@ -209,15 +228,27 @@ class TreesKind(HeadKind):
         wide = n_features > COMPONENTS
         width = COMPONENTS if wide else n_features
         matrix = 4 * min(n_features, n_rows) * n_features * 8 if wide else 0
-        problems = _n_problems(self.reduction, n_classes)
         rows = 2 * n_rows * width * 4
         if self.base == "boosting":
             return matrix + 4 * rows + 16 * n_rows * n_classes
-        per_leaf = 16 + 4 * (2 if self.reduction else n_classes)
+        return matrix + rows + self._tree_bytes(n_rows, n_classes)
+
+    def saved_bytes(self, n_rows: int, n_features: int, n_classes: int) -> int:
+        """Count the bytes of the trees, before they are compressed, and of the components."""
+        return self._tree_bytes(n_rows, n_classes) + 4 * COMPONENTS * n_features
+
+    def _tree_bytes(self, n_rows: int, n_classes: int) -> int:
+        """Count the bytes of trees with a fifth as many leaves as rows, or with 31."""
+        many = bool(self.reduction) and n_classes > 2
+        outputs = 2 if self.reduction else n_classes
         part = 2 / n_classes if self.reduction == "ovo" else 1
-        trees = 1 if self.base == "tree" else 100 if self.reduction else 300
-        leaves = int(problems * part * trees * n_rows * (0.2 if self.base == "tree" else 0.4))
-        return matrix + rows + leaves * per_leaf
+        leaves = n_rows * part / 5
+        trees = 1 if self.base == "tree" else N_TREES[many]
+        if self.base == "boosting":
+            outputs, leaves = 1, min(31, leaves)
+            trees = MAX_ITER[many] * (1 if self.reduction else n_classes)
+        problems = _n_problems(self.reduction, n_classes)
+        return int(problems * trees * leaves * (16 + 4 * outputs))
 
     def _grow(
         self, rows: RowSet, held: RowSet | None, grid: Sequence[Setting], context: FitContext
@@ -227,7 +258,7 @@ class TreesKind(HeadKind):
             size = setting["components"]
             if size not in done:
                 done.clear()  # one at a time in memory
-                found = principal_components(rows, size) if size else None
+                found = principal_components(rows, size, context.n_jobs) if size else None
                 done[size] = (
                     found,
                     Rows(reduced(rows, found, self.name), rows.labels, rows.weights),
@@ -249,15 +280,16 @@ class TreesKind(HeadKind):
         context: FitContext,
     ) -> TrainedTrees:
         grown, baseline, iterations = Grown(), [], []
-        n_tasks, done = _n_problems(self.reduction, shape[0]), 0
+        n_tasks, steps = _n_problems(self.reduction, shape[0]), _Steps(context.on_steps)
         tasks = self._tasks(rows, held, shape[0], setting, context)
+        if n_tasks == 1:
+            tasks = (replace(task, on_share=steps.reach) for task in tasks)
         for i, growth in enumerate(self._growths(tasks, n_tasks, context)):
             for ensemble in growth.ensembles:
                 grown.add(ensemble)
             baseline += growth.baseline
             iterations += [] if growth.iterations is None else [growth.iterations]
-            context.on_steps(STEPS * (i + 1) // n_tasks - done)
-            done = STEPS * (i + 1) // n_tasks
+            steps.reach((i + 1) / n_tasks)
         if iterations:
             # All problems of a reduction are refitted with the same number.
             setting = {**setting, "iterations": round(sum(iterations) / len(iterations))}

@@ -1,4 +1,4 @@
-"""A fit of heads that are not linear: from the store to the report and to the files' answers."""
+"""Heads that are not linear, from the store to the report and to answers of their files."""
 
 import json
 
@@ -18,10 +18,12 @@ def fitted(tmp_path_factory, make_store):
     pytest.importorskip("torch")
     root = tmp_path_factory.mktemp("skops")
     store = make_store(root / "f" / "toys" / "toynet-8px-0.h5", n=120, dataset="toys")
-    heads = ["--head=forest", "--head=boosting-ovo", "--head=mlp", "--head=ridge"]
+    heads = ["--head=forest", "--head=boosting-ovo", "--head=mlp"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mlp, "HIDDEN", (16, 8))
         patch.setattr(trees, "RATES", (0.3,))
+        patch.setattr(trees, "N_TREES", (10, 10))
+        patch.setattr(trees, "MAX_ITER", (10, 10))
         command = ["fit", str(store), "--reports-dir", str(root / "r"), "--jobs=1", *heads]
         assert run(main, [*command, "--no-few-shot"]) == 0
     (folder,) = (root / "r").glob("*/*")

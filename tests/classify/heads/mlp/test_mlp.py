@@ -52,6 +52,7 @@ def test_it_learns_what_a_linear_head_cannot_and_stops_when_it_has():
         -found[np.arange(len(h)), h].mean(), rel=1e-5
     )
     assert curves["validation_accuracy"][epochs - 1] == pytest.approx(accuracy(head, H, h))
+    assert head.setting["steps"] == epochs * 20  # 600 rows are 20 batches
     everything = row_set(np.concatenate([X, H]), np.concatenate([y, h]))
     again = kind.fit(everything, head.setting, context)
     assert accuracy(again, T, u) > 0.93
@@ -124,8 +125,11 @@ def test_held_out_rows_that_teach_nothing_end_it_at_once_and_their_weights_count
 def test_few_rows_and_features_that_do_not_vary():
     X, y = xor(12, noise=0.01)
     X = np.hstack([X, np.full((12, 1), 5, np.float32)])
-    head = Mlp("mlp").fit(row_set(X, y), {"dropout": 0.0, "epochs": 1}, FitContext(n_jobs=1))
+    head = Mlp("mlp").fit(
+        row_set(X, y), {"dropout": 0.0, "epochs": 1, "steps": 300}, FitContext(n_jobs=1)
+    )
     assert accuracy(head, X, y) == 1.0  # a single step of a single epoch would not do
+    assert head.notes == {"epochs": 150}
     assert np.isfinite(head.answers(X + 1e6).log_probabilities).all()
 
 
