@@ -51,6 +51,7 @@ PARTS = (
     "scaling",
     "paired-tests",
     "group-tests",
+    "binary",
 )
 NEED_STORES = ("path", "memory", "out-of-core")
 # Those that are run where no store is given and no part is named.
@@ -152,6 +153,7 @@ def main(argv: Sequence[str]) -> None:
         read_header(store)
 
     from benchmarks import (
+        binary,
         closed_form,
         coupling,
         decoding,
@@ -209,6 +211,7 @@ def main(argv: Sequence[str]) -> None:
         "scaling": scaling.run,
         "paired-tests": paired_tests.run,
         "group-tests": group_tests.run,
+        "binary": binary.run,
     }
     for part in parts:
         print(f"== {part}", flush=True)
