@@ -53,6 +53,7 @@ PARTS = (
     "paired-tests",
     "group-tests",
     "best-of-many",
+    "binary",
 )
 NEED_STORES = ("path", "memory", "out-of-core")
 # Those that are run where no store is given and no part is named.
@@ -155,6 +156,7 @@ def main(argv: Sequence[str]) -> None:
 
     from benchmarks import (
         best_of_many,
+        binary,
         closed_form,
         coupling,
         decoding,
@@ -213,6 +215,7 @@ def main(argv: Sequence[str]) -> None:
         "paired-tests": paired_tests.run,
         "group-tests": group_tests.run,
         "best-of-many": best_of_many.run,
+        "binary": binary.run,
     }
     for part in parts:
         print(f"== {part}", flush=True)

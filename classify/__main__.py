@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from classify.fit.two_classes import add_class_options
+from classify.fit.two_classes import add_class_options, add_threshold
 from classify.heads.registry import DEFAULT, HEADS, check_solver_options
 from data.common.cache_folder import use_cache_folder
 from data.common.cli import Parser, folder_path, log, parse_command, print_result, run_process
@@ -173,6 +173,7 @@ def _add_predict_options(parser: Parser) -> None:
         help="also write a page with the images and their answers",
     )  # fmt: skip
     parser.add_argument("--top", type=parse_count("--top"), default=3, metavar="N")
+    add_threshold(parser)
     parser.add_argument(
         "--weights",
         action="append",
@@ -364,11 +365,9 @@ def predict_command(options: Namespace) -> None:
             f"--html {page} shows images, and features have none; leave it out, or use --csv"
         )
 
+    how = Embedding(options.weights, options.device, options.decode, options.max_pixels)
     head, found = predict(
-        options.head,
-        images,
-        top=options.top,
-        how=Embedding(options.weights, options.device, options.decode, options.max_pixels),
+        options.head, images, top=options.top, how=how, threshold=options.threshold
     )
     note(head)
     text = answers_csv(found) if options.csv else show(head, found, as_json=options.json)

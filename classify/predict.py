@@ -56,15 +56,26 @@ class Embedding:
 
 
 def predict(
-    head_path: Path, images: Sequence[str], *, top: int = 3, how: Embedding = Embedding()
+    head_path: Path,
+    images: Sequence[str],
+    *,
+    top: int = 3,
+    how: Embedding = Embedding(),
+    threshold: float | None = None,
 ) -> tuple[AnyHead, list[dict[str, Any]]]:
     """Label files of images or of features with a head that ``classify fit`` wrote.
 
     Files come from `find_images`. Returns the head, and for each image or row of features a dict
     with ``image``, ``label`` (the strategy's answer) and ``top``: ``class`` and ``probability`` of
-    the `top` most probable classes.
+    the `top` most probable classes; of two classes also ``positive``, the second class and its
+    probability, which answers where it is above `threshold` if there is one.
     """
     head: AnyHead = load_model(head_path) if is_model(head_path) else load_head(head_path)
+    if threshold is not None and len(head.class_names) != 2:
+        raise UserError(
+            f"--threshold is for heads of two classes, and {head_path} has "
+            f"{len(head.class_names)}; leave it out, or fit two with --classes"
+        )
     check_decode(how.decode, head.spec, f"the store of {head_path}")
     features = [name for name in images if is_feature_file(name)]
     if features and len(features) < len(images):
@@ -74,7 +85,7 @@ def predict(
         )
     if features:
         names, rows = read_rows(features, head.n_features)
-        return head, answers(head, names, rows, top=top)
+        return head, answers(head, names, rows, top=top, threshold=threshold)
     if is_imported(head.spec):
         raise UserError(
             f"{head_path} was fitted on features that were imported, and no model is known that "
@@ -82,27 +93,37 @@ def predict(
             f"({', '.join(FEATURE_SUFFIXES)})"
         )
     X = embed(head, images, how)
-    return head, answers(head, images, X, top=top)
+    return head, answers(head, images, X, top=top, threshold=threshold)
 
 
 def answers(
-    head: AnyHead, images: Sequence[str], X: npt.NDArray[np.floating], *, top: int = 3
+    head: AnyHead,
+    images: Sequence[str],
+    X: npt.NDArray[np.floating],
+    *,
+    top: int = 3,
+    threshold: float | None = None,
 ) -> list[dict[str, Any]]:
     """Turn raw embeddings (n_images, n_features) into answers, as `predict` describes."""
     probabilities = head.probabilities(X)
     labels = head.predict(X)
+    if threshold is not None:
+        labels = (probabilities[:, 1] > threshold).astype(np.int64)
+    two = len(head.class_names) == 2
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
     return [
         {
             "image": image,
             "label": head.class_names[labels[row]],
-            "top": [
-                {"class": head.class_names[i], "probability": float(probabilities[row, i])}
-                for i in order[row]
-            ],
+            "top": [_of_class(head, i, probabilities[row, i]) for i in order[row]],
+            **({"positive": _of_class(head, 1, probabilities[row, 1])} if two else {}),
         }
         for row, image in enumerate(images)
     ]
+
+
+def _of_class(head: AnyHead, index: int, probability: float) -> dict[str, Any]:
+    return {"class": head.class_names[index], "probability": float(probability)}
 
 
 def embed(
@@ -210,16 +231,20 @@ def _run(command: list[str]) -> None:
 def answers_csv(found: Sequence[Mapping[str, Any]]) -> str:
     """Write answers as CSV, one line an image, without a line feed at the end.
 
-    The header is ``image``, ``label``, ``class_1``, ``probability_1`` and so on.
+    The header is ``image``, ``label``, ``class_1``, ``probability_1`` and so on; of two classes
+    ``positive`` and ``probability_positive`` end it.
     """
     n_top = max(len(answer["top"]) for answer in found)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     numbers = range(1, n_top + 1)
     ranks = [column for i in numbers for column in (f"class_{i}", f"probability_{i}")]
-    writer.writerow(["image", "label", *ranks])
+    two = "positive" in found[0]
+    ends = ["positive", "probability_positive"] if two else []
+    writer.writerow(["image", "label", *ranks, *ends])
     for answer in found:
-        cells = [cell for item in answer["top"] for cell in (item["class"], item["probability"])]
+        items = [*answer["top"], answer["positive"]] if two else answer["top"]
+        cells = [cell for item in items for cell in (item["class"], item["probability"])]
         writer.writerow([answer["image"], answer["label"], *cells])
     return stream.getvalue().rstrip("\n")
 
@@ -228,6 +253,12 @@ def show(head: AnyHead, found: Sequence[Mapping[str, Any]], *, as_json: bool = F
     """Write answers as a table, or for programs as a JSON list."""
     if as_json:
         return json.dumps(list(found), indent=2, ensure_ascii=False)
+    if "positive" in found[0]:
+        name = found[0]["positive"]["class"]
+        shares = [f"{100 * answer['positive']['probability']:.1f} %" for answer in found]
+        rows = [[a["image"], a["label"], share] for a, share in zip(found, shares, strict=True)]
+        heads = ["image", "label", f"probability of {name}"]
+        return table(heads, rows, left=len(heads), colour=wants_colour(sys.stdout))
     n_top = max(len(answer["top"]) for answer in found)
     heads = ["image", "label", "most probable", *["then"] * (n_top - 1)]
     rows = [

@@ -62,6 +62,26 @@ def parse_cost(text: str) -> tuple[float, float]:
     return found["FP"], found["FN"]
 
 
+def add_threshold(parser: Parser) -> None:
+    """Add ``--threshold`` of ``predict``."""
+    parser.add_argument(
+        "--threshold", type=parse_threshold, metavar="P",
+        help="of two classes: answer with the second where its probability is above this, such as "
+        "the threshold that fit --cost chose (0.5)",
+    )  # fmt: skip
+
+
+def parse_threshold(text: str) -> float:
+    """Parse a probability."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise UserError(f"--threshold is {text!r}, expected a probability from 0 to 1, such as 0.3")
+    return value
+
+
 def suited(options: FitOptions, features: Features) -> FitOptions:
     """Leave out heads that nobody named and that are another's problem where there are two classes.
 

@@ -82,7 +82,8 @@ def cost_sentence(results: Mapping[str, Any], name: str) -> str:
         f"interval {cost_ends(cost['cost_ci95'])}). Above 0.5 it would be "
         f"{cost_text(half['cost'])}: {cost_text(half['difference'])} for the chosen one "
         f"({cost_ends(half['difference_ci95'])}; {verdict}). Always answering {answer} costs "
-        f"{cost_text(cheaper['cost'])}."
+        f"{cost_text(cheaper['cost'])}. For such answers: predict --threshold "
+        f"{cost['threshold']:.4g}."
     )
 
 

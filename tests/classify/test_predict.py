@@ -3,6 +3,7 @@ import html
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from classify.saved_heads import SavedHead, load_head, save_head
 from data.common.cli import run
 from data.common.errors import UserError
 from data.images.decode import SUFFIXES
+from data.reading import open_features
 
 
 @pytest.fixture
@@ -282,3 +284,37 @@ def test_a_page_replaces_no_image(fitted_run, pictures, stage_one, capsys):
     assert "answers.html" in capsys.readouterr().err
     assert Path(pictures[0]).read_bytes() == before
     assert not stage_one.calls
+
+
+def test_heads_of_two_classes_answer_above_a_threshold(
+    fitted_run, images, stage_one, tmp_path, capsys
+):
+    """The probability of the second class decides, and is shown in every form."""
+    folder, _ = fitted_run
+    head = load_head(folder / "heads" / "multinomial.safetensors")
+    two = replace(
+        head, class_names=head.class_names[:2], coef=head.coef[1:2] - head.coef[:1],
+        intercept=head.intercept[1:2] - head.intercept[:1],
+    )  # fmt: skip
+    path = tmp_path / "two.safetensors"
+    save_head(path, two)
+    X = open_features(fitted_run[1]).test.features[: len(images)]
+    chances = two.probabilities(X)[:, 1]
+    threshold = float(np.sort(chances)[-2:].mean())  # the surest alone is above it
+    for given, expected in (
+        ([], chances > 0.5),
+        ([f"--threshold={threshold}"], chances > threshold),
+    ):
+        assert run(main, ["predict", str(path), *images, "--json", *given]) == 0
+        found = json.loads(capsys.readouterr().out)
+        for answer, chance, flagged in zip(found, chances, expected, strict=True):
+            assert answer["label"] == two.class_names[int(flagged)]
+            assert answer["positive"]["class"] == two.class_names[1]
+            assert answer["positive"]["probability"] == pytest.approx(chance, abs=1e-6)
+    assert run(main, ["predict", str(path), *images, f"--threshold={threshold}"]) == 0
+    out = capsys.readouterr().out
+    assert f"probability of {two.class_names[1]}" in out and f"{100 * chances[0]:.1f} %" in out
+    assert run(main, ["predict", str(path), *images, "--csv"]) == 0
+    [first, *_] = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert first["positive"] == two.class_names[1]
+    assert float(first["probability_positive"]) == pytest.approx(chances[0], abs=1e-6)

@@ -507,6 +507,8 @@ TABLE = [
     ("classify predict {other_safetensors} {good}", "{other_safetensors}", "not a head", "give a"),
     ("classify predict {newer_head} {good}", "{newer_head}", "head format 9", "update Icebox"),
     ("classify predict {nan_head} {good}", "{nan_head}", "coef holds NaN", "fit again"),
+    ("classify predict {head} {good} --threshold 2", "--threshold", "'2'", "from 0 to 1"),
+    ("classify predict {head} {good} --threshold 0.3", "--threshold", "has 10", "leave it out"),
     ("classify predict {odd_head} {good}", "{odd_head}", "expected float32 (10)", "fit again"),
     ("classify predict {no_names_head} {good}", "{no_names_head}", "no class_names", "fit again"),
     ("classify predict {cold_head} {good}", "{cold_head}", "temperature in its", "fit again"),

@@ -120,24 +120,31 @@ def _judged(
     rows: BinaryRows, costs: Costs, threshold: Threshold, resampled: Resampled
 ) -> dict[str, Any]:
     low, high = resampled.ends(_resampled_costs(rows, costs, threshold, resampled))
-    cost = mean_cost(rows, costs, threshold.log_odds)
-    if rows.n_flagged(threshold.log_odds) not in (0, len(rows.scores)):
-        below, above = _of_rates(rows, costs, threshold.log_odds)
+    cost, place = mean_cost(rows, costs, threshold.log_odds), rows.n_flagged(threshold.log_odds)
+    if 0 < threshold.value < 1:
+        missed = rows.hits[-1] - rows.hits[place]
+        below, above = _of_shares(rows, costs, rows.alarms[place], missed, same_sign=True)
         low, high = min(low, cost - below), max(high, cost + above)
     return {"cost": cost, "cost_ci95": [low, high]}
 
 
-def _of_rates(rows: BinaryRows, costs: Costs, log_odds: float) -> tuple[float, float]:
-    """Return how far Wilson's intervals of both rates of errors reach below and above the cost."""
-    place, below, above = rows.n_flagged(log_odds), 0.0, 0.0
-    total = rows.hits[-1] + rows.alarms[-1]
-    for each, wrong, of, mine in (
-        (costs.false_positive, rows.alarms[place], rows.alarms[-1], ~rows.truth),
-        (costs.false_negative, rows.hits[-1] - rows.hits[place], rows.hits[-1], rows.truth),
+def _of_shares(
+    rows: BinaryRows, costs: Costs, alarms: float, missed: float, *, same_sign: bool
+) -> tuple[float, float]:
+    """Return how far Wilson's intervals of two shares reach below and above what they cost.
+
+    The shares are of the negative and of the positive rows. Their costs are added, or that of the
+    second is subtracted.
+    """
+    total, below, above = rows.hits[-1] + rows.alarms[-1], 0.0, 0.0
+    for each, found, of, mine, added in (
+        (costs.false_positive, alarms, rows.alarms[-1], ~rows.truth, True),
+        (costs.false_negative, missed, rows.hits[-1], rows.truth, same_sign),
     ):
-        low, high = wilson(wrong / of, rows.observations(mine), LEVEL)
-        below += (each * of / total * (wrong / of - low)) ** 2
-        above += (each * of / total * (high - wrong / of)) ** 2
+        low, high = wilson(found / of, rows.observations(mine), LEVEL)
+        down, up = each / total * (found - low * of), each / total * (high * of - found)
+        below += (down if added else up) ** 2
+        above += (up if added else down) ** 2
     return math.sqrt(below), math.sqrt(above)
 
 
@@ -151,5 +158,13 @@ def _difference(
 ) -> dict[str, Any]:
     """Compare two thresholds on the same rows: the cost of the chosen one less the other's."""
     difference = mean_cost(rows, costs, chosen.log_odds) - mean_cost(rows, costs, other.log_odds)
-    drawn = mine - _resampled_costs(rows, costs, other, resampled)
-    return {"difference": difference, "difference_ci95": list(resampled.ends(drawn))}
+    low, high = resampled.ends(mine - _resampled_costs(rows, costs, other, resampled))
+    if chosen.value != other.value:
+        # It is the rows between the two thresholds that cost something else.
+        places = sorted(rows.n_flagged(threshold.log_odds) for threshold in (chosen, other))
+        alarms, hits = (sums[places[1]] - sums[places[0]] for sums in (rows.alarms, rows.hits))
+        below, above = _of_shares(rows, costs, alarms, hits, same_sign=False)
+        if chosen.value > other.value:  # it flags fewer
+            below, above = above, below
+        low, high = min(low, difference - below), max(high, difference + above)
+    return {"difference": difference, "difference_ci95": [low, high]}

@@ -294,3 +294,15 @@ def test_resamples_of_many_scores_are_those_of_the_rows_themselves():
     assert hits.mean() == pytest.approx(np.mean(expected), rel=0.01)
     assert hits.std() == pytest.approx(np.std(expected), rel=0.1)
     assert (found.hits[:, -1] == 400).all() and (found.alarms[:, -1] == 800).all()
+
+
+def test_thresholds_with_no_test_row_between_them_may_still_differ():
+    """The interval of a difference that no test row shows is wider than nothing."""
+    truth = np.repeat([True, False], 30)
+    rows = BinaryRows(truth, np.where(truth, 3.0, -3.0))
+    held = BinaryRows(truth, np.where(truth, 5.0, -1.0))
+    half = judge_binary(rows, held, Costs(5, 1))["cost"]["against"]["half"]
+    low, high = half["difference_ci95"]
+    assert low < half["difference"] == 0 < high
+    same = judge_binary(rows, rows, Costs(1, 1))["cost"]["against"]["half"]
+    assert same["difference_ci95"] == [0, 0]
