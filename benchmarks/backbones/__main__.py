@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     """
     options = parser().parse_args(list(argv))
     names = _matching(options.pattern)
-    journal = Journal(options.results_dir, force=options.force)
+    journal = Journal(options.results_dir, forget=names if options.force else ())
     children = Children()
     try:
         _find_weights(names, journal, children)
@@ -151,11 +151,16 @@ def _report(names: Sequence[str], journal: Journal, memory: int) -> bool:
         f"an image, of timm's width and with timm's preprocessing ({facts['cores']} cores of "
         f"{facts['cpu']}, {sum(o['seconds'] for o in works):,.0f} s)"
     )
-    if works:
+    rounded = [o for o in works if o.get("rounding")]
+    if near := [o for o in works if not o.get("rounding")]:
         print(
-            f"their vectors against timm's: lowest cosine {min(o['cosine'] for o in works):.7f}, "
-            f"largest difference {max(o['relative'] for o in works):.1e} of a vector's largest "
-            "value"
+            f"their vectors against timm's: lowest cosine {min(o['cosine'] for o in near):.7f}, "
+            f"largest difference {max(o['relative'] for o in near):.1e} of a vector's largest value"
+        )
+    for outcome in rounded:
+        print(
+            f"  {outcome['name']}: {outcome['relative']:.1e} of the largest value; with random "
+            f"weights rounding alone moves timm's vector by {outcome['rounding']:.1e}"
         )
     print(f"left out, need more than {memory / 1e9:g} GB: {len(large)} {' '.join(large)}".rstrip())
     for kind, title in (

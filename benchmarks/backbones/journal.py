@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,15 @@ LIBRARIES = ("timm", "torch")
 class Journal:
     """The lines of this timm and this torch; those of others are dropped."""
 
-    def __init__(self, folder: Path, *, force: bool) -> None:
+    def __init__(self, folder: Path, forget: Collection[str] = ()) -> None:
         self.path = folder / NAME
         self._made_by = {name: version(name) for name in LIBRARIES}
         self.weights: dict[str, int] = {}  # bytes of each architecture
         self.outcomes: dict[str, dict[str, Any]] = {}
         folder.mkdir(parents=True, exist_ok=True)
-        if not force:
-            self._read()
+        self._read()
+        for name in forget:
+            self.outcomes.pop(name, None)
         kept = [{"name": name, "weights": size} for name, size in self.weights.items()]
         self._write([*kept, *self.outcomes.values()])
 

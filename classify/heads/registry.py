@@ -82,4 +82,4 @@ def check_solver_options(given: Sequence[str], heads: Sequence[str]) -> str:
             f"{options}: only heads of the solver have that ({solved}), and --head asks for "
             f"{', '.join(others)}; leave it out, or add one of those heads"
         )
-    return f"{options}: not for {', '.join(others)}, which have no such setting"
+    return f"no effect on {', '.join(others)}: {options}"

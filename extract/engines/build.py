@@ -16,6 +16,7 @@ import numpy.typing as npt
 from data.common.errors import UserError
 from extract.engines.constants import FP32_TOLERANCE, LOWEST_COSINE
 from extract.engines.device import EngineError, openvino_version
+from extract.engines.torch_settings import set_memory_format
 from extract.model.backbone import Backbone, vector_function
 from extract.options import ENGINES
 
@@ -95,7 +96,7 @@ def build(
     if name == "openvino":
         from extract.engines.openvino import compile_network
 
-        module.to(memory_format=torch.contiguous_format)
+        set_memory_format(module, torch.contiguous_format)
         return compile_network(backbone, precision, batch_size)
     convolutional = backbone.is_convolutional
     last = name == "channels-last" or (name in ("folded", "compiled") and convolutional)
@@ -105,7 +106,7 @@ def build(
         from extract.engines.folding import fold_batch_norms
 
         module = fold_batch_norms(copy.deepcopy(module), torch.zeros(1, 3, *size))
-    module.to(memory_format=memory_format)
+    set_memory_format(module, memory_format)
     if name != "compiled":
         return _torch_network(vector_function(module), device, precision, memory_format)
     from extract.engines.compiled import compiled_function

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from extract.engines.device import EngineError, OutOfMemoryError, is_out_of_memory
+from extract.engines.torch_settings import set_memory_format
 from extract.model.backbone import Backbone, vector_function
 from extract.model.silence import silenced
 
@@ -44,7 +45,8 @@ def compiled_function(
     options: dict[str, Any] = {}
     if device.type == "cpu":
         # A copy: other engines change the memory format of the module itself.
-        module, options = copy.deepcopy(module).to(memory_format=memory_format), {"freezing": True}
+        module, options = copy.deepcopy(module), {"freezing": True}
+        set_memory_format(module, memory_format)
     compiled = torch.compile(vector_function(module), dynamic=False, options=options or None)
     try:
         with silenced("torch"):

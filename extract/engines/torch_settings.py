@@ -5,7 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 class _FullPrecision:
@@ -96,3 +100,13 @@ def using_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def set_memory_format(module: nn.Module, memory_format: torch.memory_format) -> None:
+    """Bring what has four axes into a memory format: there is none of these for other tensors.
+
+    ``module.to(memory_format=...)`` fails for a network that has a convolution over volumes, too.
+    """
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.to(memory_format=memory_format)

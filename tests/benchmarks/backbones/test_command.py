@@ -7,7 +7,9 @@ import os
 import signal
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 from benchmarks.backbones import __main__ as command
 from benchmarks.backbones import check, processes
@@ -75,8 +77,11 @@ def test_ctrl_c_keeps_what_is_done(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Children, "call", stop)
     assert called(SMALL, "--results-dir", tmp_path) == 130
     assert "backbones.jsonl; the same command goes on" in capsys.readouterr().err
-    assert Journal(tmp_path, force=False).weights == {SMALL: 1}
-    assert Journal(tmp_path, force=True).weights == {}
+    Journal(tmp_path).add(SMALL, outcome="works")
+    Journal(tmp_path).add("test_vit", outcome="failed")
+    journal = Journal(tmp_path, forget=[SMALL])
+    assert journal.weights == {SMALL: 1}
+    assert list(journal.outcomes) == ["test_vit"], "--force forgets what was asked for alone"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +104,23 @@ def test_a_vector_and_settings_of_timm(photo):
     assert outcome.facts["cosine"] > 0.999999
 
 
+def test_a_network_that_amplifies_rounding_is_judged_in_float64(photo, monkeypatch):
+    real, rng = check.by_timm, np.random.default_rng(0)
+
+    def rounded(model, images, noise=1e-2):
+        vector = real(model, images)
+        far = torch.from_numpy(rng.normal(0, noise, vector.shape)) * vector.abs().max()
+        return vector if vector.dtype == torch.float64 else (vector + far).float()
+
+    monkeypatch.setattr(check, "by_timm", rounded)
+    facts = check.check(SMALL, photo).facts
+    assert facts["differences"] == [] and facts["rounding"] > 1e-3
+    # Where it is ours that is far from float64, it is no rounding.
+    engine = "extract.engines.embed.Embedder.embed"
+    monkeypatch.setattr(engine, lambda self, images: np.ones((1, 256), np.float32))
+    assert check.check(SMALL, photo).kind == "differs"
+
+
 def test_what_is_not_timms_is_noticed(photo, monkeypatch):
     load = backbones.load_backbone
 
@@ -114,9 +136,14 @@ def test_what_is_not_timms_is_noticed(photo, monkeypatch):
     kind, facts = with_settings(crop_pct=0.9)
     assert kind == "differs"
     text = "; ".join(facts["differences"])
-    assert "crop_pct 0.9, timm's 0.95" in text and "pixels differ" in text and "cosine" in text
+    assert "crop_pct 0.9, timm's 0.95" in text and "pixels differ" in text
     kind, facts = with_settings(mean=(0.4, 0.5, 0.5))
     assert kind == "differs" and "mean (0.4, 0.5, 0.5)" in facts["differences"][0]
+
+    monkeypatch.setattr(check, "by_timm", lambda *_: torch.ones(1, 256))
+    monkeypatch.setattr(backbones, "load_backbone", load)
+    kind, facts = check.check(SMALL, photo)
+    assert kind == "differs" and "cosine" in facts["differences"][0]
 
     def refuse(request):
         raise UserError("gives no embedding\nmore")

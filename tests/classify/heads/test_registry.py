@@ -24,9 +24,6 @@ def test_beside_heads_of_the_solver_it_is_said():
     assert check_solver_options(["--c"], DEFAULT) == ""
     assert check_solver_options([], OTHERS) == ""
     note = check_solver_options(["--c", "--no-intercept"], ["ovr", *OTHERS[:2]])
-    assert (
-        note
-        == f"--c and --no-intercept: not for {OTHERS[0]}, {OTHERS[1]}, which have no such setting"
-    )
+    assert note == f"no effect on {OTHERS[0]}, {OTHERS[1]}: --c and --no-intercept"
     with pytest.raises(UserError, match="leave it out"):
         check_solver_options(["--c"], OTHERS)

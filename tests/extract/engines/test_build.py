@@ -69,6 +69,15 @@ def test_engines_agree_at_every_batch_size(model, engine):
     assert np.array_equal(embedded(network, "torch", images), reference)
 
 
+@pytest.mark.parametrize("engine", OTHERS)
+def test_a_network_with_a_convolution_over_volumes(engine):
+    network = load_backbone(BackboneRequest("lambda_resnet26t", "random", image_size=256))
+    assert any(tensor.ndim == 5 for tensor in network.module.parameters())
+    images = pictures(2)
+    reference = embedded(network, "torch", images, 2)
+    assert relative(embedded(network, engine, images, 2), reference) < 1e-5
+
+
 @needs_compiler
 def test_a_compiled_network_agrees():
     network = backbone()
