@@ -139,7 +139,7 @@ def _convert(backbone: Backbone, batch_size: int) -> Any:
 
     module = Embedding().eval()
     example = torch.zeros(batch_size, 3, *backbone.preprocessing.size)
-    with silenced("torch", "openvino"):
+    with silenced("torch", "openvino", "transformers"):
         try:
             with torch.no_grad():
                 traced = torch.jit.trace(module, example, check_trace=False)

@@ -146,7 +146,10 @@ TABLE = [
     # -- stage one: the backbone -----------------------------------------------------------------
     (f"{EXTRACT} digits --model efficentnet_b0", "efficentnet_b0", "no such", "did you mean eff"),
     (f"{EXTRACT} digits --model resnet18.x", "resnet18.x", "not the tag 'x'", "it has resnet18.a1"),
-    (f"{EXTRACT} digits --model timm/a", "timm/a", "one of timm's names", "hf-hub:OWNER/NAME or"),
+    (f"{EXTRACT} digits --model timm/a", "timm/a", "one of timm's names", "hf-hub:OWNER/NAME, "),
+    (f"{EXTRACT} digits --model gone:make", "gone:make", "no module gone", "folder in PYTHONPATH"),
+    (f"{EXTRACT} digits --model json:lodas", "json:lodas", "no function lodas", "mean loads"),
+    (f"{EXTRACT} digits --model json:loads", "json:loads", "raises TypeError", "mend it, and run"),
     (f"{EXTRACT} digits --model local-dir:", "local-dir:", "names nothing", "give local-dir:FOLD"),
     (
         f"{EXTRACT} digits --model local-dir:{{root}}/gone",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.machinery
 import importlib.util
 import sys
 import sysconfig
@@ -20,6 +21,8 @@ from data.common.files import sha256_file
 
 # What is this project's, though it may lie beside the user's own modules.
 _OURS = ("data", "extract", "classify")
+# Of an installed package; of the user's own folder there is no bound.
+MOST_FILES = 300
 
 
 class Code(NamedTuple):
@@ -46,7 +49,14 @@ def find_code(module: str, model: str) -> Code:
     root = file.parents[depth]
     # Beside an installed package lie all others.
     within = (module.partition(".")[0],) if _is_installed(root) else ()
-    return Code(root, file, tuple(sorted(_imported(root, module, file, within))))
+    found = _imported(root, module, file, within)
+    if len(found) > MOST_FILES:
+        raise UserError(
+            f"--model {model}: {module} belongs to an installed package and imports more than "
+            f"{MOST_FILES} files of it, all of which would be in a store's key; write the factory "
+            "in a module of your own"
+        )
+    return Code(root, file, tuple(sorted(found)))
 
 
 def digest_of(digests: dict[str, str]) -> str:
@@ -87,10 +97,13 @@ def _is_installed(root: Path) -> bool:
 def _find(module: str, model: str) -> Path:
     """Find the file of a module; packages around it are not imported."""
     first, *others = module.split(".")
-    try:
-        spec = importlib.util.find_spec(first)
-    except (ImportError, ValueError):
-        spec = None
+    importlib.invalidate_caches()  # files may have come and gone while a program runs
+    spec = importlib.machinery.PathFinder.find_spec(first)
+    if spec is None:  # an editable install has a finder of its own
+        try:
+            spec = importlib.util.find_spec(first)
+        except (ImportError, ValueError):
+            spec = None
     if spec is None:
         raise _not_found(first, model)
     origin, folders = spec.origin, [Path(p) for p in spec.submodule_search_locations or []]
@@ -135,6 +148,8 @@ def _imported(root: Path, module: str, file: Path, within: tuple[str, ...]) -> s
         if path in found:
             continue
         found.add(path)
+        if within and len(found) > MOST_FILES:
+            break
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
         wanted = {*_parents(name), *_names_in(path, package)}
         for other in sorted(wanted):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -178,8 +179,25 @@ def _check_code(asked: Asked, code: Code, digests: Mapping[str, str]) -> None:
         )
 
 
+# What has been imported here: a program may run on while its sources are edited.
+_sources: dict[Path, dict[str, str]] = {}
+
+
+def _forget(code: Code) -> None:
+    """Have modules imported anew that may be of another source than what lies there now."""
+    digests = code.digests()
+    if _sources.get(code.file) == digests or code.is_installed:
+        return
+    _sources[code.file] = digests
+    for path in code.files:
+        parts = path.relative_to(code.root).with_suffix("").parts
+        sys.modules.pop(".".join(parts[:-1] if parts[-1] == "__init__" else parts), None)
+    importlib.invalidate_caches()
+
+
 def _imported(module: str, function: str, code: Code, model: str) -> Any:
     """Import the module, and give its function."""
+    _forget(code)
     try:
         found = importlib.import_module(module)
     except (Exception, SystemExit) as error:  # whatever the user's code raises

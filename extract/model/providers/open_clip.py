@@ -79,7 +79,7 @@ class OpenClipProvider:
         if self.in_folder(model):
             folder = expand_user(split_name(model).name)
             found.append(folder / CONFIG)
-            if choice == "hub" and folder.is_dir():
+            if choice == "hub" and (folder / CONFIG).is_file():
                 found.append(find_weights_file(folder, "--model"))
         if choice not in ("hub", "random"):
             found.append(find_weights_file(expand_user(choice)))
@@ -110,9 +110,10 @@ class OpenClipProvider:
                 )
         if asked.config is not None:
             own = checked(dict(asked.config), f"the spec of {asked.model}")
-            tagged = tagged._replace(tag=None) if tagged.where else tagged
             text = asked.model
         else:
+            if tagged.where is None:
+                tagged = check_known(tagged, asked.model, needs_tag=asked.weights == "hub")
             own = config_of(tagged, asked)
             text = tagged.text
         settings = preprocessing_of(own, asked.model)
@@ -212,7 +213,7 @@ def _find_weights(asked: Asked, tagged: Tagged) -> weights.Weights:
         )
     where = tagged.name if choice == "hub" else choice
     path = find_weights_file(expand_user(where), "--model" if choice == "hub" else "--weights")
-    return weights.Weights("file", weights.check_weights_file(path).resolve(), None)
+    return weights.Weights("file", weights.check_weights_file(path).absolute(), None)
 
 
 def _repository(tagged: Tagged) -> tuple[str, list[str]]:

@@ -112,17 +112,16 @@ def check_known(tagged: Tagged, model: str, *, needs_tag: bool) -> Tagged:
 
 
 def config_of(tagged: Tagged, asked: Asked) -> dict[str, Any]:
-    """Gather what decides the numbers of a network that the user has named."""
+    """Gather what decides the numbers of a network with a known name and tag, or of a folder."""
     if tagged.where is None:
         open_clip = library()
-        known = check_known(tagged, asked.model, needs_tag=asked.weights == "hub")
-        told = open_clip.get_pretrained_cfg(known.name, known.tag) if known.tag else {}
-        config = {"model_cfg": open_clip.get_model_config(known.name), "preprocess_cfg": told}
-        if known.tag and told.get("quick_gelu", False) != _quick_gelu(config, asked):
-            right = told.get("quick_gelu", False)
+        told = open_clip.get_pretrained_cfg(tagged.name, tagged.tag) if tagged.tag else {}
+        config = {"model_cfg": open_clip.get_model_config(tagged.name), "preprocess_cfg": told}
+        right = told.get("quick_gelu", False)
+        if tagged.tag and asked.weights != "random" and right != _quick_gelu(config, asked):
             log(
-                f"warning: the weights {known.tag} were trained with quick_gelu={right}, and "
-                f"{known.name} has the other; --model-arg quick_gelu={right} is right for them"
+                f"warning: the weights {tagged.tag} were trained with quick_gelu={right}, and "
+                f"{tagged.name} has the other; --model-arg quick_gelu={right} is right for them"
             )
     elif tagged.where == FOLDER:
         config = read_config(expand_user(tagged.name) / CONFIG, asked.model)

@@ -97,7 +97,7 @@ class TransformersProvider:
         folder = folder_of(model)
         if folder is not None:
             found += [folder / CONFIG, *(folder / name for name in PROCESSORS)]
-            if choice == "hub" and folder.is_dir():
+            if choice == "hub" and (folder / CONFIG).is_file():
                 found += parts_of(weights_in(folder, model))
         if choice not in ("hub", "random"):
             path = expand_user(choice)
@@ -273,6 +273,7 @@ def _filled(own: _Own, source: weights.Weights, model: str) -> tuple[Any, set[st
                 config=own.config,
                 state_dict=state,
                 dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # which are refused below, by their names
                 output_loading_info=True,
             )
     except Exception as error:  # whatever tensors of somebody else's make it raise
@@ -280,12 +281,16 @@ def _filled(own: _Own, source: weights.Weights, model: str) -> tuple[Any, set[st
             f"{source.path} does not fit {model}: transformers cannot load its tensors "
             f"({one_line(error)}); give another --model or --weights"
         ) from error
-    missing = set(told["missing_keys"])
+    missing, other = set(told["missing_keys"]), told["mismatched_keys"]
+    missing -= {name for name, *_ in other}
     problems = [
         f"{len(names)} {what}: {some(sorted(map(str, names)))}"
         for names, what in (
             (set() if missing_pooler(missing) else missing, "missing from the file"),
-            (told["mismatched_keys"], "of another shape"),
+            (
+                {f"{name} {tuple(here)} instead of {tuple(there)}" for name, here, there in other},
+                "of another shape",
+            ),
             (told["error_msgs"], "that failed"),
         )
         if names
@@ -304,12 +309,12 @@ def _filled(own: _Own, source: weights.Weights, model: str) -> tuple[Any, set[st
 def _kinds(wanted: str) -> list[Row]:
     """List the kinds of networks that transformers has an image processor for."""
     with silenced("transformers"):
-        from transformers import CONFIG_MAPPING, IMAGE_PROCESSOR_MAPPING, MODEL_MAPPING
+        # By name: the classes themselves take seconds to import.
+        from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+        from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-        known = {config.model_type: config for config in IMAGE_PROCESSOR_MAPPING}
-        with_model = {config.model_type for config in MODEL_MAPPING}
-        kinds = sorted(kind for kind in known if kind in with_model and kind in CONFIG_MAPPING)
-        found = fnmatch.filter(kinds, wanted) or fnmatch.filter(kinds, f"*{wanted}*")
+    kinds = sorted(set(IMAGE_PROCESSOR_MAPPING_NAMES) & set(MODEL_MAPPING_NAMES))
+    found = fnmatch.filter(kinds, wanted) or fnmatch.filter(kinds, f"*{wanted}*")
     if not found:
         raise UserError(
             f"transformers has no image networks of a kind '{wanted}'; "

@@ -131,8 +131,8 @@ def find_weights(asked: Asked, folder: Path | None, repository: str) -> weights.
         )
     if asked.weights == "hub":
         assert folder is not None
-        return weights.Weights("file", weights_in(folder, asked.model).resolve(), None)
+        return weights.Weights("file", weights_in(folder, asked.model).absolute(), None)
     path = expand_user(asked.weights)
     if path.suffix != ".json":
         path = weights.check_weights_file(find_weights_file(path))
-    return weights.Weights("file", path.resolve(), None)
+    return weights.Weights("file", path.absolute(), None)

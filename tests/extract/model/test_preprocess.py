@@ -85,6 +85,41 @@ def test_no_resize_means_the_same_pixels():
     assert np.array_equal(resize_one(chosen, image), image[:, 8:72])
 
 
+def by_hand(image, size, resized, mode):
+    """Resize with Pillow, and crop or pad pixel by pixel, as open_clip and transformers say."""
+    height, width = image.shape[:2]
+    if mode == "pad":
+        ratio = max(height / size, width / size)
+        shape = (round(height / ratio), round(width / ratio))
+    else:
+        short = min(height, width)
+        shape = (int(resized * height / short), int(resized * width / short))
+    whole = np.asarray(Image.fromarray(image).resize(shape[::-1], Image.Resampling.BICUBIC))
+    top, left = ((side - size) // 2 for side in shape)  # rounded down, also below zero
+    if mode == "pad":
+        top, left = (-((size - side) // 2) for side in shape)
+    found = np.zeros((size, size, 3), np.uint8)
+    for row in range(size):
+        for column in range(size):
+            if 0 <= row + top < shape[0] and 0 <= column + left < shape[1]:
+                found[row, column] = whole[row + top, column + left]
+    return found
+
+
+@pytest.mark.parametrize("shape", [(40, 43), (40, 61), (59, 40), (23, 71), (90, 31), (17, 20)])
+@pytest.mark.parametrize("mode", ["pad", "center-floor"])
+def test_crops_of_other_libraries(mode, shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    pct = 1.0 if mode == "pad" else 20 / 23
+    settings = Preprocessing(20, pct, mode, "bicubic", True, (0.5,) * 3, (0.5,) * 3)
+    assert np.array_equal(resize_one(settings, image), by_hand(image, 20, 23, mode))
+
+
+def test_timm_has_no_crops_of_other_libraries():
+    with pytest.raises(UserError, match="'pad' is not one of timm's"):
+        resolve_preprocessing({"crop_mode": "pad", "input_size": (3, 8, 8)}, {})
+
+
 def test_a_constant_image_stays_constant():
     for level in (0, 1, 127, 254, 255):
         image = np.full((37, 53, 3), level, np.uint8)
