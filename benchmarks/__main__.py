@@ -12,6 +12,7 @@ Parts, with --part (several may be given):
   closed-form  ridge, LDA, nearest means and nearest rows, all settings, against scikit-learn's
   decoding     stage one: JPEG files with --decode fast, against exact decoding
   photos       stage one on photographs: decoder, network, both, and a first run
+  siblings     stage one: several features from one reading of the images, against one
   engines      stage one: the whole pipeline on this CPU, against the usual loop
   growth       stage one: memory and seconds at three numbers of images, and finding the store
   tables       stage one: reading a table of a million rows, and the fingerprint of one
@@ -42,6 +43,7 @@ PARTS = (
     "closed-form",
     "decoding",
     "photos",
+    "siblings",
     "engines",
     "growth",
     "tables",
@@ -165,6 +167,7 @@ def main(argv: Sequence[str]) -> None:
         path,
         photos,
         scaling,
+        siblings,
         slopes,
         tables,
     )
@@ -198,6 +201,7 @@ def main(argv: Sequence[str]) -> None:
         "closed-form": closed_form.run,
         "decoding": decoding.run,
         "photos": photos.run,
+        "siblings": siblings.run,
         "engines": engines.run,
         "growth": growth.run,
         "tables": tables.run,

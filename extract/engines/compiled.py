@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from extract.engines.device import EngineError, OutOfMemoryError, is_out_of_memory
-from extract.model.backbone import Backbone, vector_function
+from extract.model.backbone import Backbone
+from extract.model.features.network import vector_function
 from extract.model.silence import silenced
 
 if TYPE_CHECKING:
