@@ -38,8 +38,8 @@ EXTRACT_OPTIONS = $(strip \
   $(if $(SKIP_BAD_IMAGES),--skip-bad-images) \
   $(call option,DECODE,--decode) $(call option,MAX_PIXELS,--max-pixels) \
   $(call option,MODEL,--model) $(call option,WEIGHTS,--weights) $(call each,MODEL_ARGS,--model-arg) \
-  $(call option,MEAN,--mean) $(call option,STD,--std) $(call option,IMAGE_SIZE,--image-size) \
-  $(call option,POOL,--pool) $(call option,DEVICE,--device) $(call option,PRECISION,--precision) \
+  $(call option,MEAN,--mean) $(call option,STD,--std) $(call each,IMAGE_SIZE,--image-size) \
+  $(call each,POOL,--pool) $(call each,LAYER,--layer) $(call option,DEVICE,--device) $(call option,PRECISION,--precision) \
   $(call option,ENGINE,--engine) $(call option,COMPILE,--compile) $(call option,BATCH_SIZE,--batch-size) $(call option,STORE_DTYPE,--store-dtype) $(call option,JOIN,--join) \
   $(call option,LIMIT,--limit) $(call option,JOBS,--jobs) $(call option,SEED,--seed) \
   $(call option,CLUSTER,--cluster) $(call option,SCHEDULER,--scheduler) $(call option,ADDRESS,--address) \
@@ -170,8 +170,9 @@ classify: $(INSTALLED)  ## stage two: train multinomial, OvR and OvO on the feat
 ifdef FEATURES
 	@$(RUN) -m classify fit $(FEATURES) $(FIT_OPTIONS)
 else
-	@set -e; mkdir -p $(call quote,$(REPORTS_DIR)) || exit 2; store="$$($(RUN) -m extract $(EXTRACT_OPTIONS))"; \
-	$(RUN) -m classify fit "$$store" $(FIT_OPTIONS)
+	@set -ef; IFS="$$(printf '\nx')"; IFS="$${IFS%x}"; mkdir -p $(call quote,$(REPORTS_DIR)) || exit 2; \
+	stores="$$($(RUN) -m extract $(EXTRACT_OPTIONS))"; \
+	$(RUN) -m classify fit $$stores $(FIT_OPTIONS)
 endif
 
 compare: $(INSTALLED)  ## one report over every run under REPORTS_DIR

@@ -13,6 +13,7 @@ Parts, with --part (several may be given):
   closed-form  ridge, LDA, nearest means and nearest rows, all settings, against scikit-learn's
   decoding     stage one: JPEG files with --decode fast, against exact decoding
   photos       stage one on photographs: decoder, network, both, and a first run
+  siblings     stage one: several features from one reading of the images, against one
   engines      stage one: the whole pipeline on this CPU, against the usual loop
   growth       stage one: memory and seconds at three numbers of images, and finding the store
   tables       stage one: reading a table of a million rows, and the fingerprint of one
@@ -45,6 +46,7 @@ PARTS = (
     "closed-form",
     "decoding",
     "photos",
+    "siblings",
     "engines",
     "growth",
     "tables",
@@ -172,6 +174,7 @@ def main(argv: Sequence[str]) -> None:
         path,
         photos,
         scaling,
+        siblings,
         slopes,
         svm,
         tables,
@@ -207,6 +210,7 @@ def main(argv: Sequence[str]) -> None:
         "closed-form": closed_form.run,
         "decoding": decoding.run,
         "photos": photos.run,
+        "siblings": siblings.run,
         "engines": engines.run,
         "growth": growth.run,
         "tables": tables.run,

@@ -10,7 +10,7 @@ from data.common.cli import Parser, folder_path, print_result, run_process, seed
 from data.common.errors import UserError, nearest
 from data.format.spec import DECODES
 from data.images.decode import MAX_PIXELS
-from extract.options import add_max_pixels, add_options, count_or_none, to_options
+from extract.options import add_max_pixels, add_options, count_or_none, to_all_options
 
 COMMANDS = {
     "list": "backbones that timm knows, with embedding width and input size",
@@ -49,14 +49,14 @@ def main(argv: Sequence[str]) -> None:
         epilog="other commands, as the first word:\n" + "\n".join(lines),
     )
     add_options(parser, run=True)
-    options = to_options(parser.parse_args(argv))
-    use_cache_folder(options.features_dir)
+    every = to_all_options(parser.parse_args(argv))
+    use_cache_folder(every[0].features_dir)
 
-    from extract.run import extract
+    from extract.run import extract_all
 
-    path = extract(options)
-    if path is not None:
-        print_result(path)
+    for path in extract_all(every):
+        if path is not None:
+            print_result(path)
 
 
 def _list(argv: Sequence[str]) -> None:
@@ -73,14 +73,14 @@ def _list(argv: Sequence[str]) -> None:
 def _why(argv: Sequence[str]) -> None:
     parser = Parser(prog="python -m extract why", description=COMMANDS["why"])
     add_options(parser, run=False)
-    options = to_options(parser.parse_args(argv))
-    use_cache_folder(options.features_dir)
+    every = to_all_options(parser.parse_args(argv))
+    use_cache_folder(every[0].features_dir)
 
-    from extract.commands.why import explain
+    from extract.commands.why import explain_all
 
-    path = explain(options)
-    if path is not None:
-        print_result(path)
+    for path in explain_all(every):
+        if path is not None:
+            print_result(path)
 
 
 def _verify(argv: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from data.images.sources.sequences import PREFIX, Given
 from data.images.splits import split_of
 from data.reading import open_features
 from extract.model.bundled import CHOICE, check_model
+from extract.model.features.choice import check_layer, check_pool
 from extract.model.names import BUNDLED_MODEL, DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
 from extract.model.pixels import PIXELS, check_no_weights
 from extract.options import Options, usable_cpus
@@ -73,8 +74,9 @@ def embed(
         Where stores lie.
     **options
         Other options of ``python -m extract``, with underscores for dashes: ``image_size``,
-        ``batch_size``, ``device``, ``precision``, ``engine``, ``jobs``, ``limit``, ``seed``,
-        ``skip_bad_images``, ``store_dtype``, ``force``, ...
+        ``pool``, ``layer`` (``-1`` or ``"last4"``), ``batch_size``, ``device``, ``precision``,
+        ``engine``, ``jobs``, ``limit``, ``seed``, ``skip_bad_images``, ``store_dtype``,
+        ``force``, ...
 
     Returns
     -------
@@ -127,6 +129,10 @@ def _options(
     if isinstance(size, Sequence) and not isinstance(size, str):
         height, width = size
         size = height if height == width else (height, width)
+    if "pool" in more:
+        check_pool(str(more["pool"]))
+    if more.get("layer") is not None:
+        more = more | {"layer": check_layer(str(more["layer"]))}
     return {
         "jobs": usable_cpus(),
         **more,

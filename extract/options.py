@@ -7,20 +7,22 @@ timm's spellings are accepted where they mean the same (``-b``, ``--img-size``, 
 from __future__ import annotations
 
 import ast
+import itertools
 import math
 import os
 import re
 from argparse import ArgumentTypeError, Namespace, _ArgumentGroup
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from data.common.cli import Parser, folder_path, seed
+from data.common.cli import Parser, folder_path, log, seed
 from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError
 from data.format.spec import DECODES, EXACT
 from data.images.decode import MAX_PIXELS
 from extract.model.bundled import CHOICE, check_model
+from extract.model.features.choice import DEFAULT, POOLS, check_layer, check_pool
 from extract.model.names import BUNDLED_MODEL, DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
 from extract.model.pixels import PIXELS, check_no_weights
 from extract.model.preprocessing import CROP_PCT_RANGE
@@ -55,7 +57,8 @@ class Options:
     weights: str = "hub"
     model_args: dict[str, Any] = field(default_factory=dict)
     image_size: int | tuple[int, int] | None = None
-    pool: str = "default"
+    pool: str = DEFAULT
+    layer: str | None = None
     crop_pct: float | None = None
     interpolation: str | None = None
     mean: tuple[float, ...] | None = None
@@ -169,10 +172,27 @@ def _add_backbone_options(model: Group) -> None:
         "--image-size",
         "--img-size",
         type=_image_size,
+        action="append",
         metavar="N|HxW",
-        help="of the input, in pixels: its side, or height and width such as 1024x768",
+        help="of the input, in pixels: its side, or height and width such as 1024x768; repeated: "
+        "a store for each",
     )
-    model.add_argument("--pool", "--gp", choices=("default", "avg", "token"), default="default")
+    model.add_argument(
+        "--pool",
+        "--gp",
+        type=check_pool,
+        action="append",
+        metavar="|".join(POOLS),
+        help="how places become one vector; repeated: a store for each, from one pass (default)",
+    )
+    model.add_argument(
+        "--layer",
+        type=check_layer,
+        action="append",
+        metavar="-N|lastN",
+        help="of layer -1, -2, ... instead of the head, or last4: the last four side by side; "
+        "repeated: a store for each",
+    )
     model.add_argument("--crop-pct", type=_crop_pct, metavar="F", help="the model's own by default")
     model.add_argument("--interpolation", metavar="NAME", help="the model's own by default")
     model.add_argument("--mean", nargs="+", metavar="R,G,B", help="the model's own by default")
@@ -229,8 +249,32 @@ def _add_output_options(how: Group) -> None:
 
 
 def to_options(arguments: Namespace) -> Options:
-    """Turn parsed arguments into `Options`, with the default model's own image size."""
+    """Turn parsed arguments that ask for one store into `Options`."""
+    [options] = to_all_options(arguments)
+    return options
+
+
+def to_all_options(arguments: Namespace) -> tuple[Options, ...]:
+    """Turn parsed arguments into `Options` for each store that they ask for.
+
+    They are the combinations of the image sizes, layers and poolings, in this order.
+    """
     values = vars(arguments).copy()
+    sizes, layers, pools = (values.pop(name) or [None] for name in ("image_size", "layer", "pool"))
+    asked = [*itertools.product(sizes, layers, pools)]
+    found = dict.fromkeys(asked)
+    if len(found) < len(asked):
+        log("--pool, --layer or --image-size names the same twice: it is written once")
+    first = _to_options(values | {"image_size": sizes[0]})
+    size_of = {size: size if size is not None else first.image_size for size in sizes}
+    return tuple(
+        replace(first, image_size=size_of[size], layer=layer, pool=pool or DEFAULT)
+        for size, layer, pool in found
+    )
+
+
+def _to_options(values: dict[str, Any]) -> Options:
+    """Settle all options but for the pooling and the layer; the default model has its own size."""
     dtype = values.pop("amp_dtype", None)
     if dtype is not None:
         if values["precision"] not in ("auto", _TIMM_DTYPES[dtype]):

@@ -7,6 +7,7 @@ full ``spec`` resolved, because settings that are spelled differently may mean t
 
 from __future__ import annotations
 
+import copy
 import importlib.metadata
 import os
 from collections.abc import Mapping
@@ -21,7 +22,15 @@ from data.common.files import sha256_file, stat_stamp
 from data.dataset import dataset_name, source_fingerprint, source_sha256
 from data.format.records import Header, StoreError, rows_in_words
 from data.format.schema import SCHEMA_VERSION
-from data.format.spec import DECODE, EXACT, cropped_twice, find_stores, is_imported
+from data.format.spec import (
+    DECODE,
+    EXACT,
+    LAYER,
+    cropped_twice,
+    find_stores,
+    is_imported,
+    pooled_otherwise,
+)
 from data.images.decode import MAX_PIXELS
 from data.images.tables.columns import ROLES
 from data.reading import read_header
@@ -66,6 +75,7 @@ def asked_options(options: Options) -> dict[str, Any]:
         **({} if decode_of(options) == EXACT else {DECODE: options.decode}),
         **pixel_limit(options),
         **class_options(options),
+        **({} if options.layer is None else {LAYER: options.layer}),
     }
 
 
@@ -163,6 +173,12 @@ class Request:
                 "stat": _together(stamps),
             }
 
+    def of(self, options: Options) -> Request:
+        """Ask for another feature of the same images and weights, which are not read again."""
+        other = copy.copy(self)
+        other.options = asked_options(options)
+        return other
+
     def know(self, name: str, sha256: str | None) -> None:
         """Take over a digest that somebody else has computed already."""
         self._digests[name] = sha256
@@ -239,7 +255,8 @@ def _together(digests: list[str]) -> str:
 def find(options: Options, request: Request) -> Header | None:
     """Look for a finished store that was made for the same request."""
     for header in stores_of(options):
-        if request.matches(header.request) and not cropped_twice(header.spec):
+        made_wrongly = cropped_twice(header.spec) or pooled_otherwise(header.spec)
+        if request.matches(header.request) and not made_wrongly:
             return header
     return None
 

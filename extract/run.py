@@ -1,49 +1,48 @@
-"""Stage one: options in, a finished store out. Shards, resume, join.
+"""Stage one: options in, finished stores out. Shards, resume, join.
 
-The order of a run: is there a finished store for this request (`request.find`, no torch)? Can
+The order of a run: are there finished stores for this request (`request.find`, no torch)? Can
 the features folder be written? Is the dataset sound? Then the backbone is loaded and the full
-``spec`` resolved; under the key's lock the missing shards are computed and joined.
+``spec`` of each store resolved; under the locks of their keys the missing shards are computed, in
+one pass where stores share a network input, and joined.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
-import time
-from collections.abc import Iterator
-from datetime import datetime, timezone
-from errno import ENOENT
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.common.cli import log
-from data.common.errors import UserError
 from data.common.files import check_writable, clean_leftovers, lock
-from data.common.memory import peak_memory_mb
-from data.format.records import SplitSource
 from data.format.spec import work_dir
-from data.images.arrays import EncodedImages
-from data.images.decode import decoder
-from data.reading import read_header
-from data.shards import unread_rotations
-from data.writing import Block, join
+from data.images.arrays import ImageDataset
 from extract import request as requests
 from extract.cluster.coordinator import open_crew
 from extract.cluster.crew import Crew
-from extract.engines.plan import Plan
-from extract.model.bundled import CHOICE
-from extract.model.providers.registry import check_name, versions_of
+from extract.computing import announce_found, compute_among_others
+from extract.engines.place import Device
+from extract.model.providers.registry import check_name
 from extract.options import Options
-from extract.shards.job import Job, choose_plan, no_memory, prepare, read_dataset
+from extract.shards.job import (
+    Job,
+    Output,
+    begin_decoding,
+    prepare,
+    read_dataset,
+    settle_backbone,
+)
 from extract.shards.loading import death_as_user_error
-from extract.shards.plan import Shard, cut, read_plan, resume_plan, start_over
+from extract.shards.telling import log_dry_run
 
-BYTES = {"float32": 4, "float16": 2}
+if TYPE_CHECKING:
+    pass
+
 # How often the work of a run may be swept away by others before it gives up.
 LOST_RACES = 5
-# Of the images whose rotation could not be read.
-IMAGES_NAMED = 20
 
 
 def extract(options: Options) -> Path | None:
@@ -66,24 +65,60 @@ def extract(options: Options) -> Path | None:
     KeyboardInterrupt
         On Ctrl-C, with a message of how much is kept.
     """
-    asked = requests.Request(options)
-    found = None if options.force else requests.find(options, asked)
-    if found is not None:
-        requests.announce(found, options)
-        if not options.dry_run:
-            _tidy(options, found.key)
-        return found.path
+    [path] = extract_all([options])
+    return path
+
+
+def extract_all(every: Sequence[Options]) -> list[Path | None]:
+    """Embed a dataset in several stores, which differ in pooling, layer or image size alone.
+
+    Parameters
+    ----------
+    every : sequence of Options
+        What was asked for of each store.
+
+    Returns
+    -------
+    list of Path or None
+        The finished stores, in the same order; None in a dry run for those that are not there.
+
+    Raises
+    ------
+    UserError
+        For whatever is wrong with the options, the data, the weights or the disk.
+    KeyboardInterrupt
+        On Ctrl-C, with a message of how much is kept.
+    """
+    options = every[0]
+    first = requests.Request(options)
+    asked = [first.of(one) for one in every]
+    paths: list[Path | None] = []
+    for one, request in zip(every, asked, strict=True):
+        found = None if one.force else requests.find(one, request)
+        paths.append(None if found is None else found.path)
+        if found is not None:
+            requests.announce(found, one)
+            if not one.dry_run:
+                _tidy(one, found.key)
+    todo = [number for number, path in enumerate(paths) if path is None]
+    if not todo:
+        return paths
     if not options.dry_run:
         clean_leftovers(check_writable(options.features_dir))
     # A name that is mistyped should not cost a download of the dataset.
     check_name(options.model, options.weights)
     with open_crew(options) as crew:
-        return _extract(options, asked, crew)
+        made = _extract([every[number] for number in todo], first, crew)
+    for number, path in zip(todo, made, strict=True):
+        paths[number] = path
+    return paths
 
 
-def _extract(options: Options, before: requests.Request, crew: Crew | None) -> Path | None:
-    """Do what `extract` does where no store was found without a model."""
-    device = None
+def _extract(
+    every: Sequence[Options], before: requests.Request, crew: Crew | None
+) -> list[Path | None]:
+    """Do what `extract_all` does where no store was found without a model."""
+    device, options = None, every[0]
     if crew is not None:
         from extract.cluster.coordinator import find_workers_device
 
@@ -95,36 +130,97 @@ def _extract(options: Options, before: requests.Request, crew: Crew | None) -> P
     asked.know("dataset", dataset.origin.get("sha256"))
     # From here on workers decode, and torch tells of one that dies wherever this process is.
     with death_as_user_error():
-        job = prepare(options, asked, dataset, device)
+        jobs = _prepared(every, asked, dataset, device)
         try:
-            return _made(job, crew)
+            paths = _made(jobs, crew)
+            return [paths[id(one)] for one in every]
         finally:
-            job.close()
+            for job in jobs:
+                job.close()
 
 
-def _made(job: Job, crew: Crew | None) -> Path | None:
-    """Find the store under its key, or compute it."""
-    options, asked = job.options, job.asked
+def _prepared(
+    every: Sequence[Options],
+    asked: requests.Request,
+    dataset: ImageDataset,
+    device: Device | None,
+) -> list[Job]:
+    """Load the backbone for each image size, while workers begin to decode for all of them."""
+    groups: dict[Any, list[Options]] = {}
+    for one in every:
+        groups.setdefault(one.image_size, []).append(one)
+    ahead = None
+    if len(groups) > 1 and device is None:
+        found = [settle_backbone(group[0], dataset)[1] for group in groups.values()]
+        inputs = dict.fromkeys(described.preprocessing for described in found)
+        ahead = begin_decoding(every[0], asked, dataset, [*inputs])
+    return [
+        prepare(group[0], asked.of(group[0]), dataset, device, more=group[1:], ahead=ahead)
+        for group in groups.values()
+    ]
+
+
+def _made(jobs: Sequence[Job], crew: Crew | None) -> dict[int, Path | None]:
+    """Find the stores under their keys, or compute them: by the ``id`` of their options."""
+    asked = jobs[0].asked
     asked.sha256("weights")  # now, and not when the run has ended
-    asked.check_unchanged("weights", requests.Request(options))
-    if job.path.exists() and not options.force:
-        return _found(job, options)
-    if options.dry_run:
-        _log_dry_run(job)
-        return None
-    with lock(job.folder.with_suffix(".lock"), on_wait=lambda: _say_waiting(job)):
-        # Somebody else may have finished it while this process waited.
-        if job.path.exists() and not options.force:
-            return _found(job, options)
-        # Beside the folder, since starting over with another plan empties that.
-        forced = job.folder.with_suffix(".forced")
-        if options.force and not forced.exists():
-            shutil.rmtree(job.folder, ignore_errors=True)
-            job.folder.mkdir(parents=True)
-            forced.touch()
-        path = _compute_among_others(job, crew)
-        forced.unlink(missing_ok=True)
-        return path
+    asked.check_unchanged("weights", requests.Request(jobs[0].options))
+    paths: dict[int, Path | None] = {
+        id(output.options): output.path for job in jobs for output in job.outputs
+    }
+    # In other words, the same may have been asked for twice.
+    jobs = [job.only([*{one.key: one for one in job.outputs}.values()]) for job in jobs]
+    jobs = _not_found(jobs)
+    if jobs and jobs[0].options.dry_run:
+        for job in jobs:
+            for output in job.outputs:
+                log_dry_run(job, output)
+        wanted = {output.path for job in jobs for output in job.outputs}
+        return {one: None if path in wanted else path for one, path in paths.items()}
+    with ExitStack() as locks:
+        # In one order for everybody, so that nobody waits for whoever waits for him.
+        outputs = [output for job in jobs for output in job.outputs]
+        for output in sorted(outputs, key=lambda output: output.key):
+            waiting = partial(log, f"another process is computing {output.path}; waiting for it")
+            locks.enter_context(lock(output.folder.with_suffix(".lock"), on_wait=waiting))
+        # Somebody else may have finished some while this process waited.
+        jobs = _not_found(jobs)
+        marks = [
+            _begin_forced(output) for job in jobs for output in job.outputs if output.options.force
+        ]
+        if jobs:
+            compute_among_others(jobs, crew)
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+    return paths
+
+
+def _not_found(jobs: Sequence[Job]) -> list[Job]:
+    """Leave out the stores that are there."""
+    left = []
+    for job in jobs:
+        missing = []
+        for output in job.outputs:
+            if output.path.exists() and not output.options.force:
+                announce_found(output)
+            else:
+                missing.append(output)
+        if missing:
+            left.append(job.only(missing))
+    return left
+
+
+def _begin_forced(output: Output) -> Path:
+    """Throw away what an earlier run began, once; the mark lies beside the folder.
+
+    Starting over with another plan empties that.
+    """
+    mark = output.folder.with_suffix(".forced")
+    if not mark.exists():
+        shutil.rmtree(output.folder, ignore_errors=True)
+        output.folder.mkdir(parents=True)
+        mark.touch()
+    return mark
 
 
 def _tidy(options: Options, key: str) -> None:
@@ -144,286 +240,3 @@ def _tidy(options: Options, key: str) -> None:
 
 class _InUseError(Exception):
     """Somebody else is at work."""
-
-
-def _compute_among_others(job: Job, crew: Crew | None) -> Path:
-    """Compute, also where a lock is granted to everyone, as some network file systems do.
-
-    Then another process may finish the same store first, or empty the work folder to start over.
-    Every file is whole all the same; what is left to do is to notice, and to go on.
-    """
-    before = _identity(job.path)
-    for _ in range(LOST_RACES):
-        try:
-            return _compute(job, crew)
-        except (UserError, FileNotFoundError) as error:
-            if _identity(job.path) not in (None, before):
-                log(f"another process has finished {job.path}")
-                # It has swept this folder, but not what was written here in the meantime.
-                shutil.rmtree(job.folder, ignore_errors=True)
-                return _found(job, job.options)
-            missing = error if isinstance(error, FileNotFoundError) else error.__cause__
-            if not isinstance(missing, FileNotFoundError):
-                raise
-            if job.folder not in Path(missing.filename or "").parents:
-                raise
-            log(f"another process has emptied {job.folder}; going on with what is there")
-    raise UserError(f"other processes keep emptying {job.folder}; run one of them at a time")
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Tell a file from another of the same name; None where there is none."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_mtime_ns
-
-
-def _found(job: Job, options: Options) -> Path:
-    header = read_header(job.path)
-    if header.key != job.key:
-        raise UserError(
-            f"{job.path} has the right name but other settings (key {header.key[:12]}..., "
-            f"expected {job.key[:12]}...); move it away"
-        )
-    requests.announce(header, options)
-    return job.path
-
-
-def _say_waiting(job: Job) -> None:
-    log(f"another process is computing {job.path}; waiting for it")
-
-
-def _log_dry_run(job: Job) -> None:
-    """Say what a run would do: ``--dry-run``."""
-    plan = read_plan(job.folder) or choose_plan(job, measured=False)
-    shards = cut(job.folder, job.sizes, plan.shard_rows)
-    done = sum(shard.read(job.key) is not None for shard in shards)
-    sizes = {name: len(split) for name, split in job.dataset.splits.items()}
-    rows, width = sum(sizes.values()), job.backbone.width
-    size = rows * width * BYTES[job.options.store_dtype]
-    log(json.dumps(job.spec, indent=2))
-    log(f"key    {job.key}")
-    log(f"path   {job.path}")
-    log(
-        f"rows   {', '.join(f'{n:,} {name}' for name, n in sizes.items())}; {width} wide, "
-        f"{job.options.store_dtype}: {size / 1e6:,.1f} MB of features"
-    )
-    if job.taken is not None:
-        log(f"taken  {job.taken.count:,} of these rows from {job.taken.store.path}")
-    log(f"shards {done} of {len(shards)} done, in {job.folder}")
-    log(f"run    {plan.device}, {plan.engine}, batches of {plan.batch_size}")
-
-
-def _compute(job: Job, crew: Crew | None) -> Path:
-    """Compute the missing shards, restarting with smaller batches when memory runs out."""
-    from extract.engines.device import OutOfMemoryError
-
-    started = datetime.now(timezone.utc)
-    clock = time.perf_counter()
-    taken = None if job.taken is None else job.taken.digest
-    plan = resume_plan(job.folder, job.device, job.options, lambda: _new_plan(job, crew), taken)
-    computed, seconds, by = 0, 0.0, dict[str, Any]()
-    while sum(job.sizes.values()):  # unless another store has all the images
-        try:
-            computed, seconds, by = _fill(job, plan, crew)
-            break
-        except OutOfMemoryError as error:
-            fixed = job.options.batch_size is not None or job.taken is not None
-            if fixed or plan.batch_size == 1:
-                raise no_memory(plan.batch_size, plan.device) from error
-            # Last bits depend on the batch size, so shards of two sizes are not mixed.
-            plan = plan.halved()
-            log(f"out of memory; starting over with batches of {plan.batch_size}")
-            start_over(job.folder, plan)
-    finished = datetime.now(timezone.utc)
-    provenance = _provenance(job, plan, started, finished, time.perf_counter() - clock) | by
-    provenance["images_per_second"] = round(computed / seconds, 2) if computed else None
-    _join(job, plan, provenance)
-    shutil.rmtree(job.folder, ignore_errors=True)
-    _summarise(job, provenance)
-    return job.path
-
-
-def _new_plan(job: Job, crew: Crew | None) -> Plan:
-    """Choose where the workers are."""
-    if crew is None or crew.local or job.taken is not None:
-        return choose_plan(job)
-    from extract.cluster.coordinator import choose_on_worker
-
-    return choose_on_worker(job, crew)
-
-
-def _fill(job: Job, plan: Plan, crew: Crew | None) -> tuple[int, float, dict[str, Any]]:
-    """Compute the missing shards, here or on a cluster; return what the provenance says of it."""
-    if crew is None:
-        from extract.engines.torch_settings import using_threads
-
-        with using_threads(plan.threads):
-            return *_fill_here(job, plan), {}
-    from extract.cluster import coordinator as cluster
-
-    done = cluster.fill(job, plan, crew)
-    by = {"kind": crew.kind, "workers": len(done.workers), "devices": sorted(done.devices)}
-    return done.computed, done.seconds, {"cluster": by}
-
-
-def _fill_here(job: Job, plan: Plan) -> tuple[int, float]:
-    from extract.engines.device import EngineError
-    from extract.engines.embed import Embedder
-    from extract.shards import fill
-
-    try:
-        embedder = Embedder(
-            job.backbone,
-            job.device.torch_device,
-            job.device.precision,
-            plan.engine,
-            plan.batch_size,
-        )
-    except EngineError as error:  # it has run before, here or when it was measured
-        raise UserError(
-            f"the engine {plan.engine} does not run any more: {error}; give another, such as "
-            "--engine torch, or mend what has changed since and run the same command again"
-        ) from error
-    return fill.fill(job, plan, embedder)
-
-
-def _provenance(
-    job: Job, plan: Plan, started: datetime, finished: datetime, seconds: float
-) -> dict[str, Any]:
-    from extract.model.backbone import library_versions
-
-    source = job.backbone.source
-    return {
-        **library_versions(),
-        **versions_of(job.options.model),
-        "device": plan.device,
-        "batch_size": plan.batch_size,
-        "engine": plan.engine,
-        **({} if plan.openvino is None else {"openvino": plan.openvino}),
-        "threads": plan.threads,
-        "started": started.isoformat(timespec="seconds"),
-        "finished": finished.isoformat(timespec="seconds"),
-        "seconds": round(seconds, 3),
-        "peak_memory_mb": peak_memory_mb(),
-        "dataset": job.dataset.origin,
-        **_taken_over(job),
-        "skipped_images": [],
-        **_decoding(job),
-        # Of a package only its version is worth keeping, not where it is installed.
-        "weights_file": None
-        if source.path is None or source.source == CHOICE
-        else str(source.path),
-        "weights_origin": source.origin,
-        **({} if source.license is None else {"weights_license": source.license}),
-    }
-
-
-def _taken_over(job: Job) -> dict[str, Any]:
-    """Say how many rows another store gave, and which."""
-    if job.taken is None:
-        return {}
-    store = job.taken.store
-    return {"taken_over": {"rows": job.taken.count, "store": store.path.name, "key": store.key}}
-
-
-def _decoding(job: Job) -> dict[str, Any]:
-    """Say what decoded the images, and up to which size, where they are files."""
-    if not isinstance(job.dataset.train.images, EncodedImages):
-        return {}
-    return {"decoder": decoder(), "max_pixels": job.options.max_pixels}
-
-
-def _join(job: Job, plan: Plan, provenance: dict[str, Any]) -> None:
-    """Put the shards together into the store, which then appears under its final name at once."""
-    shards = cut(job.folder, job.sizes, plan.shard_rows)
-
-    def blocks(name: str) -> Iterator[Block]:
-        return computed(name) if job.taken is None else job.taken.mixed(name, computed(name))
-
-    def computed(name: str) -> Iterator[Block]:
-        for shard in shards:
-            if shard.split != name:
-                continue
-            read = shard.read(job.key)
-            if read is None:
-                cause = None if shard.path.exists() else FileNotFoundError(ENOENT, "", shard.path)
-                raise UserError(
-                    f"{shard.path} was damaged or removed while the store was being joined; "
-                    "run the same command again"
-                ) from cause
-            yield read
-
-    provenance["skipped_images"] = list(job.skipped)
-    provenance |= _unread_rotations(job, shards)
-    job.path.parent.mkdir(parents=True, exist_ok=True)
-    report = join(
-        job.path,
-        spec=job.spec,
-        request=job.asked.to_json(),
-        provenance=provenance,
-        class_names=list(job.dataset.class_names),
-        splits={
-            name: SplitSource(
-                split.labels,
-                split.ids,
-                blocks(name),
-                groups=split.groups,
-                weights=split.weights,
-                image_sha256=split.image_sha256,
-            )
-            for name, split in job.dataset.splits.items()
-        },
-        group_names=job.dataset.group_names,
-        shards=None
-        if job.options.join == "copy"
-        else {
-            name: [(one.path, one.start, one.stop) for one in shards if one.split == name]
-            for name in job.splits
-        },
-    )
-    for text in report.odd:
-        log(f"warning: {text}")
-
-
-def _unread_rotations(job: Job, shards: list[Shard]) -> dict[str, Any]:
-    """Count and name the images whose rotation could not be read; nothing where there are none."""
-    found = [
-        f"{shard.split}/{job.splits[shard.split].ids[row]}"
-        for shard in shards
-        for row in unread_rotations(shard.path)
-        if shard.start <= row < shard.stop
-    ]
-    if job.taken is not None:
-        found += job.taken.unread_rotations(job.dataset)
-    if not found:
-        return {}
-    return {"unread_rotations": {"count": len(found), "first": found[:IMAGES_NAMED]}}
-
-
-def _summarise(job: Job, provenance: dict[str, Any]) -> None:
-    """Say what was made, and at what cost."""
-    taken = 0 if job.taken is None else job.taken.count
-    rows = sum(job.sizes.values()) + taken - len(job.skipped)
-    rate = provenance["images_per_second"]
-    speed = f"{rate:,.0f} images/s, " if rate else ""
-    peak = peak_memory_mb()
-    memory = "" if peak is None else f", peak memory {peak:,.0f} MB"
-    log(
-        f"{rows:,} rows, {job.backbone.width} wide, {job.options.store_dtype}, "
-        f"{job.device.precision}; {speed}{provenance['seconds']:,.1f} s{memory}, "
-        f"file {job.path.stat().st_size / 1e6:,.1f} MB"
-    )
-    if job.taken is not None:
-        log(
-            f"{taken:,} of these rows were taken over from {job.taken.store.path}, which has the "
-            f"same images; {rows - taken:,} were embedded"
-        )
-    if job.skipped:
-        what = "image" if len(job.skipped) == 1 else "images"
-        log(f"{len(job.skipped)} undecodable {what} left out; the provenance names them")
-    unread = requests.unread_rotations_sentence(provenance)
-    if unread:
-        log(unread)

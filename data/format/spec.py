@@ -40,6 +40,7 @@ _STORE_SPEC: dict[str, Any] = any_may_miss(
             "decode": str,
         },
         "pool": str,
+        "layer": str,  # where one was named
         "precision": str,
         "store_dtype": str,
         "seed": (int, None),
@@ -84,6 +85,8 @@ CROPS = "crops"
 DECODE = "decode"
 EXACT, FAST = "exact", "fast"
 DECODES = (EXACT, FAST)
+# In a spec where a layer was named whose output is pooled.
+LAYER = "layer"
 # What a spec says of features that were imported: their source, and the name of an unnamed model.
 IMPORTED = "imported"
 TWICE = "made by a version of Icebox that cropped photographs twice"
@@ -119,6 +122,17 @@ def cropped_twice(spec: Mapping[str, Any]) -> bool:
     except (KeyError, TypeError, ValueError, ArithmeticError):  # not a spec of ours
         return False
     return bool(marker) and CROPS not in preprocessing
+
+
+def pooled_otherwise(spec: Mapping[str, Any]) -> bool:
+    """Tell whether the rows of a spec are not pooled as it says: of a distilled network.
+
+    Its head gives the mean of its two tokens whatever it is told, which earlier versions did not
+    notice; now another pooling is taken from its last layer.
+    """
+    model = spec.get("model")
+    name = str(model.get("name")) if isinstance(model, dict) else ""
+    return "distilled" in name and spec.get("pool", "default") != "default" and LAYER not in spec
 
 
 def is_imported(spec: Mapping[str, Any]) -> bool:

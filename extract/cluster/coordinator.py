@@ -25,7 +25,7 @@ from data.common.errors import UserError
 from data.format.spec import canonical_json
 from data.images.arrays import EncodedImages
 from extract.cluster.crew import Crew, WorkersDiedError
-from extract.cluster.messages import Archive, Outcome, RunSettings, ShardTask
+from extract.cluster.messages import Archive, Outcome, RunSettings, ShardTask, Target
 from extract.cluster.worker import choose_here, embed_shard, look
 from extract.engines.device import OutOfMemoryError
 from extract.engines.place import Device, find_device
@@ -34,7 +34,7 @@ from extract.model.providers.registry import code_folder
 from extract.options import Options
 from extract.shards.fill import Watch, interrupted, note_skipped, unfinished
 from extract.shards.job import N_FIRST, Job, cut_for
-from extract.shards.plan import Shard
+from extract.shards.plan import Missing
 
 # Tasks that wait at each worker, so that none is idle between two.
 AHEAD = 2
@@ -108,6 +108,12 @@ def settings_of(job: Job) -> RunSettings:
         weights=str(source.path) if source.source == "file" else None,
         device=job.device.kind,
         skip_bad_images=options.skip_bad_images,
+        feature=job.outputs[0].choice.word,
+        taken=job.outputs[0].taken_digest,
+        others=tuple(
+            Target(str(o.folder.resolve()), o.key, o.choice.word, o.taken_digest)
+            for o in job.outputs[1:]
+        ),
         archive=None
         if in_files
         else Archive(
@@ -133,19 +139,20 @@ def fill(job: Job, plan: Plan, crew: Crew) -> Done:
     try:
         return filling.run()
     except KeyboardInterrupt as error:
-        raise interrupted(job, kept + filling.done.computed) from error
+        total = sum(job.sizes.values())
+        raise interrupted([job], kept + filling.done.computed, total) from error
 
 
 class _Filling:
     """The state of `fill`."""
 
-    def __init__(self, job: Job, plan: Plan, crew: Crew, missing: list[Shard], kept: int) -> None:
+    def __init__(self, job: Job, plan: Plan, crew: Crew, missing: list[Missing], kept: int) -> None:
         self.job, self.plan, self.crew = job, plan, crew
         self.done = Done()
         self.settings = settings_of(job)
         self.queue = deque(missing)
-        self.running: dict[Any, Shard] = {}
-        self.lost: dict[Shard, int] = {}
+        self.running: dict[Any, Missing] = {}
+        self.lost: dict[Missing, int] = {}
         self.kept = kept
         self.too_large: OutOfMemoryError | None = None
 
@@ -190,7 +197,7 @@ class _Filling:
             task = _task(self.job, self.settings, self.plan, shard, threads)
             self.running[self.crew.submit(embed_shard, task, on_gpu=on_gpu)] = shard
 
-    def _take(self, shard: Shard, handle: Any) -> bool:
+    def _take(self, shard: Missing, handle: Any) -> bool:
         """Take a result; False where there is none yet, or a batch was too large."""
         try:
             outcome: Outcome = self.crew.result(handle)
@@ -217,33 +224,37 @@ class _Filling:
         self.done.devices.add(outcome.device)
         return True
 
-    def _lose(self, shard: Shard, outcome: Outcome) -> None:
+    def _lose(self, shard: Missing, outcome: Outcome) -> None:
         """Hand a shard out again whose file is not what its receipt says."""
         self.lost[shard] = self.lost.get(shard, 0) + 1
         if self.lost[shard] > LOST:
             raise UserError(
-                f"{shard.path}: the worker {outcome.worker} says that it wrote it, and it is not "
-                "there or not whole; --features-dir must be a folder that this machine and every "
-                "worker see under the same name"
+                f"{shard.shards[0][1].path}: the worker {outcome.worker} says that it wrote it, "
+                "and it is not there or not whole; --features-dir must be a folder that this "
+                "machine and every worker see under the same name"
             )
         self.queue.append(shard)
 
-    def _verified(self, shard: Shard, outcome: Outcome) -> npt.NDArray[np.bool_] | None:
-        """Read a shard from the first byte to the last, and compare it with its receipt."""
+    def _verified(self, shard: Missing, outcome: Outcome) -> npt.NDArray[np.bool_] | None:
+        """Read the shards from the first byte to the last, and compare them with their receipts."""
         patience = time.monotonic() + APPEAR_SECONDS
-        while not shard.path.exists() and time.monotonic() < patience:
-            time.sleep(0.2)
-        found = shard.check(self.job.key)
-        if found is None or found[0].sha256 != outcome.sha256:
-            return None
-        return found[1]
+        ok = None
+        for (number, one), sha256 in zip(shard.shards, outcome.sha256, strict=True):
+            while not one.path.exists() and time.monotonic() < patience:
+                time.sleep(0.2)
+            found = one.check(self.job.outputs[number].key)
+            if found is None or found[0].sha256 != sha256:
+                return None
+            ok = found[1]
+        return ok
 
 
 def _task(
-    job: Job, settings: RunSettings, plan: Plan, shard: Shard, threads: int | None
+    job: Job, settings: RunSettings, plan: Plan, shard: Missing, threads: int | None
 ) -> ShardTask:
     images = job.splits[shard.split].images
-    task = ShardTask(settings, plan, shard.split, shard.start, shard.stop, threads)
+    stores = tuple(number for number, _ in shard.shards)
+    task = ShardTask(settings, plan, shard.split, shard.start, shard.stop, threads, stores=stores)
     if isinstance(images, EncodedImages):
         return replace(task, images=images.take(np.arange(shard.start, shard.stop)).to_send())
     return task

@@ -25,6 +25,20 @@ class Archive:
 
 
 @dataclass(frozen=True)
+class Target:
+    """A store that a task writes a shard of."""
+
+    folder: str  # the work folder, with the plan; absolute, on a disk that every worker sees
+    key: str  # of the store
+    feature: str  # which of the network's vectors are its rows, as `FeatureChoice.word` writes it
+    taken: str | None = None  # of its plan: which rows a finished store gives
+
+    def shard(self, split: str, start: int, stop: int) -> Shard:
+        """Name the file to write."""
+        return Shard.of(Path(self.folder), split, start, stop)
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """What all tasks of a run share."""
 
@@ -37,6 +51,14 @@ class RunSettings:
     archive: Archive | None  # None for images in files, whose names are in the tasks
     # The folder of the code of a network of the user's own, which must be on Python's path.
     code: str | None = None
+    feature: str = "default"  # the store's own
+    taken: str | None = None  # of its plan: which rows a finished store gives
+    others: tuple[Target, ...] = ()  # further stores of the same network and images
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """All stores of the run."""
+        return Target(self.folder, self.key, self.feature, self.taken), *self.others
 
 
 @dataclass(frozen=True)
@@ -51,11 +73,17 @@ class ShardTask:
     threads: int | None  # for the worker to use; None leaves it to the worker
     # The names of these rows' files, and their digests; None for an archive.
     images: EncodedImages | None = None
+    stores: tuple[int, ...] = (0,)  # which of the run's stores lack the shard
 
     @property
-    def shard(self) -> Shard:
-        """The file to write."""
-        return Shard.of(Path(self.settings.folder), self.split, self.start, self.stop)
+    def targets(self) -> list[Target]:
+        """The stores that lack the shard."""
+        return [self.settings.targets[number] for number in self.stores]
+
+    @property
+    def shards(self) -> list[Shard]:
+        """The files to write, one a store."""
+        return [target.shard(self.split, self.start, self.stop) for target in self.targets]
 
 
 @dataclass(frozen=True)
@@ -64,7 +92,8 @@ class Outcome:
 
     worker: str  # machine and process id
     device: str  # the device's name
-    sha256: str | None = None  # the receipt's digest of the rows; None where there are none
+    # The receipts' digests of the rows, of each store that lacked them; none where there are none
+    sha256: tuple[str, ...] = ()
     computed: int = 0  # images that were embedded: none where the shard was there already
     problem: str | None = None  # why there are no rows, and why there would be none elsewhere
     out_of_memory: bool = False  # whether the problem is that a batch did not fit

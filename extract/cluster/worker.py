@@ -29,11 +29,12 @@ from data.dataset import load_dataset
 from data.images.arrays import ArrayImages, EncodedImages
 from data.images.decode import BadImageError
 from data.shards import write_shard
-from extract.cluster.messages import Outcome, RunSettings, ShardTask
+from extract.cluster.messages import Outcome, RunSettings, ShardTask, Target
 from extract.engines.place import Device, find_device
 from extract.engines.plan import Plan
+from extract.model.features.choice import choices_of
 from extract.shards.fill import as_stored
-from extract.shards.plan import PLAN_NAME, read_plan
+from extract.shards.plan import PLAN_NAME, kept_plan, read_plan
 
 if TYPE_CHECKING:
     from extract.engines.embed import Embedder, Images
@@ -79,6 +80,9 @@ def choose_here(
     with _one_at_a_time:
         try:
             backbone = _backbone(settings)
+            backbone = backbone.giving(
+                [one for target in settings.targets for one in choices_of(target.feature)]
+            )
             device = choose_device(settings.device)
             images = _first_images(settings, first, backbone.preprocessing)
             precision = json.loads(settings.spec)["precision"]
@@ -149,32 +153,48 @@ def _threads_of_worker() -> int:
 def _embed_shard(task: ShardTask, device: str) -> Outcome:
     from extract.engines.torch_settings import using_threads
 
-    shard, settings = task.shard, task.settings
-    if read_plan(shard.path.parent) != task.plan:
-        raise UserError(
-            f"the worker {worker_name()} does not find this run's {shard.path.parent / PLAN_NAME}; "
-            "--features-dir must be a folder that every worker sees under the same name"
-        )
-    found = shard.check(settings.key)
-    if found is not None:
-        return Outcome(worker_name(), device, found[0].sha256)
+    settings = task.settings
+    shards = task.shards
+    for target, shard in zip(task.targets, shards, strict=True):
+        if not _follows(task, target):
+            raise UserError(
+                f"the worker {worker_name()} does not find this run's "
+                f"{shard.path.parent / PLAN_NAME}; "
+                "--features-dir must be a folder that every worker sees under the same name"
+            )
+    pairs = zip(task.targets, shards, strict=True)
+    found = [shard.check(target.key) for target, shard in pairs]
+    digests = [one[0].sha256 for one in found if one is not None]
+    if len(digests) == len(shards):
+        return Outcome(worker_name(), device, tuple(digests))
     unread: set[int] = set()
+    embedder = _embedder(settings, task.plan)
     with using_threads(threads_for(task.plan, task.threads or _threads_of_worker())):
-        features, ok, ids = _rows(task, _embedder(settings, task.plan), unread)
-    if read_plan(shard.path.parent) != task.plan:  # the run has started over meanwhile
-        raise UserError(f"{shard.path} belongs to a plan that is no longer followed")
+        features, ok, ids = _rows(task, embedder, unread)
     dtype = json.loads(settings.spec)["store_dtype"]
-    receipt = write_shard(
-        shard.path,
-        as_stored(features, dtype),
-        ok,
-        key=settings.key,
-        split=task.split,
-        start=task.start,
-        ids=ids,
-        unread_rotations=[task.start + row for row in unread],
-    )
-    return Outcome(worker_name(), device, receipt.sha256, computed=len(ok))
+    digests = []
+    for target, shard in zip(task.targets, shards, strict=True):
+        if not _follows(task, target):  # the run has started over meanwhile
+            raise UserError(f"{shard.path} belongs to a plan that is no longer followed")
+        [choice] = choices_of(target.feature)
+        receipt = write_shard(
+            shard.path,
+            as_stored(features[:, embedder.backbone.columns(choice)], dtype),
+            ok,
+            key=target.key,
+            split=task.split,
+            start=task.start,
+            ids=ids,
+            unread_rotations=[task.start + row for row in unread],
+        )
+        digests.append(receipt.sha256)
+    return Outcome(worker_name(), device, tuple(digests), computed=len(ok))
+
+
+def _follows(task: ShardTask, target: Target) -> bool:
+    """Tell whether a store's work folder is there, and has the plan of the task."""
+    plan = kept_plan(task.plan, target.feature, target.taken)
+    return read_plan(Path(target.folder)) == plan
 
 
 def _rows(
@@ -273,7 +293,10 @@ def _embedder(settings: RunSettings, plan: Plan) -> Embedder:
 
     precision = json.loads(settings.spec)["precision"]
     device = choose_device(settings.device)
-    return Embedder(_backbone(settings), device, precision, plan.engine, plan.batch_size)
+    backbone = _backbone(settings)
+    if plan.features:
+        backbone = backbone.giving(choices_of(plan.features))
+    return Embedder(backbone, device, precision, plan.engine, plan.batch_size)
 
 
 @functools.lru_cache(maxsize=1)

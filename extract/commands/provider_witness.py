@@ -31,7 +31,7 @@ def witness_of(
     kinds = {"open_clip": _OfOpenClip, "transformers": _OfTransformers, "factory": _OfFactory}
     kind: Any = kinds.get(str(config.get("provider")))
     if kind is None:
-        return Witness(backbone.module, spec, device, batch_size)
+        return Witness(backbone.network, spec, device, batch_size)
     return kind(backbone, spec, device, batch_size)
 
 

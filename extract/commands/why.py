@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,24 @@ from data.common.cli import log
 from data.format.records import Header
 from data.format.spec import DECODE, EXACT, cropped_twice
 from extract import request as requests
+from extract.model.features.choice import FeatureChoice
+from extract.model.preprocessing import size_text
 from extract.options import Options
 
 NEAREST = 3
 WIDTH = 44
+
+
+def explain_all(every: Sequence[Options]) -> list[Path | None]:
+    """Do what `explain` does for each store that was asked for."""
+    paths = []
+    for options in every:
+        if len(every) > 1:
+            choice = FeatureChoice(options.pool, options.layer).options()
+            size = options.image_size
+            log(f"{choice}{'' if size is None else f' --image-size {size_text(size)}'}:")
+        paths.append(explain(options))
+    return paths
 
 
 def explain(options: Options) -> Path | None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from extract.commands.witness_features import feature_of_spec
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -42,6 +44,7 @@ class Witness:
         self._crop_pct, self._crop_mode = asked["crop_pct"], asked["crop_mode"]
         self._interpolation = asked["interpolation"]
         self._module: Any = module
+        self._feature = feature_of_spec(module, spec)
         self._device, self._batch_size = device, batch_size
         self._waiting: list[torch.Tensor] = []
         self._rows: list[npt.NDArray[np.float32]] = []
@@ -137,10 +140,7 @@ class Witness:
         self._rows.append(output.flatten(1).float().cpu().numpy())
 
     def _vectors(self, module: Any, batch: torch.Tensor) -> torch.Tensor:
-        try:
-            return module.forward_head(module.forward_features(batch), pre_logits=True)
-        except (AttributeError, TypeError):  # a model without this argument
-            return module(batch)
+        return self._feature(batch)
 
 
 class _ExactProducts:

@@ -17,7 +17,8 @@ from data.common.errors import UserError
 from extract.engines.constants import FP32_TOLERANCE, LOWEST_COSINE
 from extract.engines.device import EngineError, openvino_version
 from extract.engines.torch_settings import set_memory_format
-from extract.model.backbone import Backbone, vector_function
+from extract.model.backbone import Backbone
+from extract.model.features.network import vector_function
 from extract.options import ENGINES
 
 if TYPE_CHECKING:

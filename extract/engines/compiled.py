@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from extract.engines.device import EngineError, OutOfMemoryError, is_out_of_memory
 from extract.engines.torch_settings import set_memory_format
-from extract.model.backbone import Backbone, vector_function
+from extract.model.backbone import Backbone
+from extract.model.features.network import vector_function
 from extract.model.silence import silenced
 
 if TYPE_CHECKING:

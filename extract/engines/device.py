@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from data.common.errors import UserError
 from extract.engines.constants import CPU_BATCH, CUDA_BATCH
@@ -32,6 +32,8 @@ OUT_OF_MEMORY = (
 
 class OutOfMemoryError(Exception):
     """A batch did not fit into the device's memory."""
+
+    job: Any = None  # the one whose batch it was, where several are under way
 
 
 def choose_device(option: str) -> torch.device:

@@ -115,7 +115,7 @@ def _path(subject: Subject, names: Sequence[str]) -> Path:
     settings = {
         "version": VERSION,
         "model": backbone.model_spec(),
-        "pool": backbone.pool,
+        "pool": backbone.features,
         "image_size": backbone.preprocessing.to_spec()["image_size"],
         # Small images are resized in batches, which takes time, too.
         "image": list(subject.images[0].shape),

@@ -22,6 +22,9 @@ class Plan:
     instead_of: str | None = None  # the engine that was asked for and failed
     # Digest of which rows a finished store gives, and of that store; None where none does
     taken: str | None = None
+    # The features that the network gives side by side, as `features.choice.words_of` writes them;
+    # empty where a store's own is alone. Fused with others, a product may end in other last bits
+    features: str = ""
     shard_rows: int = 0  # rows of a shard, in whole batches; 0 until a run is cut into shards
 
     def halved(self) -> Plan:

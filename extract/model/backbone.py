@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
+import copy
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,8 @@ from extract.model import names, weights
 from extract.model import sources as model_sources
 from extract.model.bundled import CHOICE, read_bundled
 from extract.model.checkpoints import Tensors, read_networks
+from extract.model.features.choice import FeatureChoice, words_of
+from extract.model.features.network import module_of, settled, vector_function
 from extract.model.input_sizes import size_that_fits
 from extract.model.outline import without_weights
 from extract.model.pixels import PIXELS, build_pixels
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-POOLS = ("default", "avg", "token")
-
 
 @dataclass(frozen=True)
 class BackboneRequest:
@@ -42,7 +42,8 @@ class BackboneRequest:
     weights: str = "hub"
     model_args: Mapping[str, Any] | None = None  # arguments for timm's constructor
     image_size: int | tuple[int, int] | None = None  # side of the network input, in pixels
-    pool: str = "default"  # how the embedding is pooled
+    pool: str = "default"  # how the embedding is pooled: one of `features.choice.POOLS`
+    layer: str | int | None = None  # which layer is: ``-1``, ``last4``; None for the head's
     seed: int = 0  # of random weights; unused otherwise
     crop_pct: float | None = None  # overrides of the preprocessing
     interpolation: str | None = None
@@ -68,16 +69,53 @@ class Backbone:
     ) -> None:
         self.name = named.name
         self.config = named.own
-        self.module = module
+        self.network = module  # timm's, without its classifier
         self.model_args = dict(request.model_args or {})
-        self.pool = request.pool
         self.preprocessing = preprocessing
         self.source = source
         self.digest = digest
         self.seed = request.seed if source.source == "random" else None
-        self.prepared: dict[str, Any] = {}
         self.read: Mapping[str, str] = {}  # files that a factory has read, and their digests
-        self.width = _measured_width(module, named.name, preprocessing.size)
+        layer = None if request.layer is None else str(request.layer)
+        self._give((FeatureChoice(request.pool, layer),))
+
+    def _give(self, choices: Sequence[FeatureChoice]) -> None:
+        """Settle which features the module gives, side by side."""
+        size = self.preprocessing.size
+        self.choices = tuple(settled(choice, self.network) for choice in choices)
+        if self.choices != (FeatureChoice(),):
+            _run_blank(self.network, self.name, size)  # a size that it cannot take shows here
+        self.module = module_of(self.network, self.name, self.choices, size)
+        self.widths = _widths(self.module, self.name, size)
+        self.prepared: dict[str, Any] = {}
+
+    def giving(self, choices: Sequence[FeatureChoice]) -> Backbone:
+        """Give a backbone with the same weights whose vectors are those of other features."""
+        if tuple(map(self.settled, choices)) == self.choices:
+            return self
+        other = copy.copy(self)
+        other._give(choices)
+        return other
+
+    def settled(self, choice: FeatureChoice) -> FeatureChoice:
+        """Write a choice in the form that the spec of this network's stores has."""
+        return settled(choice, self.network)
+
+    @property
+    def width(self) -> int:
+        """How wide the vectors are, of all features together."""
+        return sum(self.widths)
+
+    def columns(self, choice: FeatureChoice) -> slice:
+        """Say which columns of the vectors are those of one feature."""
+        number = self.choices.index(choice)
+        start = sum(self.widths[:number])
+        return slice(start, start + self.widths[number])
+
+    @property
+    def features(self) -> str:
+        """Which features the vectors are, in one line."""
+        return words_of(self.choices)
 
     @property
     def is_convolutional(self) -> bool:
@@ -112,28 +150,6 @@ def embed_normalised(module: nn.Module, images: torch.Tensor) -> torch.Tensor:
     Shapes: `images` (n, 3, height, width); returns (n, width).
     """
     return vector_function(module)(images)
-
-
-def vector_function(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Give the function behind `embed_normalised`, with nothing left in it to find out."""
-    model: Any = module  # torch's type says nothing of timm's methods
-    has_head = "pre_logits" in _parameters(getattr(model, "forward_head", None))
-
-    def vectors(images: torch.Tensor) -> torch.Tensor:
-        if has_head:
-            output = model.forward_head(model.forward_features(images), pre_logits=True)
-        else:
-            output = model(images)  # without a classifier this is the pooled feature
-        if output.ndim == 4 and output.shape[-2:] == (1, 1):
-            output = output.flatten(1)
-        return output
-
-    return vectors
-
-
-def _parameters(function: Any) -> Collection[str]:
-    """Names of a function's parameters; none for what is no function."""
-    return inspect.signature(function).parameters if callable(function) else ()
 
 
 class Described(NamedTuple):
@@ -176,7 +192,6 @@ def load_backbone(request: BackboneRequest, described: Described | None = None) 
         request.model if named.own is not None else named.name, request.weights, config
     )
     module, digest = _build(request, named, preprocessing.image_size, source)
-    _set_pool(module, named.name, request.pool)
     module.eval().requires_grad_(False)
     return Backbone(request, named, module, preprocessing, source, digest)
 
@@ -315,37 +330,18 @@ def _construction_error(name: str, arguments: Mapping[str, Any], error: Exceptio
     )
 
 
-def _set_pool(module: nn.Module, name: str, pool: str) -> None:
-    """Switch the pooling of a built model through timm's own `reset_classifier`."""
-    if pool == "default":
-        return
-    if pool not in POOLS:
-        raise UserError(f"--pool {pool}: must be one of {', '.join(POOLS)}")
-    supported = ["default"]
-    has_token = getattr(module, "cls_token", None) is not None
-    if has_token:
-        supported.append("token")
-    reset = getattr(module, "reset_classifier", None)
-    if reset is not None and (pool == "avg" or has_token):
-        try:
-            reset(0, pool)
-        except (AssertionError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"--pool {pool}: {name} supports only {', '.join(supported)}"
-            ) from error
-        return
-    if reset is not None:
-        supported.append("avg")
-    raise UserError(f"--pool {pool}: {name} supports only {', '.join(supported)}")
-
-
-def _measured_width(module: nn.Module, name: str, size: tuple[int, int]) -> int:
-    """Run one blank image through the network: the width, and whether the size works at all."""
+def _run_blank(module: nn.Module, name: str, size: tuple[int, int]) -> Any:
+    """Run one blank image through a network, which says whether the size works at all."""
     import torch
+
+    from extract.model.features.module import Features
 
     try:
         with torch.inference_mode():
-            output = embed_normalised(module, torch.zeros(1, 3, *size))
+            image = torch.zeros(1, 3, *size)
+            if isinstance(module, Features):
+                return module.vectors(image)
+            return embed_normalised(module, image)
     except NotImplementedError as error:
         raise UserError(f"--model {name}: gives no embedding of an image ({error})") from error
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError) as error:
@@ -355,12 +351,21 @@ def _measured_width(module: nn.Module, name: str, size: tuple[int, int]) -> int:
             f"{name} cannot take images of {size[0]}x{size[1]} pixels: {reason}\n"
             f"Its own size is {size_text(own)}; give another --image-size, or mend --model-arg."
         ) from error
-    if not isinstance(output, torch.Tensor) or output.ndim != 2 or output.shape[1] == 0:
-        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise UserError(
-            f"--model {name}: gives {shape} for an image, not one vector; choose another model"
-        )
-    return int(output.shape[1])
+
+
+def _widths(module: nn.Module, name: str, size: tuple[int, int]) -> tuple[int, ...]:
+    """Measure how wide the vector of each feature is."""
+    import torch
+
+    found = _run_blank(module, name, size)
+    for output in found if isinstance(found, list) else [found]:
+        if not isinstance(output, torch.Tensor) or output.ndim != 2 or output.shape[1] == 0:
+            tensor = isinstance(output, torch.Tensor)
+            shape = tuple(output.shape) if tensor else type(output).__name__
+            raise UserError(
+                f"--model {name}: gives {shape} for an image, not one vector; choose another model"
+            )
+    return tuple(int(one.shape[1]) for one in (found if isinstance(found, list) else [found]))
 
 
 def library_versions() -> dict[str, str]:

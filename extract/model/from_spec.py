@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data.common.errors import UserError
+from data.format.spec import LAYER, pooled_otherwise
 from extract.model.backbone import Backbone, BackboneRequest, load_backbone
 from extract.model.preprocessing import Preprocessing
 
@@ -34,7 +35,9 @@ def backbone_of_spec(
             weights=source,
             model_args=model["args"],
             image_size=preprocessing.image_size,
-            pool=spec["pool"],
+            # What earlier versions gave of a distilled network, whatever was asked for.
+            pool="default" if pooled_otherwise(spec) else spec["pool"],
+            layer=spec.get(LAYER),
             seed=spec["seed"] or 0,
             crop_pct=preprocessing.crop_pct,
             interpolation=preprocessing.interpolation,

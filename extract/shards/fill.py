@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,16 +19,18 @@ from data.format.records import FeatureArray
 from data.images.arrays import ArrayImages
 from data.images.decode import BadImageError
 from data.shards import write_shard
+from extract.engines.device import OutOfMemoryError
 from extract.engines.plan import Plan
 from extract.model.names import FAST_MODEL
 from extract.request import bad_images_error
-from extract.shards.job import Job
-from extract.shards.plan import Shard, cut
+from extract.shards.job import Job, decode_ahead
+from extract.shards.loading import DecodedImages, SharedRows, wanted_together
+from extract.shards.plan import Missing, cut
 from extract.shards.stream import Batch, embed_batches, resident
+from extract.shards.writer import Writer
 
 if TYPE_CHECKING:
     from extract.engines.embed import Embedder
-    from extract.shards.loading import DecodedImages
 
 # When the time that a run will take is said, and which one is long.
 ESTIMATE_AFTER_SECONDS = 3.0
@@ -38,73 +39,144 @@ SLOW_SECONDS = 600.0
 SLOW_BATCH_SECONDS = 20.0
 
 
+class Pass(NamedTuple):
+    """One network's way over the images."""
+
+    job: Job
+    plan: Plan
+    embedder: Embedder
+
+
+@dataclass
+class Progress:
+    """How far all passes of a run are."""
+
+    kept: int  # images of which every store has its row on the disk, counted once a pass
+    watch: Watch
+    bar: Any = None
+
+
 def fill(job: Job, plan: Plan, embedder: Embedder) -> tuple[int, float]:
-    """Compute every shard that is not there yet."""
-    missing, kept = unfinished(job, plan)
-    total = sum(job.sizes.values())
-    watch = Watch(total, kept, job.device.kind, job.options.model)
+    """Compute every shard that is not there yet: how many images, and in how many seconds."""
+    return fill_together([Pass(job, plan, embedder)])
 
-    unread: set[int] = set()  # rows of the split that is being embedded
 
-    def write(
-        shard: Shard,
-        features: npt.NDArray[np.float32],
-        ok: npt.NDArray[np.bool_],
-        unread_rotations: list[int],
-    ) -> None:
-        nonlocal kept
+def fill_together(passes: Sequence[Pass]) -> tuple[int, float]:
+    """Do the same for several networks' inputs at once, for which each image is decoded once."""
+    first = passes[0].job
+    found = [unfinished(one.job, one.plan) for one in passes]
+    total, kept = sum(sum(one.job.sizes.values()) for one in passes), sum(k for _, k in found)
+    watch = Watch(total, kept, first.device.kind, first.options.model)
+    todo = [missing for missing, _ in found]
+    done = Progress(kept, watch)
+    try:
+        with (
+            _decoded(passes, todo) as images,
+            progress(total, "embedding", "img", initial=kept) as bar,
+            Writer() as writer,
+        ):
+            done.bar = bar
+            for split in first.splits:
+                _fill_split(passes, todo, split, images, writer, done)
+    except KeyboardInterrupt as error:
+        raise interrupted([one.job for one in passes], done.kept, total) from error
+    return watch.computed, watch.seconds
+
+
+def _fill_split(
+    passes: Sequence[Pass],
+    todo: Sequence[list[Missing]],
+    split: str,
+    images: DecodedImages | None,
+    writer: Writer,
+    done: Progress,
+) -> None:
+    """Compute one split, each pass batch by batch, and none far ahead of the others."""
+    parts = [[part for part in missing if part.split == split] for missing in todo]
+    shared = None
+    if images is not None:
+        shared = SharedRows(images, [[range(p.start, p.stop) for p in some] for some in parts])
+    running = []
+    for one, some in zip(passes, parts, strict=True):
+        unread: set[int] = set()
+        batches = partial(_batches, one.job, images, shared, unread)
+        running.append((one, unread, _embed_shards(one.job, some, one.embedder, batches, done)))
+    places = dict.fromkeys(range(len(running)), 0)
+    while places:
+        number = min(places, key=places.__getitem__)
+        one, unread, steps = running[number]
+        try:
+            step = next(steps, None)
+        except OutOfMemoryError as error:
+            error.job = one.job  # whose batches are to be smaller
+            raise
+        if step is None:
+            del places[number]
+            continue
+        places[number], finished = step
+        if finished is not None:
+            missing, features, ok = finished
+            rows = [row for row in unread if missing.start <= row < missing.stop]
+            writer.put(partial(_write, one.job, missing, features, ok, rows, done))
+            note_skipped(one.job, missing, ok)
+
+
+def _write(
+    job: Job,
+    missing: Missing,
+    features: npt.NDArray[np.float32],
+    ok: npt.NDArray[np.bool_],
+    unread_rotations: list[int],
+    done: Progress,
+) -> None:
+    """Write the rows of each store that lacks them."""
+    for number, shard in missing.shards:
+        output = job.outputs[number]
+        own = features[:, job.backbone.columns(output.choice)]
         write_shard(
             shard.path,
-            as_stored(features, job.options.store_dtype),
+            as_stored(own, output.options.store_dtype),
             ok,
-            key=job.key,
+            key=output.key,
             split=shard.split,
             start=shard.start,
             ids=job.splits[shard.split].ids[shard.start : shard.stop],
             unread_rotations=unread_rotations,
         )
-        kept += shard.stop - shard.start
-
-    try:
-        with (
-            _decoded(job, missing) as images,
-            progress(total, "embedding", "img", initial=kept) as bar,
-            Writer() as writer,
-        ):
-            for split in job.splits:
-                todo = [shard for shard in missing if shard.split == split]
-                unread.clear()
-                batches = partial(_batches, job, images, unread)
-                for shard, features, ok in _embed_shards(job, todo, embedder, batches, watch, bar):
-                    rows = [row for row in unread if shard.start <= row < shard.stop]
-                    writer.put(partial(write, shard, features, ok, rows))
-                    note_skipped(job, shard, ok)
-    except KeyboardInterrupt as error:
-        raise interrupted(job, kept) from error
-    return watch.computed, watch.seconds
+    done.kept += missing.stop - missing.start
 
 
-def unfinished(job: Job, plan: Plan) -> tuple[list[Shard], int]:
-    """Find the shards that are not there yet."""
+def unfinished(job: Job, plan: Plan) -> tuple[list[Missing], int]:
+    """Find the shards that are not there yet, and how many rows every store has."""
     missing = []
     job.skipped.clear()
     kept = 0
-    for shard in cut(job.folder, job.sizes, plan.shard_rows):
-        read = shard.read(job.key)
-        if read is None:
-            missing.append(shard)
-            continue
-        kept += shard.stop - shard.start
-        note_skipped(job, shard, read[1])
+    every = [cut(output.folder, job.sizes, plan.shard_rows) for output in job.outputs]
+    for shards in zip(*every, strict=True):
+        lacking, ok = [], None
+        for number, (output, shard) in enumerate(zip(job.outputs, shards, strict=True)):
+            read = shard.read(output.key)
+            if read is None:
+                lacking.append((number, shard))
+            else:
+                ok = read[1]
+        part = Missing(shards[0].split, shards[0].start, shards[0].stop, tuple(lacking))
+        if lacking:
+            missing.append(part)
+        elif ok is not None:
+            kept += part.stop - part.start
+            note_skipped(job, part, ok)
     if kept:
         log(f"going on: {kept:,} of {sum(job.sizes.values()):,} images are done")
     return missing, kept
 
 
-def interrupted(job: Job, kept: int) -> KeyboardInterrupt:
+def interrupted(jobs: Sequence[Job], kept: int, total: int) -> KeyboardInterrupt:
     """Say how much is kept, and how to go on."""
+    folders = {output.folder for job in jobs for output in job.outputs}
+    where = jobs[0].folder if len(folders) == 1 else jobs[0].folder.parent
     return KeyboardInterrupt(
-        f"{kept:,} of {sum(job.sizes.values()):,} images are kept in {job.folder}; "
+        f"{kept:,} of {total:,} images are kept in {where}; "
         "run the same command again to go on there"
     )
 
@@ -116,56 +188,66 @@ def as_stored(features: npt.NDArray[np.float32], dtype: str) -> FeatureArray:
 
 
 def _decoded(
-    job: Job, missing: list[Shard]
+    passes: Sequence[Pass], todo: Sequence[list[Missing]]
 ) -> AbstractContextManager[DecodedImages] | AbstractContextManager[None]:
     """Have workers decode the images of the missing shards; None for images in memory."""
+    first = passes[0].job
     wanted: dict[str, list[range]] = {}
-    for shard in missing:
-        spans = wanted.setdefault(shard.split, [])
-        if spans and spans[-1].stop == shard.start:
-            spans[-1] = range(spans[-1].start, shard.stop)
-        else:
-            spans.append(range(shard.start, shard.stop))
-    return job.decoded(wanted) or nullcontext()
+    for split in first.splits:
+        readers = [[range(p.start, p.stop) for p in some if p.split == split] for some in todo]
+        wanted[split] = wanted_together(readers)
+    settings = tuple(dict.fromkeys(one.job.backbone.preprocessing for one in passes))
+    wanted = {split: rows for split, rows in wanted.items() if rows}
+    ahead = first.ahead
+    if ahead is not None:
+        fresh = not ahead.used and first.taken is None
+        if fresh and (ahead.wanted, ahead.settings) == (wanted, settings):
+            return ahead
+        ahead.close()
+    return decode_ahead(first.splits, settings, wanted, first.options.jobs) or nullcontext()
+
+
+Finished: TypeAlias = "tuple[Missing, npt.NDArray[np.float32], npt.NDArray[np.bool_]]"
 
 
 def _embed_shards(
     job: Job,
-    shards: list[Shard],
+    missing: list[Missing],
     embedder: Embedder,
     batches_of: Callable[[str, list[range]], Iterator[tuple[npt.NDArray[np.bool_], Batch]]],
-    watch: Watch,
-    bar: Any,
-) -> Iterator[tuple[Shard, npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
-    """Embed the rows of shards of one split, batch by batch."""
-    if not shards:
+    done: Progress,
+) -> Iterator[tuple[int, Finished | None]]:
+    """Embed the missing rows of one split; say after each batch up to where, and what is done."""
+    if not missing:
         return
     size = embedder.batch_size
     spans = [
-        [
-            range(start, min(start + size, shard.stop))
-            for start in range(shard.start, shard.stop, size)
-        ]
-        for shard in shards
+        [range(start, min(start + size, part.stop)) for start in range(part.start, part.stop, size)]
+        for part in missing
     ]
-    images = batches_of(shards[0].split, [span for group in spans for span in group])
+    images = batches_of(missing[0].split, [span for group in spans for span in group])
     batches = embed_batches(embedder, images)
-    for shard, group in zip(shards, spans, strict=True):
-        features = np.zeros((shard.stop - shard.start, job.backbone.width), dtype=np.float32)
-        ok = np.zeros(shard.stop - shard.start, dtype=np.bool_)
+    for part, group in zip(missing, spans, strict=True):
+        features = np.zeros((part.stop - part.start, embedder.backbone.width), dtype=np.float32)
+        ok = np.zeros(part.stop - part.start, dtype=np.bool_)
         for span in group:
             good, embedded = next(batches)
-            rows = np.flatnonzero(good) + (span.start - shard.start)
+            rows = np.flatnonzero(good) + (span.start - part.start)
             features[rows] = embedded
             ok[rows] = True
-            bar.update(len(span))
-            for line in watch.update(len(span)):
-                bar.write(line, file=sys.stderr)
-        yield shard, features, ok
+            done.bar.update(len(span))
+            for line in done.watch.update(len(span)):
+                done.bar.write(line, file=sys.stderr)
+            yield span.stop, (part, features, ok) if span.stop == part.stop else None
 
 
 def _batches(
-    job: Job, decoded: DecodedImages | None, unread: set[int], split: str, spans: list[range]
+    job: Job,
+    decoded: DecodedImages | None,
+    shared: SharedRows | None,
+    unread: set[int],
+    split: str,
+    spans: list[range],
 ) -> Iterator[tuple[npt.NDArray[np.bool_], Batch]]:
     """Give which rows of each batch could be decoded, and the images of those.
 
@@ -189,22 +271,24 @@ def _batches(
                 batch = there[rows]
             yield np.ones(len(span), dtype=np.bool_), batch
         return
-    assert decoded is not None  # images in files are decoded by workers
+    assert decoded is not None and shared is not None  # images in files are decoded by workers
+    number = decoded.settings.index(settings)
     for span in spans:
-        items = decoded.take(len(span))
-        for row, item in zip(span, items, strict=True):
+        items = shared.take(span)
+        found = [item.at(number) for item in items]
+        for row, item, image in zip(span, items, found, strict=True):
             # A file that cannot be read for another reason says nothing about the image.
-            if isinstance(item.image, UserError) and not (
-                isinstance(item.image, BadImageError) and job.options.skip_bad_images
+            if isinstance(image, UserError) and not (
+                isinstance(image, BadImageError) and job.options.skip_bad_images
             ):
-                raise item.image
+                raise image
             if item.unread_rotation:
                 unread.add(row)
-        arrays = [item.image for item in items if not isinstance(item.image, UserError)]
-        yield np.array([not isinstance(item.image, UserError) for item in items]), arrays
+        arrays = [image for image in found if not isinstance(image, UserError)]
+        yield np.array([not isinstance(image, UserError) for image in found]), arrays
 
 
-def note_skipped(job: Job, shard: Shard, ok: npt.NDArray[np.bool_]) -> None:
+def note_skipped(job: Job, shard: Missing, ok: npt.NDArray[np.bool_]) -> None:
     """Remember the images that a shard lacks; refuse those of an earlier, more lenient run."""
     ids = job.splits[shard.split].ids
     skipped = [ids[shard.start + row] for row in np.flatnonzero(~ok)]
@@ -268,49 +352,3 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-class Writer:
-    """Runs one write after another in another thread; at most one waits while one is under way.
-
-    A write is HDF5, reading back and a sync: mostly waiting. What goes wrong in it is raised by
-    the next call.
-    """
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="shards")
-        self._under_way: Future[None] | None = None
-
-    def __enter__(self) -> Writer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # On Ctrl-C, too, the shard that is being written is finished: it counts as kept.
-        try:
-            self.drain()
-        except Exception:
-            if error is None:
-                raise
-        finally:
-            self._thread.shutdown()
-
-    def put(self, write: Callable[[], None]) -> None:
-        """Hand over a write, once the one before it is done."""
-        self.drain()
-        self._under_way = self._thread.submit(write)
-
-    def drain(self) -> None:
-        """Wait until everything handed over is on the disk."""
-        if self._under_way is None:
-            return
-        under_way, self._under_way = self._under_way, None
-        try:
-            under_way.result()
-        except KeyboardInterrupt:
-            self._under_way = under_way  # it goes on, and is waited for at the end
-            raise

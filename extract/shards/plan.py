@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,16 +65,22 @@ def cut(folder: Path, sizes: Mapping[str, int], rows: int) -> list[Shard]:
     ]
 
 
-def resume_plan(
-    folder: Path,
-    device: Device,
-    options: Options,
-    choose: Callable[[], Plan],
-    taken: str | None = None,
-) -> Plan:
-    """Go on with the plan of an interrupted run, or start over with a new one.
+@dataclass(frozen=True)
+class Missing:
+    """A run of rows of one split, and the shards that lack them."""
 
-    `taken` is the digest of the rows that a finished store gives.
+    split: str
+    start: int
+    stop: int
+    shards: tuple[tuple[int, Shard], ...]  # each with the number of the store that it is of
+
+
+def usable_plan(
+    folder: Path, device: Device, options: Options, word: str, taken: str | None = None
+) -> Plan | None:
+    """Give the plan of an interrupted run, if this one can go on with it.
+
+    `word` is the feature, `taken` the digest of the rows that a finished store gives.
     """
     kept = read_plan(folder)
     started = any(folder.glob("shard-*.h5"))
@@ -86,13 +92,13 @@ def resume_plan(
         differing = _difference(kept, device, options)
         if kept.taken != taken:
             differing = "took other rows from a finished store"
+        if kept.features and word not in kept.features.split():
+            differing = "was of other features"
         if differing is None:
             return kept
         if started:
             log(f"starting over: the interrupted run {differing}")
-    chosen = choose()
-    start_over(folder, chosen)
-    return chosen
+    return None
 
 
 def start_over(folder: Path, plan: Plan) -> None:
@@ -100,6 +106,14 @@ def start_over(folder: Path, plan: Plan) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / PLAN_NAME, asdict(plan))
+
+
+def kept_plan(plan: Plan, word: str, taken: str | None) -> Plan:
+    """Give a plan as it lies in the work folder of one store, of the feature `word`.
+
+    A feature that is alone is not named.
+    """
+    return replace(plan, taken=taken, features="" if plan.features == word else plan.features)
 
 
 def read_plan(folder: Path) -> Plan | None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.format.records import FeatureArray, Features, Header, StoreError
-from data.format.spec import canonical_json, cropped_twice, find_stores
+from data.format.spec import LAYER, canonical_json, cropped_twice, find_stores, pooled_otherwise
 from data.images.arrays import EncodedImages, ImageDataset, Split
 from data.images.decode import decoder
 from data.reading import open_features, read_header
@@ -47,6 +47,14 @@ class Taken:
     def count(self) -> int:
         """How many rows are taken over."""
         return sum(int((rows != NOTHING).sum()) for rows in self.rows.values())
+
+    @property
+    def new_rows(self) -> str:
+        """A digest of which rows are left to be embedded."""
+        digest = hashlib.sha256()
+        for name, rows in self.rows.items():
+            digest.update(name.encode() + (rows == NOTHING).tobytes())
+        return digest.hexdigest()
 
     def new(self, dataset: ImageDataset) -> dict[str, Split]:
         """Give the images that are left to be embedded, by split."""
@@ -160,7 +168,9 @@ def likely(options: Options, asked: Mapping[str, Any]) -> bool:
     return False
 
 
-_OF_NETWORK = ("model", "weights", "model_args", "image_size", "pool", "crop_pct", "interpolation")
+_OF_NETWORK = (
+    *("model", "weights", "model_args", "image_size", "pool", LAYER, "crop_pct", "interpolation"),
+)
 
 
 def _of_network(asked: Mapping[str, Any]) -> list[Any]:
@@ -177,7 +187,8 @@ def _alike(path: Path, spec: Mapping[str, Any]) -> Header | None:
         canonical_json({name: value for name, value in one.items() if name != "dataset"})
         for one in (header.spec, spec)
     )
-    return header if theirs == ours and not cropped_twice(header.spec) else None
+    wrong = cropped_twice(header.spec) or pooled_otherwise(header.spec)
+    return header if theirs == ours and not wrong else None
 
 
 def _plan_of(
@@ -218,6 +229,7 @@ def _plan_of(
         threads=int(made.get("threads") or device.threads),
         torch=device.torch,
         openvino=made.get("openvino"),
+        features=str(made.get("features") or ""),
     ), ""
 
 

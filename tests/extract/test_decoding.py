@@ -67,8 +67,9 @@ def photo_job(tmp_path):
     def words(*more):
         return [
             "--dataset", tmp_path / "images", "--model", "test_efficientnet", "--weights", "random",
-            "--image-size", "32", "--jobs", "1", "--engine", "torch", "--batch-size", "4",
-            "--features-dir", tmp_path / "features", *more,
+            *(() if "--image-size" in more else ("--image-size", "32")), "--jobs", "1",
+            "--engine", "torch", "--batch-size", "4", "--features-dir", tmp_path / "features",
+            *more,
         ]  # fmt: skip
 
     return words
@@ -118,7 +119,7 @@ def test_exact_decoding_leaves_no_trace_in_specs_and_requests():
 def test_a_store_of_before_there_was_a_choice_is_found(call, photo_job, monkeypatch):
     """Made as then: nothing of decoding in spec, request or provenance."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("extract.run._decoding", lambda job: {})
+        patch.setattr("extract.computing._decoding", lambda job: {})
         done = call(*photo_job())
     assert done.code == 0, done.err
     header = read_header(done.path)
@@ -265,11 +266,15 @@ def test_fast_input_is_close_to_timms(tmp_path, mode):
 
 def test_a_resumed_run_does_not_mix_decoders(call, photo_job, monkeypatch):
     """Versions of Pillow and of its JPEG library are in the plan, as torch's is."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("extract.run._join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("extract.computing._join", stop)
         assert call(*photo_job()).code == 130
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("extract.run._join", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("extract.computing._join", stop)
         assert "starting over" not in call(*photo_job()).err
     monkeypatch.setattr("extract.shards.plan.decoder", lambda: "Pillow 99")
     done = call(*photo_job())

@@ -279,8 +279,9 @@ def photo_job(tmp_path):
     def words(*more):
         return [
             "--dataset", tmp_path / "images", "--model", "test_efficientnet", "--weights", "random",
-            "--image-size", "32", "--jobs", "1", "--engine", "torch", "--batch-size", "4",
-            "--features-dir", tmp_path / "features", *more,
+            *(() if "--image-size" in more else ("--image-size", "32")), "--jobs", "1",
+            "--engine", "torch", "--batch-size", "4", "--features-dir", tmp_path / "features",
+            *more,
         ]  # fmt: skip
 
     return words

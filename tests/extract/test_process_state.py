@@ -174,9 +174,9 @@ def test_both_stages_count_memory_in_the_same_unit(small, monkeypatch):
 
     import classify.fit.fit_store
     import classify.fit.output
-    import extract.run
+    import extract.computing
 
-    assert extract.run.peak_memory_mb is peak_memory_mb
+    assert extract.computing.peak_memory_mb is peak_memory_mb
     assert (
         classify.fit.fit_store.peak_memory_mb
         is classify.fit.output.peak_memory_mb

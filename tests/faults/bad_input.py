@@ -188,7 +188,11 @@ TABLE = [
     ),
     (f"{EXTRACT} digits --model test_vit --image-size 33", "test_vit", "33x33", "Its own size is"),
     (f"{EXTRACT} digits --pool token", "--pool token", "test_efficientnet", "supports only"),
-    (f"{EXTRACT} digits --pool max", "--pool", "invalid choice: 'max'", "choose from 'default'"),
+    (f"{EXTRACT} digits --pool tokn", "--pool tokn", "no such pooling", "did you mean token"),
+    (f"{EXTRACT} digits --layer=-9", "--layer -9", "has 5 layers", "give -1 to -5"),
+    (f"{EXTRACT} digits --layer last", "--layer last", "-1 for the last layer", "or last4"),
+    (f"{EXTRACT} digits --layer=-1 --pool token", "--layer -1", "no class token", "--pool avg"),
+    (f"{EXTRACT} digits --model pixels --weights hub --layer=-1", "pixels has no", "leave --layer"),
     (
         f"{EXTRACT} digits --limit 40 --std 3 --batch-size 100000000",
         "batches of 100000000", "do not fit into the memory", "give a smaller --batch-size",

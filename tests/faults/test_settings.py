@@ -27,7 +27,10 @@ SPEC = {
 
 # Only models with a configuration of their own (tests/extract/model/test_sources.py), and what is
 # said of image files alone, where it is not the default (tests/extract/test_decoding.py).
-OPTIONAL = {("model", "config"), ("preprocessing", "decode"), ("dataset", "max_pixels")}
+# A layer, only where one is named (tests/extract/test_several_features.py).
+OPTIONAL = {
+    *(("model", "config"), ("preprocessing", "decode"), ("dataset", "max_pixels"), ("layer",)),
+}
 
 # Every option of a run. What an option in IN_THE_SPEC does is in the spec under the name beside
 # it; the others decide where, when or how fast, and tests show that they leave the rows alone.
@@ -48,6 +51,7 @@ IN_THE_SPEC = {
     "model_args": {"model_args": {"drop_rate": 0.5}},
     "image_size": {"image_size": 40},
     "pool": {"pool": "avg"},
+    "layer": {"layer": "-2"},
     "crop_pct": {"crop_pct": 0.5},
     "interpolation": {"interpolation": "bilinear"},
     "mean": {"mean": (0.1, 0.2, 0.3)},

@@ -280,9 +280,9 @@ def test_a_receipt_is_not_believed_unread(small, alone, monkeypatch, tmp_path):
         outcome = embed_shard(task)
         if task.start == 32 and len(broken) < 2:
             broken.append(task)
-            damaged = bytearray(task.shard.path.read_bytes())
+            damaged = bytearray(task.shards[0].path.read_bytes())
             damaged[len(damaged) // 2] ^= 1
-            task.shard.path.write_bytes(damaged)
+            task.shards[0].path.write_bytes(damaged)
         return outcome
 
     monkeypatch.setattr(cluster, "embed_shard", careless)
@@ -293,7 +293,7 @@ def test_a_receipt_is_not_believed_unread(small, alone, monkeypatch, tmp_path):
 
     def liar(task):
         outcome = embed_shard(task)
-        task.shard.path.unlink()
+        task.shards[0].path.unlink()
         return outcome
 
     monkeypatch.setattr(cluster, "embed_shard", liar)

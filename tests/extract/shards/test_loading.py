@@ -73,12 +73,12 @@ def test_workers_run_ahead_no_further_than_their_memory(images, monkeypatch):
     image = 3 * 16 * 16
     monkeypatch.setattr(loading, "AHEAD_BYTES", 40 * image)
     # 40 images of two workers, in messages of 4.
-    assert loading._chunks_ahead(SETTINGS, 2) == 5
+    assert loading._chunks_ahead([SETTINGS], 2) == 5
     monkeypatch.setattr(loading, "AHEAD_BYTES", 1)
-    assert loading._chunks_ahead(SETTINGS, 2) == 2
+    assert loading._chunks_ahead([SETTINGS], 2) == 2
     monkeypatch.setattr(loading, "AHEAD_BYTES", 10**9)
     monkeypatch.setattr(loading, "free_memory", lambda: 240 * image)
-    assert loading._chunks_ahead(SETTINGS, 1) == 6
+    assert loading._chunks_ahead([SETTINGS], 1) == 6
 
 
 def test_decoding_goes_on_while_nobody_takes(images, monkeypatch, tmp_path):

@@ -13,7 +13,7 @@ from data.reading import open_features, verify_store
 from extract.shards import fill
 
 OPTIONS = (
-    "--model", "test_efficientnet", "--weights", "random", "--image-size", "32",
+    "--model", "test_efficientnet", "--weights", "random",
     "--batch-size", "8", "--engine", "channels-last", "--jobs", "1",
 )  # fmt: skip
 
@@ -41,9 +41,9 @@ def images(tmp_path):
 @pytest.fixture
 def embed(call, images, features):
     def run(*more, into=features):
-        done = call(
-            *OPTIONS, "--dataset", images, "--features-dir", into, "--data-dir", images, *more
-        )
+        where = ("--dataset", images, "--features-dir", into, "--data-dir", images)
+        size = () if "--image-size" in more else ("--image-size", "32")
+        done = call(*OPTIONS, *size, *where, *more)
         assert done.code == 0, done.err
         return done
 
