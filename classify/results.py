@@ -357,7 +357,7 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def backbone_name(spec: dict[str, Any]) -> str:
-    """Name the backbone of a store as people do: model, then image size; ``A + B`` of a sum."""
+    """Name a store's backbone as people do: model, size, what of it; ``A + B`` of a sum."""
     if spec.get("parts"):
         return " + ".join(map(backbone_name, specs_of(spec)))
     model = spec.get("model") or {}
@@ -372,6 +372,10 @@ def backbone_name(spec: dict[str, Any]) -> str:
         size = "x".join(str(side) for side in size)
     if size is not None:
         name += f" {size} px"
+    if spec.get("pool", "default") != "default":
+        name += f", {spec['pool']}"
+    if spec.get("layer"):
+        name += f", layer {spec['layer']}"
     if has_random_weights(spec):
         name += ", random weights"
     return name

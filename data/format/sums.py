@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -141,16 +142,19 @@ def _array(
         raise StoreError(
             f"{header.path} needs {need:,.0f} MiB of memory, which is not free"
         ) from error
-    low = 0
-    for split, order in tables:
+
+    def fill(table: tuple[FeatureSplit, Order], columns: npt.NDArray[Any]) -> None:
+        split, order = table
         stored: Any = split.features
-        columns = array[:, low : low + stored.shape[1]]
-        low += stored.shape[1]
         places = None if order is None else np.argsort(order)
         for start, block in stored.blocks(split.ids, verify=verify):
             rows = slice(start, start + len(block))
             columns[rows if places is None else places[rows]] = block
         stored.close()
+
+    ends = itertools.accumulate(split.features.shape[1] for split, _ in tables)
+    with ThreadPoolExecutor(max_workers=4) as pool:  # digests leave Python's lock
+        list(pool.map(fill, tables, np.split(array, list(ends)[:-1], axis=1)))
     array.flags.writeable = False
     return array
 
