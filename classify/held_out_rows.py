@@ -48,9 +48,11 @@ class HeldOutRows:
         # One value of C for each problem is chosen too, where there is enough to choose it on.
         coding, self.loss = strategy_of(strategy).coding, strategy_of(strategy).loss
         self.per_problem = coding != "multinomial" and len(rows) >= FEWEST_JUDGES * n_classes
-        # The scale of margins is not that of logits, so that their log-loss falls with it: they are
-        # judged by the loss that is minimised.
-        self.by_margins = self.loss != "logistic"
+        # The scale of margins is not that of logits, so that their log-loss falls with it; and the
+        # sums of a code book are too sure of themselves, so that theirs rises far too soon. Both
+        # are judged by the loss that is minimised.
+        self.margins = self.loss != "logistic"
+        self.by_problems = self.margins or coding == "ecoc"
         # One-vs-one's answers are votes; what its probabilities cost more buys ties' log-loss.
         scores = len(rows) * n_heads(strategy, n_classes) if coding == "ovo" else 0
         self.every = max(1, -(-scores // COUPLED_NUMBERS))
@@ -68,7 +70,7 @@ class HeldOutRows:
             block = self.X.gather(self.rows[rows]) if is_source(self.X) else self.X[rows]
             weights = None if self.weights is None else self.weights[rows]
             some = slice(-step[0] % self.every, None, self.every)
-            with_sums = (self.per_problem or self.by_margins) and not apart
+            with_sums = (self.per_problem or self.by_problems) and not apart
             return self._judge(scores(block), self.labels[rows], weights, some, with_sums)
 
         right, of_truth = [], []
@@ -79,15 +81,15 @@ class HeldOutRows:
             right.append(part.right)
             of_truth.append(part.of_truth)
             sums = part.sums if sums is None or part.sums is None else sums + part.sums
-        if (self.per_problem or self.by_margins) and apart:
+        if (self.per_problem or self.by_problems) and apart:
             sums = sums_of_pairs(
                 self.X, head, self.labels, self.n_classes, self.pool, weights=self.weights,
                 loss=self.loss,
             )  # fmt: skip
         return Judged(np.concatenate(right), np.concatenate(of_truth), sums)
 
-    def margin_loss(self, judged: Judged) -> float:
-        """Return the mean loss of the problems' rows, where heads are judged by their margins."""
+    def mean_loss(self, judged: Judged) -> float:
+        """Return the mean loss of the problems' own rows, where heads are judged by that."""
         assert judged.sums is not None
         return float(judged.sums.loss.sum() / judged.sums.n_rows.sum())
 

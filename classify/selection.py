@@ -31,9 +31,9 @@ VALIDATION_FRACTION = 0.1
 C_GRID: npt.NDArray[np.float64] = np.logspace(-6, 5, 45)
 # After so many values in a row that make the validation log-loss worse, the path may end.
 PATIENCE = 8
-# Of margins the loss does not rise where classes are apart, but tends to that of the hard margin:
-# a value of C that lowers it by less than this share of it counts as one that makes it worse, and
-# so many of them in a row, a decade of the usual grid, end the path: these fits are the slowest.
+# Of margins the loss does not rise where classes are apart, but tends to that of the hard margin,
+# whose fits are the slowest: a value of C that does not lower the lowest by this share of it counts
+# as one that makes it worse, and so many of them in a row, a decade of the usual grid, are enough.
 LEAST_GAIN = 0.01
 MARGIN_PATIENCE = 4
 # Validation rows cannot tell apart what is nearer than this to the optimum.
@@ -100,9 +100,9 @@ def select_C(
     The path runs upwards from the strongest regularisation, each fit starting from where the last
     few point to. It ends early once the validation log-loss has risen for `PATIENCE` values in a
     row, unless `full_path`. The chosen value has the highest accuracy, then the lowest log-loss,
-    then the smallest C. For support vector machines the mean squared hinge loss of their problems
-    stands in place of the log-loss, and `MARGIN_PATIENCE` values that do not lower it by a
-    hundredth end the path.
+    then the smallest C. For support vector machines and code books the mean loss of their problems,
+    each on the rows of its own classes, stands in place of the log-loss; of support vector machines
+    `MARGIN_PATIENCE` values that do not lower it by a hundredth end the path.
 
     `X` (n_rows, n_features) may be a `data.format.stored_rows.StoredRows`, of which blocks of rows
     are read; `Selection.start` takes normalised rows. Settings are those of
@@ -139,7 +139,7 @@ def select_C(
         held_out = HeldOutRows(
             strategy, X, labels, held, len(classes), pool, sides.weights_of(held)
         )
-        patience = MARGIN_PATIENCE if held_out.by_margins else PATIENCE
+        patience = MARGIN_PATIENCE if held_out.margins else PATIENCE
         found = _follow_path(
             fitter, held_out, values, len(values) if full_path else patience, on_step
         )
@@ -248,9 +248,10 @@ def _follow_path(
             "converged": solution.converged,
         }
         losses.append(entry["log_loss"])
+        if held_out.by_problems:
+            losses[-1] = held_out.mean_loss(judged)
         worse = len(losses) > 1 and losses[-1] > losses[-2]
-        if held_out.by_margins:
-            losses[-1] = held_out.margin_loss(judged)
+        if held_out.margins:
             worse = losses[-1] > (1 - LEAST_GAIN) * min(losses[:-1], default=np.inf)
         rising = rising + 1 if worse else 0
         path.append(entry)
