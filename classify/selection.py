@@ -49,7 +49,7 @@ class Selection:
     # Of each value visited, in order: C, accuracy and log_loss on the held-out rows, n_iter, and
     # converged.
     path: list[dict[str, Any]]
-    not_visited: list[float]  # left out because the log-loss had kept rising
+    not_visited: list[float]  # left out because the loss had kept rising
     n_train: int
     n_validation: int
     start: Head = field(repr=False)  # the heads at the chosen value, where a refit may start
