@@ -9,35 +9,31 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import ProblemSums, decide, probabilities, problem_sums
+from classify.coding import ProblemSums
 from classify.estimator_base import as_features
-from classify.linear_head import Head, PairHead, PairScores, Scores
+from classify.held_out_rows import HeldOutRows
+from classify.linear_head import Head
 from classify.parameters import class_factors, row_weights
-from classify.scoring import one_by_one, score_steps, scorer, sums_of_pairs
 from classify.solver.backend import as_labels, choose_device, open_fitter
 from classify.solver.fit import plan
 from classify.solver.out_of_core import is_source
 from classify.solver.problems import n_heads
 from classify.solver.row_norms import Norm, normalized
-from classify.solver.strategies import strategy_of
-from classify.solver.threads import Workers, workers
-from classify.solver.tuning import COUPLED_NUMBERS, JUDGED_NUMBERS
+from classify.solver.threads import workers
+from classify.solver.tuning import JUDGED_NUMBERS
 from classify.warm_starts import RecentHeads
 from data.common.group_split import hold_out_groups
 from data.common.memory import default_memory
 
 # Share of each class's rows that C is chosen on.
 VALIDATION_FRACTION = 0.1
-# Held-out rows for each class, below which no problem gets a C of its own: one row or none of a
-# class would choose it.
-FEWEST_JUDGES = 2
 # SimCLR's, BYOL's and DINO's grid for linear evaluation.
 C_GRID: npt.NDArray[np.float64] = np.logspace(-6, 5, 45)
 # After so many values in a row that make the validation log-loss worse, the path may end.
 PATIENCE = 8
-# Of margins the loss does not rise where classes are apart, but tends to that of the hard margin:
-# a value of C that lowers it by less than this share of it counts as one that makes it worse, and
-# so many of them in a row, a decade of the usual grid, end the path: these fits are the slowest.
+# Of margins the loss does not rise where classes are apart, but tends to that of the hard margin,
+# whose fits are the slowest: a value of C that does not lower the lowest by this share of it counts
+# as one that makes it worse, and so many of them in a row, a decade of the usual grid, are enough.
 LEAST_GAIN = 0.01
 MARGIN_PATIENCE = 4
 # Validation rows cannot tell apart what is nearer than this to the optimum.
@@ -53,7 +49,7 @@ class Selection:
     # Of each value visited, in order: C, accuracy and log_loss on the held-out rows, n_iter, and
     # converged.
     path: list[dict[str, Any]]
-    not_visited: list[float]  # left out because the log-loss had kept rising
+    not_visited: list[float]  # left out because the loss had kept rising
     n_train: int
     n_validation: int
     start: Head = field(repr=False)  # the heads at the chosen value, where a refit may start
@@ -62,96 +58,6 @@ class Selection:
     # (n_heads,): chosen for each binary problem by the same rule on the held-out rows of its own
     # classes; None for the multinomial, which is one problem, and where these rows are too few.
     per_problem_c: npt.NDArray[np.float64] | None = field(repr=False)
-
-
-class _Judged(NamedTuple):
-    right: npt.NDArray[np.bool_]  # (n_rows,): whether the answer is right
-    # (n_coupled,): how probable the truth was held, of the rows whose probabilities were made.
-    of_truth: npt.NDArray[np.float64]
-    sums: ProblemSums | None  # where each problem is judged
-
-
-class _HeldOut:
-    """The rows that a path is judged on: in memory, or read block by block."""
-
-    def __init__(
-        self,
-        strategy: str,
-        X: Any,
-        labels: npt.NDArray[np.intp],
-        rows: npt.NDArray[np.intp],
-        n_classes: int,
-        pool: Workers,
-        weights: npt.NDArray[np.float64] | None = None,
-    ) -> None:
-        self.strategy, self.n_classes, self.pool = strategy, n_classes, pool
-        self.weights = weights  # (n_held,)
-        # One value of C for each problem is chosen too, where there is enough to choose it on.
-        coding, self.loss = strategy_of(strategy).coding, strategy_of(strategy).loss
-        self.per_problem = coding != "multinomial" and len(rows) >= FEWEST_JUDGES * n_classes
-        # The scale of margins is not that of logits, so that their log-loss falls with it: they are
-        # judged by the loss that is minimised.
-        self.by_margins = self.loss != "logistic"
-        self.patience = MARGIN_PATIENCE if self.by_margins else PATIENCE
-        # One-vs-one's answers are votes; what its probabilities cost more buys ties' log-loss.
-        scores = len(rows) * n_heads(strategy, n_classes) if coding == "ovo" else 0
-        self.every = max(1, -(-scores // COUPLED_NUMBERS))
-        self.labels, self.rows = labels[rows], rows
-        self.X = X if is_source(X) else X[rows]
-
-    def judge(self, head: Head) -> _Judged:
-        """Judge heads by the rows, in blocks."""
-        scores = scorer(head, self.X.dtype)
-        # Where a head scores rows class by class, each pair is judged on its own rows alone.
-        apart = isinstance(head, PairHead)
-
-        def work(step: tuple[int, int]) -> _Judged:
-            rows = slice(*step)
-            block = self.X.gather(self.rows[rows]) if is_source(self.X) else self.X[rows]
-            weights = None if self.weights is None else self.weights[rows]
-            some = slice(-step[0] % self.every, None, self.every)
-            with_sums = (self.per_problem or self.by_margins) and not apart
-            return self._judge(scores(block), self.labels[rows], weights, some, with_sums)
-
-        right, of_truth = [], []
-        sums: ProblemSums | None = None
-        # Sums of many pairs are large: one at a time.
-        steps = score_steps(self.X, len(self.rows), head)
-        for part in map(work, steps) if one_by_one(head) else self.pool.stream(work, steps):
-            right.append(part.right)
-            of_truth.append(part.of_truth)
-            sums = part.sums if sums is None or part.sums is None else sums + part.sums
-        if (self.per_problem or self.by_margins) and apart:
-            sums = sums_of_pairs(
-                self.X, head, self.labels, self.n_classes, self.pool, weights=self.weights,
-                loss=self.loss,
-            )  # fmt: skip
-        return _Judged(np.concatenate(right), np.concatenate(of_truth), sums)
-
-    def mean(self, values: npt.NDArray[Any]) -> float:
-        """Average a number of each row, or of each of the rows that were coupled, by weights."""
-        if self.weights is None:
-            return float(values.mean())
-        weights = self.weights if len(values) == len(self.rows) else self.weights[:: self.every]
-        return float(np.average(values, weights=weights))
-
-    def _judge(
-        self,
-        scores: Scores,
-        labels: npt.NDArray[np.intp],
-        weights: npt.NDArray[np.float64] | None,
-        some: slice,
-        with_sums: bool,
-    ) -> _Judged:
-        """Judge a block of rows, and `some` of them by their probabilities."""
-        k = self.n_classes
-        right = decide(self.strategy, scores, k) == labels
-        chance = probabilities(self.strategy, scores[some], k)
-        own = labels[some]
-        sums = None
-        if with_sums and not isinstance(scores, PairScores):
-            sums = problem_sums(self.strategy, scores, labels, k, weights)
-        return _Judged(right, chance[np.arange(len(own)), own], sums)
 
 
 def choose_per_problem_c(
@@ -194,9 +100,9 @@ def select_C(
     The path runs upwards from the strongest regularisation, each fit starting from where the last
     few point to. It ends early once the validation log-loss has risen for `PATIENCE` values in a
     row, unless `full_path`. The chosen value has the highest accuracy, then the lowest log-loss,
-    then the smallest C. For support vector machines the mean squared hinge loss of their problems
-    stands in place of the log-loss, and `MARGIN_PATIENCE` values that do not lower it by a
-    hundredth end the path.
+    then the smallest C. For support vector machines and code books the mean loss of their problems,
+    each on the rows of its own classes, stands in place of the log-loss; of support vector machines
+    `MARGIN_PATIENCE` values that do not lower it by a hundredth end the path.
 
     `X` (n_rows, n_features) may be a `data.format.stored_rows.StoredRows`, of which blocks of rows
     are read; `Selection.start` takes normalised rows. Settings are those of
@@ -230,9 +136,12 @@ def select_C(
             standardize=standardize, rows=train, memory_plan=layout, fit_intercept=fit_intercept,
             sample_weight=sides.train_weight,
         )  # fmt: skip
-        held_out = _HeldOut(strategy, X, labels, held, len(classes), pool, sides.weights_of(held))
+        held_out = HeldOutRows(
+            strategy, X, labels, held, len(classes), pool, sides.weights_of(held)
+        )
+        patience = MARGIN_PATIENCE if held_out.margins else PATIENCE
         found = _follow_path(
-            fitter, held_out, values, len(values) if full_path else held_out.patience, on_step
+            fitter, held_out, values, len(values) if full_path else patience, on_step
         )
     return Selection(
         C=found.C,
@@ -311,7 +220,7 @@ class _Path(NamedTuple):
 
 def _follow_path(
     fitter: Any,
-    held_out: _HeldOut,
+    held_out: HeldOutRows,
     values: npt.NDArray[np.float64],
     patience: int,
     on_step: Callable[[dict[str, Any]], None] | None,
@@ -339,9 +248,10 @@ def _follow_path(
             "converged": solution.converged,
         }
         losses.append(entry["log_loss"])
+        if held_out.by_problems:
+            losses[-1] = held_out.mean_loss(judged)
         worse = len(losses) > 1 and losses[-1] > losses[-2]
-        if held_out.by_margins and judged.sums is not None:
-            losses[-1] = float(judged.sums.loss.sum() / judged.sums.n_rows.sum())
+        if held_out.margins:
             worse = losses[-1] > (1 - LEAST_GAIN) * min(losses[:-1], default=np.inf)
         rising = rising + 1 if worse else 0
         path.append(entry)

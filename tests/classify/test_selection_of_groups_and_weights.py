@@ -129,7 +129,7 @@ def test_problems_judged_with_weights_are_rows_repeated():
 def test_some_rows_judge_the_log_loss_with_their_own_weights(rows, monkeypatch):
     X, y, weight = rows
     whole = select_C("ovo", X, y, grid=GRID, sample_weight=weight, full_path=True)
-    monkeypatch.setattr("classify.selection.COUPLED_NUMBERS", 3 * 20)  # every third row or so
+    monkeypatch.setattr("classify.held_out_rows.COUPLED_NUMBERS", 3 * 20)  # every third row or so
     some = select_C("ovo", X, y, grid=GRID, sample_weight=weight, full_path=True)
     judged = whole.held[:: -(-3 * len(whole.held) // 60)]
     assert len(judged) < len(whole.held)

@@ -135,12 +135,37 @@ def test_margins_are_no_probabilities(estimator):
     assert not hasattr(estimator(), "predict_proba")
 
 
-@pytest.mark.parametrize("strategy", ["svm-ovr", "svm-ovo"])
+def hinge(model, X, y):
+    """The mean squared hinge loss of all problems, each on the rows of its own classes."""
+    scores, losses = X @ model.coef_.T + model.intercept_, []
+    pairs = class_pairs(len(model.classes_)) if isinstance(model, OneVsOneSVM) else None
+    for i, each in enumerate(scores.T):
+        mine = np.ones(len(y), bool) if pairs is None else np.isin(y, pairs[i])
+        side = np.where(y == (i if pairs is None else pairs[i, 1]), 1, -1)
+        losses += [max(0, 1 - s * f) ** 2 for s, f in zip(side[mine], each[mine], strict=True)]
+    return np.mean(losses)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "estimator"), [("svm-ovr", OneVsRestSVM), ("svm-ovo", OneVsOneSVM)]
+)
 @pytest.mark.parametrize("device", ["cpu", "torch-cpu"])
-def test_a_path_chooses_C_by_accuracy_then_log_loss(strategy, device):
+def test_a_path_chooses_C_by_accuracy_then_by_the_loss(strategy, estimator, device):
     X, y = blobs(400, 6, seed=5)
     chosen = select_C(strategy, X, y, grid=[1e-4, 1e-2, 1.0, 30.0], full_path=True, device=device)
     assert all(step["converged"] for step in chosen.path)
-    best = min(chosen.path, key=lambda step: (-step["accuracy"], step["log_loss"], step["C"]))
-    assert best["C"] == chosen.C
+    train, merits = np.setdiff1d(np.arange(len(X)), chosen.held), []
+    for step in chosen.path:
+        model = estimator(step["C"], standardize=True).fit(X[train], y[train])
+        held = X[chosen.held], y[chosen.held]
+        assert model.score(*held) == pytest.approx(step["accuracy"], abs=0.03)
+        merits.append((-step["accuracy"], hinge(model, *held), step["C"]))
+    assert min(merits)[2] == chosen.C
     assert len(chosen.per_problem_c) == len(chosen.start.coef)
+
+
+def test_a_path_ends_where_classes_are_apart():
+    X, y = blobs(300, 40, 3, seed=1)
+    path = select_C("svm-ovo", 3 * X, y).path
+    assert path[-1]["C"] < 1e3
+    assert path[-1]["log_loss"] < path[0]["log_loss"]

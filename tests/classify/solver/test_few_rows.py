@@ -7,7 +7,13 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsOneClassifier, OneVsRestClassifier
 
-from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic, selection
+from classify import (
+    MultinomialLogistic,
+    OneVsOneLogistic,
+    OneVsRestLogistic,
+    held_out_rows,
+    selection,
+)
 from classify.coding import decide, probabilities, problem_sums, votes_and_margins
 from classify.linear_head import LinearHead, PairHead, SpanHead, blended, pairs_of
 from classify.scoring import sums_of_pairs
@@ -205,8 +211,8 @@ def test_one_held_out_row_of_a_class_chooses_no_c_of_its_own(strategy):
 def test_some_rows_of_very_many_scores_judge_the_log_loss(monkeypatch):
     X, y, _ = few([10] * 12, 100, dtype=np.float32)
     whole = select_C("ovo", X, y, grid=[0.001, 1], n_jobs=1)
-    monkeypatch.setattr(selection, "COUPLED_NUMBERS", 66 * 4)
-    monkeypatch.setattr(selection, "score_steps", lambda X, n, head: [(0, 5), (5, 7), (7, n)])
+    monkeypatch.setattr(held_out_rows, "COUPLED_NUMBERS", 66 * 4)
+    monkeypatch.setattr(held_out_rows, "score_steps", lambda X, n, head: [(0, 5), (5, 7), (7, n)])
     some = select_C("ovo", X, y, grid=[0.001, 1], n_jobs=1)
     held, k = whole.held, 12
     assert len(held) == 12
