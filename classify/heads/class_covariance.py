@@ -21,12 +21,24 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.heads.interface import Floats, RowSet
-from classify.heads.moments import SHIFT_ROWS, block_rows, in_double, scale_of, units_of
+from classify.heads.moments import (
+    SHIFT_ROWS,
+    Units,
+    block_rows,
+    in_double,
+    scale_of,
+    units_of,
+)
 from classify.solver.design import NOT_FINITE
 from classify.solver.threads import Workers
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.intp]
+
+# Rows of a large class that are kept until its deviations are known, instead of being read again.
+KEPT_BYTES = 32 << 20
+# Rows of a covariance that stay in a core's own cache from one step to the next.
+STRIP = 32
 
 
 class ClassCovariance(NamedTuple):
@@ -78,8 +90,13 @@ def _add_up(rows: RowSet, pool: Workers, double: bool) -> ClassCovariance:
 
     for part in pool.stream(work, _groups(rows, dtype)):
         means[part.classes], shrinkages[part.classes] = part.means, part.shrinkages
-        pooled += part.scatter
-        shrunk += part.scatter * part.shrunk if isinstance(part.shrunk, float) else part.shrunk
+        for low in range(0, d, STRIP):
+            strip = slice(low, low + STRIP)
+            pooled[strip] += part.scatter[strip]
+            if isinstance(part.shrunk, float):
+                shrunk[strip] += part.scatter[strip] * part.shrunk
+            else:
+                shrunk[strip] += part.shrunk[strip]
         diagonal += part.diagonal
     total = weight.sum()
     pooled /= total
@@ -119,38 +136,51 @@ def _shrinkage(norm: float, fourth: float, weight: float, diagonal: Array) -> tu
 
 
 def _large(rows: RowSet, dtype: np.dtype[np.floating]) -> _Part:
-    """Sum up one class block by block."""
+    """Sum up one class block by block; its rows are kept for a second look where they are few."""
     d = rows.n_features
-    step = block_rows(d, dtype.itemsize)
     weights = np.ones(len(rows)) if rows.weights is None else rows.weights
     total = float(weights.sum())
     scatter, sums = np.zeros((d, d)), np.zeros(d)
-    units = None
-    for where, block in rows.blocks(step):
+    units: Units | None = None
+    few = len(rows) * d * dtype.itemsize <= KEPT_BYTES
+    kept: list[tuple[slice, Floats]] = []
+    for where, block in rows.blocks(_even_rows(rows, dtype)):
         units = units or units_of(block[:SHIFT_ROWS])._replace(factor=None)
         table = units.apply(block, dtype)
         sums += weights[where].astype(dtype) @ table
-        _weigh(table, None if rows.weights is None else weights[where])
+        kept += [(where, table)] if few else []
+        if rows.weights is not None:
+            table = table * np.sqrt(weights[where]).astype(dtype)[:, None]
         scatter += table.T @ table
     assert units is not None
     offset = sums / total
-    scatter -= np.outer(total * offset, offset)
+    for low in range(0, d, STRIP):
+        scatter[low : low + STRIP] -= (total * offset[low : low + STRIP, None]) * offset
     mean = units.shift + offset
     variance = np.maximum(np.diag(scatter), 0) / total
     scale = scale_of(variance, mean)
     inverse = 1 / scale**2
-    norm = float(inverse @ np.square(scatter) @ inverse)
-    fourth, close, by = 0.0, offset.astype(dtype), inverse.astype(dtype)
-    for where, block in rows.blocks(step):
-        table = units.apply(block, dtype) - close
-        norms = np.square(table, out=table) @ by
+    norm = 0.0
+    for low in range(0, d, STRIP):
+        norm += float(
+            inverse[low : low + STRIP] @ (np.square(scatter[low : low + STRIP]) @ inverse)
+        )
+    fourth, by = 0.0, inverse.astype(dtype)
+    close, between = offset.astype(dtype), float(offset**2 @ inverse)
+    again = rows.blocks(_even_rows(rows, dtype))
+    for where, table in kept or ((part, units.apply(block, dtype)) for part, block in again):
+        cross = table @ (close * by)  # the offset is small beside the deviations
+        norms = np.square(table, out=table) @ by - 2 * cross + between
         fourth += float(weights[where] @ norms.astype(np.float64) ** 2)
     share, mu = _shrinkage(norm, fourth, total, variance * inverse)
-    classes = rows.labels[:1]
-    means = mean[None]
-    return _Part(
-        classes, means, np.array([share]), scatter, 1 - share, total * share * mu * scale**2
-    )
+    diagonal = total * share * mu * scale**2
+    return _Part(rows.labels[:1], mean[None], np.array([share]), scatter, 1 - share, diagonal)
+
+
+def _even_rows(rows: RowSet, dtype: np.dtype[np.floating]) -> int:
+    """Cut a class into blocks of about as many rows each."""
+    n_blocks = -(-len(rows) // block_rows(rows.n_features, dtype.itemsize))
+    return -(-len(rows) // n_blocks)
 
 
 def _small(rows: RowSet, dtype: np.dtype[np.floating]) -> _Part:

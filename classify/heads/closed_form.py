@@ -48,7 +48,8 @@ def solve_shifted(
             factor = np.linalg.cholesky(shifted)
         except np.linalg.LinAlgError:
             return None
-        found: Array = linalg.cho_solve((factor, True), right, check_finite=False)
+        # Transposed it lies as LAPACK wants it.
+        found: Array = linalg.cho_solve((factor.T, False), right, check_finite=False)
         return found
 
     if len(shifts) < MANY_SHIFTS:

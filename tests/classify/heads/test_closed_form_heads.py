@@ -8,7 +8,7 @@ import pytest
 from clusters_for_tests import CONTEXT, clusters, row_set
 from rows_for_tests import Rows
 
-from classify.heads import moments, nearest_mean, neighbours
+from classify.heads import class_covariance, moments, nearest_mean, neighbours
 from classify.heads.interface import FitContext, RowSet
 from classify.heads.knn import FILE_COPIES
 from classify.heads.registry import head_kind
@@ -188,6 +188,7 @@ def test_numbers_that_are_not_finite_are_refused(name, setting):
 def test_a_fit_takes_no_more_memory_than_it_says(name, n, d, n_classes, monkeypatch):
     monkeypatch.setattr(moments, "BLOCK_BYTES", 1 << 17)
     monkeypatch.setattr(nearest_mean, "NORM_NUMBERS", 1 << 13)
+    monkeypatch.setattr(class_covariance, "KEPT_BYTES", 1 << 18)
     monkeypatch.setattr(neighbours, "QUERIES", 32)
     kind = head_kind(name)
     X, y = clusters(n, d, n_classes, dtype=np.float32)

@@ -29,10 +29,18 @@ def log_softmax(scores):
     return scores - logsumexp(scores, axis=1, keepdims=True)
 
 
-@pytest.fixture(params=["blocks of many classes", "a class in many blocks"])
+@pytest.fixture(
+    params=[
+        "blocks of many classes",
+        "a class in many blocks",
+        "a class in many blocks, read twice",
+    ]
+)
 def small_blocks(request, monkeypatch):
     """Have classes that share a block, and such that have several."""
-    if request.param == "a class in many blocks":
+    if request.param == "a class in many blocks, read twice":
+        monkeypatch.setattr(module, "KEPT_BYTES", 0)
+    if request.param.startswith("a class in many blocks"):
         monkeypatch.setattr(moments, "FEWEST_ROWS", 16)
         monkeypatch.setattr(moments, "MOST_ROWS", 16)
 
