@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from classify.heads.registry import distinct
-from classify.report.figures.binary import judged_heads
+from classify.report.figures.binary import drawn_heads, judged_heads
 from classify.report.pages import cost_ends, cost_text, ends
 from classify.wording import display_name, points, upper_first
 
@@ -21,7 +21,7 @@ _WHY = {
 
 def two_classes(results: Mapping[str, Any]) -> dict[str, Any] | None:
     """Prepare what the section on two classes shows; None where there are not two."""
-    heads = judged_heads(results)
+    heads = drawn_heads(results)
     if not heads:
         return None
     names, first = results["class_names"], next(iter(heads.values()))
@@ -32,6 +32,7 @@ def two_classes(results: Mapping[str, Any]) -> dict[str, Any] | None:
         "positive": positive,
         "negative": negative,
         "heads": heads,
+        "every": judged_heads(results),
         "first": first,
         "alike": n_same > 0,
         "drawn": "groups, whole," if _grouped(results) else "images of each class",
@@ -90,7 +91,7 @@ def cost_sentence(results: Mapping[str, Any], name: str) -> str:
 def terminal_lines(results: Mapping[str, Any]) -> list[str]:
     """Say in a line a head how it ranks, and what it costs."""
     told, names = [], results["class_names"]
-    for name, binary in judged_heads(results).items():
+    for name, binary in drawn_heads(results).items():
         pair = f"{names[binary['positive']]} against {names[binary['negative']]}"
         told.append(
             f"{upper_first(display_name(name))}, {pair}: area under the ROC curve "

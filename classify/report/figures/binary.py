@@ -27,19 +27,22 @@ BANDS = 3
 
 
 def judged_heads(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is known of the heads that a page shows, one of each problem, by name."""
+    """Return what is known of the heads of two classes, one of each problem, by name."""
     strategies = results["strategies"]
     judged = {name: entry for name, entry in strategies.items() if entry.get("binary")}
-    kept = distinct(judged, 2)
-    return {
-        name: strategies[name]["binary"]
-        for name in shown_heads({name: strategies[name] for name in kept})
-    }
+    return {name: judged[name]["binary"] for name in distinct(judged, 2)}
+
+
+def drawn_heads(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of them that a page draws, and whose thresholds it lists."""
+    judged = judged_heads(results)
+    shown = shown_heads({name: results["strategies"][name] for name in judged})
+    return {name: judged[name] for name in shown}
 
 
 def draw(results: Mapping[str, Any]) -> dict[str, str]:
     """Draw the figures of this section."""
-    heads, names = judged_heads(results), results["class_names"]
+    heads, names = drawn_heads(results), results["class_names"]
     if not heads:
         return {}
     first = next(iter(heads.values()))

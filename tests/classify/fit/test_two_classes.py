@@ -58,7 +58,7 @@ def test_heads_that_were_named_are_all_fitted_and_one_is_shown(made):
     assert results["one_problem"] and results["verdict"].startswith("With two classes, OvO and OvR")
     page = (folder / "report.md").read_text("utf-8")
     assert page.count("OvO on the test images") == 1 and "OvR on the test images" not in page
-    assert "the same head, shown once" in page
+    assert "then the same head, shown once" in page
 
 
 def test_the_numbers_are_of_calibrated_probabilities_of_the_test_rows(made):
