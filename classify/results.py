@@ -372,13 +372,20 @@ def backbone_name(spec: dict[str, Any]) -> str:
         size = "x".join(str(side) for side in size)
     if size is not None:
         name += f" {size} px"
-    if spec.get("pool", "default") != "default":
-        name += f", {spec['pool']}"
-    if spec.get("layer"):
-        name += f", layer {spec['layer']}"
+    name += _feature_words(spec)
     if has_random_weights(spec):
         name += ", random weights"
     return name
+
+
+def _feature_words(spec: Mapping[str, Any]) -> str:
+    """Say which of a network's features they are; nothing of those that its own head takes."""
+    pool, layer = str(spec.get("pool", "default")), spec.get("layer")
+    words = [] if pool == "default" else [pool]
+    if layer is not None:
+        last = str(layer).removeprefix("last")
+        words.append(f"layer {layer}" if last == layer else f"last {last} layers")
+    return f", {' of '.join(words)}" if words else ""
 
 
 def dataset_name(results: Mapping[str, Any]) -> str:

@@ -117,7 +117,7 @@ def _compute(jobs: Sequence[Job], crew: Crew | None, done: set[str]) -> None:
             _fill(passes, crew, costs)
             break
         except OutOfMemoryError as error:
-            [number] = [i for i, (job, _) in enumerate(passes) if job is error.job]
+            number = next((i for i, (job, _) in enumerate(passes) if job is error.job), 0)
             job, plan = passes[number]
             fixed = job.options.batch_size is not None or job.taken is not None
             if fixed or plan.batch_size == 1:

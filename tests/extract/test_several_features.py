@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import Counter
 
@@ -123,6 +124,22 @@ def test_a_store_without_a_layer_is_as_it_was_before_there_were_any(run):
     assert "features" not in header.provenance
 
 
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"pool": "default"}, "vit 32 px"),
+        ({"pool": "max"}, "vit 32 px, max"),
+        ({"pool": "default", "layer": "-2"}, "vit 32 px, layer -2"),
+        ({"pool": "token+avg", "layer": "last4"}, "vit 32 px, token+avg of last 4 layers"),
+    ],
+)
+def test_reports_tell_siblings_apart(choice, words):
+    from classify.results import backbone_name
+
+    spec = {"model": {"name": "vit"}, "preprocessing": {"image_size": 32}, **choice}
+    assert backbone_name(spec) == words
+
+
 def test_the_same_twice_is_written_once_and_said(run, batches):
     done = run("--pool", "max", "--pool", "max", "--image-size", "32", "--image-size", "32x32")
     assert len(done.paths) == 1 and "the same twice" in done.err
@@ -226,9 +243,9 @@ def test_short_memory_halves_the_batches_of_all(run, monkeypatch):
 @pytest.mark.parametrize("decode", ["exact", "fast"])
 def test_sizes_share_the_decoding_and_nothing_else(run, photos, decode, tmp_path):
     more = (*photos, "--pool", "default", "--pool", "avg", "--decode", decode, "--batch-size", "4")
-    done = run(*more, "--image-size", "32", "--image-size", "48x32", "--image-size", "96")
-    assert len(done.paths) == 6
-    for size, paths in zip(("32", "48x32", "96"), np.reshape(done.paths, (3, 2)), strict=True):
+    done = run(*more, "--image-size", "48x32", "--image-size", "96")
+    assert len(done.paths) == 4
+    for size, paths in zip(("48x32", "96"), np.reshape(done.paths, (2, 2)), strict=True):
         alone = run(*more, "--image-size", size, into=f"alone-{size}")
         assert [content(p) for p in paths] == [content(p) for p in alone.paths], size
 
@@ -374,6 +391,54 @@ def test_verify_finds_rows_of_another_feature(run, call, tmp_path, monkeypatch):
     path = run("--pool", "max").path
     done = call("verify", path)
     assert done.code == 2 and "are not what this backbone gives" in done.err
+
+
+@pytest.mark.parametrize(
+    ("model", "engine"),
+    [
+        ("test_vit", "openvino"),
+        *(("mobilenetv3_small_050", name) for name in ("channels-last", "folded", "openvino")),
+    ],
+)
+def test_every_engine_gives_all_features(model, engine):
+    """Heads that have a convolution after the pooling among them."""
+    import torch
+
+    from extract.engines.build import build, check_rows
+    from extract.model.backbone import BackboneRequest, load_backbone
+    from extract.model.features.choice import choices_of
+
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    token = " token token+avg@last2" if model == "test_vit" else ""
+    made = load_backbone(BackboneRequest(model, "random", image_size=64))
+    made = made.giving(choices_of(f"default avg max avg@-2 max@last2{token}"))
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    device = torch.device("cpu")
+    with torch.inference_mode():
+        plain = build("torch", made, device, "fp32", 4)(images).numpy()
+        rows = build(engine, made, device, "fp32", 4)(images).numpy()
+    for choice in made.choices:
+        check_rows(rows[:, made.columns(choice)], plain[:, made.columns(choice)], "fp32")
+
+
+@pytest.mark.slow
+def test_a_compiled_network_gives_all_features():
+    import torch
+
+    from extract.engines.build import build, check_rows, why_not
+    from extract.model.backbone import BackboneRequest, load_backbone
+    from extract.model.features.choice import choices_of
+
+    device = torch.device("cpu")
+    if not os.environ.get("ICEBOX_FAULTS") or why_not("compiled", device, "fp32"):
+        pytest.skip("make faults, with a compiler")
+    made = load_backbone(BackboneRequest("test_vit", "random", image_size=64))
+    made = made.giving(choices_of("default avg token+avg@last4 max@-2"))
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        plain = build("torch", made, device, "fp32", 4)(images).numpy()
+        check_rows(build("compiled", made, device, "fp32", 4)(images).numpy(), plain, "fp32")
 
 
 def test_embed_takes_one(tmp_path):
