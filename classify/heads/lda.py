@@ -26,6 +26,9 @@ from classify.solver.threads import Workers, workers
 Array = npt.NDArray[np.float64]
 
 LEDOIT_WOLF = "ledoit-wolf"
+# A feature's variance within classes, of that of all rows, below which classes are read one by one:
+# the difference of sums that were made in float32 would have few digits.
+CANCELLED = 1e-3
 SHRINKAGES = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.001)
 
 
@@ -39,10 +42,11 @@ class Lda(ClosedFormKind):
     def fit(self, rows: RowSet, setting: Setting, context: FitContext) -> TrainedHead:
         """Fit one shrinkage."""
         with workers(_threads(rows, context)) as pool:
-            if setting["shrinkage"] == LEDOIT_WOLF:
-                classes = _Classes.of_covariance(class_covariance(rows, pool))
-            else:
+            classes = None
+            if setting["shrinkage"] != LEDOIT_WOLF:
                 classes = _Classes.of_moments(moments_of(rows, pool))
+            if classes is None:
+                classes = _Classes.of_covariance(class_covariance(rows, pool))
             return classes.heads([setting], pool)[0]
 
     def path(
@@ -90,15 +94,14 @@ class _Classes:
         return cls(found.class_weights, found.class_means, found.pooled, found.shrunk)
 
     @classmethod
-    def of_moments(cls, found: Moments) -> _Classes:
+    def of_moments(cls, found: Moments) -> _Classes | None:
+        """Take the scatter of means off that of all rows; None where too few digits are left."""
         root = np.sqrt(found.class_weights)[:, None] * found.between
         pooled = found.scatter
         pooled -= root.T @ root
         pooled /= found.total
-        # Rounding of the difference is no variance.
-        least = 10 * np.finfo(np.float64).eps * float(np.sum(found.variance))
-        if np.trace(pooled) <= least:
-            pooled[:] = 0
+        if np.any(np.diag(pooled) < CANCELLED * found.variance):
+            return None
         return cls(found.class_weights, found.class_means, pooled, None)
 
     def heads(self, grid: Sequence[Setting], pool: Workers) -> list[TrainedHead]:

@@ -80,6 +80,17 @@ def test_rows_that_are_alike_within_classes_are_told_apart_by_their_means():
         np.testing.assert_array_equal(answers.values.argmax(axis=1), y)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_copies_of_one_row_a_class_leave_no_covariance(dtype):
+    centres = np.random.default_rng(0).normal(size=(3, 7)).astype(dtype)
+    y = np.arange(600) % 3
+    rows = row_set(centres[y], y)
+    answers = [KIND.fit(rows, setting, CONTEXT).answers(centres) for setting in KIND.grid(rows)]
+    for found in answers:
+        np.testing.assert_allclose(found.values, answers[0].values, rtol=1e-5)
+        np.testing.assert_array_equal(found.values.argmax(axis=1), [0, 1, 2])
+
+
 def test_the_module_cuts_groups_by_blocks(monkeypatch):
     monkeypatch.setattr(moments, "FEWEST_ROWS", 20)
     monkeypatch.setattr(moments, "MOST_ROWS", 20)
