@@ -66,8 +66,10 @@ def embed(
         What labels that are numbers stand for, from 0 on. By default ``dataset.classes``, where it
         has them, and else the numbers.
     model : str, optional
-        A model of timm, ``hf-hub:OWNER/NAME``, ``local-dir:FOLDER``, or ``pixels`` for none; by
-        default that of the command line, at its size, or of ``weights="bundled"``.
+        A model of timm, ``hf-hub:OWNER/NAME``, ``local-dir:FOLDER``, ``open_clip:NAME/TAG``,
+        ``transformers:NAME_OR_FOLDER``, ``package.module:factory`` for code of the user's own, or
+        ``pixels`` for none; by default that of the command line, at its size, or of
+        ``weights="bundled"``.
     weights : str or path
         ``hub``, ``bundled``, ``random``, or a file of weights.
     features_dir : str or path

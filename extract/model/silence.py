@@ -18,7 +18,12 @@ _saved: dict[str, tuple[int, int]] = {}  # name -> level before, blocks that run
 
 @contextmanager
 def silenced(*names: str, warnings: bool = True) -> Iterator[None]:
-    """Let these loggers say nothing but errors, and nobody warn, for a while."""
+    """Let these loggers say nothing but errors, and nobody warn, for a while.
+
+    What speaks through the logger named root gives it a handler, by which every library would be
+    heard from then on; it is taken away.
+    """
+    handlers = list(logging.root.handlers)
     for name in names:
         _enter(name)
     try:
@@ -27,6 +32,9 @@ def silenced(*names: str, warnings: bool = True) -> Iterator[None]:
     finally:
         for name in names:
             _leave(name)
+        if "root" in names:
+            for handler in [one for one in logging.root.handlers if one not in handlers]:
+                logging.root.removeHandler(handler)
 
 
 @contextmanager

@@ -175,7 +175,12 @@ def hub_weights(name: str, config: Mapping[str, Any]) -> Weights:
 def hub_file(name: str, repository: str, filename: str) -> Path | None:
     """Find a file of a repository in the local cache, or fetch it."""
     import huggingface_hub
-    from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     repository, _, revision = repository.partition("@")
     cached = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision or None)
@@ -192,6 +197,16 @@ def hub_file(name: str, repository: str, filename: str) -> Path | None:
         raise _hub_error(name, error) from error
     except EntryNotFoundError:
         return None
+    except GatedRepoError as error:
+        raise UserError(
+            f"--model {name}: the repository {repository} is gated; ask for access on its page, "
+            "log in with hf auth login (or set HF_TOKEN), and run the same command again"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"--model {name}: the hub has no repository {repository}, or it is private; mend the "
+            "name, or log in with hf auth login (or set HF_TOKEN)"
+        ) from error
     except Exception as error:  # the hub's client raises those of several HTTP libraries
         raise _hub_error(name, error) from error
 

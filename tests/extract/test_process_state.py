@@ -192,3 +192,14 @@ def test_both_stages_count_memory_in_the_same_unit(small, monkeypatch):
     done = small()
     assert read_header(done.path).provenance["peak_memory_mb"] == 3072.0
     assert "peak memory 3,072 MB" in done.err
+
+
+def test_a_library_that_speaks_through_the_root_logger_leaves_no_handler(monkeypatch):
+    """open_clip calls `logging.info`, which makes every library heard from then on."""
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    before = root.level
+    with silenced("root"):
+        logging.info("resizing")
+        assert root.handlers, "or there is nothing to take away"
+    assert root.handlers == [] and root.level == before

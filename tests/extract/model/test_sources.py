@@ -179,6 +179,25 @@ def test_a_folder_that_timm_has_not_written(call, refused, tmp_path, name):
     refused(done, "config.json", message)
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [("GatedRepoError", "me/closed is gated"), ("RepositoryNotFoundError", "no repository me/clo")],
+)
+def test_a_repository_that_is_closed(call, refused, tmp_path, monkeypatch, error, said):
+    import huggingface_hub
+
+    from extract.model import weights
+
+    def refuse(*_, **__):
+        kind = getattr(huggingface_hub.errors, error)
+        raise kind.__new__(kind)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    monkeypatch.setattr(weights, "_check_reachable", lambda *_: None)
+    done = call(*JOB, "--model", "hf-hub:me/closed", "--features-dir", tmp_path / "f")
+    refused(done, "--model hf-hub:me/closed", said, "hf auth login (or set HF_TOKEN)")
+
+
 def test_a_folder_without_weights(call, refused, tmp_path):
     save(tmp_path / "m")
     (tmp_path / "m/model.safetensors").unlink()
