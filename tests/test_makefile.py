@@ -129,6 +129,8 @@ def test_what_imports_and_exports_need(words, said):
         ("SEED=3", "--seed='3'"),
         ("REPORTS_DIR=r", "--reports-dir='r'"),
         ("NORMALIZE=l2", "--normalize='l2'"),
+        ("CLASSES=cat,dog", "--classes='cat,dog'"),
+        ("COST=FP=1,FN=5", "--cost='FP=1,FN=5'"),
         ("NO_INTERCEPT=1", "--no-intercept"),
     ],
 )

@@ -140,6 +140,33 @@ def test_other_classes_are_another_test_set_and_their_order_is_not(made, capsys)
     assert "cifar10 (ant, bee)" in (made.reports / "comparison" / "report.md").read_text()
 
 
+def test_classes_of_stores_side_by_side_are_those_of_their_rows(made, make_store):
+    wide = make_store(made.root / "wide.h5", names=NAMES, n=240, validation=80, d=4, model="other")
+    plain = make_store(made.root / "plain.h5", names=NAMES, n=240, validation=80)
+    reports = made.root / "sums"
+    _, results = fit(f"{plain}+{wide}", reports, "--classes", "ant,dog", "--no-few-shot")
+    assert results["class_names"] == ["ant", "dog"] and results["n_features"] == 10
+    assert (results["n_train"], results["n_test"]) == (120, 60)
+    assert results["strategies"]["ovr"]["binary"]["n_positive"] == 30
+
+
+def test_a_worker_opens_the_store_and_keeps_the_classes(made):
+    from classify.analysis import few_shot
+
+    task = few_shot.DrawTask(
+        path=str(made.store), key=made.results["store"]["key"], strategy="ovr",
+        C=made.results["strategies"]["ovr"]["C"], counts=(1, 2, 5), draw=0, seed=0, device="cpu",
+        class_weight={0: 1.0, 1: 2.0, 2: 0.5}, classes=("ant", "bee", "dog"),
+    )  # fmt: skip
+    assert not few_shot._opened
+    try:
+        drawn = few_shot.run_task(task)
+    finally:
+        few_shot._opened.clear()
+    curve = made.results["few_shot"]["curves"]["ovr"]
+    assert drawn.accuracies == [point["accuracies"][0] for point in curve[:3]]
+
+
 def test_what_is_not_there_is_refused_before_the_first_fit(made, make_store, capsys):
     other = make_store(made.root / "t.h5", names=("ant", "bee", "fly"))
     words = ["fit", str(made.store), str(other), "--classes", "ant,cat"]
