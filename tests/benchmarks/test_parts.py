@@ -350,3 +350,15 @@ def test_decoding_compares_fast_with_exact(settings, monkeypatch, capsys):
     assert [row["mean_levels"] > 0 for row in rows] == [False, False, False, True]
     assert all(len(row["seconds"]["fast"]) == settings.repeats for row in rows)
     assert "goal of 4x:" in capsys.readouterr().out
+
+
+def test_siblings_are_written_beside_one_store(settings, monkeypatch, capsys):
+    from benchmarks import siblings
+
+    words = ("--model=test_vit", "--image-size=32", "--limit=20", "--engine=torch")
+    case = siblings.Case("small", words, ("--pool=default",), ("--pool=default", "--pool=max"))
+    monkeypatch.setattr(siblings, "CASES", (case,))
+    siblings.run(settings)
+    [row] = content(settings, "siblings")["results"]
+    assert len(row["runs"]["one"]) == len(row["runs"]["several"]) == settings.repeats
+    assert row["ratio"] > 0 and "goal of 90%" in capsys.readouterr().out
