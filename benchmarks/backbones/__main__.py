@@ -55,6 +55,7 @@ def main(argv: Sequence[str]) -> None:
         fitting = [name for name in names if needed(journal.weights[name]) <= options.memory]
         _check_all(fitting, journal, children, options.memory)
     except KeyboardInterrupt:
+        _report([name for name in names if name in journal.outcomes], journal, options.memory)
         kept = f"what was found so far is in {journal.path}; the same command goes on"
         raise KeyboardInterrupt(kept) from None
     failed = _report(names, journal, options.memory)

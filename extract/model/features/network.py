@@ -158,9 +158,10 @@ class _Subject:
         more = ""
         if pool != TOKEN and _NEEDED <= parameters_of(_intermediates_of(self.network)):
             more = f", or --layer -1 --pool {pool}, which pools the last layer without the head"
+        advice = "give one of these" if able != [DEFAULT] else "leave --pool out"
         raise UserError(
             f"--pool {pool}: {self.name} cannot give it: {lacks}its head supports only "
-            f"{', '.join(able)}; give one of these{more}"
+            f"{', '.join(able)}; {advice}{more}"
         )
 
     def ends_alike(self, layers: _Layers) -> bool:

@@ -76,7 +76,9 @@ def test_ctrl_c_keeps_what_is_done(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(Children, "call", stop)
     assert called(SMALL, "--results-dir", tmp_path) == 130
-    assert "backbones.jsonl; the same command goes on" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "backbones.jsonl; the same command goes on" in said.err
+    assert "0 of 0 architectures" in said.out, "what was done so far"
     Journal(tmp_path).add(SMALL, outcome="works")
     Journal(tmp_path).add("test_vit", outcome="failed")
     journal = Journal(tmp_path, forget=[SMALL])

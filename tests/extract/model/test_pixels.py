@@ -74,7 +74,7 @@ def test_every_engine_gives_the_same_pixels(call, features, engine):
         (("--weights", "random"), "--weights random: --model pixels has no weights"),
         (("--weights", "bundled"), "--weights bundled: these are the weights of"),
         (("--model-arg", "a=1"), "--model-arg a: --model pixels has no arguments"),
-        (("--pool", "avg"), "--pool avg: pixels supports only default"),
+        (("--pool", "avg"), "its head supports only default; leave --pool out"),
     ],
 )
 def test_what_pixels_have_not_is_refused(call, features, options, said):
