@@ -111,7 +111,7 @@ class FitContext:
 
 
 class TrainedHead(ABC):
-    """A head that is fitted: pure numbers (and estimators of scikit-learn), which answer rows."""
+    """A head that is fitted: numbers and arrays that answer rows."""
 
     setting: dict[str, Any]  # with which `HeadKind.fit` makes it again
     n_features: int
@@ -126,7 +126,7 @@ class TrainedHead(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Return what `from_state` needs: texts, numbers, arrays, scikit-learn's estimators."""
+        """Return what `from_state` needs: texts, numbers, lists, dicts and arrays of numbers."""
 
     @classmethod
     @abstractmethod
