@@ -208,7 +208,7 @@ def load_head(path: Path) -> SavedHead:
 
     if not path.is_file():
         raise UserError(
-            f"no head at {path}; give a file heads/STRATEGY.safetensors from the folder of a run "
+            f"no head at {path}{', which is a folder' if path.is_dir() else ''}; give a file heads/STRATEGY.safetensors from the folder of a run "
             "(`python -m classify fit` writes them)"
         )
     try:

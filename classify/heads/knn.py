@@ -136,6 +136,8 @@ class Nearest(TrainedHead):
         n_classes, weights = int(state["n_classes"]), state["weights"]
         if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
             raise ValueError("features and labels of a knn head do not fit together")
+        if not np.isfinite(features).all():
+            raise ValueError("features of a knn head are not all finite")
         if labels.min() < 0 or labels.max() >= n_classes:
             raise ValueError("a label of a knn head is not among its classes")
         weights = None if weights is None else np.asarray(weights, np.float64)
