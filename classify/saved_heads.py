@@ -207,9 +207,10 @@ def load_head(path: Path) -> SavedHead:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
+        what = ", which is a folder" if path.is_dir() else ""
         raise UserError(
-            f"no head at {path}{', which is a folder' if path.is_dir() else ''}; give a file heads/STRATEGY.safetensors from the folder of a run "
-            "(`python -m classify fit` writes them)"
+            f"no head at {path}{what}; give a file heads/STRATEGY.safetensors from the folder of a "
+            "run (`python -m classify fit` writes them)"
         )
     try:
         with safe_open(path, framework="numpy") as stored:

@@ -82,7 +82,8 @@ def cost_sentence(results: Mapping[str, Any], name: str) -> str:
         f"{cost['threshold']:.3g}, {where}, costs {cost_text(cost['cost'])} a test image (95 % "
         f"interval {cost_ends(cost['cost_ci95'])}). With the threshold "
         f"0.5 it costs {cost_text(half['cost'])}; the chosen one differs from that by "
-        f"{cost_text(half['difference'])} ({cost_ends(half['difference_ci95'])}: {verdict}). Always answering {answer} costs "
+        f"{cost_text(half['difference'])} ({cost_ends(half['difference_ci95'])}: {verdict}). "
+        f"Always answering {answer} costs "
         f"{cost_text(cheaper['cost'])}. For such answers: predict --threshold "
         f"{cost['threshold']:.4g}."
     )
