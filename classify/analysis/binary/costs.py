@@ -121,7 +121,7 @@ def _judged(
 ) -> dict[str, Any]:
     low, high = resampled.ends(_resampled_costs(rows, costs, threshold, resampled))
     cost, place = mean_cost(rows, costs, threshold.log_odds), rows.n_flagged(threshold.log_odds)
-    if 0 < threshold.value < 1:
+    if 0 < threshold.value < 1 and (rows.units is None or high - low < 1e-12):
         missed = rows.hits[-1] - rows.hits[place]
         below, above = _of_shares(rows, costs, rows.alarms[place], missed, same_sign=True)
         low, high = min(low, cost - below), max(high, cost + above)
@@ -159,7 +159,7 @@ def _difference(
     """Compare two thresholds on the same rows: the cost of the chosen one less the other's."""
     difference = mean_cost(rows, costs, chosen.log_odds) - mean_cost(rows, costs, other.log_odds)
     low, high = resampled.ends(mine - _resampled_costs(rows, costs, other, resampled))
-    if chosen.value != other.value:
+    if chosen.value != other.value and (rows.units is None or high - low < 1e-12):
         # It is the rows between the two thresholds that cost something else.
         places = sorted(rows.n_flagged(threshold.log_odds) for threshold in (chosen, other))
         alarms, hits = (sums[places[1]] - sums[places[0]] for sums in (rows.alarms, rows.hits))

@@ -2,7 +2,8 @@
 
 At each abscissa the interval is the bootstrap's (see `classify.analysis.binary.bootstrap`), as
 pROC's ``ci.se`` does (Robin et al. 2011), and no narrower than Wilson's interval of the share that
-stands there: at the ends of a curve all resamples may agree.
+stands there: at the ends of a curve all resamples may agree. With groups or weights it is Wilson's,
+of as many observations as groups, only where they do.
 
 The interval of the average precision is symmetric in the logarithm of the odds, with the
 bootstrap's standard error: near 1 it holds more often than percentiles do. Boyd, Eng and Page
@@ -42,7 +43,7 @@ def roc(rows: BinaryRows, resampled: Resampled) -> dict[str, Any]:
     found = _rates(rows.hits[None], rows.alarms[None])[0]
     low, high = resampled.interval(_rates(resampled.hits, resampled.alarms))
     n = rows.observations(rows.truth)
-    low, high = _no_narrower(found, low, high, np.full(len(found), n))
+    low, high = _no_narrower(rows, found, low, high, np.full(len(found), n))
     low[-1] = high[-1] = 1.0  # where all are flagged
     return {
         "false_positive_rate": FALSE_ALARMS,
@@ -58,7 +59,7 @@ def precision_recall(rows: BinaryRows, resampled: Resampled) -> dict[str, Any]:
     low, high = resampled.interval(_precisions(resampled.hits, resampled.alarms)[0])
     share = rows.observations(np.ones(len(rows.truth), dtype=bool)) / rows.weights.sum()
     flagged = (rows.hits + rows.alarms)[place[0]] * share
-    low, high = _no_narrower(found[0], low, high, flagged)
+    low, high = _no_narrower(rows, found[0], low, high, flagged)
     return {"recall": RECALLS, "precision": found[0], "low": low, "high": high}
 
 
@@ -92,7 +93,10 @@ def _precisions(hits: Floats, alarms: Floats) -> tuple[Floats, Any]:
 
 
 def _no_narrower(
-    found: Floats, low: Floats, high: Floats, observations: Floats
+    rows: BinaryRows, found: Floats, low: Floats, high: Floats, observations: Floats
 ) -> tuple[Floats, Floats]:
+    # Rows of a group are more than one observation as a rule; where no resample differs, none shows
+    some = np.ones(len(found), bool) if rows.units is None else high - low < 1e-12
     ends = np.array([wilson(s, n, LEVEL) for s, n in zip(found, observations, strict=True)])
-    return np.minimum(low, ends[:, 0]), np.maximum(high, ends[:, 1])
+    wider = np.minimum(low, ends[:, 0]), np.maximum(high, ends[:, 1])
+    return np.where(some, wider[0], low), np.where(some, wider[1], high)
