@@ -62,8 +62,8 @@ def check_names(header: Header, wanted: Sequence[str]) -> None:
     told = "; ".join(f"{name!r}: {nearest(name, known) or 'nothing like it'}" for name in unknown)
     more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
     raise UserError(
-        f"{OPTION} names what is no class of {header.path}: {told}. "
-        f"Its classes: {', '.join(known[:_SHOWN])}{more}"
+        f"{OPTION} names what is no class of {header.path}: {told} "
+        f"(its classes: {', '.join(known[:_SHOWN])}{more})"
     )
 
 
