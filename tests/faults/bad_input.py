@@ -304,7 +304,7 @@ TABLE = [
     (f"{FIT} {{store}} --classes 1", "--classes", "one class", "such as --classes cat,dog"),
     (f"{FIT} {{store}} --classes 1,2,1", "--classes", "'1' twice", "each once: --classes 1,2"),
     (f"{FIT} {{store}} --classes 1,,2", "--classes", "empty class", "each once: --classes 1,2"),
-    (f"{FIT} {{store}} --classes 1,zero", "{store}", "'zero'", "Its classes: 0, 1, 2, 3"),
+    (f"{FIT} {{store}} --classes 1,zero", "{store}", "'zero'", "its classes: 0, 1, 2, 3"),
     (f"{FIT} {{store}} --cost FP=1", "--cost", "without FN", "such as --cost FP=1,FN=5"),
     (f"{FIT} {{store}} --cost FP=1,FN=0", "--cost", "FN is '0'", "such as --cost FP=1,FN=5"),
     (f"{FIT} {{store}} --cost 1,5", "--cost", "'1' is no cost", "such as --cost FP=1,FN=5"),
