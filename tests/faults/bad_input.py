@@ -279,6 +279,8 @@ TABLE = [
     ("classify fit", "FILE.h5", "required", "--help"),
     (f"{FIT} {{store}} --stratgy ovr", "--stratgy", "unrecognized", "did you mean --strategy"),
     (f"{FIT} {{store}} --strategy ovx", "--strategy ovx", "is unknown", "did you mean ovr"),
+    (f"{FIT} {{store}} --head forst", "--head forst", "is unknown", "did you mean forest"),
+    (f"{FIT} {{store}} --head knn --c 1", "--c", "only heads of the solver", "leave it out"),
     (f"{FIT} {{store}} --c abc", "--c", "'abc'", "auto or a positive number, such as 0.1"),
     (f"{FIT} {{store}} --c -1", "--c", "'-1'", "auto or a positive number, such as 0.1"),
     (f"{FIT} {{store}} --c nan", "--c", "'nan'", "auto or a positive number, such as 0.1"),
