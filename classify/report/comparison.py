@@ -31,6 +31,7 @@ from classify.report.best_rows import (
 )
 from classify.report.figures.tradeoffs import backbones as draw_backbones
 from classify.report.figures.tradeoffs import draw_tradeoffs, known_costs, numbered
+from classify.report.heads import calibrated
 from classify.report.pages import percent, render_html, render_markdown, seconds, span, write_pages
 from classify.report.runs import Answers, Run, find_runs, read_answers
 from classify.report.split_words import interval_words
@@ -140,6 +141,7 @@ def _rows(run: Run) -> list[dict[str, Any]]:
             "dataset": run.dataset,
             "strategy": name,
             **{metric: entry["test"][metric] for metric in METRICS},
+            **{f"calibrated_{key}": calibrated(entry)[key] for key in ("log_loss", "ece")},
             "accuracy_ci95": entry["test"]["accuracy_ci95"],
             "interval_method": run.results.get("interval_method", "Wilson"),
             "majority_accuracy": (run.results.get("majority") or {}).get("test_accuracy"),

@@ -25,7 +25,7 @@ def heads_context(results: Mapping[str, Any]) -> dict[str, Any]:
     solved = {name: entry for name, entry in strategies.items() if name not in others}
     return {
         "ranked": ranked,
-        "judged": {name: _calibrated(entry) for name, entry in strategies.items()},
+        "judged": {name: calibrated(entry) for name, entry in strategies.items()},
         "many": many,
         "others": bool(others),
         "solved": bool(solved),
@@ -42,7 +42,7 @@ def heads_context(results: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _calibrated(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+def calibrated(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return how far a head's probabilities can be believed, as `predict` gives them."""
     found: Mapping[str, Any] = (entry.get("calibration") or {}).get("after") or entry["test"]
     return found
