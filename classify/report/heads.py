@@ -30,16 +30,20 @@ def heads_context(results: Mapping[str, Any]) -> dict[str, Any]:
         "others": bool(others),
         "solved": bool(solved),
         "settings": {name: setting_words(setting_of(entry)) for name, entry in strategies.items()},
-        "sizes": {
-            name: bytes_text((entry.get("saved") or {}).get("bytes"))
-            for name, entry in strategies.items()
-        },
+        "sizes": {name: _file_words(entry.get("saved")) for name, entry in strategies.items()},
         "matrices": shown_heads(strategies),
         "best_pairs": best_pairs(results["comparisons"], ranked[0]) if many else [],
         "given_C": {name: entry for name, entry in solved.items() if not entry["validation"]},
         "tried": {name: _tried(entry) for name, entry in others.items() if entry["validation"]},
         "alone": [name for name, entry in others.items() if not entry["validation"]],
     }
+
+
+def _file_words(saved: Mapping[str, Any] | None) -> str:
+    """Say how large a head's file is, and whether it holds the weights of a linear head."""
+    if saved is None:
+        return bytes_text(None)
+    return bytes_text(saved["bytes"]) + ("" if saved["linear"] else ", not linear")
 
 
 def calibrated(entry: Mapping[str, Any]) -> Mapping[str, Any]:
