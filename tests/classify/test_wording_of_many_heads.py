@@ -31,7 +31,7 @@ def test_of_many_heads_the_best_is_named_and_what_it_can_be_told_from():
     assert "Better than OvO and " in told
     assert "(adjusted for 10 tests)" in told
     assert "No detectable difference from OvR." in told
-    assert "No verdict, since a fit did not converge, on mlp." in told
+    assert "No verdict, since a fit did not converge, on MLP." in told
     assert "OvR is better than OvO by 9.90 points" in told
 
 

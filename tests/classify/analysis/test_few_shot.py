@@ -118,7 +118,9 @@ def test_every_joblib_backend_gives_the_same(features, fitted, found, backend):
 
 def test_a_worker_refuses_another_store(features, fitted, tmp_path, make_store):
     other = make_store(tmp_path / "features" / "toys" / "toynet-8px-00000000.h5", n=60, size=99)
-    swapped = SimpleNamespace(path=other, key="0" * 64, train=features.train, test=features.test)
+    swapped = SimpleNamespace(
+        path=other, key="0" * 64, train=features.train, test=features.test, kept_classes=()
+    )
     with joblib.parallel_config(backend="loky", n_jobs=2), pytest.raises(UserError, match="key"):
         few_shot(swapped, fitted)
 

@@ -421,7 +421,7 @@ def test_display_names():
         "multinomial",
         "OvR",
         "OvO",
-        "knn",
+        "k-NN",
     ]
 
 
