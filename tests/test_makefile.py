@@ -124,6 +124,7 @@ def test_what_imports_and_exports_need(words, said):
     ("variable", "option"),
     [
         ("STRATEGIES=ovr ovo", "--strategy='ovr' --strategy='ovo'"),
+        ("HEADS=knn ridge", "--head='knn' --head='ridge'"),
         ("C=0.01", "--c='0.01'"),
         ("JOBS=2", "--jobs='2'"),
         ("SEED=3", "--seed='3'"),
