@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from classify.analysis.evaluate import evaluate, never_answered
+from classify.fit.answers import judged, of_all_classes
 from classify.heads.classifier import HeadClassifier
 from classify.heads.interface import (
     FitContext,
@@ -62,7 +62,10 @@ def fit_other_head(
     selected = time.perf_counter()
     trained = kind.fit(every, best.head.setting, context)
     done = time.perf_counter()
-    answers = _answer(HeadClassifier(trained, sides.classes, options.normalize), inputs)
+    classifier = HeadClassifier(trained, sides.classes, options.normalize)
+    values, logs = classifier.answers(inputs.X_test)
+    n_classes = len(inputs.features.class_names)
+    answers = of_all_classes(classifier.classes_, values, np.exp(logs), n_classes)
     predicted = time.perf_counter()
     entry = {
         "C": None,
@@ -76,14 +79,12 @@ def fit_other_head(
         "validation": path if len(path) > 1 else [],
         "validation_not_visited": [],
         "notes": dict(best.head.notes) | dict(trained.notes),
-        **_evaluated(inputs, answers),
+        **judged(inputs, answers),
     }
     return Fitted(
-        estimator=answers.classifier,
+        estimator=classifier,
         entry=json_ready(entry),
-        predictions=answers.predictions,
-        probabilities=answers.probabilities,
-        scores=answers.scores,
+        **answers._asdict(),
         seconds={
             "select": selected - clock,
             "fit": done - selected,
@@ -139,28 +140,28 @@ def _choose(
     heads: Iterator[TrainedHead] = iter(kind.path(rows, held, grid, context))
     best, merit = None, (np.inf, np.inf)
     path = []
-    for judged in _judge_all(kind, list(heads), held) if together else _judge_each(heads, held):
-        path.append(judged.entry)
-        found = (-judged.entry["accuracy"], judged.entry["log_loss"])
+    for one in _judge_all(kind, list(heads), held) if together else _judge_each(heads, held):
+        path.append(one.entry)
+        found = (-one.entry["accuracy"], one.entry["log_loss"])
         if best is None or found < merit:
-            best, merit = judged, found
+            best, merit = one, found
     assert best is not None
     return best, path
 
 
 def _judge_each(heads: Iterator[TrainedHead], held: RowSet) -> Iterator[_Judged]:
     for head in heads:
-        yield _judged(head, [head.answers(block) for _, block in held.blocks()], held)
+        yield _of_held(head, [head.answers(block) for _, block in held.blocks()], held)
 
 
 def _judge_all(kind: HeadKind, heads: list[TrainedHead], held: RowSet) -> Iterator[_Judged]:
     """Judge heads that answer a block together, such as neighbours by their number."""
     blocks = [kind.answers(heads, block) for _, block in held.blocks()]
     for head, answers in zip(heads, zip(*blocks, strict=True), strict=True):
-        yield _judged(head, list(answers), held)
+        yield _of_held(head, list(answers), held)
 
 
-def _judged(head: TrainedHead, answers: Sequence[HeadAnswers], held: RowSet) -> _Judged:
+def _of_held(head: TrainedHead, answers: Sequence[HeadAnswers], held: RowSet) -> _Judged:
     logs = np.concatenate([part.log_probabilities for part in answers])
     best = np.concatenate([part.values.argmax(axis=1) for part in answers])
     floor = np.log(np.finfo(float).eps)
@@ -173,40 +174,6 @@ def _judged(head: TrainedHead, answers: Sequence[HeadAnswers], held: RowSet) -> 
         "converged": head.converged,
     }
     return _Judged(head, entry, logs)
-
-
-class _Answers(NamedTuple):
-    """What a head answers to the test rows, of all classes of the store."""
-
-    classifier: HeadClassifier
-    predictions: npt.NDArray[np.int64]  # (n_test,)
-    probabilities: Floats  # (n_test, n_classes)
-    scores: Floats  # (n_test, n_classes); minus infinity of classes without training rows
-
-
-def _answer(classifier: HeadClassifier, inputs: FitInputs) -> _Answers:
-    known, n_classes = classifier.classes_, len(inputs.features.class_names)
-    found = classifier.answers(inputs.X_test)
-    probabilities = np.zeros((len(found.values), n_classes))
-    probabilities[:, known] = np.exp(found.log_probabilities)
-    scores = np.full((len(found.values), n_classes), -np.inf)
-    scores[:, known] = found.values
-    return _Answers(classifier, known[found.values.argmax(axis=1)], probabilities, scores)
-
-
-def _evaluated(inputs: FitInputs, answers: _Answers) -> dict[str, Any]:
-    """Judge the answers to the test rows."""
-    features = inputs.features
-    test, names = features.test, features.class_names
-    return {
-        "test": evaluate(
-            test.labels, answers.predictions, answers.probabilities, names, test.weights,
-            inputs.units,
-        ),
-        "never_answered": never_answered(
-            inputs.train.labels, test.labels, answers.predictions, names
-        ),
-    }  # fmt: skip
 
 
 def _warnings(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from classify.fit.answers import Answers, judged, of_all_classes
 from classify.records import FitInputs, Fitted
 from classify.results import json_ready
 from classify.wording import display_name
@@ -38,7 +39,6 @@ def fit_strategy(
     A C that was given is the grid's only value. A `UserError` says that no row can be held out.
     """
     from classify import estimators
-    from classify.analysis.evaluate import evaluate, never_answered
 
     features, train, options = inputs.features, inputs.train, inputs.options
     clock = time.perf_counter()
@@ -66,14 +66,8 @@ def fit_strategy(
     estimators.fit_without_warning(estimator, train.X, train.labels, start, train.weights)
     trained = time.perf_counter()
     certificate = estimator.certificate_
-    predictions, probabilities, scores, margins = _answers(
-        estimator, inputs.X_test, len(features.class_names)
-    )
+    answers, margins = _answers(estimator, inputs.X_test, len(features.class_names))
     predicted = time.perf_counter()
-    test = evaluate(
-        features.test.labels, predictions, probabilities, features.class_names,
-        features.test.weights, inputs.units,
-    )  # fmt: skip
     entry = {
         "C": c,
         "setting": {"C": c, "code_seed": 0} if strategy == "ecoc" else {"C": c},
@@ -88,18 +82,13 @@ def fit_strategy(
         },
         "validation": path,
         "validation_not_visited": selection.not_visited if selection else [],
-        "test": test,
-        "never_answered": never_answered(
-            train.labels, features.test.labels, predictions, features.class_names
-        ),
+        **judged(inputs, answers),
     }
     done = time.perf_counter()
     return Fitted(
         estimator=estimator,
         entry=json_ready(entry),
-        predictions=predictions,
-        probabilities=probabilities,
-        scores=scores,
+        **answers._asdict(),
         margins=margins,
         seconds={
             "select": selected - clock,
@@ -192,20 +181,12 @@ def path_warnings(strategy: str, c: float, path: Sequence[Mapping[str, Any]]) ->
 
 def _answers(
     estimator: Any, X: npt.NDArray[np.floating], n_classes: int
-) -> tuple[
-    npt.NDArray[np.int64],
-    npt.NDArray[np.float64],
-    npt.NDArray[np.float64],
-    npt.NDArray[np.float64] | None,
-]:
-    """Return answers, probabilities and scores of all classes, untrained ones too; and margins."""
+) -> tuple[Answers, npt.NDArray[np.float64] | None]:
+    """Return what an estimator answers, of all classes; and its margins."""
     from classify.estimators import answers_of
 
-    known = np.asarray(estimator.classes_, dtype=np.int64)
-    probabilities = np.zeros((len(X), n_classes))
     values, chances, margins = answers_of(estimator, X)
-    probabilities[:, known] = chances
-    scores = np.full((len(X), n_classes), -np.inf)
-    scores[:, known] = values if values.ndim == 2 else np.stack([-values, values], axis=1)
-    best = values.argmax(axis=1) if values.ndim == 2 else (values > 0).astype(np.intp)
-    return known[best], probabilities, scores, margins
+    if values.ndim == 1:  # of two classes
+        values = np.stack([-values, values], axis=1)
+    known = np.asarray(estimator.classes_, dtype=np.int64)
+    return of_all_classes(known, values, chances, n_classes), margins
