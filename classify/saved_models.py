@@ -33,9 +33,10 @@ import numpy.typing as npt
 
 from classify import coding
 from classify.head_parts import HeadPart, norm_of_parts, parts_list, read_parts
-from classify.heads.interface import BLOCK_BYTES, HeadAnswers, TrainedHead
+from classify.heads.classifier import answers_of_rows
+from classify.heads.interface import HeadAnswers, TrainedHead
 from classify.heads.registry import HEADS, head_kind, is_solved
-from classify.solver.row_norms import Norm, normalized
+from classify.solver.row_norms import Norm
 from data.common.errors import UserError
 from data.common.files import atomic_path
 from data.common.memory import free_memory
@@ -99,15 +100,8 @@ class SavedModel:
         return self.trained.setting
 
     def answers(self, X: npt.NDArray[np.floating]) -> HeadAnswers:
-        """Answer rows block by block, without its temperature."""
-        if not len(X):
-            return HeadAnswers(*np.zeros((2, 0, self.trained.n_classes)))
-        step = max(1, BLOCK_BYTES // max(1, 8 * X.shape[1]))
-        parts = [
-            self.trained.answers(normalized(X[low : low + step], self.normalize))
-            for low in range(0, len(X), step)
-        ]
-        return HeadAnswers(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        """Answer rows without its temperature."""
+        return answers_of_rows(self.trained, X, self.normalize)
 
     def predict(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
         """Return the index (n_samples,) of each row's class, of the first of equal ones."""

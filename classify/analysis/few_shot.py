@@ -206,7 +206,7 @@ def few_shot(
     curves = {
         name: [
             *_curve(counts, n_train, draws[name]),
-            _all(features, name, estimator, n_fitted, (whole or {}).get(name)),
+            _all(features, estimator, n_fitted, (whole or {}).get(name)),
         ]
         for name, estimator in fitted.items()
     }
@@ -252,17 +252,11 @@ def _curve(
 
 
 def _all(
-    features: Features, strategy: str, estimator: Any, n_train: int, accuracy: float | None
+    features: Features, estimator: Any, n_train: int, accuracy: float | None
 ) -> dict[str, Any]:
-    other = isinstance(estimator, HeadClassifier)
     if accuracy is None:
-        accuracy = (
-            _accuracy_of(estimator, features)
-            if other
-            else _accuracy(
-                strategy, estimator.head_, estimator.classes_, features, estimator.normalize
-            )
-        )
+        accuracy = _share_right(estimator.predict(_test_rows(features)), features)
+    other = isinstance(estimator, HeadClassifier)
     converged = estimator.trained.converged if other else estimator.certificate_["converged"]
     return {
         "per_class": None,
@@ -345,8 +339,8 @@ def run_task(task: DrawTask) -> Drawn:
         part = normalized(as_features(X.gather(rows) if is_source(X) else X[rows]), task.normalize)
         if task.C is None:
             head = _fit_other(task, part, labels[chosen], len(known), weights)
-            classifier = HeadClassifier(head, known, task.normalize)
-            drawn.accuracies.append(_accuracy_of(classifier, features))
+            found = HeadClassifier(head, known, task.normalize).predict(_test_rows(features))
+            drawn.accuracies.append(_share_right(found, features))
             drawn.converged.append(head.converged)
             continue
         with redirect_notes(drawn.notes.append), workers(1) as pool:
@@ -355,7 +349,8 @@ def run_task(task: DrawTask) -> Drawn:
                 standardize=True, fit_intercept=task.fit_intercept, sample_weight=weights,
             )  # fmt: skip
             start, solution = fitter.solve(task.C, tol=TOL, max_iter=MAX_ITER, start=start)
-        drawn.accuracies.append(_accuracy(task.strategy, start, known, features, task.normalize))
+        found = _answered(task.strategy, start, known, features, task.normalize)
+        drawn.accuracies.append(_share_right(found, features))
         drawn.converged.append(solution.converged)
     return drawn
 
@@ -373,31 +368,31 @@ def _fit_other(
     return head_kind(task.strategy).fit(row_set, task.setting, context)
 
 
-def _accuracy_of(classifier: HeadClassifier, features: Features) -> float:
+def _test_rows(features: Features) -> Any:
     from classify.estimator_base import as_features
 
     X: Any = features.test.features
-    right = classifier.predict(X if is_source(X) else as_features(X)) == features.test.labels
-    return float(np.average(right, weights=features.test.weights))
+    return X if is_source(X) else as_features(X)
 
 
-def _accuracy(
+def _share_right(found: npt.NDArray[np.int64], features: Features) -> float:
+    return float(np.average(found == features.test.labels, weights=features.test.weights))
+
+
+def _answered(
     strategy: str,
     head: Head,
     known: npt.NDArray[np.int64],
     features: Features,
     normalize: Norm,
-) -> float:
+) -> npt.NDArray[np.int64]:
+    """Answer the test rows with heads of the solver, as their estimator does."""
     from classify.coding import decide
-    from classify.estimator_base import as_features
     from classify.scoring import answers
     from classify.solver.row_norms import normalized
 
-    X: Any = features.test.features
-    X = normalized(X if is_source(X) else as_features(X), normalize)
-    found = answers(X, head, lambda scores: decide(strategy, scores, len(known)))
-    right = known[found] == features.test.labels
-    return float(np.average(right, weights=features.test.weights))
+    X = normalized(_test_rows(features), normalize)
+    return known[answers(X, head, lambda scores: decide(strategy, scores, len(known)))]
 
 
 def _open(task: DrawTask) -> Features:

@@ -12,6 +12,19 @@ from classify.solver.out_of_core import is_source
 from classify.solver.row_norms import Norm, normalized
 
 
+def answers_of_rows(trained: TrainedHead, X: Any, normalize: Norm) -> HeadAnswers:
+    """Answer rows (n, n_features) in memory or on the disk, block by block."""
+    if not len(X):
+        return HeadAnswers(*np.zeros((2, 0, trained.n_classes)))
+    step = max(1, BLOCK_BYTES // max(1, X.shape[1] * X.dtype.itemsize))
+    parts = []
+    for low in range(0, len(X), step):
+        high = min(low + step, len(X))
+        block = X.read(low, high) if is_source(X) else X[low:high]
+        parts.append(trained.answers(normalized(block, normalize)))
+    return HeadAnswers(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
 class HeadClassifier:
     """Answers rows of raw features by labels, as an estimator of the solver does."""
 
@@ -26,15 +39,8 @@ class HeadClassifier:
         self.normalize = normalize
 
     def answers(self, X: Any) -> HeadAnswers:
-        """Answer rows (n, n_features) in memory or on the disk, block by block."""
-        row = max(1, X.shape[1] * X.dtype.itemsize)
-        step = max(1, BLOCK_BYTES // row)
-        parts = []
-        for low in range(0, max(1, len(X)), step):
-            high = min(low + step, len(X))
-            block = X.read(low, high) if is_source(X) else X[low:high]
-            parts.append(self.trained.answers(normalized(block, self.normalize)))
-        return HeadAnswers(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        """Answer rows (n, n_features)."""
+        return answers_of_rows(self.trained, X, self.normalize)
 
     def predict(self, X: Any) -> npt.NDArray[np.int64]:
         """Return the label (n,) of each row."""
