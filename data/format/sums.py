@@ -199,22 +199,18 @@ def _order(first: Features, other: Features, name: str) -> Order:
     mine, theirs = first.splits[name].ids, other.splits[name].ids
     if mine == theirs:
         return None
-    place = {text: row for row, text in enumerate(theirs)}
-    for row, text in enumerate(mine):
-        if text not in place:
-            there = f"has {theirs[row]!r} there" if row < len(theirs) else "has no such row"
-            raise _unlike(
-                first, other, f"{name} row {row:,} is {text!r} in the first, and the second "
-                f"{there}, and {text!r} nowhere in this split",
-            )  # fmt: skip
-    known = set(mine)
-    for row, text in enumerate(theirs):
-        if text not in known:
-            there = f"has {mine[row]!r} there" if row < len(mine) else "has no such row"
-            raise _unlike(
-                first, other, f"{name} row {row:,} is {text!r} in the second, and the first "
-                f"{there}, and {text!r} nowhere in this split",
-            )  # fmt: skip
+    for this, that, ids, others in (
+        ("first", "second", mine, theirs),
+        ("second", "first", theirs, mine),
+    ):
+        known = set(others)
+        for row, text in enumerate(ids):
+            if text not in known:
+                there = f"has {others[row]!r} there" if row < len(others) else "has no such row"
+                raise _unlike(
+                    first, other, f"{name} row {row:,} is {text!r} in the {this}, and the {that} "
+                    f"{there}, and {text!r} nowhere in this split",
+                )  # fmt: skip
     for store, ids in ((first, mine), (other, theirs)):
         if len(known) != len(ids):
             seen: set[str] = set()
@@ -224,6 +220,7 @@ def _order(first: Features, other: Features, name: str) -> Order:
                 f"{twice!r} twice, so that its rows cannot be told apart",
                 "give every row an id of its own",
             )  # fmt: skip
+    place = {text: row for row, text in enumerate(theirs)}
     return np.array([place[text] for text in mine], dtype=np.intp)
 
 
