@@ -184,17 +184,31 @@ def _hub_weights(name: str, repository: str) -> weights.Weights:
     )
 
 
+def check_config(path: Path, model: str, holds: str, writer: str) -> None:
+    """Refuse a folder without the configuration that a library writes."""
+    if not path.is_file():
+        what = "has none" if path.parent.is_dir() else "is no folder"
+        raise UserError(
+            f"--model {model}: expected a folder with {holds}, as {writer} writes it; "
+            f"{path.parent} {what}"
+        )
+
+
+def json_config(path: Path, model: str, holds: str, writer: str) -> Any:
+    """Read the configuration in a folder; a `UserError` says that it is not there, or no JSON."""
+    check_config(path, model, holds, writer)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"--model {model}: {path} is no JSON ({error}); write it again") from error
+
+
 def _read_folder(name: str, folder: Path) -> Named:
     """Read the configuration in a folder as timm does."""
     from timm.models._hub import load_model_config_from_path
 
     path = folder / CONFIG
-    if not path.is_file():
-        what = "has none" if folder.is_dir() else "is no folder"
-        raise UserError(
-            f"--model {name}: expected a folder with {CONFIG} and weights, as timm's save_for_hf "
-            f"writes it; {folder} {what}"
-        )
+    check_config(path, name, f"{CONFIG} and weights", "timm's save_for_hf")
     try:
         config, architecture, args = load_model_config_from_path(folder)
         own = {"architecture": architecture, "args": dict(args), "pretrained_cfg": dict(config)}

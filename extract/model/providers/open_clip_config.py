@@ -17,6 +17,7 @@ from extract.model.providers.interface import Asked
 from extract.model.providers.probing import check_same_pixels
 from extract.model.providers.towers import one_line
 from extract.model.silence import silenced
+from extract.model.sources import json_config
 
 PREFIX = "open_clip:"
 FOLDER, HUB = "local-dir:", "hf-hub:"
@@ -145,16 +146,7 @@ def _quick_gelu(config: Mapping[str, Any], asked: Asked) -> bool:
 
 def read_config(path: Path, model: str) -> dict[str, Any]:
     """Read what open_clip's ``push_to_hf_hub`` and ``save_for_hf`` have written."""
-    if not path.is_file():
-        what = "has none" if path.parent.is_dir() else "is no folder"
-        raise UserError(
-            f"--model {model}: expected a folder with {CONFIG} and weights, as open_clip's "
-            f"save_for_hf writes it; {path.parent} {what}"
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--model {model}: {path} is no JSON ({error}); write it again") from error
+    config = json_config(path, model, f"{CONFIG} and weights", "open_clip's save_for_hf")
     checked(config, str(path))
     return config
 

@@ -13,6 +13,7 @@ from extract.model import weights
 from extract.model.checkpoints import SUFFIXES, find_weights_file
 from extract.model.providers.interface import Asked
 from extract.model.providers.towers import one_line
+from extract.model.sources import json_config
 
 PREFIX = "transformers"
 CONFIG = "config.json"
@@ -58,16 +59,7 @@ def fetched(model: str) -> Path:
 def raw_config(folder: Path, model: str) -> dict[str, Any]:
     """Read the configuration of a network, as ``save_pretrained`` writes it."""
     path = folder / CONFIG
-    if not path.is_file():
-        what = "has none" if folder.is_dir() else "is no folder"
-        raise UserError(
-            f"--model {model}: expected a folder with {CONFIG}, {PROCESSORS[0]} and weights, as "
-            f"save_pretrained writes it; {folder} {what}"
-        )
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--model {model}: {path} is no JSON ({error}); write it again") from error
+    raw = json_config(path, model, f"{CONFIG}, {PROCESSORS[0]} and weights", "save_pretrained")
     if not isinstance(raw, dict) or not isinstance(raw.get("model_type"), str):
         raise UserError(
             f"--model {model}: {path} has no model_type; give what transformers' save_pretrained "
