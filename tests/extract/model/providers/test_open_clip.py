@@ -7,11 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from own_images import write_photographs
-from PIL import Image
 from safetensors.torch import save_file
 
-from data import open_features
 from data.reading import read_header
 from extract.model.backbone import BackboneRequest, load_backbone
 from extract.model.from_spec import backbone_of_spec
@@ -53,31 +50,10 @@ def by_open_clip(folder, images, **options):
         return model.eval().encode_image(torch.stack([transform(i) for i in images])).numpy()
 
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photographs")
-    return folder, write_photographs(folder)
-
-
-@pytest.fixture
-def embedded(call, tmp_path, photographs):
-    def run(*words):
-        done = call(f"--dataset={photographs[0]}", *JOB, f"--features-dir={tmp_path / 'f'}", *words)
-        assert done.code == 0, done.err
-        return open_features(done.path)
-
-    return run
-
-
-def check_rows(store, photographs, expected_of):
+def check_rows(store, rows_beside, expected_of):
     """Compare rows of images that are resized by Pillow, as open_clip does: to rounding."""
-    side = min(np.ravel(store.spec["preprocessing"]["image_size"]))
-    for split in store.splits.values():
-        images = [Image.open(photographs[1][name]).convert("RGB") for name in split.ids]
-        # Small square ones are resized on the device.
-        kept = [row for row, i in enumerate(images) if not (i.width == i.height <= side)]
-        expected = expected_of([images[row] for row in kept])
-        np.testing.assert_allclose(split.features[:][kept], expected, rtol=1e-4, atol=2e-5)
+    for found, expected in rows_beside(store, expected_of):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -88,11 +64,13 @@ def check_rows(store, photographs, expected_of):
         ("timm", "longest", "bilinear"),
     ],
 )
-def test_from_files_to_vectors(embedded, call, tmp_path, photographs, tower, mode, interpolation):
+def test_from_files_to_vectors(
+    embedded, call, tmp_path, photographs, rows_beside, tower, mode, interpolation
+):
     folder = tmp_path / "my clip"
     save(folder, tower, resize_mode=mode, interpolation=interpolation)
     store = embedded(f"--model=open_clip:local-dir:{folder}")
-    check_rows(store, photographs, lambda images: by_open_clip(folder, images))
+    check_rows(store, rows_beside, lambda images: by_open_clip(folder, images))
     assert store.path.name.startswith("open_clip-local-dir-my-clip-")
     assert str(tmp_path) not in json.dumps(store.spec)
     assert store.provenance["open_clip_torch"] == open_clip.__version__
@@ -100,12 +78,12 @@ def test_from_files_to_vectors(embedded, call, tmp_path, photographs, tower, mod
     assert verified.code == 0 and "open_clip's own transform and encode_image" in verified.err
 
 
-def test_another_image_size_and_settings(embedded, tmp_path, photographs):
+def test_another_image_size_and_settings(embedded, tmp_path, rows_beside):
     save(tmp_path / "m", "ViT")
     words = (f"--model=open_clip:local-dir:{tmp_path / 'm'}", "--image-size=48x64", "--mean=0.3")
     store = embedded(*words)
     options = {"force_image_size": (48, 64), "image_mean": (0.3, 0.3, 0.3)}
-    check_rows(store, photographs, lambda images: by_open_clip(tmp_path / "m", images, **options))
+    check_rows(store, rows_beside, lambda images: by_open_clip(tmp_path / "m", images, **options))
     own = load_backbone(BackboneRequest(f"open_clip:local-dir:{tmp_path / 'm'}"))
     assert own.digest == store.spec["model"]["weights"]["digest"], "of the file, before resampling"
 
@@ -150,7 +128,7 @@ def small_clip(monkeypatch):
     return open_clip.CLIP(**json.loads(json.dumps(config)))
 
 
-def test_names_and_tags(embedded, call, small_clip, tmp_path, photographs):
+def test_names_and_tags(embedded, call, small_clip, tmp_path, rows_beside):
     torch.save(
         {"state_dict": {f"module.{k}": v for k, v in small_clip.state_dict().items()}}, "w.pt"
     )
@@ -166,7 +144,7 @@ def test_names_and_tags(embedded, call, small_clip, tmp_path, photographs):
         with torch.inference_mode():
             return model.eval().encode_image(torch.stack([transform(i) for i in images])).numpy()
 
-    check_rows(store, photographs, expected)
+    check_rows(store, rows_beside, expected)
     drawn = [
         embedded("--model=open_clip:ViT-S-8", "--weights=random", f"--seed={seed}")
         for seed in (0, 1)

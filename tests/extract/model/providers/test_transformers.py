@@ -8,11 +8,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from own_images import write_photographs
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from data import open_features
 from data.reading import read_header
 from extract.model.backbone import BackboneRequest, load_backbone
 from extract.model.from_spec import backbone_of_spec
@@ -103,30 +100,9 @@ def by_transformers(folder, vector, images):
         return output.pooler_output.flatten(1).numpy()
 
 
-@pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photographs")
-    return folder, write_photographs(folder)
-
-
-@pytest.fixture
-def embedded(call, tmp_path, photographs):
-    def run(*words):
-        done = call(f"--dataset={photographs[0]}", *JOB, f"--features-dir={tmp_path / 'f'}", *words)
-        assert done.code == 0, done.err
-        return open_features(done.path)
-
-    return run
-
-
-def check_rows(store, photographs, expected_of):
+def check_rows(store, rows_beside, expected_of):
     """Compare rows: the pixels of transformers are within a grey level or two of Pillow's."""
-    side = min(np.ravel(store.spec["preprocessing"]["image_size"]))
-    for split in store.splits.values():
-        images = [Image.open(photographs[1][name]).convert("RGB") for name in split.ids]
-        kept = [row for row, i in enumerate(images) if not (i.width == i.height <= side)]
-        expected = expected_of([images[row] for row in kept])
-        found = split.features[:][kept]
+    for found, expected in rows_beside(store, expected_of):
         cosine = (found * expected).sum(1)
         cosine /= np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
         assert cosine.min() > 0.9999
@@ -134,14 +110,14 @@ def check_rows(store, photographs, expected_of):
 
 
 @pytest.mark.parametrize("name", VECTORS)
-def test_from_files_to_vectors(embedded, call, tmp_path, photographs, name):
+def test_from_files_to_vectors(embedded, call, tmp_path, photographs, rows_beside, name):
     folder = tmp_path / f"my {name}"
     save(folder, name)
     store = embedded(f"--model=transformers:{folder}")
     assert store.spec["model"]["name"] == f"transformers:my {name}"
     assert store.spec["model"]["config"]["vector"] == VECTORS[name]
     assert str(tmp_path) not in json.dumps(store.spec)
-    check_rows(store, photographs, lambda images: by_transformers(folder, VECTORS[name], images))
+    check_rows(store, rows_beside, lambda images: by_transformers(folder, VECTORS[name], images))
     verified = call("verify", store.path, f"--data-dir={photographs[0]}")
     assert verified.code == 0, verified.err
     assert "by transformers' own processor and model" in verified.err
@@ -160,7 +136,7 @@ def test_the_network_is_the_same_to_the_last_bits(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["vit", "clip", "dinov3"])
-def test_another_image_size(embedded, call, tmp_path, photographs, name):
+def test_another_image_size(embedded, call, tmp_path, photographs, rows_beside, name):
     save(tmp_path / "m", name)
     store = embedded(f"--model=transformers:{tmp_path / 'm'}", "--image-size=48", "--mean=0.4")
     made = processor_of(name)
@@ -177,19 +153,19 @@ def test_another_image_size(embedded, call, tmp_path, photographs, name):
         with torch.inference_mode():
             return call_it(pixel_values=torch.cat(pixels), **options).pooler_output.numpy()
 
-    check_rows(store, photographs, expected)
+    check_rows(store, rows_beside, expected)
     verified = call("verify", store.path, f"--data-dir={photographs[0]}")
     assert verified.code == 0 and "embedded again" in verified.err, verified.err
 
 
-def test_a_classifier_gives_its_class_token(embedded, call, tmp_path, photographs):
+def test_a_classifier_gives_its_class_token(embedded, call, tmp_path, photographs, rows_beside):
     """Its file has no pooler, and one of random weights would be worth nothing."""
     save(tmp_path / "m", "vit", kind=transformers.ViTForImageClassification)
     words = (f"--model=transformers:{tmp_path / 'm'}",)
     store = embedded(*words)
     assert store.spec["model"]["config"]["vector"] == "class_token"
     check_rows(
-        store, photographs, lambda images: by_transformers(tmp_path / "m", "class_token", images)
+        store, rows_beside, lambda images: by_transformers(tmp_path / "m", "class_token", images)
     )
     torch.manual_seed(7)
     assert embedded(*words, "--force").key == store.key, "what is drawn for the pooler is left out"
