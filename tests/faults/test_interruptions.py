@@ -132,7 +132,7 @@ def test_an_interrupted_download_leaves_no_archive(slow_server, tmp_path, how):
 FITTING = {
     "choosing C": "classify.selection.select_C",
     "fitting": "classify.estimator_base.LinearHeads._solve@2",
-    "evaluating": "classify.analysis.evaluate.evaluate",
+    "evaluating": "classify.fit.answers.evaluate",
     "writing the heads": "classify.fit.output.save_head@2",
     "drawing the report": "classify.fit.output.write_report",
     "putting it in place": "os.rename",
