@@ -190,10 +190,15 @@ import: $(INSTALLED)  ## a store of features that you have: make import FILES="t
 	@test -n $(call quote,$(NAME)) || { echo 'error: name the data set: make import FILES="$(FILES)" NAME=my-set' >&2; exit 2; }
 	@$(RUN) -m data import $(FILES) --name=$(call quote,$(NAME)) $(IMPORT_OPTIONS)
 
-export: $(INSTALLED)  ## a store as parquet, npz, anndata, safetensors or csv: make export STORE=FILE.h5 TO=parquet
-	@test -n $(call quote,$(STORE)) || { echo 'error: name the store: make export STORE=FILE.h5 TO=parquet' >&2; exit 2; }
-	@test -n $(call quote,$(TO)) || { echo 'error: name the format: make export STORE=FILE.h5 TO=parquet' >&2; exit 2; }
+export: $(INSTALLED)  ## a head as onnx, torch, sklearn or timm: HEAD=FILE TO=onnx; a store as parquet, ...: STORE=FILE.h5
+	@test -n $(call quote,$(TO)) || { echo 'error: name the form: make export HEAD=FILE TO=onnx, or make export STORE=FILE.h5 TO=parquet' >&2; exit 2; }
+ifdef STORE
 	@$(RUN) -m data export $(call quote,$(STORE)) --to=$(call quote,$(TO)) $(call option,OUT,--out)
+else
+	@test -n $(call quote,$(HEAD)) || { echo "error: no trained head under $(REPORTS_DIR); run make classify first, give HEAD=FILE.safetensors, or a store: make export STORE=FILE.h5 TO=parquet" >&2; exit 2; }
+	@$(RUN) -m classify export $(call quote,$(HEAD)) --to=$(call quote,$(TO)) $(call option,OUT,--out) \
+	  $(if $(filter-out hub random bundled,$(WEIGHTS)),$(call option,WEIGHTS,--weights))
+endif
 
 test: $(INSTALLED_DEV)  ## run the tests in WORKERS processes
 	@$(RUN) -m pytest $(SIDE_BY_SIDE)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from classify.export.command import add_export_options, export_command
 from classify.fit.two_classes import add_class_options, add_threshold
 from classify.heads.registry import DEFAULT, HEADS, check_solver_options
 from data.common.cache_folder import use_cache_folder
@@ -200,6 +201,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
     "fit": ("train, evaluate and compare the strategies on a store", _add_fit_options),
     "compare": ("one report over many runs", _add_compare_options),
     "predict": ("label images with a trained head", _add_predict_options),
+    "export": ("write a head as onnx, torch, sklearn or timm", add_export_options),
     "report": ("draw a run's report again from its results.json", _add_report_options),
 }
 
@@ -409,6 +411,8 @@ def main(argv: Sequence[str]) -> None:
         compare_command(options)
     elif command == "predict":
         predict_command(options)
+    elif command == "export":
+        export_command(options)
     else:
         report_command(options)
 

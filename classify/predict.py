@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,8 +27,9 @@ from classify.results import backbone_name, has_random_weights
 from classify.saved_heads import SavedHead, load_head
 from classify.saved_models import SavedModel, is_model, load_model
 from classify.solver.memory import show_bytes
+from classify.stage_one import run_stage_one
 from classify.wording import display_name
-from data.common.cli import EXIT_INTERRUPTED, EXIT_USER, log
+from data.common.cli import log
 from data.common.errors import UserError
 from data.format.spec import TWICE, check_decode, cropped_twice, is_imported
 from data.format.sums import sum_parts
@@ -38,10 +38,6 @@ from data.images.left_out import HIDDEN_FOLDERS, LeftOut, kind_of
 
 STDIN = "-"
 AnyHead = SavedHead | SavedModel
-
-
-class StageOneRefused(SystemExit):
-    """Stage one has told the user what is wrong; only the exit code is left."""
 
 
 @dataclass(frozen=True)
@@ -147,10 +143,8 @@ def _embed(network: Network, images: Sequence[str], how: Embedding) -> npt.NDArr
         listing.write_text(json.dumps(list(images)), encoding="utf-8")
         needed = {"spec": network.spec, "weights_file": network.weights_file}
         spec.write_text(json.dumps(needed), encoding="utf-8")
-        command = [sys.executable, "-m", "extract", "images", f"--spec={spec}", f"--out={out}"]
-        command += [f"--device={how.device}", f"--list={listing}"]
-        command.append(f"--max-pixels={how.max_pixels}")
-        _run(command)
+        words = ["images", f"--spec={spec}", f"--out={out}", f"--device={how.device}"]
+        run_stage_one([*words, f"--list={listing}", f"--max-pixels={how.max_pixels}"])
         X = np.load(out, allow_pickle=False)
     if X.shape != (len(images), network.n_features):
         raise UserError(
@@ -212,20 +206,6 @@ def _weights_message(found: Sequence[Network], given: Sequence[str], lost: Seque
         f"{times}this head takes features of {len(found)} backbones: {'; '.join(told)}. Give "
         f"--weights FILE.safetensors {len(found)} times{also}, in this order"
     )
-
-
-def _run(command: list[str]) -> None:
-    # Its progress and its messages are for the person who waits; its result is a path we know.
-    # Ctrl-C in a terminal reaches all processes of a session: this one ends the other, and says so.
-    done = subprocess.run(  # noqa: S603
-        command, stdout=subprocess.DEVNULL, check=False, start_new_session=True
-    )
-    if done.returncode == EXIT_USER:
-        raise StageOneRefused(EXIT_USER)
-    if done.returncode == EXIT_INTERRUPTED:
-        raise KeyboardInterrupt
-    if done.returncode:
-        raise RuntimeError(f"stage one ended with code {done.returncode}: {' '.join(command)}")
 
 
 def answers_csv(found: Sequence[Mapping[str, Any]]) -> str:

@@ -10,6 +10,7 @@ from data.common.cli import Parser, folder_path, print_result, run_process, seed
 from data.common.errors import UserError, nearest
 from data.format.spec import DECODES
 from data.images.decode import MAX_PIXELS
+from extract.exporting.registry import FORMS
 from extract.options import add_max_pixels, add_options, count_or_none, to_all_options
 
 COMMANDS = {
@@ -18,6 +19,8 @@ COMMANDS = {
     "verify": "recompute a store's checksums, and embed a few random rows again",
     "images": "embed image files with the backbone of a store's spec",
     "tensors": "unpack a file of torch.save into NumPy files, for python -m data import",
+    "program": "write a head and its backbone as one program, for python -m classify export",
+    "answers": "run such a program on image files, to check it",
 }
 
 
@@ -32,6 +35,7 @@ def main(argv: Sequence[str]) -> None:
     if argv and not argv[0].startswith("-"):
         command = {
             "list": _list, "why": _why, "verify": _verify, "images": _images, "tensors": _tensors,
+            "program": _program, "answers": _answers,
         }.get(argv[0])  # fmt: skip
         if command is None:
             raise UserError(
@@ -172,6 +176,35 @@ def _tensors(argv: Sequence[str]) -> None:
     from extract.commands.tensors import unpack
 
     print_result(unpack(arguments.file, arguments.out))
+
+
+def _program(argv: Sequence[str]) -> None:
+    parser = Parser(prog="python -m extract program", description=COMMANDS["program"])
+    parser.add_argument("--order", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--to", choices=FORMS, required=True)
+    parser.add_argument("--out", type=Path, required=True, metavar="PATH")
+    arguments = parser.parse_args(argv)
+    use_cache_folder()
+
+    from extract.commands.programs import write_program
+
+    write_program(arguments.order, arguments.to, arguments.out)
+    print_result(arguments.out)
+
+
+def _answers(argv: Sequence[str]) -> None:
+    parser = Parser(prog="python -m extract answers", description=COMMANDS["answers"])
+    parser.add_argument("--to", choices=FORMS, required=True)
+    parser.add_argument("--program", type=Path, required=True, metavar="PATH")
+    parser.add_argument("--list", type=Path, required=True, metavar="LIST.json")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
+    arguments = parser.parse_args(argv)
+    use_cache_folder()
+
+    from extract.commands.programs import run_program
+
+    run_program(arguments.program, arguments.to, arguments.list, arguments.out)
+    print_result(arguments.out)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ SOURCES = [
 ]
 # Where names in the system's own folder for temporary files are asked for, or files without a name.
 OF_THE_SYSTEM = {
+    "classify/export/head_file.py",
     "classify/feature_files.py",
     "classify/predict.py",
     "data/common/cache_folder.py",
