@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("data", "extract", "classify")
+PACKAGES = ("data", "extract", "classify", "icebox")
 SECTION = re.compile(r"^[ \t]*(\w[\w ]*)\n[ \t]*-{3,}[ \t]*$", re.MULTILINE)
 INTERNAL = {"Parameters", "Other Parameters", "Attributes", "Returns", "Yields", "Raises"}
 

@@ -9,7 +9,7 @@ import pytest
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("data", "extract", "classify")
+PACKAGES = ("data", "extract", "classify", "icebox")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 UNSAFE = {"pickle", "dill", "shelve", "marshal", "cloudpickle"}
 

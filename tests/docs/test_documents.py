@@ -170,7 +170,7 @@ def test_the_map_names_folders_that_exist(page):
         assert (ROOT / name).is_dir(), name
     folders = {
         path.parent.relative_to(ROOT).as_posix()
-        for package in ("data", "extract", "classify")
+        for package in ("data", "extract", "classify", "icebox")
         for path in (ROOT / package).rglob("__init__.py")
     }
     assert folders - {"classify/report/figures"} <= set(rows)

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = sorted(p for name in ("data", "extract", "classify") for p in (ROOT / name).rglob("*.py"))
+SOURCES = sorted(
+    p for name in ("data", "extract", "classify", "icebox") for p in (ROOT / name).rglob("*.py")
+)
 FORBIDDEN_MODULES = {
     "pickle",
     "cPickle",

@@ -1,0 +1,1 @@
+"""One command, ``icebox``, for all that the programs of both stages do."""
