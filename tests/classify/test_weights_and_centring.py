@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.linear_head import LinearHead
-from classify.saved_heads import SavedHead, load_head, save_head
+from classify.saved.heads import SavedHead, load_head, save_head
 
 ALL = [MultinomialLogistic, OneVsRestLogistic, OneVsOneLogistic]
 DEVICES = ["cpu", "torch-cpu"]

@@ -32,8 +32,8 @@ import numpy as np
 import numpy.typing as npt
 
 from classify import coding
-from classify.head_parts import HeadPart, norm_of_parts, parts_list, read_parts
 from classify.linear_head import Head, LinearHead, PairHead
+from classify.saved.parts import HeadPart, norm_of_parts, parts_list, read_parts
 from classify.solver.codes import Code, check_code
 from classify.solver.problems import class_pairs
 from classify.solver.row_norms import Norm, normalized
