@@ -160,7 +160,8 @@ def archive(folder):
 
 def head(folder):
     """Trained heads: a head whose parts fit each other, or a message."""
-    from classify.saved.heads import SavedHead, load_head, save_head
+    from classify.saved.heads import SavedHead, save_head
+    from classify.saved.reading import load_head
 
     spec = {"model": {"name": "m", "args": {}, "weights": {"source": "random", "digest": "0"}}}
     coef = np.arange(12, dtype=np.float32).reshape(3, 4)

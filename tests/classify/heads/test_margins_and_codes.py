@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score
 from classify.__main__ import main
 from classify.fit import output
 from classify.saved import heads
-from classify.saved.heads import load_head
+from classify.saved.reading import load_head
 from classify.solver.codes import code_book
 from data.common.cli import run
 from data.common.errors import UserError

@@ -7,7 +7,8 @@ from specs_for_tests import spec_of
 from classify import OneVsOneLogistic, coding
 from classify.fit.memory_budget import open_store
 from classify.saved import heads
-from classify.saved.heads import SavedHead, load_head, save_head, weights_of
+from classify.saved.heads import SavedHead, save_head, weights_of
+from classify.saved.reading import load_head
 from data.common.errors import UserError
 
 
