@@ -21,11 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.feature_files import FEATURE_SUFFIXES, is_feature_file, read_rows
-from classify.head_parts import Network, networks_of
 from classify.report.terminal import printable, table, wants_colour
 from classify.results import backbone_name, has_random_weights
-from classify.saved_heads import SavedHead, load_head
-from classify.saved_models import SavedModel, is_model, load_model
+from classify.saved.heads import SavedHead
+from classify.saved.models import SavedModel, is_model, load_model
+from classify.saved.parts import Network, networks_of
+from classify.saved.reading import load_head
 from classify.solver.memory import show_bytes
 from classify.stage_one import run_stage_one
 from classify.wording import display_name

@@ -17,8 +17,8 @@ from classify.export.check import Floats, Labels, compare, write_images
 from classify.export.program_of import head_program
 from classify.predict import AnyHead, Embedding, embed, networks
 from classify.results import backbone_name
-from classify.saved_heads import load_head
-from classify.saved_models import is_model, load_model
+from classify.saved.models import is_model, load_model
+from classify.saved.reading import load_head
 from classify.stage_one import run_stage_one
 from data.common.cli import log
 from data.common.errors import UserError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from classify.predict import AnyHead
-from classify.saved_heads import SavedHead
+from classify.saved.heads import SavedHead
 from classify.solver.row_norms import Norm
 from data.common.errors import UserError
 from data.format.programs import HeadProgram

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.head_parts import head_parts, weights_file_of
 from classify.heads.linear import LinearTrained
 from classify.heads.registry import head_kind, is_solved
 from classify.report.run_report import write_report
 from classify.results import FILE_NAME
-from classify.saved_heads import SavedHead, compact, save_head, weights_of
-from classify.saved_models import SUFFIX, SavedModel, save_model
+from classify.saved.heads import SavedHead, compact, save_head, weights_of
+from classify.saved.models import SUFFIX, SavedModel, save_model
+from classify.saved.parts import head_parts, weights_file_of
 from classify.solver.backend import device_title
 from classify.solver.few_rows import are_few
 from classify.solver.strategies import strategy_of

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from classify.head_parts import head_parts, norm_of_parts
 from classify.records import TrainingRows
+from classify.saved.parts import head_parts, norm_of_parts
 from classify.solver.out_of_core import is_source
 from classify.solver.row_norms import Norm
 from data.common.errors import UserError

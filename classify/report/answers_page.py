@@ -11,8 +11,8 @@ from typing import Any
 from classify.analysis.gallery import data_uri, thumbnail_size
 from classify.report.pages import render_html
 from classify.results import has_random_weights
-from classify.saved_heads import SavedHead
-from classify.saved_models import SavedModel
+from classify.saved.heads import SavedHead
+from classify.saved.models import SavedModel
 from data.common.cli import log, progress
 from data.common.errors import UserError
 from data.common.files import check_writable, write_text

@@ -15,7 +15,7 @@ import numpy as np
 from make_schema_1 import CLASS_NAMES, SPEC
 
 from classify.linear_head import PairHead
-from classify.saved_heads import SavedHead, save_head
+from classify.saved.heads import SavedHead, save_head
 
 WIDTH = 4
 STARTS = (0, 2, 3, 5)  # two, one and two rows

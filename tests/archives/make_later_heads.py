@@ -16,10 +16,10 @@ import numpy as np
 from make_heads import WIDTH, table, weights
 from make_schema_1 import CLASS_NAMES, SPEC
 
-from classify.head_parts import HeadPart
 from classify.heads.nearest_mean import CosineMeans
-from classify.saved_heads import SavedHead, save_head
-from classify.saved_models import SavedModel, save_model
+from classify.saved.heads import SavedHead, save_head
+from classify.saved.models import SavedModel, save_model
+from classify.saved.parts import HeadPart
 
 PARTS = (HeadPart("cd" * 32, 1, None), HeadPart("ef" * 32, 3, None))
 ALONE = {"class_names": CLASS_NAMES, "spec": SPEC, "store_key": "ab" * 32, "temperature": 1.5}

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from classify.saved_heads import FORMAT_VERSION, load_head
-from classify.saved_models import FORMAT_VERSION as MODEL_VERSION
-from classify.saved_models import load_model
+from classify.saved.heads import FORMAT_VERSION
+from classify.saved.models import FORMAT_VERSION as MODEL_VERSION
+from classify.saved.models import load_model
+from classify.saved.reading import load_head
 
 HERE = Path(__file__).parent
 FROZEN = {

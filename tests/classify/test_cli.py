@@ -13,7 +13,7 @@ from classify.__main__ import main
 from classify.fit import fit_store as run_module
 from classify.heads.registry import DEFAULT, HEADS, is_solved
 from classify.report.runs import read_results
-from classify.saved_heads import load_head
+from classify.saved.reading import load_head
 from classify.solver.strategies import STRATEGIES
 from data.common.cli import run
 

@@ -16,7 +16,7 @@ from classify.__main__ import main
 from classify.feature_files import read_rows
 from classify.report.run_report import extract_command
 from classify.results import backbone_name
-from classify.saved_heads import load_head
+from classify.saved.reading import load_head
 from data.common.cli import run
 from data.common.errors import UserError
 from data.images.lookup import find_pictures

@@ -15,7 +15,8 @@ from specs_for_tests import spec_of
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.__main__ import main
-from classify.saved_heads import SavedHead, load_head, save_head
+from classify.saved.heads import SavedHead, save_head
+from classify.saved.reading import load_head
 from classify.selection import select_C
 from classify.solver.row_norms import normalized
 from data.common.cli import run

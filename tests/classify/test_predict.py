@@ -15,7 +15,8 @@ from classify.__main__ import main
 from classify.coding import temper
 from classify.predict import find_images
 from classify.report import answers_page
-from classify.saved_heads import SavedHead, load_head, save_head
+from classify.saved.heads import SavedHead, save_head
+from classify.saved.reading import load_head
 from data.common.cli import run
 from data.common.errors import UserError
 from data.images.decode import SUFFIXES

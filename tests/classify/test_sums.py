@@ -16,14 +16,14 @@ from classify.analysis.gallery import thumbnails
 from classify.analysis.precision import numerics
 from classify.fit.fit_store import store_name
 from classify.fit.fit_stores import fit_stores
-from classify.head_parts import HeadPart, read_parts
 from classify.records import FitOptions
 from classify.report.comparison import compare
 from classify.report.run_report import extract_command, provenance_rows
 from classify.report.runs import read_results
 from classify.results import backbone_name, has_random_weights
-from classify.saved_heads import load_head
-from classify.saved_models import load_model
+from classify.saved.models import load_model
+from classify.saved.parts import HeadPart, read_parts
+from classify.saved.reading import load_head
 from classify.solver.row_norms import normalized
 from data.common.cli import run
 from data.dataset import load_dataset

@@ -10,7 +10,8 @@ from sklearn.preprocessing import StandardScaler
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.linear_head import LinearHead
-from classify.saved_heads import SavedHead, load_head, save_head
+from classify.saved.heads import SavedHead, save_head
+from classify.saved.reading import load_head
 
 ALL = [MultinomialLogistic, OneVsRestLogistic, OneVsOneLogistic]
 DEVICES = ["cpu", "torch-cpu"]

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 from timm.data import create_transform
 
-from classify.saved_heads import SavedHead, save_head
+from classify.saved.heads import SavedHead, save_head
 from classify.solver.problems import n_heads
 from data.common.cli import Parser
 from data.common.errors import UserError

@@ -394,7 +394,7 @@ def test_stage_two_says_that_photographs_were_cropped_twice(
     from classify.__main__ import main as classify
     from classify.fit.fit_store import _data_warnings
     from classify.predict import note
-    from classify.saved_heads import load_head
+    from classify.saved.reading import load_head
 
     with old_version():
         old = call(*photo_job())

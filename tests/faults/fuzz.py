@@ -160,7 +160,8 @@ def archive(folder):
 
 def head(folder):
     """Trained heads: a head whose parts fit each other, or a message."""
-    from classify.saved_heads import SavedHead, load_head, save_head
+    from classify.saved.heads import SavedHead, save_head
+    from classify.saved.reading import load_head
 
     spec = {"model": {"name": "m", "args": {}, "weights": {"source": "random", "digest": "0"}}}
     coef = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -182,7 +183,7 @@ def model(folder):
 
     from classify.heads.interface import FitContext, RowSet
     from classify.heads.registry import head_kind
-    from classify.saved_models import SavedModel, load_model, save_model
+    from classify.saved.models import SavedModel, load_model, save_model
 
     spec = {"model": {"name": "m", "args": {}, "weights": {"source": "random", "digest": "0"}}}
     X = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)

@@ -11,7 +11,7 @@ from classify.__main__ import main
 from classify.analysis.precision import _tried, numerics
 from classify.report.run_report import write_report
 from classify.report.runs import read_results
-from classify.saved_heads import load_head
+from classify.saved.reading import load_head
 from data.common.errors import UserError
 from data.reading import open_features
 from data.reembedded import Rechecked, digest_of, write_rechecked

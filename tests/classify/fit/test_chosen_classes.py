@@ -9,7 +9,7 @@ import pytest
 from classify.__main__ import main
 from classify.analysis.precision import PLAIN
 from classify.report.comparison import compare
-from classify.saved_heads import load_head
+from classify.saved.reading import load_head
 from data.common.cli import run
 from data.common.errors import UserError
 from data.format.records import SplitSource

@@ -16,7 +16,7 @@ from classify.__main__ import main
 from classify.analysis.few_shot import DrawTask, draw_rows, run_task
 from classify.fit.training_rows import check_classes, training_rows
 from classify.report.run_report import write_report
-from classify.saved_heads import load_head
+from classify.saved.reading import load_head
 from classify.selection import select_C
 from data.common.cli import run
 from data.common.errors import UserError

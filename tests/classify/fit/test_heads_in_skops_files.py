@@ -8,7 +8,7 @@ import pytest
 from classify.__main__ import main
 from classify.heads.mlp import head as mlp
 from classify.heads.trees import heads as trees
-from classify.saved_models import load_model
+from classify.saved.models import load_model
 from data import open_features
 from data.common.cli import run
 

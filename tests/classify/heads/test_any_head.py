@@ -13,7 +13,7 @@ from classify.heads import registry
 from classify.heads.interface import RowSet
 from classify.heads.linear import LinearTrained
 from classify.report.figures import style
-from classify.saved_heads import load_head
+from classify.saved.reading import load_head
 from data.common.cli import run
 from data.reading import open_features
 

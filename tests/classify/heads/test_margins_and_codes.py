@@ -8,10 +8,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.metrics import accuracy_score
 
-from classify import saved_heads
 from classify.__main__ import main
 from classify.fit import output
-from classify.saved_heads import load_head
+from classify.saved import heads
+from classify.saved.reading import load_head
 from classify.solver.codes import code_book
 from data.common.cli import run
 from data.common.errors import UserError
@@ -72,7 +72,7 @@ def test_two_classes_are_one_problem_of_each_loss(tmp_path, make_store):
 
 
 def test_pairs_of_few_rows_are_kept_as_sums_of_rows(tmp_path, make_store, monkeypatch):
-    for module in (saved_heads, output):
+    for module in (heads, output):
         monkeypatch.setattr(module, "compact", lambda *_: True)
     labels = np.repeat(np.arange(5), 3)
     store = make_store(

@@ -7,7 +7,8 @@ from safetensors.numpy import load_file, save_file
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
 from classify.coding import temper
-from classify.saved_heads import SavedHead, load_head, save_head
+from classify.saved.heads import SavedHead, save_head
+from classify.saved.reading import load_head
 from data.common.errors import UserError
 
 ESTIMATORS = {
@@ -111,7 +112,7 @@ def test_everything_survives_the_file(tmp_path):
 
 
 def test_scores_in_blocks_equal_one_product(monkeypatch):
-    from classify import saved_heads as heads
+    from classify.saved import heads
 
     head = head_of("ovr")
     X = np.random.default_rng(0).normal(size=(25, 4)).astype(np.float16)

@@ -13,7 +13,7 @@ from sklearn.tree import DecisionTreeClassifier
 from classify.coding import temper
 from classify.heads.interface import FitContext, RowSet
 from classify.heads.registry import head_kind
-from classify.saved_models import SavedModel, is_model, load_model, save_model
+from classify.saved.models import SavedModel, is_model, load_model, save_model
 from data.common.errors import UserError
 
 SPEC = {"model": {"name": "m", "weights": {"source": "hub", "digest": "00"}}, "seed": None}
@@ -75,7 +75,7 @@ def test_another_process_writes_the_same_bytes_and_needs_no_torch(path):
     other = path.with_name("other.skops")
     code = (
         "import sys; from pathlib import Path; filler = [object() for _ in range(1000)]\n"
-        "from classify.saved_models import load_model, save_model\n"
+        "from classify.saved.models import load_model, save_model\n"
         "save_model(Path(sys.argv[2]), load_model(Path(sys.argv[1])))\n"
         "print(sorted({'torch', 'timm', 'extract'} & set(sys.modules)))\n"
         "print('sklearn.externals.array_api_compat.torch' in sys.modules)\n"
@@ -224,7 +224,7 @@ def test_damage_is_told(path):
 
 def test_more_than_the_memory_holds_is_refused_before_it_is_read(path, monkeypatch):
     save_model(path, model_of())
-    monkeypatch.setattr("classify.saved_models.free_memory", lambda: 1000)
+    monkeypatch.setattr("classify.saved.models.free_memory", lambda: 1000)
     with pytest.raises(UserError, match="1,000 are free"):
         load_model(path)
 

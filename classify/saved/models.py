@@ -32,10 +32,10 @@ import numpy as np
 import numpy.typing as npt
 
 from classify import coding
-from classify.head_parts import HeadPart, norm_of_parts, parts_list, read_parts
 from classify.heads.classifier import answers_of_rows
 from classify.heads.interface import HeadAnswers, TrainedHead
 from classify.heads.registry import HEADS, head_kind, is_solved
+from classify.saved.parts import HeadPart, norm_of_parts, parts_list, read_parts
 from classify.solver.row_norms import Norm
 from data.common.errors import UserError
 from data.common.files import atomic_path

@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 from specs_for_tests import spec_of
 
-from classify import OneVsOneLogistic, coding, saved_heads
+from classify import OneVsOneLogistic, coding
 from classify.fit.memory_budget import open_store
-from classify.saved_heads import SavedHead, load_head, save_head, weights_of
+from classify.saved import heads
+from classify.saved.heads import SavedHead, save_head, weights_of
+from classify.saved.reading import load_head
 from data.common.errors import UserError
 
 
 @pytest.fixture
 def saved(tmp_path, monkeypatch):
-    monkeypatch.setattr(saved_heads, "COMPACT_NUMBERS", 100)
+    monkeypatch.setattr(heads, "COMPACT_NUMBERS", 100)
     rng = np.random.default_rng(0)
     y = np.repeat(np.arange(5), 3)
     X = rng.normal(size=(15, 40)) + rng.normal(size=(5, 40))[y]
