@@ -18,6 +18,7 @@ from classify.report import answers_page
 from classify.saved_heads import SavedHead, load_head, save_head
 from data.common.cli import run
 from data.common.errors import UserError
+from data.common.own_packages import program
 from data.images.decode import SUFFIXES
 from data.reading import open_features
 
@@ -84,7 +85,7 @@ def test_the_backbone_is_called_once_with_the_heads_spec(fitted_run, images, sta
     head = folder / "heads" / "ovo.safetensors"
     assert run(main, ["predict", "--device", "cpu", str(head), *images]) == 0
     ((command, content, names),) = stage_one.calls
-    assert command[:4] == [sys.executable, "-m", "extract", "images"]
+    assert command[:4] == [*program("extract"), "images"]
     assert "--device=cpu" in command
     assert content == {"spec": load_head(head).spec, "weights_file": None}
     assert names == images
