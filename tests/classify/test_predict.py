@@ -2,6 +2,7 @@ import csv
 import html
 import io
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,7 @@ def stage_one(monkeypatch, fitted_run):
         return Done
 
     fake.width, fake.calls, fake.done = None, calls, Done
-    monkeypatch.setattr(module.subprocess, "run", fake)
+    monkeypatch.setattr(subprocess, "run", fake)
     return fake
 
 
