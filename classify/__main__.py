@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import sys
 from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Callable, Sequence
@@ -14,7 +13,16 @@ from classify.export.command import add_export_options, export_command
 from classify.fit.two_classes import add_class_options, add_threshold
 from classify.heads.registry import DEFAULT, HEADS, check_solver_options
 from data.common.cache_folder import use_cache_folder
-from data.common.cli import Parser, folder_path, log, parse_command, print_result, run_process
+from data.common.cli import (
+    Command,
+    Parser,
+    folder_path,
+    log,
+    parse_command,
+    print_result,
+    program_parsers,
+    run_process,
+)
 from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError, nearest
 from data.common.memory import parse_memory
@@ -22,8 +30,6 @@ from data.format.spec import DECODES, MAX_PIXELS
 
 if TYPE_CHECKING:
     from classify.records import FitOptions
-
-_EPILOG = "Exit codes: 0 done, 2 something in the input is wrong, 130 interrupted, 1 a bug."
 
 
 def parse_head(option: str) -> Callable[[str], str]:
@@ -197,49 +203,11 @@ def _add_report_options(parser: Parser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN_DIR")
 
 
-_COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
-    "fit": ("train, evaluate and compare the strategies on a store", _add_fit_options),
-    "compare": ("one report over many runs", _add_compare_options),
-    "predict": ("label images with a trained head", _add_predict_options),
-    "export": ("write a head as onnx, torch, sklearn or timm", add_export_options),
-    "report": ("draw a run's report again from its results.json", _add_report_options),
-}
-
-
-def parsers() -> tuple[Parser, dict[str, Parser]]:
-    """Build the parser of the program and those of its commands, by name."""
-    top = Parser(prog="python -m classify", description=__doc__, epilog=_EPILOG)
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    found = {}
-    for name, (help_text, add_options) in _COMMANDS.items():
-        found[name] = commands.add_parser(name, help=help_text)
-        add_options(found[name])
-    return top, found
-
-
-def parse(argv: Sequence[str]) -> tuple[str, Namespace]:
-    """Parse a command line; options and files may be mixed.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        The arguments after ``python -m classify``.
-
-    Returns
-    -------
-    tuple
-        The command and its options.
-
-    Raises
-    ------
-    UserError
-        If it makes no sense.
-    """
-    return parse_command(*parsers(), argv)
-
-
-def fit_command(options: Namespace, command: str) -> None:
+def fit_command(options: Namespace) -> None:
     """Run ``fit``: a table and the verdict on stderr, the reports' paths on stdout."""
+    from data.format.sums import sum_parts
+
+    use_cache_folder(sum_parts(options.stores[0])[0].absolute().parent.parent)
     if options.c is not None and (options.c_grid or options.full_path):
         given = "--c-grid" if options.c_grid else "--full-path"
         raise UserError(
@@ -256,7 +224,6 @@ def fit_command(options: Namespace, command: str) -> None:
     from classify.solver.backend import DeviceMissingError, choose_device
     from data.chosen_classes import check_names
     from data.common.memory import keep_pages
-    from data.format.sums import sum_parts
     from data.reading import open_features, read_header
 
     stores = list(dict.fromkeys(options.stores))
@@ -270,7 +237,7 @@ def fit_command(options: Namespace, command: str) -> None:
     except DeviceMissingError as error:
         raise UserError(f"--{error}") from error
 
-    settings = _fit_options(options, device, command)
+    settings = _fit_options(options, device)
     if options.memory is None:  # where memory is counted, what is free goes back to the system
         keep_pages()
     with on_cluster(options.cluster, options.scheduler, options.address, options.jobs) as spread:
@@ -292,7 +259,7 @@ def fit_command(options: Namespace, command: str) -> None:
             show_run(folder, results)
 
 
-def _fit_options(options: Namespace, device: str, command: str) -> FitOptions:
+def _fit_options(options: Namespace, device: str) -> FitOptions:
     from classify.records import FitOptions
 
     return FitOptions(
@@ -305,7 +272,7 @@ def _fit_options(options: Namespace, device: str, command: str) -> FitOptions:
         seed=options.seed,
         max_iter=options.max_iter,
         memory=options.memory,
-        command=command,
+        command=options.typed,
         device=device,
         few_shot=options.few_shot,
         data_dir=options.data_dir,
@@ -340,6 +307,7 @@ def show_run(folder: Path, results: dict[str, Any]) -> None:
 
 def compare_command(options: Namespace) -> None:
     """Run ``compare``: the leaderboard and what it says on stderr, the report's path on stdout."""
+    use_cache_folder()
     from classify.report.best_rows import terminal_best
     from classify.report.comparison import compare
     from classify.report.terminal import emphasise, printable
@@ -356,6 +324,7 @@ def predict_command(options: Namespace) -> None:
     """Run ``predict``: answers on stdout; of a page, its path, and the answers on stderr."""
     if options.json and options.csv:
         raise UserError("--json and --csv were both given; use one of them")
+    use_cache_folder()
     from classify.feature_files import is_feature_file
     from classify.predict import Embedding, answers_csv, find_images, note, predict, show
     from classify.report.answers_page import check_page, write_page
@@ -385,9 +354,51 @@ def predict_command(options: Namespace) -> None:
 
 def report_command(options: Namespace) -> None:
     """Run ``report``: its path on stdout."""
+    use_cache_folder()
     from classify.report.run_report import write_report
 
     print_result(write_report(options.run))
+
+
+COMMANDS = {
+    "fit": Command(
+        "train, evaluate and compare the strategies on a store", _add_fit_options, fit_command
+    ),
+    "compare": Command("one report over many runs", _add_compare_options, compare_command),
+    "predict": Command("label images with a trained head", _add_predict_options, predict_command),
+    "export": Command(
+        "write a head as onnx, torch, sklearn or timm", add_export_options, export_command
+    ),
+    "report": Command(
+        "draw a run's report again from its results.json", _add_report_options, report_command
+    ),
+}
+
+
+def parsers() -> tuple[Parser, dict[str, Parser]]:
+    """Build the parser of the program and those of its commands, by name."""
+    return program_parsers("python -m classify", __doc__, COMMANDS)
+
+
+def parse(argv: Sequence[str]) -> tuple[str, Namespace]:
+    """Parse a command line; options and files may be mixed.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The arguments after ``python -m classify``.
+
+    Returns
+    -------
+    tuple
+        The command and its options.
+
+    Raises
+    ------
+    UserError
+        If it makes no sense.
+    """
+    return parse_command(*parsers(), argv)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -399,22 +410,7 @@ def main(argv: Sequence[str]) -> None:
         The arguments after ``python -m classify``.
     """
     command, options = parse(argv)
-    features_dir = None
-    if stores := getattr(options, "stores", None):
-        from data.format.sums import sum_parts
-
-        features_dir = sum_parts(stores[0])[0].absolute().parent.parent
-    use_cache_folder(features_dir)
-    if command == "fit":
-        fit_command(options, shlex.join(["python", "-m", "classify", *argv]))
-    elif command == "compare":
-        compare_command(options)
-    elif command == "predict":
-        predict_command(options)
-    elif command == "export":
-        export_command(options)
-    else:
-        report_command(options)
+    COMMANDS[command].run(options)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Sequence
 
 from data.common.cli import EXIT_INTERRUPTED, EXIT_USER
+from data.common.own_packages import program
 
 
 class StageOneRefused(SystemExit):
@@ -15,7 +15,7 @@ class StageOneRefused(SystemExit):
 
 def run_stage_one(words: Sequence[str]) -> None:
     """Run ``python -m extract WORDS``; its progress and its messages reach the person who waits."""
-    command = [sys.executable, "-m", "extract", *words]
+    command = [*program("extract"), *words]
     # Ctrl-C in a terminal reaches all processes of a session: this one ends the other, and says so.
     done = subprocess.run(  # noqa: S603
         command, stdout=subprocess.DEVNULL, check=False, start_new_session=True

@@ -1,4 +1,4 @@
-"""Images and features at rest: datasets, and the store of embeddings.
+"""Images and features of Icebox at rest: datasets, and the store of embeddings.
 
 ``from data import open_features`` reads a feature store. Nothing heavy is imported until a name
 is asked for, so that the command lines start fast.

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from argparse import ArgumentTypeError, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.common.cache_folder import use_cache_folder
-from data.common.cli import Parser, folder_path, parse_command, print_result, run_process, seed
+from data.common.cli import (
+    Command,
+    Parser,
+    folder_path,
+    parse_command,
+    print_result,
+    program_parsers,
+    run_process,
+    seed,
+)
 from data.common.errors import UserError
 
-_EPILOG = "Exit codes: 0 done, 2 something in the input is wrong, 130 interrupted, 1 a bug."
 FORMATS = ("parquet", "npz", "anndata", "safetensors", "csv")
 _COLUMNS = {
     "label": "labels",
@@ -99,46 +107,9 @@ def _add_export_options(parser: Parser) -> None:
     parser.add_argument("--force", action="store_true", help="replace a file that is there")
 
 
-_COMMANDS: dict[str, tuple[str, Callable[[Parser], None]]] = {
-    "import": ("make a verified store of features that you have", _add_import_options),
-    "export": ("write a store as Parquet, npz, AnnData, safetensors or CSV", _add_export_options),
-}
-
-
-def parsers() -> tuple[Parser, dict[str, Parser]]:
-    """Build the parser of the program and those of its commands, by name."""
-    top = Parser(prog="python -m data", description=__doc__, epilog=_EPILOG)
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    found = {}
-    for name, (help_text, add_options) in _COMMANDS.items():
-        found[name] = commands.add_parser(name, help=help_text, description=help_text)
-        add_options(found[name])
-    return top, found
-
-
-def parse(argv: Sequence[str]) -> tuple[str, Namespace]:
-    """Parse a command line; options and files may be mixed.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        The arguments after ``python -m data``.
-
-    Returns
-    -------
-    tuple
-        The command and its options.
-
-    Raises
-    ------
-    UserError
-        If it makes no sense.
-    """
-    return parse_command(*parsers(), argv)
-
-
 def import_command(options: Namespace) -> None:
     """Run ``import``: what was found on stderr, the store's path on stdout."""
+    use_cache_folder(options.features_dir)
     from data.exchange.importing import ImportOptions, import_features, parse_paths
 
     columns = {
@@ -148,8 +119,7 @@ def import_command(options: Namespace) -> None:
     }
     if options.name is None:
         raise UserError(
-            "python -m data import: --name is missing; give a short name for the data set, such as "
-            "--name my-set"
+            "--name is missing; give a short name for the data set, such as --name my-set"
         )
     if not options.model.strip():
         raise UserError("--model is empty; say what made the features, or leave the option out")
@@ -177,9 +147,48 @@ def import_command(options: Namespace) -> None:
 
 def export_command(options: Namespace) -> None:
     """Run ``export``: the file's path on stdout."""
+    use_cache_folder()
     from data.exchange.exporting import export_store
 
     print_result(export_store(options.store, options.to, options.out, force=options.force))
+
+
+COMMANDS = {
+    "import": Command(
+        "make a verified store of features that you have", _add_import_options, import_command
+    ),
+    "export": Command(
+        "write a store as Parquet, npz, AnnData, safetensors or CSV",
+        _add_export_options,
+        export_command,
+    ),
+}
+
+
+def parsers() -> tuple[Parser, dict[str, Parser]]:
+    """Build the parser of the program and those of its commands, by name."""
+    return program_parsers("python -m data", __doc__, COMMANDS)
+
+
+def parse(argv: Sequence[str]) -> tuple[str, Namespace]:
+    """Parse a command line; options and files may be mixed.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The arguments after ``python -m data``.
+
+    Returns
+    -------
+    tuple
+        The command and its options.
+
+    Raises
+    ------
+    UserError
+        If it makes no sense.
+    """
+    return parse_command(*parsers(), argv)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -191,11 +200,7 @@ def main(argv: Sequence[str]) -> None:
         The arguments after ``python -m data``.
     """
     command, options = parse(argv)
-    use_cache_folder(options.features_dir if command == "import" else None)
-    if command == "import":
-        import_command(options)
-    else:
-        export_command(options)
+    COMMANDS[command].run(options)
 
 
 if __name__ == "__main__":

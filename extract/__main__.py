@@ -2,58 +2,32 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from data.common.cache_folder import use_cache_folder
-from data.common.cli import Parser, folder_path, print_result, run_process, seed
+from data.common.cli import (
+    Command,
+    Parser,
+    folder_path,
+    parse_words,
+    print_result,
+    run_process,
+    seed,
+)
 from data.common.errors import UserError, nearest
-from data.format.spec import DECODES
-from data.images.decode import MAX_PIXELS
+from data.format.spec import DECODES, MAX_PIXELS
 from extract.exporting.registry import FORMS
 from extract.options import add_max_pixels, add_options, count_or_none, to_all_options
 
-COMMANDS = {
-    "list": "backbones that timm knows, with embedding width and input size",
-    "why": "is there a store for these settings? if not, which setting differs",
-    "verify": "recompute a store's checksums, and embed a few random rows again",
-    "images": "embed image files with the backbone of a store's spec",
-    "tensors": "unpack a file of torch.save into NumPy files, for python -m data import",
-    "program": "write a head and its backbone as one program, for python -m classify export",
-    "answers": "run such a program on image files, to check it",
-}
 
-
-def main(argv: Sequence[str]) -> None:
-    """Run stage one, or the subcommand that the first word names.
-
-    Parameters
-    ----------
-    argv : sequence of str
-        The arguments.
-    """
-    if argv and not argv[0].startswith("-"):
-        command = {
-            "list": _list, "why": _why, "verify": _verify, "images": _images, "tensors": _tensors,
-            "program": _program, "answers": _answers,
-        }.get(argv[0])  # fmt: skip
-        if command is None:
-            raise UserError(
-                f"python -m extract {argv[0]}: no such command; "
-                f"{nearest(argv[0], COMMANDS)}\nThere are {', '.join(COMMANDS)}, and no word at "
-                "all to embed a dataset"
-            )
-        command(argv[1:])
-        return
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
-    parser = Parser(
-        prog="python -m extract",
-        description="Embed a dataset once with a frozen backbone.",
-        epilog="other commands, as the first word:\n" + "\n".join(lines),
-    )
+def _add_run_options(parser: Parser) -> None:
     add_options(parser, run=True)
-    every = to_all_options(parser.parse_args(argv))
+
+
+def _run(arguments: Namespace) -> None:
+    every = to_all_options(arguments)
     use_cache_folder(every[0].features_dir)
 
     from extract.run import extract_all
@@ -63,10 +37,11 @@ def main(argv: Sequence[str]) -> None:
             print_result(path)
 
 
-def _list(argv: Sequence[str]) -> None:
-    parser = Parser(prog="python -m extract list", description=COMMANDS["list"])
+def _add_list_options(parser: Parser) -> None:
     parser.add_argument("pattern", nargs="?", default="*", help="with wildcards, such as vit_*")
-    arguments = parser.parse_args(argv)
+
+
+def _list(arguments: Namespace) -> None:
     use_cache_folder()
 
     from extract.commands.list import list_backbones
@@ -74,10 +49,12 @@ def _list(argv: Sequence[str]) -> None:
     list_backbones(arguments.pattern)
 
 
-def _why(argv: Sequence[str]) -> None:
-    parser = Parser(prog="python -m extract why", description=COMMANDS["why"])
+def _add_why_options(parser: Parser) -> None:
     add_options(parser, run=False)
-    every = to_all_options(parser.parse_args(argv))
+
+
+def _why(arguments: Namespace) -> None:
+    every = to_all_options(arguments)
     use_cache_folder(every[0].features_dir)
 
     from extract.commands.why import explain_all
@@ -87,8 +64,7 @@ def _why(argv: Sequence[str]) -> None:
             print_result(path)
 
 
-def _verify(argv: Sequence[str]) -> None:
-    parser = Parser(prog="python -m extract verify", description=COMMANDS["verify"])
+def _add_verify_options(parser: Parser) -> None:
     parser.add_argument("store", type=Path, metavar="FILE.h5")
     parser.add_argument(
         "--rows",
@@ -108,7 +84,9 @@ def _verify(argv: Sequence[str]) -> None:
         default=Path("reports"),
         help="where a trained head is looked for, to count predictions that flip (%(default)s)",
     )
-    arguments = parser.parse_args(argv)
+
+
+def _verify(arguments: Namespace) -> None:
     use_cache_folder(arguments.store.absolute().parent.parent)
 
     from extract.commands.verify import Check, verify
@@ -137,8 +115,7 @@ def _add_decoding(parser: Parser, whose: str, *, max_pixels: int | None) -> None
     add_max_pixels(parser, default=max_pixels)
 
 
-def _images(argv: Sequence[str]) -> None:
-    parser = Parser(prog="python -m extract images", description=COMMANDS["images"])
+def _add_images_options(parser: Parser) -> None:
     parser.add_argument("--spec", type=Path, required=True, metavar="SPEC.json")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.npy")
     parser.add_argument(
@@ -148,9 +125,11 @@ def _images(argv: Sequence[str]) -> None:
     parser.add_argument("--list", type=Path, metavar="LIST.json", help="a JSON list of more images")
     _add_decoding(parser, "the spec's", max_pixels=MAX_PIXELS)
     parser.add_argument("images", nargs="*", type=Path, metavar="IMAGE")
-    arguments = parser.parse_args(argv)
+
+
+def _images(arguments: Namespace) -> None:
     if not arguments.images and arguments.list is None:
-        parser.error("give images, or --list LIST.json")
+        raise UserError("there is no image; give images, or --list LIST.json")
     use_cache_folder()
 
     from extract.commands.embed_images import How, embed_files, read_list
@@ -165,25 +144,26 @@ def _images(argv: Sequence[str]) -> None:
     print_result(arguments.out)
 
 
-def _tensors(argv: Sequence[str]) -> None:
-    parser = Parser(prog="python -m extract tensors", description=COMMANDS["tensors"])
+def _add_tensors_options(parser: Parser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE.pt", help="tensors by name, or one")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="for the NumPy files"
     )
-    arguments = parser.parse_args(argv)
 
+
+def _tensors(arguments: Namespace) -> None:
     from extract.commands.tensors import unpack
 
     print_result(unpack(arguments.file, arguments.out))
 
 
-def _program(argv: Sequence[str]) -> None:
-    parser = Parser(prog="python -m extract program", description=COMMANDS["program"])
+def _add_program_options(parser: Parser) -> None:
     parser.add_argument("--order", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--to", choices=FORMS, required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="PATH")
-    arguments = parser.parse_args(argv)
+
+
+def _program(arguments: Namespace) -> None:
     use_cache_folder()
 
     from extract.commands.programs import write_program
@@ -192,19 +172,85 @@ def _program(argv: Sequence[str]) -> None:
     print_result(arguments.out)
 
 
-def _answers(argv: Sequence[str]) -> None:
-    parser = Parser(prog="python -m extract answers", description=COMMANDS["answers"])
+def _add_answers_options(parser: Parser) -> None:
     parser.add_argument("--to", choices=FORMS, required=True)
     parser.add_argument("--program", type=Path, required=True, metavar="PATH")
     parser.add_argument("--list", type=Path, required=True, metavar="LIST.json")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
-    arguments = parser.parse_args(argv)
+
+
+def _answers(arguments: Namespace) -> None:
     use_cache_folder()
 
     from extract.commands.programs import run_program
 
     run_program(arguments.program, arguments.to, arguments.list, arguments.out)
     print_result(arguments.out)
+
+
+RUN = Command("embed a dataset once with a frozen backbone", _add_run_options, _run)
+COMMANDS = {
+    "list": Command(
+        "backbones that timm knows, with embedding width and input size", _add_list_options, _list
+    ),
+    "why": Command(
+        "is there a store for these settings? if not, which setting differs",
+        _add_why_options,
+        _why,
+    ),
+    "verify": Command(
+        "recompute a store's checksums, and embed a few random rows again",
+        _add_verify_options,
+        _verify,
+    ),
+    "images": Command(
+        "embed image files with the backbone of a store's spec", _add_images_options, _images
+    ),
+    "tensors": Command(
+        "unpack a file of torch.save into NumPy files, for python -m data import",
+        _add_tensors_options,
+        _tensors,
+    ),
+    "program": Command(
+        "write a head and its backbone as one program, for python -m classify export",
+        _add_program_options,
+        _program,
+    ),
+    "answers": Command(
+        "run such a program on image files, to check it", _add_answers_options, _answers
+    ),
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run stage one, or the subcommand that the first word names.
+
+    Parameters
+    ----------
+    argv : sequence of str
+        The arguments.
+    """
+    if argv and not argv[0].startswith("-"):
+        command = COMMANDS.get(argv[0])
+        if command is None:
+            raise UserError(
+                f"python -m extract {argv[0]}: no such command; "
+                f"{nearest(argv[0], COMMANDS)}\nThere are {', '.join(COMMANDS)}, and no word at "
+                "all to embed a dataset"
+            )
+        parser = Parser(prog=f"python -m extract {argv[0]}", description=command.help)
+        command.add_options(parser)
+        command.run(parse_words(parser, argv[1:]))
+        return
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items()]
+    parser = Parser(
+        prog="python -m extract",
+        description=f"{RUN.help.capitalize()}.",
+        epilog="other commands, as the first word:\n" + "\n".join(lines),
+    )
+    RUN.add_options(parser)
+    RUN.run(parse_words(parser, argv))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,7 @@ from typing import Any, TypeAlias
 from data.common.cli import Parser, folder_path, log, seed
 from data.common.clusters import add_cluster_options, check_cluster
 from data.common.errors import UserError
-from data.format.spec import DECODES, EXACT
-from data.images.decode import MAX_PIXELS
+from data.format.spec import DECODES, EXACT, MAX_PIXELS
 from extract.model.bundled import CHOICE, check_model
 from extract.model.features.choice import DEFAULT, POOLS, check_layer, check_pool
 from extract.model.names import BUNDLED_MODEL, DEFAULT_MODEL, DEFAULT_MODEL_IMAGE_SIZE
@@ -260,6 +259,7 @@ def to_all_options(arguments: Namespace) -> tuple[Options, ...]:
     They are the combinations of the image sizes, layers and poolings, in this order.
     """
     values = vars(arguments).copy()
+    values.pop("typed", None)
     sizes, layers, pools = (values.pop(name) or [None] for name in ("image_size", "layer", "pool"))
     asked = [*itertools.product(sizes, layers, pools)]
     found = dict.fromkeys(asked)

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from data.common.cli import Parser, run_process
 from data.common.errors import UserError, nearest
+from data.common.own_packages import put_current_folder_last
 from data.common.packages import package_version
 from icebox.commands import load, names, parser_of
 from icebox.completion import complete
@@ -60,6 +61,7 @@ def main(argv: Sequence[str]) -> None:
 
 def console() -> NoReturn:
     """Run ``icebox`` as a process of its own: the console script."""
+    put_current_folder_last()  # for `--model package.module:factory`
     complete()
     run_process(main)
 

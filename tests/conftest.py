@@ -33,10 +33,12 @@ def warm_stage_one(monkeypatch):
     """Have the stage one that a command starts (`classify predict`) be a `WarmProcess`."""
     from warm_processes import run_warm
 
+    from data.common.own_packages import program
+
     real = subprocess.run
 
     def run(args, *more, **options):
-        stage_one = list(args[:3]) == [sys.executable, "-m", "extract"]
+        stage_one = list(args[:3]) == program("extract")
         warm = stage_one and options.get("start_new_session")  # as the command starts it
         return (run_warm if warm else real)(args, *more, **options)
 

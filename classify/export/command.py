@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from data.common.cache_folder import use_cache_folder
 from data.common.cli import Parser, folder_path, print_result
 
 FORM_NAMES = ("onnx", "torch", "sklearn", "timm")
@@ -33,6 +34,7 @@ def add_export_options(parser: Parser) -> None:
 
 def export_command(options: Namespace) -> None:
     """Run ``export``: what was checked on stderr, the path on stdout."""
+    use_cache_folder()
     from classify.export.head_file import export_head
 
     print_result(

@@ -11,11 +11,12 @@ import errno
 import gc
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from data.common.cache_folder import expand_user
 from data.common.errors import UserError, nearest
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 EXIT_USER = 2
 EXIT_INTERRUPTED = 130
+EXIT_CODES = "Exit codes: 0 done, 2 something in the input is wrong, 130 interrupted, 1 a bug."
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,14 +55,45 @@ def folder_path(text: str) -> Path:
     return expand_user(text)
 
 
+class Command(NamedTuple):
+    """A command of a program: what it is for, its options, and what runs it."""
+
+    help: str
+    add_options: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
+def program_parsers(
+    prog: str, description: str | None, commands: Mapping[str, Command]
+) -> tuple[Parser, dict[str, Parser]]:
+    """Build the parser of a program and those of its commands, by name."""
+    top = Parser(prog=prog, description=description, epilog=EXIT_CODES)
+    below = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    found = {}
+    for name, command in commands.items():
+        found[name] = below.add_parser(name, help=command.help, description=command.help)
+        command.add_options(found[name])
+    return top, found
+
+
 def parse_command(
     top: Parser, commands: Mapping[str, Parser], argv: Sequence[str]
 ) -> tuple[str, argparse.Namespace]:
-    """Parse a command and its options; options and files may be mixed."""
+    """Parse a command and its options."""
     if argv and argv[0] in commands:
-        return argv[0], commands[argv[0]].parse_intermixed_args(list(argv[1:]))
+        return argv[0], parse_words(commands[argv[0]], argv[1:])
     top.parse_args(argv)  # prints the help, or raises
     raise AssertionError("a command that is not in the list was parsed")
+
+
+def parse_words(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse what follows a command; options and files may be mixed.
+
+    ``typed`` is the whole command line, as it can be typed again.
+    """
+    options = parser.parse_intermixed_args(list(words))
+    options.typed = shlex.join([*parser.prog.split(), *words])
+    return options
 
 
 def seed(text: str) -> int:

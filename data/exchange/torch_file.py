@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 from data.common.cli import EXIT_INTERRUPTED, EXIT_USER
 from data.common.errors import UserError
+from data.common.own_packages import program
 from data.exchange.arrays import parts_of
 from data.exchange.npz import read_npy
 from data.exchange.records import Entry, Part, Reading
@@ -29,7 +29,7 @@ def unpacked(path: Path, reading: Reading) -> dict[str, Entry]:
     if reading.scratch is None:
         raise ValueError("files of torch need a folder to be unpacked in")
     folder = reading.scratch()
-    command = [sys.executable, "-m", "extract", "tensors", f"--out={folder}", "--", str(path)]
+    command = [*program("extract"), "tensors", f"--out={folder}", "--", str(path)]
     done = subprocess.run(  # noqa: S603
         command,
         stdout=subprocess.DEVNULL,

@@ -2,6 +2,7 @@ import csv
 import html
 import io
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from classify.saved.heads import SavedHead, save_head
 from classify.saved.reading import load_head
 from data.common.cli import run
 from data.common.errors import UserError
+from data.common.own_packages import program
 from data.images.decode import SUFFIXES
 from data.reading import open_features
 
@@ -53,7 +55,7 @@ def stage_one(monkeypatch, fitted_run):
         return Done
 
     fake.width, fake.calls, fake.done = None, calls, Done
-    monkeypatch.setattr(module.subprocess, "run", fake)
+    monkeypatch.setattr(subprocess, "run", fake)
     return fake
 
 
@@ -85,7 +87,7 @@ def test_the_backbone_is_called_once_with_the_heads_spec(fitted_run, images, sta
     head = folder / "heads" / "ovo.safetensors"
     assert run(main, ["predict", "--device", "cpu", str(head), *images]) == 0
     ((command, content, names),) = stage_one.calls
-    assert command[:4] == [sys.executable, "-m", "extract", "images"]
+    assert command[:4] == [*program("extract"), "images"]
     assert "--device=cpu" in command
     assert content == {"spec": load_head(head).spec, "weights_file": None}
     assert names == images
