@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 # An axis that is resized to more than so many times the network input is cropped on the way.
-_LONGEST = 16
+LONGEST = 16
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,9 @@ def resize_one(
     longest = max(down.resized / settings.size[0], across.resized / settings.size[1])
     resample = Image.Resampling[settings.interpolation.upper()]
     box = None if reduction is None else reduction.box
-    if longest > _LONGEST and box is None:
+    if longest > LONGEST and box is None:
         kept = _resize_window(settings, np.asarray(image), down, across)
-    elif longest > _LONGEST and box is not None:
+    elif longest > LONGEST and box is not None:
         kept = _resize_part(_as_pillow(image), down, across, resample, box)
     else:
         # In one call: the order of its two passes is Pillow's choice, and varies with its version.
@@ -159,7 +159,7 @@ def resize_one(
     if kept.shape[:2] == settings.size:
         return np.ascontiguousarray(kept)
     canvas = np.empty((*settings.size, 3), dtype=np.uint8)
-    canvas[:] = _fill(settings)
+    canvas[:] = fill_of(settings)
     rows, columns = kept.shape[:2]
     canvas[down.before : down.before + rows, across.before : across.before + columns] = kept
     return canvas
@@ -226,7 +226,7 @@ def keeps_shape(settings: Preprocessing, height: int, width: int) -> bool:
     return height == width and down.resized == across.resized
 
 
-def _fill(settings: Preprocessing) -> Sequence[int]:
+def fill_of(settings: Preprocessing) -> Sequence[int]:
     """Colour of the padding: of ``crop_mode='border'`` the mean, of the others black."""
     if settings.crop_mode != "border":
         return (0, 0, 0)
@@ -238,15 +238,16 @@ def normalise(settings: Preprocessing, levels: torch.Tensor) -> torch.Tensor:
 
     Shapes: `levels` float32 (n, 3, height, width).
     """
-    scale, shift = _scale_and_shift(settings, levels.device)
+    scale, shift = scale_and_shift(settings, levels.device)
     return levels.mul_(scale).sub_(shift)
 
 
 # Kept on the device: a copy from ordinary memory would wait for all that is under way there.
 @lru_cache(maxsize=16)
-def _scale_and_shift(
+def scale_and_shift(
     settings: Preprocessing, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give what grey levels are multiplied by, and what is then taken off: (1, 3, 1, 1) each."""
     import torch
 
     std = torch.tensor(settings.std, dtype=torch.float64).reshape(1, 3, 1, 1)
@@ -259,4 +260,4 @@ def _scale_and_shift(
 def _device_fill(settings: Preprocessing, device: torch.device) -> torch.Tensor:
     import torch
 
-    return torch.tensor(_fill(settings), dtype=torch.float32, device=device).reshape(1, 3, 1, 1)
+    return torch.tensor(fill_of(settings), dtype=torch.float32, device=device).reshape(1, 3, 1, 1)

@@ -20,12 +20,12 @@ import numpy.typing as npt
 from extract.model.preprocessing import Preprocessing
 
 # Pillow's kernel supports, in source pixels at a scale of one.
-_SUPPORT = {"bicubic": 2.0, "bilinear": 1.0, "lanczos": 3.0, "hamming": 1.0, "box": 0.5}
+SUPPORT = {"bicubic": 2.0, "bilinear": 1.0, "lanczos": 3.0, "hamming": 1.0, "box": 0.5}
 # Crop modes that keep all of an image, and so pad it.
-_WHOLE = ("border", "pad")
-_WEIGHT_UNIT = 2.0**-15
+WHOLE = ("border", "pad")
+WEIGHT_UNIT = 2.0**-15
 # Pillow's own: its sums of 8-bit pixels are whole numbers below 2**31.
-_PILLOW_UNIT = 2.0**-22
+PILLOW_UNIT = 2.0**-22
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def axes_of(settings: Preprocessing, height: int, width: int) -> tuple[Axis, Axi
     ratios = (height / target[0], width / target[1])
     if settings.crop_mode == "squash":
         resized = (target[0], target[1])
-    elif settings.crop_mode in _WHOLE or target[0] != target[1]:
-        ratio = max(ratios) if settings.crop_mode in _WHOLE else min(ratios)
+    elif settings.crop_mode in WHOLE or target[0] != target[1]:
+        ratio = max(ratios) if settings.crop_mode in WHOLE else min(ratios)
         resized = (max(round(height / ratio), 1), max(round(width / ratio), 1))
     elif height <= width:
         resized = (target[0], int(target[0] * width / height))
@@ -95,7 +95,7 @@ def _taps(axis: Axis, interpolation: str) -> Iterator[tuple[int, npt.NDArray[np.
     """Give for every kept output pixel its first source pixel, and the weights from there on."""
     scale = axis.source / axis.resized
     widening = max(scale, 1.0)
-    support = _SUPPORT[interpolation] * widening
+    support = SUPPORT[interpolation] * widening
     for index in range(axis.start, axis.stop):
         centre = (index + 0.5) * scale
         low = max(int(centre - support + 0.5), 0)
@@ -117,9 +117,9 @@ def device_matrix(axis: Axis, interpolation: str) -> npt.NDArray[np.float32]:
         weights[np.arange(len(weights)), _nearest(axis)] = 1.0
         return weights
     for row, (low, taps) in enumerate(_taps(axis, interpolation)):
-        units = np.rint(taps / _WEIGHT_UNIT)
-        units[np.argmax(units)] += 1.0 / _WEIGHT_UNIT - units.sum()
-        weights[row, low : low + len(units)] = units * _WEIGHT_UNIT
+        units = np.rint(taps / WEIGHT_UNIT)
+        units[np.argmax(units)] += 1.0 / WEIGHT_UNIT - units.sum()
+        weights[row, low : low + len(units)] = units * WEIGHT_UNIT
     return weights
 
 
@@ -137,7 +137,7 @@ def pillow_matrix(axis: Axis, interpolation: str) -> tuple[int, npt.NDArray[np.f
     first = min(low for low, _ in rows)
     weights = np.zeros((len(rows), max(low + len(taps) for low, taps in rows) - first))
     for row, (low, taps) in enumerate(rows):
-        units = taps / _PILLOW_UNIT
+        units = taps / PILLOW_UNIT
         whole = np.trunc(units + np.copysign(0.5, units))
-        weights[row, low - first : low - first + len(taps)] = whole * _PILLOW_UNIT
+        weights[row, low - first : low - first + len(taps)] = whole * PILLOW_UNIT
     return first, weights

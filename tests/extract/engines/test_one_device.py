@@ -14,7 +14,7 @@ from extract.model.preprocess import NetworkInput
 @pytest.fixture(autouse=True)
 def nothing_kept():
     """Weights of resizing are kept for each device, and this one is pretended."""
-    kept = preprocess._device_weights, preprocess._scale_and_shift, preprocess._device_fill
+    kept = preprocess._device_weights, preprocess.scale_and_shift, preprocess._device_fill
     for cache in kept:
         cache.cache_clear()
     yield
