@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
         OneVsRestLogistic,
         OneVsRestSVM,
     )
+    from classify.heads.estimator import HeadEstimator
+    from classify.saved.estimators import load_head
 
 # Before anything imports `data`: a user's data.py may lie under that name.
 _file = Path(__file__).parents[1] / "data" / "common" / "own_packages.py"
@@ -26,18 +29,21 @@ _own_packages.check("data")
 
 __all__ = [
     "ErrorCorrectingLogistic",
+    "HeadEstimator",
     "MultinomialLogistic",
     "OneVsOneLogistic",
     "OneVsOneSVM",
     "OneVsRestLogistic",
     "OneVsRestSVM",
+    "load_head",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import an estimator when it is asked for: ``python -m classify --help`` needs none."""
-    if name in __all__:
-        from classify import estimators
+_ELSEWHERE = {"HeadEstimator": "classify.heads.estimator", "load_head": "classify.saved.estimators"}
 
-        return getattr(estimators, name)
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, and then only: ``python -m classify --help`` needs none of it."""
+    if name in __all__:
+        return getattr(import_module(_ELSEWHERE.get(name, "classify.estimators")), name)
     raise AttributeError(f"module 'classify' has no attribute {name!r}")

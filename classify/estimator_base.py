@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +23,17 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from classify.codings.decisions import decide, decision_values
-from classify.linear_head import Head, LinearHead, SpanHead
+from classify.codings.decisions import (
+    decide,
+    decision_values,
+    log_probabilities,
+    probabilities,
+    temper,
+    temper_logarithms,
+)
+from classify.linear_head import Head, LinearHead, PairHead, SpanHead
 from classify.parameters import check_parameters, row_weights
-from classify.scoring import answers
+from classify.scoring import DoubleRows, answers
 from classify.solver.backend import as_labels, choose_device, lies_on, open_fitter
 from classify.solver.design import all_finite
 from classify.solver.fit import plan
@@ -39,9 +46,9 @@ from data.common.memory import default_memory
 
 Floats = npt.NDArray[np.floating[Any]]
 
-_Estimator = TypeVar("_Estimator", bound="type[LinearHeads]")
-
 _DTYPES = [np.float64, np.float32]
+# Attributes of estimators that were read from files: see `classify.saved.estimators`.
+_OF_FILES = ("temperature_", "coupled_as_")
 # C times all weights: the objective, and the sums and squares that bound it, stay finite.
 LARGEST_MASS = 1e100
 
@@ -55,94 +62,6 @@ def as_features(X: Any) -> Any:
     if getattr(X, "dtype", None) == np.float16:
         X = np.asarray(X, dtype=np.float32)
     return X
-
-
-# The sections of numpydoc that the estimators share: see `with_shared_sections`.
-_SECTIONS = """\
-Parameters
-----------
-C : float
-    Weight of the losses against the penalty. The losses are summed, not averaged.
-tol : float
-    Largest duality gap, relative to the objective, of any problem.
-max_iter : int
-    Largest number of iterations; reaching it raises a ``ConvergenceWarning`` with the bound
-    that was reached.
-standardize : bool
-    Penalise the weights of standardised features (training mean 0, standard deviation 1;
-    constant features are only centred). The scaling is folded into `coef_` and `intercept_`,
-    which take raw features either way.
-class_weight : dict, 'balanced' or None
-    Weights of the classes in `y`, as in scikit-learn's ``LogisticRegression``; they multiply
-    `sample_weight` in every problem. Balanced are the classes that have any weight.
-n_jobs : int or None
-    Threads; ``None`` means as many as BLAS may use.
-memory : int or None
-    Bytes that a fit may take whose features stay on the disk, apart from `y` and
-    `sample_weight`; ``None`` means half of what is free. Fits of arrays take no notice.
-device : {'cpu', 'auto', 'cuda', 'cuda:N'}
-    Where to fit. ``auto`` is the device of a CUDA tensor `X`, which is then not copied, else
-    CUDA where there is one. A fit that does not fit into the device's memory is done on the
-    CPU, with a warning. Predictions are computed on the CPU.
-fit_intercept : bool
-    Whether the heads have intercepts. Without them `intercept_` is zero, and `standardize`
-    scales features but does not centre them.
-normalize : None, 'l2' or tuple of int
-    ``l2`` divides every row by its Euclidean norm before anything else, in a fit and in
-    predictions; rows of zeros stay so. A tuple of widths divides each part of a row by its own.
-
-Attributes
-----------
-classes_ : ndarray of shape (n_classes,)
-    Labels, sorted; of rows of a weight above 0.
-n_classes_ : int
-    How many.
-coef_ : ndarray of float64, shape (n_heads, n_features)
-    Weights for raw features; one head for two classes.
-intercept_ : ndarray of float64, shape (n_heads,)
-    Intercepts.
-n_iter_ : ndarray of int, shape (n_problems,)
-    Iterations of each problem.
-device_ : str
-    Where it was fitted.
-certificate_ : dict
-    How near the optimum the fit is: see `classify.solver.solution.Solution.certificate`.
-n_features_in_ : int
-    Width of the features.
-"""
-_PAIRS = """\
-pairs_ : ndarray of int, shape (n_pairs, 2)
-    Indices into `classes_` of each head's two classes; the head is positive for the second.
-"""
-
-
-_CODES = """\
-code : array-like of int, shape (n_classes, n_problems), or None
-    Code book of -1 (negative), 1 (positive) and 0 (left out), for the sorted classes. ``None``
-    takes all ways to divide up to seven classes in two, and for more classes
-    ``ceil(10 log2(n_classes))`` problems, the best of many random code books.
-decoding : {'loss', 'votes'}
-    Which class a row of scores is nearest to: the one with the smallest sum of losses, or the one
-    that most problems agree with, and between equals the sum of the scores.
-random_state : int
-    Seed of the code books that are drawn.
-"""
-_CODE = """\
-code_ : ndarray of int, shape (n_classes, n_problems)
-    The code book that was used.
-"""
-
-
-def with_shared_sections(estimator: _Estimator) -> _Estimator:
-    """Add to an estimator's docstring what holds of all of them."""
-    if estimator.__doc__:  # python -OO has none
-        more = _PAIRS if strategy_of(estimator._strategy).coding == "ovo" else ""
-        sections = _SECTIONS
-        if estimator._strategy == "ecoc":
-            sections = sections.replace("tol : float\n", f"{_CODES}tol : float\n", 1)
-            more = _CODE
-        estimator.__doc__ = f"{inspect.cleandoc(estimator.__doc__)}\n\n{sections}{more}"
-    return estimator
 
 
 class LinearHeads(ClassifierMixin, BaseEstimator):
@@ -256,7 +175,9 @@ class LinearHeads(ClassifierMixin, BaseEstimator):
             head, solution = fitter.solve(
                 float(self.C), tol=float(self.tol), max_iter=int(self.max_iter), start=start
             )
-        self.head_ = head.plain if isinstance(head, SpanHead) else head
+        for name in _OF_FILES:
+            self.__dict__.pop(name, None)
+        self.head_: Head = head.plain if isinstance(head, SpanHead) else head
         self.n_iter_ = solution.n_iter
         self.device_ = fitter.device
         self.certificate_ = solution.certificate()
@@ -268,7 +189,28 @@ class LinearHeads(ClassifierMixin, BaseEstimator):
 
     def _fitted_strategy(self) -> Strategy:
         """Say how the heads that were fitted are decoded."""
-        return strategy_of(self._strategy)
+        strategy = strategy_of(self._strategy)
+        order = vars(self).get("coupled_as_")
+        return strategy if order is None else replace(strategy, coupled_as=order)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the attributes, with heads as plain arrays, so that files name no other class."""
+        state = dict(super().__getstate__())  # which is the attributes themselves
+        head = state.pop("head_", None)
+        if isinstance(head, PairHead):
+            names = ("span", "shift", "starts", "duals", "offset")
+            state["sums_"] = {name: getattr(head, name) for name in names}
+        elif head is not None:
+            state |= {"coef_": head.coef, "intercept_": head.intercept}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        if "sums_" in state:
+            state["head_"] = PairHead(**state.pop("sums_"))
+        elif "coef_" in state:
+            state["head_"] = LinearHead(state.pop("coef_"), state.pop("intercept_"))
+        super().__setstate__(state)
 
     @property
     def coef_(self) -> npt.NDArray[np.float64]:
@@ -382,11 +324,25 @@ class LinearHeads(ClassifierMixin, BaseEstimator):
                 raise ValueError(
                     f"Found array with 0 sample(s) (shape={X.shape}): at least 1 is needed"
                 )
-        X = normalized(X, self.normalize)
+        X = normalized(DoubleRows(X) if self._of_file() else X, self.normalize)
         strategy = self._fitted_strategy()
         return answers(
             X, head, lambda scores: answer(strategy, scores, n_classes), n_jobs=self.n_jobs
         )
+
+    def _of_file(self) -> bool:
+        """Tell an estimator that was read from a file, and not fitted since."""
+        return "temperature_" in vars(self)
+
+    def _probabilities(self, X: Any) -> npt.NDArray[np.float64]:
+        found: npt.NDArray[np.float64] = self._answer(X, probabilities)
+        temperature = vars(self).get("temperature_")
+        return found if temperature is None else temper(found, temperature)
+
+    def _log_probabilities(self, X: Any) -> npt.NDArray[np.float64]:
+        found: npt.NDArray[np.float64] = self._answer(X, log_probabilities)
+        temperature = vars(self).get("temperature_")
+        return found if temperature is None else temper_logarithms(found, temperature)
 
     def decision_function(self, X: Any) -> Floats:
         """Return the decision value of each class.

@@ -18,28 +18,117 @@ else differs is said where the estimator is described.
 
 from __future__ import annotations
 
+import inspect
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from classify.codings.decisions import (
-    decision_values,
-    log_probabilities,
-    pair_answers,
-    probabilities,
-)
-from classify.estimator_base import LinearHeads, with_shared_sections
+from classify.codings.decisions import decision_values, pair_answers, probabilities
+from classify.estimator_base import LinearHeads
 from classify.linear_head import Head
 from classify.solver.codes import Code, check_code, code_book
 from classify.solver.problems import class_pairs
 from classify.solver.row_norms import Norm
 from classify.solver.solution import Solution
-from classify.solver.strategies import Strategy
+from classify.solver.strategies import Strategy, strategy_of
 
 Floats = npt.NDArray[np.floating[Any]]
+_Estimator = TypeVar("_Estimator", bound=type[LinearHeads])
+
+
+# The sections of numpydoc that the estimators share: see `with_shared_sections`.
+_SECTIONS = """\
+Parameters
+----------
+C : float
+    Weight of the losses against the penalty. The losses are summed, not averaged.
+tol : float
+    Largest duality gap, relative to the objective, of any problem.
+max_iter : int
+    Largest number of iterations; reaching it raises a ``ConvergenceWarning`` with the bound
+    that was reached.
+standardize : bool
+    Penalise the weights of standardised features (training mean 0, standard deviation 1;
+    constant features are only centred). The scaling is folded into `coef_` and `intercept_`,
+    which take raw features either way.
+class_weight : dict, 'balanced' or None
+    Weights of the classes in `y`, as in scikit-learn's ``LogisticRegression``; they multiply
+    `sample_weight` in every problem. Balanced are the classes that have any weight.
+n_jobs : int or None
+    Threads; ``None`` means as many as BLAS may use.
+memory : int or None
+    Bytes that a fit may take whose features stay on the disk, apart from `y` and
+    `sample_weight`; ``None`` means half of what is free. Fits of arrays take no notice.
+device : {'cpu', 'auto', 'cuda', 'cuda:N'}
+    Where to fit. ``auto`` is the device of a CUDA tensor `X`, which is then not copied, else
+    CUDA where there is one. A fit that does not fit into the device's memory is done on the
+    CPU, with a warning. Predictions are computed on the CPU.
+fit_intercept : bool
+    Whether the heads have intercepts. Without them `intercept_` is zero, and `standardize`
+    scales features but does not centre them.
+normalize : None, 'l2' or tuple of int
+    ``l2`` divides every row by its Euclidean norm before anything else, in a fit and in
+    predictions; rows of zeros stay so. A tuple of widths divides each part of a row by its own.
+
+Attributes
+----------
+classes_ : ndarray of shape (n_classes,)
+    Labels, sorted; of rows of a weight above 0.
+n_classes_ : int
+    How many.
+coef_ : ndarray of float64, shape (n_heads, n_features)
+    Weights for raw features; one head for two classes.
+intercept_ : ndarray of float64, shape (n_heads,)
+    Intercepts.
+n_iter_ : ndarray of int, shape (n_problems,)
+    Iterations of each problem.
+device_ : str
+    Where it was fitted.
+certificate_ : dict
+    How near the optimum the fit is: see `classify.solver.solution.Solution.certificate`.
+n_features_in_ : int
+    Width of the features.
+temperature_ : float or None
+    What `classify.load_head` found in a file: logarithms of probabilities are divided by it. A fit
+    sets none; the estimator of a file has no `n_iter_`, `device_` and `certificate_`.
+"""
+_PAIRS = """\
+pairs_ : ndarray of int, shape (n_pairs, 2)
+    Indices into `classes_` of each head's two classes; the head is positive for the second.
+"""
+
+
+_CODES = """\
+code : array-like of int, shape (n_classes, n_problems), or None
+    Code book of -1 (negative), 1 (positive) and 0 (left out), for the sorted classes. ``None``
+    takes all ways to divide up to seven classes in two, and for more classes
+    ``ceil(10 log2(n_classes))`` problems, the best of many random code books.
+decoding : {'loss', 'votes'}
+    Which class a row of scores is nearest to: the one with the smallest sum of losses, or the one
+    that most problems agree with, and between equals the sum of the scores.
+random_state : int
+    Seed of the code books that are drawn.
+"""
+_CODE = """\
+code_ : ndarray of int, shape (n_classes, n_problems)
+    The code book that was used.
+"""
+
+
+def with_shared_sections(estimator: _Estimator) -> _Estimator:
+    """Add to an estimator's docstring what holds of all of them."""
+    if estimator.__doc__:  # python -OO has none
+        more = _PAIRS if strategy_of(estimator._strategy).coding == "ovo" else ""
+        sections = _SECTIONS
+        if estimator._strategy == "ecoc":
+            sections = sections.replace("tol : float\n", f"{_CODES}tol : float\n", 1)
+            more = _CODE
+        estimator.__doc__ = f"{inspect.cleandoc(estimator.__doc__)}\n\n{sections}{more}"
+    return estimator
 
 
 def fit_without_warning(
@@ -91,7 +180,7 @@ class _LogisticHeads(LinearHeads):
         ndarray of float64, shape (n_samples, n_classes)
             See `classify.codings.decisions.probabilities`.
         """
-        return self._answer(X, probabilities)
+        return self._probabilities(X)
 
     def predict_log_proba(self, X: Any) -> npt.NDArray[np.float64]:
         """Return the logarithm of the probability of each class.
@@ -106,7 +195,47 @@ class _LogisticHeads(LinearHeads):
         ndarray of float64, shape (n_samples, n_classes)
             Finite, where a probability has underflowed to zero too.
         """
-        return self._answer(X, log_probabilities)
+        return self._log_probabilities(X)
+
+
+def _is_calibrated(estimator: LinearHeads) -> bool:
+    return estimator._of_file()
+
+
+class _MarginHeads(LinearHeads):
+    """What those have whose scores are margins: probabilities where a file has calibrated them."""
+
+    @available_if(_is_calibrated)
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+        """Return the probability of each class; of the estimator of a file only.
+
+        Parameters
+        ----------
+        X : array-like or torch.Tensor of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_samples, n_classes)
+            Those of margins taken for logits, calibrated by the temperature of the file.
+        """
+        return self._probabilities(X)
+
+    @available_if(_is_calibrated)
+    def predict_log_proba(self, X: Any) -> npt.NDArray[np.float64]:
+        """Return the logarithm of the probability of each class; of the estimator of a file only.
+
+        Parameters
+        ----------
+        X : array-like or torch.Tensor of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_samples, n_classes)
+            Finite, where a probability has underflowed to zero too.
+        """
+        return self._log_probabilities(X)
 
 
 @with_shared_sections
@@ -150,22 +279,23 @@ class OneVsOneLogistic(_LogisticHeads):
 
 
 @with_shared_sections
-class OneVsRestSVM(LinearHeads):
+class OneVsRestSVM(_MarginHeads):
     """One-vs-rest linear support vector machine: squared hinge loss, all classes solved together.
 
     The loss of a row is ``max(0, 1 - y f)^2`` of its score ``f`` and its side ``y``, 1 or -1. As in
     the logistic estimators, and other than in scikit-learn's ``LinearSVC``, the intercept is not
     penalised: the two agree without intercepts, and in the limit of a large ``intercept_scaling``.
 
-    A score is a margin and not a logit, so there is no ``predict_proba``; scikit-learn's
-    ``CalibratedClassifierCV`` makes probabilities of `decision_function`.
+    A score is a margin and not a logit, so a fit has no ``predict_proba``; scikit-learn's
+    ``CalibratedClassifierCV`` makes probabilities of `decision_function`. The estimator of a file
+    (`classify.load_head`) has one: what a run has calibrated by the file's temperature.
     """
 
     _strategy = "svm-ovr"
 
 
 @with_shared_sections
-class OneVsOneSVM(LinearHeads):
+class OneVsOneSVM(_MarginHeads):
     """One-vs-one linear support vector machine: squared hinge loss, all pairs solved together.
 
     See `OneVsRestSVM` for the loss and the intercept.

@@ -133,6 +133,20 @@ class PairHead:
             weights += self.duals[rows, other] @ self.span[rows]
         return LinearHead(weights[None], self.offset[i : i + 1] - weights @ self.shift)
 
+    def in_order(self, order: npt.NDArray[np.intp]) -> PairHead:
+        """Return the heads of the classes in another order: see `reordered_pairs`."""
+        pairs, signs = reordered_pairs(order)
+        sizes = np.diff(self.starts)[order]
+        parts = [np.arange(self.starts[old], self.starts[old + 1]) for old in order]
+        rows = np.concatenate(parts)
+        starts = np.append(0, np.cumsum(sizes)).astype(self.starts.dtype)
+        # A coefficient belongs to a row's own class and another.
+        places = np.arange(len(order))
+        own = np.repeat(places, sizes)[:, None]
+        kept = (own < places) == (order[own] < order)
+        duals = np.where(kept, 1, -1) * self.duals[np.ix_(rows, order)]
+        return PairHead(self.span[rows], self.shift, starts, duals, signs * self.offset[pairs])
+
     def by_class(self, dtype: npt.DTypeLike) -> Callable[[Floats], PairScores]:
         """Return what makes the scores of a block of rows of a dtype, first class by first class.
 
@@ -322,6 +336,20 @@ def pairs_of(label: int, n_classes: int) -> npt.NDArray[np.intp]:
     earlier = np.arange(label)
     later = np.arange(n_classes - 1 - label) + label * (2 * n_classes - label - 1) // 2
     return np.concatenate([earlier * (2 * n_classes - earlier - 3) // 2 + label - 1, later])
+
+
+def reordered_pairs(
+    order: npt.NDArray[np.intp],
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Return where the pairs of classes in a new order are among the old, and their signs.
+
+    `order` (n_classes,) holds the old index of each class. A pair whose classes have changed places
+    has its score negated. Both (n_pairs,).
+    """
+    first, second = np.triu_indices(len(order), k=1)
+    a, b = order[first], order[second]
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    return low * (2 * len(order) - low - 3) // 2 + high - 1, np.where(a < b, 1.0, -1.0)
 
 
 Head = LinearHead | SpanHead | PairHead

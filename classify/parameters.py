@@ -19,7 +19,7 @@ def check_parameters(estimator: Any) -> None:
     for name in ("standardize", "fit_intercept"):
         if not isinstance(getattr(estimator, name), (bool, np.bool_)):
             raise ValueError(f"{name} must be True or False, got {getattr(estimator, name)!r}")
-    _check_norm(estimator.normalize)
+    check_norm(estimator.normalize)
     n_jobs = estimator.n_jobs
     if n_jobs is not None and (
         not isinstance(n_jobs, Integral) or isinstance(n_jobs, bool) or n_jobs == 0
@@ -38,7 +38,8 @@ def check_parameters(estimator: Any) -> None:
             raise ValueError(f"{name} must be {number} above 0, got {value!r}")
 
 
-def _check_norm(norm: Any) -> None:
+def check_norm(norm: Any) -> None:
+    """Refuse a ``normalize`` that is neither a norm's name nor the widths of parts."""
     if norm is None or (isinstance(norm, str) and norm == "l2"):
         return
     if not isinstance(norm, tuple) or not norm:

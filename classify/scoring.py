@@ -29,6 +29,32 @@ class HeldOut:
     weights: npt.NDArray[np.float64] | None = None  # of these rows
 
 
+class DoubleRows:
+    """A source of the rows of an array, or of a source, in float64: converted when they are read.
+
+    Heads of files score rows in float64, whatever these are kept in.
+    """
+
+    def __init__(self, rows: Any) -> None:
+        self.rows, self.shape = rows, rows.shape
+        self.ndim, self.dtype = 2, np.dtype(np.float64)
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def read(self, start: int, stop: int, out: Any = None) -> npt.NDArray[np.float64]:
+        """Read consecutive rows, into an array where one is given."""
+        rows = self.rows.read(start, stop) if is_source(self.rows) else self.rows[start:stop]
+        if out is None:
+            return np.array(rows, dtype=np.float64)
+        out[...] = rows
+        return np.asarray(out)
+
+    def gather(self, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
+        """Read any rows, in their order."""
+        return rows_of(self.rows, rows).astype(np.float64)
+
+
 def rows_of(X: Any, rows: npt.NDArray[np.intp]) -> npt.NDArray[Any]:
     """Collect some rows of an array or of a source, in their order."""
     return X.gather(rows) if is_source(X) else X[rows]

@@ -33,7 +33,7 @@ from classify.codings.code_books import (
     with_confidences,
 )
 from classify.codings.coupling import MANY_CLASSES, couple, couple_many
-from classify.linear_head import PairScores, Scores
+from classify.linear_head import PairScores, Scores, reordered_pairs
 from classify.solver.losses import BINARY_LOSSES
 from classify.solver.strategies import Strategy, strategy_of
 
@@ -93,6 +93,11 @@ def probabilities(
     exact = scores.astype(np.float64)
     if n_classes == 2:
         return np.exp(np.concatenate([log_sigmoid(-exact), log_sigmoid(exact)], axis=1))
+    if strategy.coding == "ovo" and strategy.coupled_as is not None:
+        # The steps through the classes end early, and where they do depends on their order.
+        order = strategy.coupled_as
+        pairs, signs = reordered_pairs(np.argsort(order))
+        return couple(np.exp(log_sigmoid(-signs * exact[:, pairs])), n_classes)[:, order]
     if strategy.coding == "ovo":
         return couple(np.exp(log_sigmoid(-exact)), n_classes)
     if strategy.coding == "ecoc":
@@ -116,9 +121,7 @@ def log_probabilities(
         return np.concatenate([log_sigmoid(-exact), log_sigmoid(exact)], axis=1)
     if strategy.coding == "ecoc":
         return code_log_probabilities(strategy.code_of(n_classes), exact)
-    logits = log_sigmoid(exact) if strategy.coding == "ovr" else exact
-    logits = logits - logits.max(axis=1, keepdims=True)
-    return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
+    return temper_logarithms(log_sigmoid(exact) if strategy.coding == "ovr" else exact, 1.0)
 
 
 def temper(
@@ -131,6 +134,15 @@ def temper(
     order of the classes stays as it is.
     """
     return _softmax(logarithms(probabilities) / temperature)
+
+
+def temper_logarithms(
+    log_probabilities: npt.NDArray[np.float64], temperature: float
+) -> npt.NDArray[np.float64]:
+    """Return the logarithms of what `temper` makes of probabilities, given theirs."""
+    logits = log_probabilities / temperature
+    logits = logits - logits.max(axis=1, keepdims=True)
+    return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
 
 
 def logarithms(probabilities: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:

@@ -26,7 +26,9 @@ class Strategy:
     loss: str = "logistic"  # of each problem; a key of `classify.solver.losses.BINARY_LOSSES`
     # (n_classes, n_problems), in place of the one that ``ecoc`` chooses for so many classes.
     code: Code | None = field(default=None, compare=False, repr=False)
-    decoding: str = "loss"  # of ``ecoc``: see `classify.decoding_codes`
+    decoding: str = "loss"  # of ``ecoc``: see `classify.codings.code_books`
+    # (n_classes,) old indices of the classes: probabilities of ``ovo`` are coupled in that order.
+    coupled_as: npt.NDArray[np.intp] | None = field(default=None, compare=False, repr=False)
 
     def n_heads(self, n_classes: int) -> int:
         """Count the linear heads (rows of ``coef_``): 1 for two classes, whatever it is."""

@@ -224,7 +224,7 @@ def test_damage_is_told(path):
 
 def test_more_than_the_memory_holds_is_refused_before_it_is_read(path, monkeypatch):
     save_model(path, model_of())
-    monkeypatch.setattr("classify.saved.models.free_memory", lambda: 1000)
+    monkeypatch.setattr("classify.heads.skops_files.free_memory", lambda: 1000)
     with pytest.raises(UserError, match="1,000 are free"):
         load_model(path)
 
