@@ -168,7 +168,8 @@ def _announcement(items: list[Item], inventory: Inventory) -> Iterator[str]:
         if isinstance(item, StoreFile):
             runs |= set(inventory.use(item).folders)
     if runs:
-        made = "1 run was made of it" if len(runs) == 1 else f"{len(runs):,} runs were made of it"
+        were = "1 run was" if len(runs) == 1 else f"{len(runs):,} runs were"
+        made = f"{were} made of {'it' if len(items) == 1 else 'them'}"
         yield (
             f"{made}: reports stay, and heads predict as before; python -m extract verify and "
             "further fits need the features again"

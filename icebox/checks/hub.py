@@ -36,8 +36,11 @@ class HubRequest:
     def _ask(self) -> None:
         began = time.monotonic()
         try:
-            request = urllib.request.Request(self.endpoint, method="HEAD")  # noqa: S310 - checked
-            urllib.request.urlopen(request, timeout=self._seconds).close()  # noqa: S310
+            # A name and password are not needed for a sign of life, and errors would repeat them.
+            url = without_password(self.endpoint, mark="")
+            request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - checked
+            # Not `urlopen`, which remembers the proxies of its first call.
+            urllib.request.build_opener().open(request, timeout=self._seconds).close()
             answer: dict[str, Any] = {"reachable": True}
         except urllib.error.HTTPError as error:
             # It answered, unless a proxy or a gateway says that it could not be asked.

@@ -46,7 +46,7 @@ def printable(text: str) -> str:
     )
 
 
-def without_password(url: str) -> str:
+def without_password(url: str, mark: str = "***@") -> str:
     """Leave the name and password out of a web address: what is shown goes into bug reports."""
     try:
         parts = urlsplit(url)
@@ -54,7 +54,7 @@ def without_password(url: str) -> str:
         return "an address that cannot be read"
     if "@" not in parts.netloc:
         return url
-    return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))
+    return urlunsplit(parts._replace(netloc=f"{mark}{parts.netloc.rpartition('@')[2]}"))
 
 
 def iso(when: float | None) -> str | None:
