@@ -14,7 +14,7 @@ from typing import Any
 from data.common.cache_folder import cache_folder, use_cache_folder
 from data.common.cli import Parser, folder_path
 from data.common.errors import UserError
-from icebox.checks import contents, devices, installation, machine
+from icebox.checks import contents, devices, installation, machine, shell
 from icebox.checks.finding import FAILURE, WARNING, Finding, found_by
 from icebox.checks.hub import HubRequest, check_hub
 from icebox.checks.probes import Probe
@@ -172,6 +172,7 @@ def _without_torch(asked: Asked, installed: Installation) -> Iterator[Finding]:
         ("unfinished", partial(contents.check_leftovers, asked.features_dir)),
         ("runs", partial(contents.check_runs, asked.reports_dir)),
         ("caches", partial(contents.check_caches, asked.features_dir, asked.data_dir)),
+        ("completion", shell.check_completion),
         ("extras", partial(installation.check_extras, installed)),
     ):
         yield from found_by(name, partial(_listed, check))

@@ -30,7 +30,7 @@ class _Until:
     def __call__(self) -> bool:
         if not self._until:
             # What reads them is imported first, which is not what takes long with many.
-            import classify.results  # noqa: F401
+            import classify.results.file  # noqa: F401
             import data.reading  # noqa: F401
 
             self._until = time.monotonic() + self._seconds
@@ -49,7 +49,7 @@ def check_stores(features_dir: Path, seconds: float = SECONDS) -> Iterator[Findi
 
     found, missing = _read(read)
     if missing:
-        yield Finding("stores", *_missing(features_dir, missing, "make features writes some"))
+        yield Finding("stores", *_missing(features_dir, missing, "icebox features writes some"))
         return
     good = [one for one in found if not one.problem]
     broken = [(one.name, one.problem) for one in found if one.problem]
@@ -84,7 +84,7 @@ def check_runs(reports_dir: Path, seconds: float = SECONDS) -> Iterator[Finding]
 
     found, missing = _read(read)
     if missing:
-        yield Finding("runs", *_missing(reports_dir, missing, "make classify makes some"))
+        yield Finding("runs", *_missing(reports_dir, missing, "icebox classify makes some"))
         return
     good = [one for one in found if not one.problem]
     names = [(str(one.folder.relative_to(reports_dir)), one.problem) for one in found]

@@ -88,10 +88,11 @@ def check_libraries(installation: Installation) -> Iterator[Finding]:
         text = f"all {len(found)} that are required, in versions that fit"
         yield Finding("libraries", OK, text, values=values)
         return
+    gone = [f"missing: {', '.join(one.name for one in missing)}"] if missing else []
     yield Finding(
         "libraries",
         FAILURE if missing else WARNING,
-        "; ".join(one.words for one in (*missing, *outside)),
+        "; ".join([*gone, *(one.words for one in outside)]),
         (f"type: {install_all(installation)}",),
         values,
     )
@@ -132,9 +133,7 @@ def check_bundled() -> Iterator[Finding]:
     from extract.model.names import BUNDLED_MODEL
 
     if find_file() is None:
-        text = (
-            f"not there; without a network, they are how to begin (the extra demo: {DISTRIBUTION})"
-        )
+        text = f"not there: those of a small network, from a package ({DISTRIBUTION})"
         yield Finding("weights", NOTE, text, values={"installed": False})
         return
     try:

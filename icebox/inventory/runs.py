@@ -28,7 +28,8 @@ class RunFolder:
 
 def run_folders(reports_dir: Path) -> Iterator[Path]:
     """Yield the files ``results.json``, those of unfinished runs left out."""
-    from classify.results import FILE_NAME
+    reports_dir.stat()  # before anything large is imported
+    from classify.results.file import FILE_NAME
 
     def stop(error: OSError) -> None:
         if Path(error.filename or "") == reports_dir:
@@ -72,7 +73,7 @@ def read_runs(
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
     """Read a results.json: why it cannot be read, or what of it matters here."""
-    from classify.results import load_json, read_run
+    from classify.results.file import load_json, read_run
     from data.common.errors import UserError
 
     try:

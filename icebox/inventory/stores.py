@@ -110,7 +110,7 @@ def _read_store(
 
 def _read(path: Path) -> tuple[str, dict[str, Any]]:
     """Read a header: why it cannot be read, or what it says."""
-    from classify.results import backbone_name
+    from classify.results.names import backbone_name
     from data.common.errors import UserError
     from data.reading import read_header
 

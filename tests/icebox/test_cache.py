@@ -265,7 +265,9 @@ def test_what_is_being_computed_is_refused(place, capsys):
 def test_what_is_being_read_is_refused(place, capsys, virtual):
     path = write_store("features", A, virtual=virtual)
     read = next(path.parent.glob("*.shards-*/*")) if virtual else path
-    code = f"import sys; file = open({os.fspath(read)!r}); print('open', flush=True); sys.stdin.read()"
+    code = (
+        f"import sys; file = open({os.fspath(read)!r}); print('open', flush=True); sys.stdin.read()"
+    )
     reader = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -71,8 +71,7 @@ def write_run(reports_dir, *keys, name="run", started="2026-03-01T00:00:00+00:00
     results["store"]["key"] = keys[0]
     if len(keys) > 1:
         results["store"]["provenance"]["parts"] = [
-            {"path": f"{key}.h5", "key": key, "n_features": 3, "provenance": {}}
-            for key in keys[1:]
+            {"path": f"{key}.h5", "key": key, "n_features": 3, "provenance": {}} for key in keys[1:]
         ]
     results["timings"]["started"] = started
     folder = Path(reports_dir, "store", name)

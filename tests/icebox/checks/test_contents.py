@@ -74,7 +74,9 @@ def test_runs_are_counted_and_broken_ones_named():
     Path("reports/.tmp-1").mkdir()
     Path("reports/.tmp-1/results.json").write_text("{}")
     Path("reports/comparison").mkdir()
-    Path("reports/comparison/results.json").write_text('{"schema_version": 1, "kind": "comparison"}')
+    Path("reports/comparison/results.json").write_text(
+        '{"schema_version": 1, "kind": "comparison"}'
+    )
     [good] = runs()
     assert good.text.startswith("2 runs in reports, ") and "the newest, store/b, is" in good.text
     for name, text in (("cut", '{"schema_version"'), ("odd", '{"schema_version": 1}')):

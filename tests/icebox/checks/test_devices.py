@@ -10,9 +10,7 @@ from icebox.checks import devices
 from icebox.checks.finding import FAILURE, NOTE, OK, WARNING
 from icebox.checks.requirements import Installation
 
-HERE = Installation(
-    devices.DRIVER.parent, False, False, "1.0", (), {"cpu": ("openvino>=2025",)}
-)
+HERE = Installation(devices.DRIVER.parent, False, False, "1.0", (), {"cpu": ("openvino>=2025",)})
 TORCH = """
 __version__ = "9.1.0+cu130"
 class version:

@@ -48,7 +48,7 @@ def test_requirements(versions):
     [
         (("numpy>=1.26,<3", "pillow"), OK, "all 2 that are required, in versions that fit"),
         (("numpy>=3", "pillow"), WARNING, "numpy 2.1.0 is not >=3"),
-        (("numpy>=3", "torch"), FAILURE, "torch is missing; numpy 2.1.0 is not >=3"),
+        (("numpy>=3", "torch"), FAILURE, "missing: torch; numpy 2.1.0 is not >=3"),
         ((), NOTE, "which are required is not known: Icebox is not installed"),
     ],
 )
@@ -69,7 +69,10 @@ def test_extras_say_what_is_missing_and_what_to_type(versions):
     first, second = installation.check_extras(with_(extras=extras))
     assert first.text == "there: cpu, hf, bench; what the others need, to be typed:"
     commands = [line.partition("  # ") for line in first.advice]
-    assert [line[0].split(" install ")[1] for line in commands] == ["'icebox[onnx]'", "'icebox[dev]'"]
+    assert [line[0].split(" install ")[1] for line in commands] == [
+        "'icebox[onnx]'",
+        "'icebox[dev]'",
+    ]
     assert [line[2] for line in commands] == ["--to onnx", "for work on Icebox"]
     assert first.values["onnx"]["missing"] == ["onnx", "onnxruntime"]
     assert first.values["dev"]["missing"] == ["onnx", "onnxruntime", "pytest"]
