@@ -14,7 +14,7 @@ from typing import Any
 from data.common.cache_folder import cache_folder, use_cache_folder
 from data.common.cli import Parser, folder_path
 from data.common.errors import UserError
-from icebox.checks import contents, devices, installation, machine, shell
+from icebox.checks import contents, devices, installation, machine, names, shell
 from icebox.checks.finding import FAILURE, WARNING, Finding, found_by
 from icebox.checks.hub import HubRequest, check_hub
 from icebox.checks.probes import Probe
@@ -164,6 +164,7 @@ def _without_torch(asked: Asked, installed: Installation) -> Iterator[Finding]:
     for name, check in (
         ("icebox", partial(installation.check_icebox, installed)),
         ("libraries", partial(installation.check_libraries, installed)),
+        ("names", names.check_names),
         ("processor", machine.check_processor),
         ("memory", machine.check_memory),
         ("disk", disk),
