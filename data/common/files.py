@@ -30,6 +30,7 @@ STALE_SECONDS = 24 * 3600.0
 
 # The first digits of the random part tell the machine, since process ids mean nothing elsewhere.
 _HOST_DIGITS = 6
+TEMPORARY_START = ".tmp-"
 _TEMPORARY = re.compile(r"\.tmp-(?P<pid>\d+)-(?P<host>[0-9a-f]{6})[0-9a-f]{10}(\.|$)")
 
 # Temporary files that this process is writing now. In a container every run may have the same
@@ -56,7 +57,7 @@ def in_bytes(path: str | os.PathLike[str]) -> bytes:
 def temporary_path(final: str | os.PathLike[str]) -> Path:
     """Name a temporary file in the folder of ``final``, unique to this process and call."""
     final = Path(final)
-    unique = f".tmp-{os.getpid()}-{_host()}{secrets.token_hex(5)}"
+    unique = f"{TEMPORARY_START}{os.getpid()}-{_host()}{secrets.token_hex(5)}"
     return final.parent / f"{unique}{final.suffix}"
 
 
@@ -241,6 +242,25 @@ def lock(
         held.release()
 
 
+def is_locked(path: str | os.PathLike[str]) -> bool:
+    """Tell whether another process holds a lock file; where there are no locks, none does."""
+    import filelock
+
+    if not os.path.exists(path):
+        return False
+    asked = filelock.FileLock(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            asked.acquire(timeout=0)
+        except filelock.Timeout:
+            return True
+        except (OSError, NotImplementedError):
+            return False
+    asked.release()
+    return False
+
+
 def check_writable(folder: str | os.PathLike[str]) -> Path:
     """Create a folder if it is missing, and prove that a file can be written in it."""
     folder = Path(folder)
@@ -284,7 +304,7 @@ def clean_leftovers(folder: str | os.PathLike[str], *, recursive: bool = False) 
     folder = Path(folder)
     removed = []
     for path in sorted(folder.rglob(".tmp-*") if recursive else folder.glob(".tmp-*")):
-        if _is_leftover(path):
+        if is_leftover(path):
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -293,7 +313,8 @@ def clean_leftovers(folder: str | os.PathLike[str], *, recursive: bool = False) 
     return removed
 
 
-def _is_leftover(path: Path) -> bool:
+def is_leftover(path: Path) -> bool:
+    """Tell whether a path has a temporary name, of a process that is gone."""
     name = _TEMPORARY.match(path.name)
     if name is None or path in _live:
         return False

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
+from data.common.control_groups import group_folders, text_of
 from data.common.errors import UserError
 
 # From malloc.h of glibc.
@@ -51,7 +52,7 @@ def free_memory(root: Path = Path("/")) -> int:
     free = _available(root / "proc/meminfo")
     if free is None:
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(0, min([free, *_groups(root)]))
+    return max(0, min([free, *(left for _, left in _groups(root))]))
 
 
 def peak_memory_mb() -> float | None:
@@ -64,42 +65,42 @@ def peak_memory_mb() -> float | None:
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""
+def total_memory(root: Path = Path("/")) -> int:
+    """Say how many bytes of memory the machine has."""
+    found = re.search(r"^MemTotal:\s*(\d+) kB", text_of(root / "proc/meminfo"), re.MULTILINE)
+    if found:
+        return int(found[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def memory_limit(root: Path = Path("/")) -> int | None:
+    """Say how many bytes the control groups allow this process; None where they set no limit."""
+    return min((limit for limit, _ in _groups(root)), default=None)
 
 
 def _available(path: Path) -> int | None:
-    found = re.search(r"^MemAvailable:\s*(\d+) kB", _text(path), re.MULTILINE)
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", text_of(path), re.MULTILINE)
     return int(found[1]) * 1024 if found else None
 
 
-def _groups(root: Path) -> list[int]:
-    """List what the control groups leave, from that of the process up to the root."""
-    left = []
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        number, _, rest = line.partition(":")
-        kinds, _, group = rest.partition(":")
-        if number == "0" and not kinds:
-            top, limit, used, cache = "sys/fs/cgroup", "max", "current", "inactive_file"
-        elif "memory" in kinds.split(","):
-            top, limit, used, cache = (
-                "sys/fs/cgroup/memory", "limit_in_bytes", "usage_in_bytes", "total_inactive_file",
-            )  # fmt: skip
-        else:
-            continue
-        # In a container the path may be the host's, of which only the root is to be seen.
-        parts = [part for part in group.split("/") if part not in ("", "..")]
-        for depth in range(len(parts), -1, -1):
-            folder = root.joinpath(top, *parts[:depth])
-            most, now = _text(folder / f"memory.{limit}"), _text(folder / f"memory.{used}")
-            if most.strip().isdecimal() and now.strip().isdecimal():
-                # The page cache is given back when it is asked for.
-                held = re.search(rf"^{cache} (\d+)", _text(folder / "memory.stat"), re.MULTILINE)
-                left.append(int(most) - int(now) + (int(held[1]) if held else 0))
-    return left
+# By the version of control groups: limit, use, and the page cache in it.
+_FILES = {
+    1: ("limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
+    2: ("max", "current", "inactive_file"),
+}
+
+
+def _groups(root: Path) -> list[tuple[int, int]]:
+    """List limits of control groups, and what each leaves, from that of the process upwards."""
+    found = []
+    for version, folder in group_folders("memory", root):
+        limit, used, cache = _FILES[version]
+        most, now = (text_of(folder / f"memory.{name}").strip() for name in (limit, used))
+        if most.isdecimal() and now.isdecimal():
+            # The page cache is given back when it is asked for.
+            held = re.search(rf"^{cache} (\d+)", text_of(folder / "memory.stat"), re.MULTILINE)
+            found.append((int(most), int(most) - int(now) + (int(held[1]) if held else 0)))
+    return found
 
 
 def parse_memory(text: str) -> int:

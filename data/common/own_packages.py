@@ -28,7 +28,7 @@ def check(*names: str, command: bool = False) -> None:
     Raises ``ImportError``; where a command line starts, prints the same message and ends it.
     """
     for name in names:
-        message = _clash(name)
+        message = clash(name)
         if message is None:
             continue
         # While `python -m NAME` looks for NAME, this word stands for the file that will be run.
@@ -55,7 +55,7 @@ def put_current_folder_last() -> None:
     sys.path[:] = [*entries, here]
 
 
-def _clash(name: str) -> str | None:
+def clash(name: str) -> str | None:
     """Say what would be imported, or has been, in place of our package; None where nothing is."""
     ours = os.path.join(ROOT, name)
     found = _find(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from data.common.cache_folder import cache_folder
 from data.common.cli import log
 from data.common.files import write_json
 from data.common.memory import free_memory
+from data.common.processors import processor_name
 from data.format.spec import spec_key
 from extract.engines import build as engines
 from extract.engines.constants import MEMORY_SHARE
@@ -123,22 +123,12 @@ def _path(subject: Subject, names: Sequence[str]) -> Path:
         "engines": list(names),
         "batch_size": subject.batch_size,
         "device": device_name(subject.device),
-        "processor": _processor(),
+        "processor": processor_name(),
         "threads": torch.get_num_threads(),
         "libraries": [torch.__version__, version("timm"), openvino_version()],
     }
     root = cache_folder(subject.features_dir)
     return root / "icebox" / "engines" / f"{spec_key(settings)[:32]}.json"
-
-
-def _processor() -> str:
-    """Name the processor, as nearly as the system tells."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor()
 
 
 def activation_bytes(backbone: Backbone) -> int:

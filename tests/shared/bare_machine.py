@@ -63,7 +63,7 @@ def bare_environment(folder: Path, *names: str) -> dict[str, str]:
         distributions |= owners - seen
         if not owners & seen:
             modules.add(module)
-    ours = {"data", "extract", "classify", "benchmarks"}
+    ours = {"data", "extract", "classify", "icebox", "benchmarks"}
     text = HIDE.format(modules=sorted(modules - ours), distributions=sorted(distributions))
     (folder / "sitecustomize.py").write_text(text, encoding="utf-8")
     root = Path(__file__).parents[2]

@@ -13,12 +13,13 @@ import pytest
 import classify
 import data
 import extract
-from data.common.files import _is_leftover, clean_leftovers
+import icebox
+from data.common.files import clean_leftovers, is_leftover
 
 ROOT = Path(data.__file__).parents[1]
 SOURCES = [
     path
-    for package in (data, extract, classify)
+    for package in (data, extract, classify, icebox)
     for path in sorted(Path(package.__file__).parent.rglob("*.py"))
 ]
 # Where names in the system's own folder for temporary files are asked for, or files without a name.
@@ -28,6 +29,7 @@ OF_THE_SYSTEM = {
     "classify/predict.py",
     "data/common/cache_folder.py",
     "data/images/spilled.py",
+    "icebox/checks/machine.py",
 }
 
 FLOW = """
@@ -103,7 +105,7 @@ def test_names_that_are_made_are_known_to_the_cleaner(tmp_path):
     folder.mkdir()
     for name in made:  # that process is gone, so each of its names is a leftover
         (folder / name).touch()
-        assert _is_leftover(folder / name), name
+        assert is_leftover(folder / name), name
     assert len(clean_leftovers(folder)) == len(made)
     assert list(folder.iterdir()) == []
 

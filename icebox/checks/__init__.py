@@ -1,0 +1,1 @@
+"""What ``icebox doctor`` looks at: a file a subject. Nothing is changed."""

@@ -1,0 +1,1 @@
+"""What lies on the disk: stores, runs, unfinished work, caches. Nothing is changed."""

@@ -1,0 +1,1 @@
+"""Removing what is named of a features folder, and nothing else."""
