@@ -81,7 +81,7 @@ HEAD ?= $(shell ls -t $(HEAD_FILES)/multinomial.safetensors 2>/dev/null | head -
 XDIST = --numprocesses=$(WORKERS) --dist=worksteal
 SIDE_BY_SIDE = $(if $(filter none,$(VENV)),$(shell $(RUN) -c 'import xdist' 2>/dev/null && echo $(XDIST)),$(XDIST))
 
-.PHONY: help install install-dev demo example features classify compare predict import export test coverage faults fuzz audit lint docs format bench check-cuda test-backbones clean distclean
+.PHONY: help install install-dev demo example features classify compare predict import export package test coverage faults fuzz audit lint docs format bench check-cuda test-backbones clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -170,6 +170,10 @@ else
 	  $(if $(filter-out hub random bundled,$(WEIGHTS)),$(call option,WEIGHTS,--weights))
 endif
 
+package: $(INSTALLED_DEV)  ## wheel and source archive in dist/, the wheel run elsewhere: DEPENDENCIES=here KEEP=1
+	@$(RUN) tests/package/check_package.py $(call option,DEPENDENCIES,--dependencies) \
+	  $(if $(filter-out 0 no false off,$(KEEP)),--keep)
+
 test: $(INSTALLED_DEV)  ## run the tests in WORKERS processes
 	@$(RUN) -m pytest $(SIDE_BY_SIDE)
 
@@ -212,7 +216,7 @@ test-backbones: $(INSTALLED)  ## every architecture of timm against timm's own v
 	@$(RUN) -m benchmarks.backbones $(call quote,$(or $(PATTERN),*)) $(call option,MEMORY,--memory) $(call option,RESULTS_DIR,--results-dir)
 
 clean:  ## remove caches; downloads, features and reports stay
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov site build *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov site build dist *.egg-info
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## the same, and the virtual environment
