@@ -69,11 +69,7 @@ BENCH_OPTIONS = $(strip \
   $(call each,NETWORKS,--network) $(call each,PEERS,--peer) $(call option,REPEATS,--repeats) $(call option,PEER_TOL,--peer-tol) \
   $(call option,PEER_LIMIT,--peer-limit))
 
-DEMO_OPTIONS = --dataset=digits --features-dir=$(call quote,$(FEATURES_DIR)) $(call option,JOBS,--jobs)
 DEMO_REPORTS = --reports-dir=$(call quote,$(REPORTS_DIR))
-# The curve of labels takes longer than all the rest of the demo.
-DEMO_FIT = $(DEMO_REPORTS) $(if $(filter-out 0 no false off,$(FEW_SHOT)),--few-shot,--no-few-shot)
-HAVE_BUNDLED = $(RUN) -c 'import sys; from extract.model.bundled import find_file; sys.exit(not find_file())'
 ELPV = Buerhop-Lutz et al. 2018, Deitsch et al. 2019 and 2021, CC BY-NC-SA 4.0
 
 # The newest head, the multinomial one where a run has it.
@@ -85,7 +81,7 @@ HEAD ?= $(shell ls -t $(HEAD_FILES)/multinomial.safetensors 2>/dev/null | head -
 XDIST = --numprocesses=$(WORKERS) --dist=worksteal
 SIDE_BY_SIDE = $(if $(filter none,$(VENV)),$(shell $(RUN) -c 'import xdist' 2>/dev/null && echo $(XDIST)),$(XDIST))
 
-.PHONY: help install install-dev demo example features classify compare predict import export test coverage faults fuzz audit lint docs format bench check-cuda test-backbones clean distclean
+.PHONY: help install install-dev demo example features classify compare predict import export package test coverage faults fuzz audit lint docs format bench check-cuda test-backbones clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -121,34 +117,8 @@ install: $(INSTALLED)  ## create .venv and install Icebox
 install-dev: $(INSTALLED_DEV)
 
 demo: $(INSTALLED)  ## the whole pipeline, offline, on bundled digits: three kinds of features compared
-	@set -ef; IFS="$$(printf '\nx')"; IFS="$${IFS%x}"; \
-	pixels="$$($(RUN) -m extract $(DEMO_OPTIONS) --model=pixels)"; \
-	random="$$($(RUN) -m extract $(DEMO_OPTIONS) --model=test_efficientnet --weights=random --image-size=64)"; \
-	trained=; if $(HAVE_BUNDLED); then \
-	  trained="$$($(RUN) -m extract $(DEMO_OPTIONS) --weights=bundled --image-size=128)"; fi; \
-	runs="$$($(RUN) -m classify fit $$trained "$$pixels" "$$random" $(DEMO_FIT) $(call option,JOBS,--jobs))"; \
-	page="$$($(RUN) -m classify compare $$runs $(DEMO_REPORTS))"; \
-	echo; \
-	if test -n "$$trained"; then \
-	  echo "This was a demonstration on handwritten digits: raw pixels, a network with random weights and"; \
-	  echo "one trained on photographs (ImageNet). Digits of 8 x 8 pixels are no photographs: the three lie"; \
-	  echo "close together, and no test tells the trained network from the pixels it was given. To find"; \
-	  echo "that out, with a test, is what this program is for. On photographs it is otherwise:"; \
-	  echo "    make example    (2,624 solar cells; fetches 90 MB, CC BY-NC-SA 4.0)"; \
-	  echo "CIFAR-10 (fetches 170 MB) with the same network, without the hub:"; \
-	  echo "    make features classify WEIGHTS=bundled IMAGE_SIZE=128"; \
-	else \
-	  echo "This was a demonstration on handwritten digits: raw pixels and a network whose weights are random."; \
-	  echo "The package with trained weights is not installed ($(call quote,.venv/bin/pip install --editable .[demo]) says why),"; \
-	  echo "so the accuracies say nothing about a real backbone."; \
-	fi; \
-	echo "With a strong pre-trained network from the hub:"; \
-	echo "    make features && make classify && make compare"; \
-	echo "On your own images: make features classify DATASET=path/to/folder"; \
-	echo "The page of each kind of features:"; \
-	echo "$$runs"; \
-	echo "Open the comparison in a browser:"; \
-	echo "$$page"
+	@$(RUN) -m icebox demo --features-dir=$(call quote,$(FEATURES_DIR)) $(DEMO_REPORTS) $(call option,JOBS,--jobs) \
+	  $(if $(filter-out 0 no false off,$(FEW_SHOT)),--few-shot)
 
 example: $(INSTALLED_EXAMPLE)  ## photographs: 2,624 solar cells (90 MB, CC BY-NC-SA 4.0), a network of the index, a report
 	@set -e; store="$$($(RUN) -m extract --dataset=elpv --weights=bundled --image-size=224 \
@@ -200,6 +170,10 @@ else
 	  $(if $(filter-out hub random bundled,$(WEIGHTS)),$(call option,WEIGHTS,--weights))
 endif
 
+package: $(INSTALLED_DEV)  ## wheel and source archive in dist/, the wheel run elsewhere: DEPENDENCIES=here KEEP=1
+	@$(RUN) tests/package/check_package.py $(call option,DEPENDENCIES,--dependencies) \
+	  $(if $(filter-out 0 no false off,$(KEEP)),--keep)
+
 test: $(INSTALLED_DEV)  ## run the tests in WORKERS processes
 	@$(RUN) -m pytest $(SIDE_BY_SIDE)
 
@@ -242,7 +216,7 @@ test-backbones: $(INSTALLED)  ## every architecture of timm against timm's own v
 	@$(RUN) -m benchmarks.backbones $(call quote,$(or $(PATTERN),*)) $(call option,MEMORY,--memory) $(call option,RESULTS_DIR,--results-dir)
 
 clean:  ## remove caches; downloads, features and reports stay
-	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov site build *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov site build dist *.egg-info
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean  ## the same, and the virtual environment

@@ -268,7 +268,7 @@ def note(head: AnyHead) -> None:
     if cropped_twice(head.spec):
         log(
             f"warning: this head was trained on a store {TWICE}, and these images are cropped "
-            "once: run make features again, then fit again"
+            "once: run stage one again (icebox features), then fit again"
         )
 
 

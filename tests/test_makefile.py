@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -184,6 +185,24 @@ def test_tests_run_one_by_one_where_xdist_is_missing(tmp_path):
     words = ("test", "VENV=none", f"PYTHON=PYTHONPATH={tmp_path} {sys.executable}")
     assert "--numprocesses" not in dry_run(*words)
     assert "--numprocesses=2" in dry_run("test")
+
+
+def test_variables_of_package():
+    printed = dry_run("package", "DEPENDENCIES=here", "KEEP=1")
+    words = shlex.split(printed.replace("\\\n", ""))
+    assert words[1:] == ["tests/package/check_package.py", "--dependencies=here", "--keep"]
+    printed = dry_run("package", "KEEP=0")
+    assert "check_package.py" in printed and "--" not in printed.split("check_package.py")[1]
+
+
+def test_the_demo_is_that_of_the_command():
+    printed = dry_run("demo", "FEATURES_DIR=my f", "REPORTS_DIR=my r", "JOBS=2", "FEW_SHOT=1")
+    words = shlex.split(printed.replace("\\\n", ""))
+    assert words[1:] == [
+        *("-m", "icebox", "demo", "--features-dir=my f", "--reports-dir=my r", "--jobs=2"),
+        "--few-shot",
+    ]
+    assert "few-shot" not in dry_run("demo", "FEW_SHOT=0")
 
 
 def test_variables_of_check_cuda():

@@ -367,5 +367,5 @@ def _data_warnings(features: Features) -> list[str]:
     if skipped:
         found.append(f"Stage one left out {len(skipped)} images that could not be decoded.")
     if cropped_twice(features.spec):
-        found.append(f"This store was {TWICE}: run make features again, then fit the new store.")
+        found.append(f"This store was {TWICE}: run stage one again, then fit the new store.")
     return found

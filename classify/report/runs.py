@@ -21,7 +21,7 @@ from classify.results.names import backbone_name, dataset_name
 from classify.wording import display_name, listed
 from data.common.errors import UserError
 
-HOW_TO_FIT = "make one with `make classify`, or `python -m classify fit FILE.h5`"
+HOW_TO_FIT = "make one with `icebox classify FILE.h5`"
 
 
 # Settings that do not tell runs of one store apart: heads are, each by itself.

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from data.common.errors import UserError
+from data.common.packages import install_extra
 
 CLUSTERS = ("none", "dask", "ray")
 # The module that must be there, and what it is called.
@@ -60,7 +61,7 @@ def check_installed(cluster: str) -> None:
     module, name = EXTRAS[cluster]
     if importlib.util.find_spec(module) is None:
         raise UserError(
-            f"--cluster {cluster}: {name} is not installed; pip install '.[{cluster}]', or leave "
+            f"--cluster {cluster}: {name} is not installed; {install_extra(cluster)}, or leave "
             "--cluster out"
         )
 

@@ -1,4 +1,4 @@
-"""Files of installed packages, found without running any code of theirs."""
+"""Installed packages: their files, found without running any code of theirs, and what to type."""
 
 from __future__ import annotations
 
@@ -26,3 +26,13 @@ def package_version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def install_extra(extra: str) -> str:
+    """Say what to type for an extra of this program.
+
+    pip takes the name from the program that is installed, from a wheel or from a checkout; only a
+    checkout that nobody has installed must be named as a folder.
+    """
+    this = "icebox" if package_version("icebox") else "."
+    return f"pip install '{this}[{extra}]'"

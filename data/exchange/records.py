@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
+from data.common.packages import install_extra
 from data.format.blocks import all_finite, name_rows
 
 BLOCK_BYTES = 8 << 20
@@ -183,7 +184,7 @@ def needs(package: str, extra: str, what: str) -> UserError:
     """Say what to type where a package of an extra is not installed."""
     return UserError(
         f"{what} needs the package {package}, which is not installed; install it: "
-        f"pip install {package} (or Icebox with its extra: pip install --editable '.[{extra}]')"
+        f"pip install {package} (or Icebox with its extra: {install_extra(extra)})"
     )
 
 

@@ -155,8 +155,8 @@ def check_decode(asked: str | None, spec: Mapping[str, Any], what: object) -> No
     if asked is not None and asked != made:
         raise UserError(
             f"--decode {asked}: {what} was made with --decode {made}, and embeddings of the two "
-            "are not mixed\nleave the option out, or make features of their own with "
-            f"--decode {asked} (make features DECODE={asked})"
+            "are not mixed\nleave the option out, or make features of their own: icebox features "
+            f"--decode {asked}"
         )
 
 

@@ -366,7 +366,7 @@ def _refuse(
         named = ", ".join([sample.ids[sample.seen[i]] for i in np.flatnonzero(wrong)[:3]])
         why, what = "", "make the store again with --force"
         if cropped_twice(store.spec):
-            why, what = f"; it was {TWICE}", "run make features again"
+            why, what = f"; it was {TWICE}", "run stage one again (icebox features)"
         raise UserError(
             f"{store.path}: {int(wrong.sum())} of {len(again)} rows ({named}) are not what "
             f"this backbone gives for these images{why}; {what}"

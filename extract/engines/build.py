@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
+from data.common.packages import install_extra
 from extract.engines.constants import FP32_TOLERANCE, LOWEST_COSINE
 from extract.engines.device import EngineError, openvino_version
 from extract.engines.torch_settings import set_memory_format
@@ -72,7 +73,7 @@ def why_not(name: str, device: torch.device, precision: str) -> str | None:
     if name == "folded":
         return None
     if openvino_version() is None:
-        return "OpenVINO is not installed; pip install '.[cpu]', or give --engine auto"
+        return f"OpenVINO is not installed; {install_extra('cpu')}, or give --engine auto"
     from extract.engines.openvino import computes_in
 
     if not computes_in(precision):

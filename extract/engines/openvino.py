@@ -1,4 +1,4 @@
-"""Networks converted to OpenVINO, for CPUs; the package is an extra, ``pip install '.[cpu]'``."""
+"""Networks converted to OpenVINO, for CPUs; the package is the extra ``cpu``."""
 
 from __future__ import annotations
 

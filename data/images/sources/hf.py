@@ -24,7 +24,7 @@ import numpy as np
 from data.common.cli import log
 from data.common.errors import UserError, nearest
 from data.common.files import stat_stamp
-from data.common.packages import package_folder, package_version
+from data.common.packages import install_extra, package_folder, package_version
 from data.images.arrays import EncodedImages, FileImages, RawDataset, RecordImages
 from data.images.sources.assembly import Listed, Rows, assemble, file_images
 from data.images.sources.registry import SourceRequest, absolute
@@ -97,7 +97,7 @@ def read(asked: SourceRequest) -> RawDataset:
     if package_folder("datasets") is None:
         raise UserError(
             f"--dataset {asked.dataset} needs the package datasets, which is not installed; "
-            "pip install 'icebox[hf]', or in a checkout pip install -e '.[hf]'"
+            f"{install_extra('hf')} installs it"
         )
     name, config = split_name(asked.dataset)
     parts = _open(asked, name, config)

@@ -24,7 +24,7 @@ import numpy as np
 from data.common.cli import progress
 from data.common.errors import UserError
 from data.common.files import stat_stamp
-from data.common.packages import package_folder
+from data.common.packages import install_extra, package_folder
 from data.images.arrays import RawDataset, RecordImages
 from data.images.decode import KINDS, SUFFIXES
 from data.images.sources.assembly import Listed, Rows, assemble
@@ -120,7 +120,7 @@ def read(asked: SourceRequest) -> RawDataset:
 def _missing(dataset: str) -> UserError:
     return UserError(
         f"--dataset {dataset} needs the package webdataset, which is not installed; "
-        "pip install 'icebox[wds]', or in a checkout pip install -e '.[wds]'"
+        f"{install_extra('wds')} installs it"
     )
 
 

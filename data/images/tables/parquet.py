@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
+from data.common.packages import install_extra
 from data.images.tables.columns import Header, choose_columns
 from data.images.tables.records import ColumnBuilder, Table, built_table
 
@@ -147,7 +148,7 @@ def _open(path: Path) -> Any:
     except ImportError as error:
         raise UserError(
             f"--dataset {path}: Parquet is read with pyarrow, which is not installed; "
-            "pip install '.[parquet]' installs it"
+            f"{install_extra('parquet')} installs it"
         ) from error
     try:
         # Through a buffer, not a whole row group of images at once.

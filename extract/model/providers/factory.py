@@ -57,7 +57,7 @@ FORM = (
 )
 _NEEDED = ("image_size", "mean", "std")
 _KNOWN = (*_NEEDED, "interpolation", "crop_pct", "crop_mode", "files")
-_ADVICE = "docs/guide/own-networks.md says what a factory returns"
+_ADVICE = "the manual, guide/own-networks.md, says what a factory returns"
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def image_tower(
     except _NoVectorError as error:
         raise UserError(
             f"--model {model}: {type(network).__name__} {error}; give another network, or this one "
-            "as package.module:factory (docs/guide/own-networks.md)"
+            "as package.module:factory (in the manual: guide/own-networks.md)"
         ) from error
     except Exception as error:  # whatever the network's own code raises
         raise UserError(

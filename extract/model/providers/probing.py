@@ -85,5 +85,5 @@ def _refusal(model: str, found: str, what: str) -> UserError:
     return UserError(
         f"--model {model}: its preprocessing cannot be followed ({found}): {what}\n"
         "Give the network as package.module:factory with a preprocessing of your own "
-        "(docs/guide/own-networks.md)"
+        "(in the manual: guide/own-networks.md)"
     )

@@ -109,5 +109,5 @@ def _refusal(processor: Any, model: str, reason: str) -> UserError:
     return UserError(
         f"--model {model}: its preprocessing cannot be followed ({_kind(processor)}): {reason}\n"
         "Give the network as package.module:factory with a preprocessing of your own "
-        "(docs/guide/own-networks.md)"
+        "(in the manual: guide/own-networks.md)"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.common.errors import UserError
+from data.common.packages import install_extra
 from extract.model.checkpoints import Tensors, read_networks
 from extract.model.preprocessing import Preprocessing, check_settings, size_text
 from extract.model.providers.interface import Asked
@@ -29,7 +30,7 @@ def check_installed(module: str, model: str, extra: str) -> None:
     """Make sure that the library of an extra is there, without importing it."""
     if importlib.util.find_spec(module) is None:
         raise UserError(
-            f"--model {model}: {extra} is not installed; pip install '.[{extra}]', or give a "
+            f"--model {model}: {extra} is not installed; {install_extra(extra)}, or give a "
             "model of timm (python -m extract list)"
         )
 

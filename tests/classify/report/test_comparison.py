@@ -244,7 +244,7 @@ def test_no_runs(tmp_path, capsys):
     for arguments in ([], [str(tmp_path)], [str(tmp_path / "none")]):
         assert run(main, ["compare", *arguments, "--reports-dir", str(tmp_path)]) == 2
         err = capsys.readouterr().err
-        assert "make classify" in err
+        assert "icebox classify" in err
         assert len(err.splitlines()) <= 5
     assert list(tmp_path.iterdir()) == []
 

@@ -167,7 +167,7 @@ def test_random_weights_are_said_first(tmp_path, make_results, usual):
     random, _, _ = make_results(source="random")
     _, html, markdown = rendered(tmp_path, random)
     assert html.index("weights are random.") < html.index("The verdict")
-    assert "make features" in html
+    assert "icebox features --weights hub" in html
     assert markdown.index("weights are random.") < markdown.index("## The verdict")
     assert "weights are random" not in usual[1]
 

