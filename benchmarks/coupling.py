@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.record import Record, Table, duration
 from benchmarks.settings import Settings
-from classify.coding import probabilities
+from classify.codings.decisions import probabilities
 from classify.solver.problems import n_heads
 
 # Limits for 10,000 rows.

@@ -23,7 +23,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from classify.coding import decide, decision_values
+from classify.codings.decisions import decide, decision_values
 from classify.linear_head import Head, LinearHead, SpanHead
 from classify.parameters import check_parameters, row_weights
 from classify.scoring import answers

@@ -25,7 +25,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
-from classify.coding import decision_values, log_probabilities, pair_answers, probabilities
+from classify.codings.decisions import (
+    decision_values,
+    log_probabilities,
+    pair_answers,
+    probabilities,
+)
 from classify.estimator_base import LinearHeads, with_shared_sections
 from classify.linear_head import Head
 from classify.solver.codes import Code, check_code, code_book
@@ -84,7 +89,7 @@ class _LogisticHeads(LinearHeads):
         Returns
         -------
         ndarray of float64, shape (n_samples, n_classes)
-            See `classify.coding.probabilities`.
+            See `classify.codings.decisions.probabilities`.
         """
         return self._answer(X, probabilities)
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import ProblemSums, decide, probabilities, problem_sums
+from classify.codings.decisions import ProblemSums, decide, probabilities, problem_sums
 from classify.linear_head import Head, PairHead, PairScores, Scores
 from classify.scoring import one_by_one, score_steps, scorer, sums_of_pairs
 from classify.solver.out_of_core import is_source

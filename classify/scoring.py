@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import ProblemSums, sums_of_class
+from classify.codings.decisions import ProblemSums, sums_of_class
 from classify.linear_head import Head, PairHead, Scores, SpanHead, pairs_of
 from classify.solver.out_of_core import answer_steps, is_source, row_steps
 from classify.solver.threads import Workers, workers

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from classify.coding import ProblemSums
+from classify.codings.decisions import ProblemSums
 from classify.estimator_base import as_features
 from classify.held_out_rows import HeldOutRows
 from classify.linear_head import Head

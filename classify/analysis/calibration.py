@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classify.analysis.evaluate import confidence_bins, expected_calibration_error
-from classify.coding import temper
+from classify.codings.decisions import temper
 
 # Temperatures are looked for between exp(-10) and exp(10), as scikit-learn 1.8 does.
 BOUND = 10.0

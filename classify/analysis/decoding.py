@@ -25,7 +25,7 @@ from sklearn.metrics import log_loss
 
 from classify.analysis.calibration import fit_temperature
 from classify.analysis.evaluate import share_right
-from classify.coding import PairAnswers, logarithms, pair_answers
+from classify.codings.decisions import PairAnswers, logarithms, pair_answers
 from classify.scoring import HeldOut, scored
 
 if TYPE_CHECKING:

@@ -387,7 +387,7 @@ def _answered(
     normalize: Norm,
 ) -> npt.NDArray[np.int64]:
     """Answer the test rows with heads of the solver, as their estimator does."""
-    from classify.coding import decide
+    from classify.codings.decisions import decide
     from classify.scoring import answers
     from classify.solver.row_norms import normalized
 

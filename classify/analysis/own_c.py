@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from classify.analysis.evaluate import share_right
 from classify.analysis.resampling import Units
-from classify.coding import decide
+from classify.codings.decisions import decide
 from classify.linear_head import Head
 from classify.scoring import answers
 from classify.selection import PATH_MAX_ITER, PATH_TOL

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from classify import coding
 from classify.analysis.binary.judge import judge_fit
 from classify.analysis.calibration import calibration, fit_temperature, within_bounds
 from classify.analysis.decoding import compare_ways
 from classify.analysis.own_c import judge, refit
 from classify.analysis.pairwise import judge_classes, judge_pairs
 from classify.analysis.views import class_order, two_views
+from classify.codings import decisions
 from classify.linear_head import pairs_of
 from classify.parameters import row_weights
 from classify.records import HeldAnswers
@@ -94,10 +94,10 @@ def analyse(inputs: FitInputs, fitted: Mapping[str, Fitted]) -> dict[str, Any]:
     return found
 
 
-def _pair_answers(fit: Fitted, known: Any) -> coding.PairAnswers:
+def _pair_answers(fit: Fitted, known: Any) -> decisions.PairAnswers:
     """Collect what one-vs-one answered of the classes that there are heads for."""
     assert fit.margins is not None
-    return coding.PairAnswers(fit.scores[:, known], fit.probabilities[:, known], fit.margins)
+    return decisions.PairAnswers(fit.scores[:, known], fit.probabilities[:, known], fit.margins)
 
 
 def _ends(fit: Fitted) -> list[bool]:
@@ -147,7 +147,7 @@ def held_answers(strategy: str, fit: Fitted, held_out: HeldOut | None) -> HeldAn
     logits = answers(
         held_out.X,
         held_out.head,
-        lambda scores: coding.logarithms(coding.probabilities(strategy, scores, n_known)),
+        lambda scores: decisions.logarithms(decisions.probabilities(strategy, scores, n_known)),
         held_out.rows,
     )
     chosen = next(step for step in fit.selection.path if step["C"] == fit.selection.C)

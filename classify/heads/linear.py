@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify import coding
+from classify.codings import decisions
 from classify.heads.interface import Floats, HeadAnswers, TrainedHead
 from classify.linear_head import LinearHead
 
@@ -37,7 +37,7 @@ class LinearTrained(TrainedHead):
         rows = block.astype(np.float64, copy=False)
         scores = np.asarray(self.head.scores(rows), dtype=np.float64)
         values = np.hstack([-scores, scores]) if self.n_classes == 2 else scores
-        logs = coding.log_probabilities("multinomial", scores, self.n_classes)
+        logs = decisions.log_probabilities("multinomial", scores, self.n_classes)
         return HeadAnswers(values, logs)
 
     def state(self) -> dict[str, Any]:

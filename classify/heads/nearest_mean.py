@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify import coding
+from classify.codings import decisions
 from classify.heads.interface import (
     FitContext,
     Floats,
@@ -69,7 +69,7 @@ class CosineMeans(TrainedHead):
         scores = self.sharpness * values
         if self.n_classes == 2:
             scores = scores[:, 1:] - scores[:, :1]
-        logs = coding.log_probabilities("multinomial", scores, self.n_classes)
+        logs = decisions.log_probabilities("multinomial", scores, self.n_classes)
         return HeadAnswers(values, logs)
 
     def state(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify import coding
+from classify.codings import decisions
 from classify.linear_head import Head, LinearHead, PairHead
 from classify.saved.parts import HeadPart, parts_list
 from classify.solver.codes import Code
@@ -106,16 +106,16 @@ class SavedHead:
     def predict(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
         """Return the index (n_samples,) of each row's class, as the strategy decides."""
         k = len(self.class_names)
-        found = [coding.decide(self._decoded, scores, k) for scores in self._blocks(X)]
+        found = [decisions.decide(self._decoded, scores, k) for scores in self._blocks(X)]
         return np.concatenate(found).astype(np.int64)
 
     def probabilities(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Return class probabilities (n_samples, n_classes), calibrated by its temperature."""
         k = len(self.class_names)
         found = np.concatenate(
-            [coding.probabilities(self._decoded, scores, k) for scores in self._blocks(X)]
+            [decisions.probabilities(self._decoded, scores, k) for scores in self._blocks(X)]
         )
-        return found if self.temperature is None else coding.temper(found, self.temperature)
+        return found if self.temperature is None else decisions.temper(found, self.temperature)
 
 
 def save_head(path: Path, head: SavedHead) -> None:

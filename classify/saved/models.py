@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify import coding
+from classify.codings import decisions
 from classify.heads.classifier import answers_of_rows
 from classify.heads.interface import HeadAnswers, TrainedHead
 from classify.heads.registry import HEADS, head_kind, is_solved
@@ -110,7 +110,7 @@ class SavedModel:
     def probabilities(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Return class probabilities (n_samples, n_classes), calibrated by its temperature."""
         found = np.exp(self.answers(X).log_probabilities)
-        return found if self.temperature is None else coding.temper(found, self.temperature)
+        return found if self.temperature is None else decisions.temper(found, self.temperature)
 
 
 def save_model(path: Path, model: SavedModel) -> int:

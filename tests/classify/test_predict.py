@@ -12,7 +12,7 @@ from PIL import Image
 
 from classify import predict as module
 from classify.__main__ import main
-from classify.coding import temper
+from classify.codings.decisions import temper
 from classify.predict import find_images
 from classify.report import answers_page
 from classify.saved.heads import SavedHead, save_head

@@ -5,7 +5,7 @@ import pytest
 from sklearn.datasets import load_digits, load_iris
 
 from classify import OneVsRestLogistic
-from classify.coding import ProblemSums
+from classify.codings.decisions import ProblemSums
 from classify.selection import C_GRID, PATIENCE, choose_per_problem_c, select_C, validation_split
 from classify.solver.problems import class_pairs
 

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
-from classify.coding import problem_sums
+from classify.codings.decisions import problem_sums
 from classify.selection import select_C, validation_split
 from classify.solver.backend import TORCH_ON_CPU
 

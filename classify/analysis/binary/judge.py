@@ -20,7 +20,7 @@ from classify.analysis.binary.ranking import (
 )
 from classify.analysis.binary.thresholds import Threshold, chosen_thresholds, odds_of, table
 from classify.analysis.resampling import Units, units_of
-from classify.coding import logarithms
+from classify.codings.decisions import logarithms
 
 if TYPE_CHECKING:
     from classify.records import FitInputs, Fitted, HeldAnswers

@@ -2,7 +2,7 @@
 
 The reductions decide as scikit-learn's ``OneVsRestClassifier`` and ``OneVsOneClassifier`` around
 the same estimator do. Probabilities of one-vs-rest are those of its problems, normalised; those of
-one-vs-one are coupled (`classify.coupling`).
+one-vs-one are coupled (`classify.codings.coupling`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classify import coding
+from classify.codings import decisions
 from classify.heads.interface import (
     FitContext,
     Floats,
@@ -87,7 +87,7 @@ class TrainedTrees(TrainedHead):
         if self.base == "boosting":
             scores = sums[:, :, 0].T + self.baseline
             scores = scores if self.n_classes > 2 else scores[:, 1:] - scores[:, :1]
-            logs = coding.log_probabilities("multinomial", scores, self.n_classes)
+            logs = decisions.log_probabilities("multinomial", scores, self.n_classes)
             values = scores if self.n_classes > 2 else np.hstack([-scores, scores])
             return HeadAnswers(values, logs)
         n_trees = self.trees.sizes[0]
@@ -109,18 +109,18 @@ class TrainedTrees(TrainedHead):
             )
             scores, centre = np.log(smoothed) - np.log1p(-smoothed), 0.5
         k = self.n_classes
-        logs = coding.log_probabilities(self.reduction, scores, k)
+        logs = decisions.log_probabilities(self.reduction, scores, k)
         if k == 2:
             return HeadAnswers(np.hstack([centre - confidences, confidences - centre]), logs)
         if self.reduction == "ovr":
             return HeadAnswers(confidences, logs)
         certain = confidences - centre
         # A tie is the first class's, and rounding decides nothing.
-        votes, _ = coding.votes_and_margins(np.where(np.abs(certain) < _TIE, 0.0, certain), k)
+        votes, _ = decisions.votes_and_margins(np.where(np.abs(certain) < _TIE, 0.0, certain), k)
         # scikit-learn adds up shares as they are, from 0 to 1, which favours later classes of
         # equally many votes.
-        _, margins = coding.votes_and_margins(confidences, k)
-        return HeadAnswers(coding.with_confidences(votes, margins), logs)
+        _, margins = decisions.votes_and_margins(confidences, k)
+        return HeadAnswers(decisions.with_confidences(votes, margins), logs)
 
     def state(self) -> dict[str, Any]:
         """Return arrays, numbers and texts."""
@@ -310,7 +310,7 @@ class TreesKind(HeadKind):
     def _tasks(
         self, rows: Rows, held: Rows | None, k: int, setting: Setting, context: FitContext
     ) -> Iterator[Task]:
-        """Yield the problems, in the order of `classify.coding`."""
+        """Yield the problems, in the order of `classify.codings.decisions`."""
 
         def task(mine: Rows, judges: Rows | None, n_classes: int) -> Task:
             return Task(

@@ -11,7 +11,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
 from classify.analysis.calibration import calibration, fit_temperature, judge_calibration
-from classify.coding import logarithms, temper
+from classify.codings.decisions import logarithms, temper
 
 NEW = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 8)
 

@@ -13,7 +13,7 @@ from classify.analysis.decoding import WAYS, compare_ways, values_of
 from classify.analysis.own_c import judge, refit
 from classify.analysis.pairwise import EXAMPLES, HARDEST, judge_classes, judge_pairs
 from classify.analysis.views import class_order, two_views
-from classify.coding import pair_answers
+from classify.codings.decisions import pair_answers
 from classify.linear_head import LinearHead
 from classify.scoring import HeldOut
 from classify.solver.problems import class_pairs

@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from classify.__main__ import main
-from classify.coding import temper
+from classify.codings.decisions import temper
 from classify.fit.two_classes import parse_cost
 from classify.report.run_report import write_report
 from classify.results import read_run

@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from classify import MultinomialLogistic, OneVsOneLogistic, OneVsRestLogistic
-from classify.coding import temper
+from classify.codings.decisions import temper
 from classify.saved.heads import SavedHead, save_head
 from classify.saved.reading import load_head
 from data.common.errors import UserError

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from specs_for_tests import spec_of
 
-from classify import OneVsOneLogistic, coding
+from classify import OneVsOneLogistic
+from classify.codings import decisions
 from classify.fit.memory_budget import open_store
 from classify.saved import heads
 from classify.saved.heads import SavedHead, save_head, weights_of
@@ -63,7 +64,7 @@ def test_many_classes_are_coupled_to_the_minimum(dtype, spread):
     first, second = np.triu_indices(k, 1)
     liking = spread * rng.normal(size=(3, k))
     scores = liking[:, second] - liking[:, first] + rng.normal(size=(3, len(first)))
-    found = coding.probabilities("ovo", scores.astype(dtype), k)
+    found = decisions.probabilities("ovo", scores.astype(dtype), k)
     for row, p in zip(np.clip(scores, -16, 16), found, strict=True):
         r = np.zeros((k, k))
         r[first, second], r[second, first] = 1 / (1 + np.exp(row)), 1 / (1 + np.exp(-row))

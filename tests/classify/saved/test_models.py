@@ -10,7 +10,7 @@ import pytest
 import skops.io
 from sklearn.tree import DecisionTreeClassifier
 
-from classify.coding import temper
+from classify.codings.decisions import temper
 from classify.heads.interface import FitContext, RowSet
 from classify.heads.registry import head_kind
 from classify.saved.models import SavedModel, is_model, load_model, save_model

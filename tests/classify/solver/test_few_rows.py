@@ -14,7 +14,7 @@ from classify import (
     held_out_rows,
     selection,
 )
-from classify.coding import decide, probabilities, problem_sums, votes_and_margins
+from classify.codings.decisions import decide, probabilities, problem_sums, votes_and_margins
 from classify.linear_head import LinearHead, PairHead, SpanHead, blended, pairs_of
 from classify.scoring import sums_of_pairs
 from classify.selection import select_C

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from classify.coding import decide, decision_values, probabilities
+from classify.codings.decisions import decide, decision_values, probabilities
 from classify.solver.problems import class_pairs, n_heads
 
 STRATEGIES = ("multinomial", "ovr", "ovo")

@@ -26,13 +26,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from classify.code_decoding import (
+from classify.codings.code_books import (
     code_log_probabilities,
     code_values,
     log_sigmoid,
     with_confidences,
 )
-from classify.coupling import MANY_CLASSES, couple, couple_many
+from classify.codings.coupling import MANY_CLASSES, couple, couple_many
 from classify.linear_head import PairScores, Scores
 from classify.solver.losses import BINARY_LOSSES
 from classify.solver.strategies import Strategy, strategy_of
@@ -50,7 +50,7 @@ def decision_values(strategy: str | Strategy, scores: Scores, n_classes: int) ->
 
     One-vs-one: votes plus confidences squeezed into (-1/3, 1/3), as scikit-learn's
     ``OneVsOneClassifier`` does. Code book: what its decoding says of each class, see
-    `classify.code_decoding`. Otherwise the scores (n_samples, n_heads) themselves.
+    `classify.codings.code_books`. Otherwise the scores (n_samples, n_heads) themselves.
     """
     strategy = strategy_of(strategy)
     scores = _check_scores(strategy, scores, n_classes)

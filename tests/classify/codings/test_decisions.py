@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.utils.multiclass import _ovr_decision_function
 
-from classify.coding import decide, decision_values, probabilities, problem_sums
+from classify.codings.decisions import decide, decision_values, probabilities, problem_sums
 from classify.solver.problems import class_pairs, n_heads
 
 

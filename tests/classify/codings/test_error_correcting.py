@@ -7,8 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OutputCodeClassifier
 
 from classify import ErrorCorrectingLogistic, OneVsOneLogistic, OneVsRestLogistic
-from classify.code_decoding import code_log_probabilities, code_values
-from classify.coding import decision_values
+from classify.codings.code_books import code_log_probabilities, code_values
+from classify.codings.decisions import decision_values
 from classify.estimators import answers_of
 from classify.selection import select_C
 from classify.solver.codes import code_book, one_vs_one_code, one_vs_rest_code

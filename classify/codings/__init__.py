@@ -1,0 +1,1 @@
+"""From the scores of linear heads to answers: what each coding of many classes decides."""
