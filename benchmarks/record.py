@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from classify.results import json_ready
+from classify.results.file import json_ready
 
 PACKAGES = (
     "icebox",

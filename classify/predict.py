@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from classify.feature_files import FEATURE_SUFFIXES, is_feature_file, read_rows
 from classify.report.terminal import printable, table, wants_colour
-from classify.results import backbone_name, has_random_weights
+from classify.results.names import backbone_name, has_random_weights
 from classify.saved.heads import SavedHead
 from classify.saved.models import SavedModel, is_model, load_model
 from classify.saved.parts import Network, networks_of

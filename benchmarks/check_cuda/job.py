@@ -26,7 +26,7 @@ def main(path: Path) -> None:
         return
     import torch
 
-    from classify.results import json_ready
+    from classify.results.file import json_ready
 
     sizes = TINY if job["rehearse"] else FULL
     device = torch.device("cpu") if job["rehearse"] else torch.device("cuda", 0)

@@ -17,7 +17,7 @@ from classify.codings import decisions
 from classify.linear_head import pairs_of
 from classify.parameters import row_weights
 from classify.records import HeldAnswers
-from classify.results import json_ready
+from classify.results.file import json_ready
 from classify.scoring import HeldOut, answers
 from classify.solver.problems import class_pairs
 from classify.solver.row_norms import normalized

@@ -16,7 +16,7 @@ import numpy as np
 from classify.export.check import Floats, Labels, compare, write_images
 from classify.export.program_of import head_program
 from classify.predict import AnyHead, Embedding, embed, networks
-from classify.results import backbone_name
+from classify.results.names import backbone_name
 from classify.saved.models import is_model, load_model
 from classify.saved.reading import load_head
 from classify.stage_one import run_stage_one

@@ -42,7 +42,7 @@ from classify.fit.training_rows import check_classes, norm_of, training_rows, us
 from classify.fit.two_classes import suited
 from classify.heads.registry import distinct, is_solved
 from classify.records import FitInputs, FitOptions, Fitted, TrainingRows
-from classify.results import SCHEMA_VERSION, json_ready
+from classify.results.file import SCHEMA_VERSION, json_ready
 from classify.wording import (
     answer_warnings,
     display_name,

@@ -22,7 +22,7 @@ from classify.heads.interface import (
 from classify.heads.registry import head_kind
 from classify.parameters import row_weights
 from classify.records import FitInputs, Fitted, HeldAnswers
-from classify.results import json_ready
+from classify.results.file import json_ready
 from classify.selection import Sides, two_sides
 from classify.solver.row_norms import normalized
 from classify.wording import display_name, setting_words, upper_first

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from classify.heads.linear import LinearTrained
 from classify.heads.registry import head_kind, is_solved
 from classify.report.run_report import write_report
-from classify.results import FILE_NAME
+from classify.results.file import FILE_NAME
 from classify.saved.heads import SavedHead, compact, save_head, weights_of
 from classify.saved.models import SUFFIX, SavedModel, save_model
 from classify.saved.parts import head_parts, weights_file_of

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from classify.fit.answers import Answers, judged, of_all_classes
 from classify.records import FitInputs, Fitted
-from classify.results import json_ready
+from classify.results.file import json_ready
 from classify.wording import display_name
 from data.common.errors import UserError
 

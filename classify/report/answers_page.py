@@ -10,7 +10,7 @@ from typing import Any
 
 from classify.analysis.gallery import data_uri, thumbnail_size
 from classify.report.pages import render_html
-from classify.results import has_random_weights
+from classify.results.names import has_random_weights
 from classify.saved.heads import SavedHead
 from classify.saved.models import SavedModel
 from data.common.cli import log, progress

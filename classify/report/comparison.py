@@ -36,7 +36,8 @@ from classify.report.pages import percent, render_html, render_markdown, seconds
 from classify.report.runs import Answers, Run, find_runs, read_answers
 from classify.report.split_words import interval_words
 from classify.report.terminal import printable, table, wants_colour
-from classify.results import FILE_NAME, SCHEMA_VERSION, has_random_weights, json_ready, load_json
+from classify.results.file import FILE_NAME, SCHEMA_VERSION, json_ready, load_json
+from classify.results.names import has_random_weights
 from classify.wording import display_name, procedure, setting_of, setting_words
 from data.common.cli import log
 from data.common.errors import UserError

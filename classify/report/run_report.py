@@ -36,7 +36,8 @@ from classify.report.split_words import (
     splits_of,
 )
 from classify.report.two_classes import metrics_columns, two_classes
-from classify.results import FILE_NAME, backbone_name, dataset_name, has_random_weights
+from classify.results.file import FILE_NAME
+from classify.results.names import backbone_name, dataset_name, has_random_weights
 from classify.wording import (
     decoding_sentence,
     display_name,

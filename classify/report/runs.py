@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from classify.analysis.resampling import Units, units_of
 from classify.analysis.significance import with_current_method
-from classify.results import FILE_NAME, backbone_name, dataset_name, load_json, read_run
+from classify.results.file import FILE_NAME, load_json, read_run
+from classify.results.names import backbone_name, dataset_name
 from classify.wording import display_name, listed
 from data.common.errors import UserError
 

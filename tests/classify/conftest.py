@@ -15,7 +15,7 @@ from classify.analysis.pairwise import judge_classes
 from classify.analysis.significance import METHOD, compare_strategies
 from classify.analysis.views import class_order
 from classify.report.run_report import write_report
-from classify.results import json_ready
+from classify.results.file import json_ready
 from classify.wording import headline
 
 # Helpers that tests import by name lie beside them.

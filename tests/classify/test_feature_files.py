@@ -15,7 +15,7 @@ import extract.__main__
 from classify.__main__ import main
 from classify.feature_files import read_rows
 from classify.report.run_report import extract_command
-from classify.results import backbone_name
+from classify.results.names import backbone_name
 from classify.saved.reading import load_head
 from data.common.cli import run
 from data.common.errors import UserError

@@ -20,7 +20,7 @@ from classify.records import FitOptions
 from classify.report.comparison import compare
 from classify.report.run_report import extract_command, provenance_rows
 from classify.report.runs import read_results
-from classify.results import backbone_name, has_random_weights
+from classify.results.names import backbone_name, has_random_weights
 from classify.saved.models import load_model
 from classify.saved.parts import HeadPart, read_parts
 from classify.saved.reading import load_head

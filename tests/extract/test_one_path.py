@@ -417,7 +417,7 @@ def test_stage_two_says_that_photographs_were_cropped_twice(
 
 
 def test_a_rectangular_input_from_end_to_end(call, photo_job):
-    from classify.results import backbone_name
+    from classify.results.names import backbone_name
 
     done = call(*photo_job("--image-size", "48X32"))
     assert done.code == 0, done.err

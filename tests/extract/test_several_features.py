@@ -134,7 +134,7 @@ def test_a_store_without_a_layer_is_as_it_was_before_there_were_any(run):
     ],
 )
 def test_reports_tell_siblings_apart(choice, words):
-    from classify.results import backbone_name
+    from classify.results.names import backbone_name
 
     spec = {"model": {"name": "vit"}, "preprocessing": {"image_size": 32}, **choice}
     assert backbone_name(spec) == words

@@ -23,7 +23,7 @@ from classify.analysis.significance import (
 from classify.report.pages import interval
 from classify.report.run_report import write_report
 from classify.report.runs import read_results
-from classify.results import json_ready
+from classify.results.file import json_ready
 from classify.wording import (
     PROCEDURE,
     display_name,

@@ -14,7 +14,7 @@ from classify.__main__ import main
 from classify.codings.decisions import temper
 from classify.fit.two_classes import parse_cost
 from classify.report.run_report import write_report
-from classify.results import read_run
+from classify.results.file import read_run
 from data.common.cli import run
 from data.common.errors import UserError
 

@@ -11,7 +11,7 @@ from classify.analysis.resampling import difference_table, group_test, units_of
 from classify.analysis.significance import compare_strategies
 from classify.report.comparison import compare
 from classify.report.runs import shared_units
-from classify.results import json_ready
+from classify.results.file import json_ready
 
 N = 400
 
@@ -118,7 +118,7 @@ def test_runs_whose_images_weigh_differently_are_not_tested_against_each_other(t
 
 
 def test_a_table_of_groups_that_is_none_is_refused(two_runs):
-    from classify.results import read_run
+    from classify.results.file import read_run
     from data.common.errors import UserError
 
     path = two_runs / "alpha" / "1" / "results.json"

@@ -24,7 +24,7 @@ from classify.report.pages import (
 from classify.report.run_report import extract_command, most_confused, write_report
 from classify.report.runs import read_results
 from classify.report.terminal import printable, results_table, table, width
-from classify.results import json_ready
+from classify.results.file import json_ready
 from classify.wording import decoding_sentence
 from data.common.errors import UserError
 
