@@ -22,8 +22,8 @@ def check_names() -> Iterator[Finding]:
         yield Finding(
             "names",
             WARNING,
-            f"{path.relative_to(Path.cwd())} has the name of a package of Icebox: python -m extract "
-            "and python -m classify do not run in this folder, the command icebox does",
+            f"{path.relative_to(Path.cwd())} has the name of a package of Icebox: python -m "
+            "extract and python -m classify do not run in this folder, the command icebox does",
             ("rename it, or run in another folder",),
             {"file": str(path)},
         )
