@@ -26,11 +26,11 @@ class HeadModule(nn.Module):
     """From raw embeddings float32 (n, n_features) to probabilities (n, n_classes) and labels (n,).
 
     Probabilities are float32 and calibrated, labels int64. A head's numbers are kept as they are:
-    its weights in ``linear``, an ``nn.Linear``, and what other heads have in ``code``, ``sums``,
-    ``layers`` or ``cosine``.
+    its weights in ``linear``, an ``nn.Linear``, and what other heads have in ``code_book`` (a
+    module that is exported has a ``code`` already), ``sums``, ``layers`` or ``cosine``.
     """
 
-    code: torch.Tensor
+    code_book: torch.Tensor
     sums: PairSums | None
 
     def __init__(self, head: HeadProgram) -> None:
@@ -42,7 +42,7 @@ class HeadModule(nn.Module):
         if "coef" in arrays:
             self.linear = _linear(arrays["coef"], arrays["intercept"])
         if "code" in arrays:
-            self.register_buffer("code", arrays["code"])
+            self.register_buffer("code_book", arrays["code"])
         if self.coding == "mlp":
             self.layers = _Layers(arrays)
         elif self.coding == "cosine":
@@ -79,7 +79,7 @@ class HeadModule(nn.Module):
             both = torch.cat([log_sigmoid(-scores), log_sigmoid(scores)], dim=1)
             return torch.exp(both), (scores[:, 0] > 0).to(torch.int64)
         if self.coding == "ecoc":
-            return _of_largest(_log_likelihoods(self.code, scores))
+            return _of_largest(_log_likelihoods(self.code_book, scores))
         if self.coding == "ovr":
             return torch.softmax(log_sigmoid(scores), dim=1), torch.argmax(scores, dim=1)
         return _of_largest(scores)
