@@ -65,8 +65,8 @@ def _other_arrays(name: str, trained: TrainedHead) -> tuple[str, Arrays]:
     how = _NOT_LAYERS.get(name, "goes through decision trees")
     raise UserError(
         f"a {display_name(name)} head {how}, and onnx, torch and timm programs hold layers of a "
-        "network; give --to sklearn, or a head of the run that is layers (multinomial, ovr, ovo, "
-        "svm-ovr, svm-ovo, ecoc, ridge, lda, nearest-mean, mlp)"
+        "network; give --to sklearn, or export another head (multinomial, ovr, ovo, svm-ovr, "
+        "svm-ovo, ecoc, ridge, lda, nearest-mean, mlp)"
     )
 
 

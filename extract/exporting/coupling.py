@@ -1,8 +1,8 @@
 """One-vs-one's pairs of classes in torch: votes, and the coupling of pairwise probabilities.
 
-The same as stage two's ``classify.coding`` and ``classify.coupling``, which say where it is from,
-for a block of rows at a time. Arrays are squares of classes: ``evidence[a, b]`` is the score of
-class b against class a, so that ``evidence[b, a]`` is its negative.
+The same as stage two's ``classify.codings``, which says where it is from, for a block of rows at a
+time. Arrays are squares of classes: ``evidence[a, b]`` is the score of class b against class a, so
+that ``evidence[b, a]`` is its negative.
 
 Numbers are float64, and so are constants: of Python's numbers an exported graph keeps float32.
 Constants are made outside of loops, in which a graph cannot hold them.

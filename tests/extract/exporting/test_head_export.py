@@ -10,6 +10,7 @@ from heads_of_every_kind import HEADS, WIDTH, check, rows_of
 
 from classify.export.program_of import head_program
 from extract.exporting.head_module import HeadModule
+from extract.exporting.onnx_file import OPSET
 
 # Heads of one graph: exporting takes seconds, and a graph with a loop most of them.
 WITHOUT_LOOPS = ("tempered", "ovr-tempered", "ovr-10", "ecoc-10", "mlp", "cosine")
@@ -57,7 +58,7 @@ def test_onnxruntime_gives_the_same(exported, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     names, program = exported
     path = tmp_path / "head.onnx"
-    torch.onnx.export(program, dynamo=True, verbose=False).save(path)
+    torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False).save(path)
     session = onnxruntime.InferenceSession(path)
     (taken,) = session.get_inputs()
     rows = rows_of()
