@@ -23,11 +23,14 @@ class HeadProgram:
     """A trained head as numbers: raw embeddings in, calibrated probabilities and a label out."""
 
     name: str  # as in the registry of heads
-    coding: str  # how scores become answers: multinomial, ovr, ovo, ecoc; or mlp
+    coding: str  # how scores become answers: multinomial, ovr, ovo, ecoc; or mlp, cosine
     class_names: tuple[str, ...]
     # ``coef`` (n_problems, n_features) and ``intercept`` (n_problems,), float32; or of sums of rows
     # ``span``, ``shift``, ``starts``, ``duals`` and ``offset``; of ecoc with three classes or more
-    # ``code`` (n_classes, n_problems); of mlp its layers.
+    # ``code`` (n_classes, n_problems); of mlp ``mean`` and ``scale`` (n_features,), and of each
+    # layer ``weight_0`` (n_in, n_out), ``bias_0`` (n_out,), ``weight_1``, ...; of cosine, float64,
+    # ``centre`` (n_features,), ``directions`` (n_classes, n_features), ``offsets`` (n_classes,) and
+    # ``sharpness`` (1,).
     arrays: Mapping[str, npt.NDArray[Any]]
     temperature: float | None = None  # the logarithms of probabilities are divided by it
     # Widths of the parts of a row that are divided by their norms; None where none is.
