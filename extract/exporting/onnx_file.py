@@ -144,9 +144,9 @@ def _refused(name: str) -> Iterator[None]:
     """Turn what the exporter says of an operator into one message, and silence the rest."""
     from torch.onnx.errors import OnnxExporterError
 
-    from extract.model.silence import silenced
+    from extract.exporting.tracing import without_logs
 
-    with silenced("torch.onnx", "onnxscript", "onnx_ir"):
+    with without_logs():
         try:
             yield
         except OnnxExporterError as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,7 +28,7 @@ def traced(program: Program) -> ExportedProgram:
     dimensions = {axis: torch.export.Dim(name) for axis, name in enumerate(AXES)}
     # Two images, as one would be taken for a number that never changes.
     images = torch.zeros(2, 37, 53, 3, dtype=torch.uint8)
-    with silenced("torch", "torch.export", "torch.fx"):
+    with without_logs():
         try:
             return torch.export.export(
                 Classifier(program), (images,), dynamic_shapes=(dimensions,), strict=False
@@ -36,6 +39,18 @@ def traced(program: Program) -> ExportedProgram:
                 "Export a head of another network, or give --to timm, or use python -m classify "
                 "predict"
             ) from error
+
+
+@contextmanager
+def without_logs() -> Iterator[None]:
+    """Keep torch from writing to stderr: of what fails it logs a traceback, beside ours."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with silenced():
+            yield
+    finally:
+        logging.disable(before)
 
 
 def name_of(program: Program) -> str:
