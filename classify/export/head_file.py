@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from classify.export.check import Floats, Labels, compare, write_images
+from classify.export.for_timm import check_for_timm
 from classify.export.program_of import head_program
 from classify.predict import AnyHead, Embedding, embed, networks
 from classify.results.names import backbone_name
@@ -59,6 +60,8 @@ def export_head(
     `weights` are the backbones' files, if they moved. With `force` what is there is replaced.
     """
     head: AnyHead = load_model(head_path) if is_model(head_path) else load_head(head_path)
+    if to == "timm":
+        check_for_timm(head, head_path)
     path = _place(head_path, FORMS[to], out)
     if (path.exists() or path.is_symlink()) and not force:
         what = "is a folder that" if path.is_dir() else "is a file that"

@@ -41,6 +41,15 @@ class HeadProgram:
         """Return how many classes there are."""
         return len(self.class_names)
 
+    @property
+    def is_softmax(self) -> bool:
+        """Tell whether the probabilities are the softmax of one linear layer, as timm's are.
+
+        Of two classes every coding's are, of a score of zero and its one score.
+        """
+        coded = self.coding == "multinomial" or self.n_classes == 2
+        return "coef" in self.arrays and coded and self.normalize is None
+
 
 @dataclass(frozen=True)
 class NetworkOrder:

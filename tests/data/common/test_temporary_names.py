@@ -29,6 +29,7 @@ OF_THE_SYSTEM = {
     "classify/predict.py",
     "data/common/cache_folder.py",
     "data/images/spilled.py",
+    "extract/exporting/torch_folder.py",
     "icebox/checks/machine.py",
 }
 
