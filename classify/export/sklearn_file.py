@@ -25,7 +25,7 @@ def write(head: AnyHead, out: Path) -> str:
     largest = _check(head, out)
     name = type_name(type(estimator))
     return (
-        f"{type(estimator).__name__} of a {head.strategy} head; read back, it answers {N_ROWS} "
+        f"the head {head.strategy} as {type(estimator).__name__}; read back, it answers {N_ROWS} "
         f"rows as the head does, with probabilities that differ by {largest:.1g} at most. It needs "
         f"Icebox where it is read: classify.load_head(PATH), or skops.io.load(PATH, "
         f"trusted=[{name!r}])"

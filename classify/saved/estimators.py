@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -235,8 +236,7 @@ def _check(estimator: Any) -> None:
     if missing:
         raise ValueError(f"it has no {', '.join(missing)}")
     classes, width = estimator.classes_, estimator.n_features_in_
-    if not isinstance(classes, np.ndarray) or classes.ndim != 1 or len(classes) < 2:
-        raise ValueError("classes_ is not an array of two or more classes")
+    _check_classes(classes)
     if type(width) is not int or width < 1:
         raise ValueError(f"n_features_in_ is {width!r}, expected a number")
     temperature = vars(estimator).get("temperature_")
@@ -258,6 +258,19 @@ def _check(estimator: Any) -> None:
         return
     check_parameters(estimator)
     _check_weights(estimator)
+
+
+def _check_classes(classes: Any) -> None:
+    if not isinstance(classes, np.ndarray) or classes.ndim != 1 or len(classes) < 2:
+        raise ValueError("classes_ is not an array of two or more classes")
+    kind = classes.dtype.kind
+    if kind not in "Uiufb" or not classes.dtype.isnative or not classes.dtype.itemsize:
+        raise ValueError(f"classes_ are {classes.dtype}, expected texts or numbers")
+    # numpy does not look at the characters of a file, of which Python refuses some later.
+    if kind == "U" and np.ascontiguousarray(classes).view(np.uint32).max() > sys.maxunicode:
+        raise ValueError("classes_ hold what is no text")
+    if not (classes[:-1] <= classes[1:]).all():
+        raise ValueError("classes_ are not sorted")
 
 
 def _needed(estimator: Any) -> Iterable[str]:

@@ -30,6 +30,7 @@ from classify.heads.skops_files import (
     is_zip,
     plain,
     read_file,
+    root_type,
     write_file,
 )
 from classify.saved.parts import HeadPart, norm_of_parts, parts_list, read_parts
@@ -133,6 +134,12 @@ def load_model(path: Path) -> SavedModel:
         )
     try:
         with damage_told(path, WANTED):
+            kind = root_type(path, WANTED)
+            if kind.startswith("classify."):
+                raise UserError(
+                    f"{path} is an estimator, as `python -m classify export --to sklearn` writes "
+                    f"them: in Python classify.load_head opens it; here {WANTED}"
+                )
             content = read_file(path, WANTED)
             if not isinstance(content, dict) or content.get("format") != FORMAT:
                 raise UserError(f"{path} is a skops file but not a head of Icebox; {WANTED}")

@@ -69,6 +69,25 @@ def test_the_session_of_formats_can_be_repeated(session, monkeypatch):
     assert results.failed == 0, "".join(told)
 
 
+def test_the_examples_of_exported_estimators(session, monkeypatch):
+    folder, _, store = session
+    monkeypatch.chdir(folder)
+    page = (ROOT / "docs" / "guide" / "export.md").read_text(encoding="utf-8")
+    [text] = [part for part in page.split("\n## ") if part.startswith("scikit-learn\n")]
+    [command] = re.findall(
+        r"^    (python -m classify export .* --to sklearn .*)$", text, re.MULTILINE
+    )
+    [run_folder] = (folder / "reports").glob("*/*")
+    run(shlex.split(command.replace("reports/STORE/RUN", str(run_folder))), folder)
+    code = "".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    names = {"store": store, "run": run_folder}
+    examples = doctest.DocTestParser().get_doctest(code, names, "export.md", "export.md", 0)
+    assert len(examples.examples) > 12
+    told: list[str] = []
+    results = doctest.DocTestRunner(verbose=False).run(examples, out=told.append)
+    assert results.failed == 0, "".join(told)
+
+
 def fields(value, path=""):
     """Return the paths of a nested value's leaves, with `*` for names and `[]` for items."""
     if path in WHOLE:

@@ -179,8 +179,6 @@ def head(folder):
 
 def model(folder):
     """Heads that are not linear: a head that answers, or a message; members are changed inside."""
-    import zipfile
-
     from classify.heads.interface import FitContext, RowSet
     from classify.heads.registry import head_kind
     from classify.saved.models import SavedModel, load_model, save_model
@@ -191,19 +189,52 @@ def model(folder):
     rows = RowSet(X, np.arange(30), np.arange(30) % 3, 3)
     made = head_kind("forest").fit(rows, setting, FitContext(n_jobs=1))
     save_model(folder / "h.skops", SavedModel("forest", ("a", "b", "c"), made, spec, "k"))
-    between = b"\n-- member --\n"
-    with zipfile.ZipFile(folder / "h.skops") as archive:
-        names = archive.namelist()
-        whole = between.join(map(archive.read, names))
+    whole, packed = members(folder / "h.skops")
 
     def read(target):
-        with zipfile.ZipFile(folder / "made.skops", "w") as archive:
-            for name, content in zip(names, target.read_bytes().split(between), strict=False):
-                archive.writestr(name, content)
-        found = load_model(folder / "made.skops")
+        found = load_model(packed(target))
         answers = found.probabilities(np.ones((2, found.n_features), np.float32))
         assert answers.shape == (2, len(found.class_names)) and np.isfinite(answers).all()
         json.dumps(found.spec)
+
+    return whole, read
+
+
+def members(path):
+    """Return the members of a zip archive, one after the other, and what packs changed ones."""
+    import zipfile
+
+    between = b"\n-- member --\n"
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        whole = between.join(map(archive.read, names))
+
+    def packed(target):
+        with zipfile.ZipFile(target.with_suffix(".skops"), "w") as archive:
+            for name, content in zip(names, target.read_bytes().split(between), strict=False):
+                archive.writestr(name, content)
+        return target.with_suffix(".skops")
+
+    return whole, packed
+
+
+def estimator(folder):
+    """Exported estimators: one that answers, or a message; members are changed inside."""
+    from classify import load_head
+    from classify.export.sklearn_file import write
+    from classify.saved.heads import SavedHead
+
+    spec = {"model": {"name": "m", "args": {}, "weights": {"source": "random", "digest": "0"}}}
+    coef = np.arange(12, dtype=np.float32).reshape(3, 4)
+    made = SavedHead("ovo", ("b", "a", "c"), coef, np.zeros(3, np.float32), spec, "k", 1.0)
+    write(made, folder / "e.skops")
+    whole, packed = members(folder / "e.skops")
+
+    def read(target):
+        found = load_head(packed(target))
+        answers = found.predict_proba(np.ones((2, found.n_features_in_)))
+        assert answers.shape == (2, len(found.classes_)) and np.isfinite(answers).all()
+        assert set(found.predict(np.ones((2, found.n_features_in_)))) <= set(found.classes_)
 
     return whole, read
 
@@ -300,7 +331,10 @@ def features(folder):
     return whole, read
 
 
-READERS = {f.__name__: f for f in (store, unsealed, archive, head, model, weights, image, features)}
+READERS = {
+    f.__name__: f
+    for f in (store, unsealed, archive, head, model, estimator, weights, image, features)
+}
 SUFFIXES = {"store": ".h5", "unsealed": ".h5", "archive": ".tar.gz", "image": ".png"}
 
 

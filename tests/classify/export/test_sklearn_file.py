@@ -108,6 +108,11 @@ def test_the_command(tmp_path, capsys):
     assert type(load_head(written)) is OneVsOneLogistic
     assert run(main, ["export", str(path), "--to=sklearn"]) == 2
     assert "--force" in capsys.readouterr().err
+    # What reads heads of runs says what it is, and what to give.
+    assert run(main, ["export", str(written), "--to=sklearn"]) == 2
+    message = capsys.readouterr().err
+    assert "is an estimator" in message and "classify.load_head" in message
+    assert "give a file heads/NAME.skops" in message
 
 
 def test_an_estimator_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch):
@@ -198,6 +203,9 @@ def test_nothing_that_a_file_names_is_imported(tmp_path, monkeypatch):
         (linear, {"temperature_": -1.0}, "temperature_ is -1.0"),
         (linear, {"C": "much"}, "C must be a number above 0"),
         (linear, {"classes_": np.array(["a"])}, "not an array of two or more classes"),
+        (linear, {"classes_": np.array([b"a", b"b", b"c"])}, "expected texts or numbers"),
+        (linear, {"classes_": np.array(["a", "c", "b"])}, "classes_ are not sorted"),
+        (linear, {"classes_": np.full(3, 2**31, np.uint32).view("U1")}, "what is no text"),
         (linear, {"n_features_in_": None}, "n_features_in_ is None"),
         (linear, {"coupled_as_": np.array([0, 0, 1])}, "coupled_as_ is not an order of 3"),
         (linear, {"normalize": (2, 2)}, "widths of normalize do not add up to 5"),
