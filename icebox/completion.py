@@ -1,23 +1,28 @@
-"""Completion of command lines in shells, by argcomplete."""
+"""``icebox completion``: what turns the completion of ``icebox`` on in a shell."""
 
 from __future__ import annotations
 
-import argparse
-import os
+from argparse import Namespace
 
-from icebox.commands import load, names, parser_of
+from data.common.cli import Parser, print_result
+
+SHELLS = ("bash", "zsh", "fish")
+HELP = "print what completes `icebox` in a shell when Tab is pressed"
+EXAMPLE = 'eval "$(icebox completion bash)"'
+NOTE = """To have it in every new shell, add the line to a file that the shell reads:
+
+  bash  eval "$(icebox completion bash)"        in ~/.bashrc
+  zsh   eval "$(icebox completion zsh)"         in ~/.zshrc, after compinit
+  fish  icebox completion fish | source         in ~/.config/fish/config.fish"""
 
 
-def complete() -> None:
-    """Answer a shell that asks for completions, and end the process; else do nothing."""
-    if "_ARGCOMPLETE" not in os.environ:
-        return
+def add_options(parser: Parser) -> None:
+    """Add the argument."""
+    parser.add_argument("shell", choices=SHELLS, help="the shell to print it for")
+
+
+def run(options: Namespace) -> None:
+    """Print the shell's code on stdout."""
     import argcomplete
 
-    top = argparse.ArgumentParser(prog="icebox", allow_abbrev=False)
-    top.add_argument("--version", action="store_true")
-    commands = top.add_subparsers()
-    for name in names():
-        command = load(name)
-        commands._name_parser_map[name] = parser_of(name, command)
-    argcomplete.autocomplete(top)
+    print_result(argcomplete.shellcode(["icebox"], shell=options.shell).strip())

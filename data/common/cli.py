@@ -29,13 +29,27 @@ EXIT_INTERRUPTED = 130
 EXIT_CODES = "Exit codes: 0 done, 2 something in the input is wrong, 130 interrupted, 1 a bug."
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Python 3.13's way of listing an option: all its names, and its value once."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises `UserError`, with the nearest names, instead of exiting."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault("formatter_class", HelpFormatter)
         super().__init__(*args, **kwargs)
+
+    def format_help(self) -> str:
+        """Return the help, naming commands as they were typed."""
+        return _reword(super().format_help())
 
     def error(self, message: str) -> NoReturn:
         """Raise the message as a `UserError`, adding the names that look like what was typed."""
@@ -109,9 +123,23 @@ def seed(text: str) -> int:
     return value
 
 
+_reword: Callable[[str], str] = str
+
+
+@contextmanager
+def rewording(change: Callable[[str], str]) -> Iterator[None]:
+    """Change what messages and helps say meanwhile: commands are named as they were typed."""
+    global _reword
+    before, _reword = _reword, change
+    try:
+        yield
+    finally:
+        _reword = before
+
+
 def log(*text: object) -> None:
     """Print a line for a person: to stderr, since stdout carries the result alone."""
-    print(*text, file=sys.stderr, flush=True)
+    print(_reword(" ".join(map(str, text))), file=sys.stderr, flush=True)
 
 
 def print_result(path: object) -> None:

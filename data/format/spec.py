@@ -78,6 +78,11 @@ REQUEST_SHAPE: dict[str, Any] = any_may_miss(
 )
 # Pillow's own limit: an image file that claims more pixels may be made to fill the memory.
 MAX_PIXELS = 89_478_485
+# Every place that looks for images takes these: data sets in folders, and folders to predict on.
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".tif", ".tiff", ".gif",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".avif",
+)  # fmt: skip
 KEY_DIGITS = 8
 # In the preprocessing of a spec where it decides the numbers: how often an image file is cropped.
 CROPS = "crops"

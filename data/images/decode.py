@@ -16,7 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from data.common.errors import UserError
-from data.format.spec import MAX_PIXELS as MAX_PIXELS  # whose module loads without numpy
+
+# From a module that loads without numpy.
+from data.format.spec import MAX_PIXELS as MAX_PIXELS
+from data.format.spec import SUFFIXES as SUFFIXES
 from data.images.orientation import UPRIGHT, read_orientation, turn
 from data.images.pillow_warnings import no_libtiff_messages, no_pillow_limit, no_pillow_warnings
 from data.images.reduced import FORMATS as REDUCIBLE
@@ -25,25 +28,6 @@ from data.images.reduced import Reduction, Wanted, reduce_scale
 if TYPE_CHECKING:
     from PIL import Image
 
-# Every place that looks for images takes these: data sets in folders, and folders to predict on.
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".apng",
-    ".webp",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".gif",
-    ".ppm",
-    ".pgm",
-    ".pbm",
-    ".pnm",
-    ".avif",
-)
 KINDS = "JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, PGM, PBM or AVIF"
 
 # Bytes that Pillow holds for a pixel of RGB, before anything is made of it.

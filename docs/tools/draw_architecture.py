@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "docs/design/architecture.svg"
-PACKAGES = ("extract", "classify", "data")
+PACKAGES = ("icebox", "extract", "classify", "data")
 Edges = set[tuple[str, str]]
 
 
@@ -186,16 +186,16 @@ def picture() -> str:
     """Return the SVG, with the imports between folders in its metadata."""
     width = 1280.0
     half = (width - 3 * GAP) / 2
-    first, end_first = _panel("extract", GAP, GAP, half * 0.8)
-    second, end_second = _panel("classify", 2 * GAP + half * 0.8, GAP, half * 1.2)
+    command, end_command = _panel("icebox", GAP, GAP, width - 2 * GAP)
+    top = end_command + 40
+    first, end_first = _panel("extract", GAP, top, half * 0.8)
+    second, end_second = _panel("classify", 2 * GAP + half * 0.8, top, half * 1.2)
     middle = max(end_first, end_second) + 40
     third, end = _panel("data", GAP, middle, width - 2 * GAP)
     links = [
-        f'<line x1="{x:.0f}" y1="{y:.0f}" x2="{x:.0f}" y2="{middle - 3:.0f}"/>'
-        for x, y in (
-            (GAP + half * 0.4, end_first),
-            (2 * GAP + half * 1.4, end_second),
-        )
+        f'<line x1="{x:.0f}" y1="{start:.0f}" x2="{x:.0f}" y2="{end - 3:.0f}"/>'
+        for x, below in ((GAP + half * 0.4, end_first), (2 * GAP + half * 1.4, end_second))
+        for start, end in ((end_command, top), (below, middle))
     ]
     height = end + GAP
     return "\n".join(
@@ -210,6 +210,7 @@ def picture() -> str:
             'markerHeight="6" orient="auto"><path d="M0 0L8 4L0 8z" fill="#66788a"/>'
             "</marker></defs>",
             f'<rect width="{width:.0f}" height="{height:.0f}" fill="#fff"/>',
+            *command,
             *first,
             *second,
             *links,

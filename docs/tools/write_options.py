@@ -20,6 +20,7 @@ COMMANDS = (
     ("classify", "fit"),
     ("classify", "compare"),
     ("classify", "predict"),
+    ("classify", "export"),
     ("classify", "report"),
     ("data", "import"),
     ("data", "export"),
@@ -41,6 +42,7 @@ NOTES = {
     "--top": "classes to print for an image",
     "--weights": "the backbone's weights, if they moved",
     "FILE.h5": "a feature store",
+    "HEAD": "a trained head",
     "HEAD.safetensors": "a trained head",
     "IMAGE": "image files",
     "RUN_DIR": "the folder of a run",
@@ -129,6 +131,52 @@ def _row(parser: argparse.ArgumentParser, action: argparse.Action, made: dict[st
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
+def _tables(parser: argparse.ArgumentParser, name: str, made: dict[str, str]) -> list[str]:
+    """Describe a command and its arguments and options, a table for each group of them."""
+    lines = []
+    if parser.description:
+        lines += [parser.description[0].upper() + parser.description[1:].rstrip(".") + ".", ""]
+    for group in parser._action_groups:
+        actions = [a for a in group._group_actions if not isinstance(a, argparse._HelpAction)]
+        if not actions:
+            continue
+        if group.title and group.title not in ("options", "positional arguments"):
+            anchor = f"{name}-{group.title.replace(' ', '-')}"
+            lines += [f"### {group.title.capitalize()} {{ #{anchor} }}", ""]
+        kind = "argument" if group.title == "positional arguments" else "option"
+        lines += [f"| {kind} | values | what | default | make |", "|---|---|---|---|---|"]
+        lines += [_row(parser, action, made) for action in actions]
+        lines.append("")
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _icebox(made: dict[str, str]) -> list[str]:
+    """List the commands of ``icebox``; options of those that are programs' are said there."""
+    from icebox.commands import COMMANDS as OURS
+    from icebox.commands import load, names, parser_of
+    from icebox.passed_on import PassedOn
+
+    lines = ["", "## icebox", "", "| command | what | options |", "|---|---|---|"]
+    own = []
+    for name in names():
+        where, command = OURS[name], load(name)
+        if isinstance(where, PassedOn):
+            options = _link(where.words)
+        elif name == "export":
+            options = f"of a head {_link('python -m classify export')}, of a store "
+            options += _link("python -m data export")
+        else:
+            options, parser = _link(f"icebox {name}"), parser_of(name, command)
+            own += ["", f"## icebox {name}", "", *_tables(parser, f"icebox-{name}", {})]
+        lines.append(f"| `icebox {name}` | {command.HELP} | {options} |")
+    return [*lines, *own]
+
+
+def _link(title: str) -> str:
+    anchor = re.sub(r"[^\w]+", "-", title.lower())
+    return f"[`{title}`](#{anchor})"
+
+
 def page() -> str:
     """Return the text of the page."""
     made = variables()
@@ -139,29 +187,12 @@ def page() -> str:
         "The last column is the variable of `make` that passes the option on. Options may be mixed",
         "with files. An option that is unknown ends the command with the nearest name.",
     ]
+    lines += _icebox(made)
     for program, command in COMMANDS:
-        parser = parser_of(program, command)
         lines += ["", f"## python -m {program} {command}".rstrip(), ""]
-        if parser.description:
-            lines += [parser.description[0].upper() + parser.description[1:].rstrip(".") + ".", ""]
-        for group in parser._action_groups:
-            actions = [a for a in group._group_actions if not isinstance(a, argparse._HelpAction)]
-            if not actions:
-                continue
-            if group.title and group.title not in ("options", "positional arguments"):
-                lines += [
-                    f"### {group.title.capitalize()}"
-                    + f" {{ #{program}-{command or 'run'}-{group.title.replace(' ', '-')} }}",
-                    "",
-                ]
-            kind = "argument" if group.title == "positional arguments" else "option"
-            lines += [f"| {kind} | values | what | default | make |", "|---|---|---|---|---|"]
-            # Some commands have options of the same name that no variable passes on.
-            passed = made if program == "data" else {n: v for n, v in made.items() if n != "--out"}
-            lines += [_row(parser, action, passed) for action in actions]
-            lines.append("")
-        if lines[-1] == "":
-            lines.pop()
+        # Some commands have options of the same name that no variable passes on.
+        passed = made if program == "data" else {n: v for n, v in made.items() if n != "--out"}
+        lines += _tables(parser_of(program, command), f"{program}-{command or 'run'}", passed)
     return "\n".join(lines) + "\n"
 
 

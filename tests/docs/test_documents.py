@@ -1,5 +1,6 @@
 """The documents: length, links, command lines, generated parts, glossary."""
 
+import importlib
 import importlib.util
 import re
 import shlex
@@ -46,7 +47,7 @@ def commands(text):
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     for line in [*code_lines(text), *spans]:
         line = re.sub(r"\[[^]]*\]", "", line)  # placeholders
-        if re.match(r"(ls .*\| *)?(python -m (extract|classify)|make)( [\w-]|$)", line):
+        if re.match(r"(ls .*\| *)?(python -m (extract|classify)|icebox|make)( [\w-]|$)", line):
             yield line
 
 
@@ -55,7 +56,7 @@ COMMANDS = sorted(
         (named(page), line)
         for page in PAGES
         for line in commands(page.read_text(encoding="utf-8"))
-        if line not in ("make", "python -m classify")
+        if line not in ("make", "python -m classify", "icebox")
     }
 )
 
@@ -95,8 +96,6 @@ def test_command_lines_are_those_of_the_programs(page, line):
     words = shlex.split(line.split("|")[-1], comments=True)
     if words[0] == "make":
         return check_make(line)
-    import classify.__main__
-    import extract.__main__
     from data.common.cli import Parser
 
     def then_stop(method):
@@ -106,8 +105,9 @@ def test_command_lines_are_those_of_the_programs(page, line):
 
         return parse
 
-    main = {"extract": extract.__main__.main, "classify": classify.__main__.main}[words[2]]
-    given = [word for word in words[3:] if word != "..."]
+    program, words = ("icebox", words[1:]) if words[0] == "icebox" else (words[2], words[3:])
+    main = importlib.import_module(f"{program}.__main__").main
+    given = [word for word in words if word not in ("...", "--help")]
     # A command that a sentence names alone may lack its files: then it must be one that exists.
     parse = (lambda *_: None) if len(given) == 1 else None
     with (

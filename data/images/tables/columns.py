@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.common.errors import UserError, nearest
-from data.images.decode import SUFFIXES
+from data.format.spec import SUFFIXES
 
 USUAL = {
     "image": ("image", "path", "file", "filename", "file_name"),
