@@ -66,17 +66,18 @@ def test_extras_say_what_is_missing_and_what_to_type(versions):
         "bench": ("snapml; sys_platform == 'none'",),
         "dev": ("icebox[hf,onnx]", "pytest"),
     }
-    first, second = installation.check_extras(with_(extras=extras))
+    first, second = installation.check_extras(with_(extras=extras, checkout=True))
     assert first.text == "there: cpu, hf, bench; what the others need, to be typed:"
     commands = [line.partition("  # ") for line in first.advice]
-    assert [line[0].split(" install ")[1] for line in commands] == [
-        "'icebox[onnx]'",
-        "'icebox[dev]'",
-    ]
+    typed = [line[0].split(" install ")[1] for line in commands]
+    assert typed == ["--editable '/site[onnx]'", "--editable '/site[dev]'"]
     assert [line[2] for line in commands] == ["--to onnx", "for work on Icebox"]
     assert first.values["onnx"]["missing"] == ["onnx", "onnxruntime"]
     assert first.values["dev"]["missing"] == ["onnx", "onnxruntime", "pytest"]
     assert (second.level, second.text) == (WARNING, "openvino 2024.0 is not >=2025.0")
+    # Whoever has a wheel does not work on Icebox.
+    first, _ = installation.check_extras(with_(extras=extras))
+    assert len(first.advice) == 1 and first.advice[0].endswith("'icebox[onnx]'  # --to onnx")
 
 
 def test_every_extra_of_users_has_a_purpose():
