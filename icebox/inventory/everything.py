@@ -55,7 +55,7 @@ def take_inventory(
     if not features_dir.exists():
         raise UserError(
             f"--features-dir {features_dir} does not exist; give the folder that stores were "
-            "written to"
+            "written to, or write some (icebox features)"
         )
     try:
         found = read_stores(features_dir, Memo("stores", features_dir), on_file)

@@ -95,12 +95,18 @@ def test_this_checkout_is_known():
 def test_a_wheel_is_known_by_its_metadata(tmp_path, monkeypatch):
     class Metadata:
         version = "3.1"
-        requires = ("numpy", "onnx>=1; extra == 'onnx'", 'x; python_version<"4" and extra == "x"')
+        requires = (
+            "numpy", "onnx>=1; extra == 'onnx'", 'x; python_version<"4" and extra == "open-clip"',
+            'icebox[onnx,open-clip]; extra == "dev"',
+        )  # fmt: skip
 
     monkeypatch.setattr(importlib.metadata, "distribution", lambda _: Metadata)
     found = find_installation(tmp_path)
     assert (found.checkout, found.version, found.requires) == (False, "3.1", ("numpy",))
-    assert list(found.extras) == ["onnx", "x"]
+    assert list(found.extras) == ["onnx", "open_clip", "dev"]
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "1")
+    for name, needed in (("open_clip", ["x"]), ("dev", ["onnx", "x"])):
+        assert [one.name for one in required(found.extras[name], name, found.extras)] == needed
     [one] = installation.check_icebox(found)
     assert one.text == f"3.1, a wheel, in {tmp_path}"
     # Somebody else's project file beside it is not Icebox's.
