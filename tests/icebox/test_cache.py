@@ -371,6 +371,31 @@ def test_bad_input_is_one_message(place, capsys, words, message):
     assert message in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_listed_hides_no_other(place, capsys, monkeypatch):
+    write_store("features", A)
+    Path("features/secret").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert run() == 0
+    out = capsys.readouterr().out
+    assert "1 store in features" in out
+    assert "features/secret cannot be listed: Permission denied" in out
+
+
+def test_a_path_by_way_of_a_link_is_the_same_store(place):
+    path = write_store("disk/features", A)
+    Path("short").symlink_to("disk")
+    assert run("remove", f"short/features/toys/{path.name}", "--features-dir", "disk/features",
+               "--yes") == 0  # fmt: skip
+    assert not path.exists()
+
+
 def test_runs_that_cannot_be_read_are_said(place, capsys):
     write_store("features", A)
     write_run("reports", KEY_A)

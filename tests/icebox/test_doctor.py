@@ -82,6 +82,23 @@ def test_a_check_that_breaks_is_a_line(place, capsys, monkeypatch, module, name)
     assert "Icebox can run here" in found.out or "Commands will fail" in found.out
 
 
+@pytest.mark.parametrize("executable", ["", None, "/no/such/python"])
+def test_no_process_can_be_started(place, capsys, monkeypatch, executable):
+    monkeypatch.setattr(sys, "executable", executable)
+    assert doctor() in (0, 2)
+    assert re.search(r"^! +torch +could not be looked at: ", capsys.readouterr().out, re.M)
+
+
+def test_no_thread_can_be_started(place, capsys, monkeypatch):
+    def full(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", full)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert cli.run(main, ["doctor"]) == 2
+    assert "can't start new thread" in capsys.readouterr().out
+
+
 def test_a_folder_that_is_gone_is_no_traceback(place, capsys):
     gone = place / "gone"
     gone.mkdir()
