@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from data.common.files import lock
 from data.format.spec import spec_key
 from data.reading import open_features
 from icebox.__main__ import main
+from icebox.cache import store_names
 
 A, B = spec_of("alpha"), spec_of("beta", size=64, pool="avg")
 KEY_A, KEY_B = spec_key(A), spec_key(B)
@@ -344,6 +346,15 @@ def test_a_lock_that_is_left_does_not_keep_from_removing(place):
     Path(f"features/.work/{KEY_A}.lock").touch()  # of a killed process
     assert run("remove", path.stem, "--yes") == 0
     assert not path.exists()
+
+
+def test_names_are_completed(place):
+    names = [write_store("features", spec).stem for spec in (A, B)]
+    options = Namespace(features_dir=Path("features"))
+    assert store_names("", options) == names
+    assert store_names("be", options) == names[1:]
+    assert store_names("toys/al", options) == [f"toys/{names[0]}"]
+    assert store_names("", Namespace(features_dir=Path("none"))) == []
 
 
 def test_names_cannot_steer_the_terminal(place, capsys):
