@@ -16,7 +16,7 @@ from icebox.inventory.caches import Download, caches, downloads, hub_folder, hub
 from icebox.inventory.everything import SORTS, Inventory, take_inventory
 from icebox.inventory.listing import Elsewhere, as_json, listing
 from icebox.inventory.sizes import size_of
-from icebox.inventory.stores import StoreFile
+from icebox.inventory.stores import StoreFile, store_files
 from icebox.inventory.words import age_words, count_words, printable, size_words
 from icebox.removal.names import Item, find_named
 from icebox.removal.removing import check_removable, remove
@@ -35,11 +35,12 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "action", nargs="?", choices=ACTIONS, default="list", help="what to do (list)"
     )
-    parser.add_argument(
+    names = parser.add_argument(
         "names", nargs="*", metavar="NAME",
         help="what to remove: a store's name, path, the beginning of its key, or a pattern in "
         "quotes",
     )  # fmt: skip
+    names.completer = store_names  # type: ignore[attr-defined]  # of argcomplete
     parser.add_argument(
         "--features-dir", type=folder_path, default=Path("features"), metavar="DIR",
         help="where stores lie (%(default)s)",
@@ -57,6 +58,19 @@ def add_options(parser: Parser) -> None:
     )
     parser.add_argument("--yes", action="store_true", help="remove without asking")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+
+
+def store_names(prefix: str, parsed_args: Namespace, **_: object) -> list[str]:
+    """List the names that what was typed may become: as NAME, or as DATASET/NAME."""
+    root = getattr(parsed_args, "features_dir", None) or Path("features")
+    try:
+        found = [path.with_suffix("") for path, _ in store_files(root, [])]
+    except OSError:
+        return []
+    names = [
+        path.name if "/" not in prefix else f"{path.parent.name}/{path.name}" for path in found
+    ]
+    return sorted(name for name in names if name.startswith(prefix))
 
 
 def run(options: Namespace) -> None:
@@ -191,11 +205,16 @@ def _more(item: Item) -> str:
 
 
 def _count(items: list[Item]) -> str:
-    stores = sum(isinstance(item, StoreFile) and not item.problem for item in items)
-    words = [count_words(stores, "store")] if stores else []
-    if len(items) > stores:
-        words.append(count_words(len(items) - stores, "other entry"))
-    return " and ".join(words) or "nothing"
+    kinds = [
+        ("leftover" if not isinstance(item, StoreFile) else "file" if item.problem else "store")
+        for item in items
+    ]
+    words = [
+        count_words(kinds.count(kind), kind)
+        for kind in ("store", "file", "leftover")
+        if kind in kinds
+    ]
+    return ", ".join(words) or "nothing"
 
 
 def _agreed() -> bool:

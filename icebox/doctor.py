@@ -86,15 +86,15 @@ def as_json(findings: list[Finding]) -> dict[str, Any]:
 def examine(asked: Asked) -> list[Finding]:
     """Look at everything; what takes long is under way meanwhile."""
     # Importing torch takes seconds, and the hub may take its two.
-    request = None if asked.offline else HubRequest()
     probes: list[Probe] = []
+    request = None if asked.offline else _start(HubRequest, probes)
     try:
         installed, missing = _installation()
         torch = _start(devices.start_torch, probes)
         openvino = _start(devices.start_openvino, probes)
         beside = list(_without_torch(asked, installed))
         first = list(_with_torch(torch, openvino, installed))
-        last = found_by("hub", lambda: list(check_hub(request)))
+        last = found_by("hub", lambda: list(check_hub(_asked(request))))
     finally:
         for probe in probes:
             probe.stop()
@@ -121,20 +121,20 @@ def _installation() -> tuple[Installation, list[Finding]]:
 
 
 def _start(start: Any, probes: list[Probe]) -> Any:
-    """Start a probe; what keeps it from starting is found when it is asked for its answer."""
+    """Start what takes long; what keeps it from starting is raised when its answer is wanted."""
     try:
-        probe = start()
-    except OSError as error:
+        started = start()
+    except Exception as error:  # no processes or threads are left, or this Python has no name
         return error
-    if probe is not None:
-        probes.append(probe)
-    return probe
+    if isinstance(started, Probe):
+        probes.append(started)
+    return started
 
 
-def _asked(probe: Any) -> Probe | None:
-    if isinstance(probe, OSError):
-        raise probe
-    return probe if isinstance(probe, Probe) else None
+def _asked(started: Any) -> Any:
+    if isinstance(started, Exception):
+        raise started
+    return started
 
 
 def _with_torch(torch: Any, openvino: Any, installed: Installation) -> Iterator[Finding]:

@@ -43,9 +43,10 @@ class _Until:
 def check_stores(features_dir: Path, seconds: float = SECONDS) -> Iterator[Finding]:
     """Count the stores, and name those that cannot be read."""
     clock = _Until(seconds)
+    problems: list[str] = []
 
     def read() -> list[StoreFile]:
-        return read_stores(features_dir, Memo("stores", features_dir), clock)
+        return read_stores(features_dir, Memo("stores", features_dir), clock, problems)
 
     found, missing = _read(read)
     if missing:
@@ -73,6 +74,8 @@ def check_stores(features_dir: Path, seconds: float = SECONDS) -> Iterator[Findi
         },
     )
     yield from _broken("stores", "not readable as a store", broken)
+    for problem in problems:
+        yield Finding("stores", WARNING, problem)
 
 
 def check_runs(reports_dir: Path, seconds: float = SECONDS) -> Iterator[Finding]:

@@ -38,7 +38,7 @@ def found_by(name: str, check: Check) -> list[Finding]:
     """Run a check; an error of its own, of any kind, is its finding."""
     try:
         return list(check())
-    except Exception as error:  # what a broken installation raises is of every kind
+    except (Exception, SystemExit) as error:  # what a broken installation raises is of every kind
         return [Finding(name, WARNING, f"could not be looked at: {plainly(error)}")]
 
 

@@ -32,12 +32,12 @@ def check_python() -> Iterator[Finding]:
     """Say which Python runs."""
     virtual = sys.prefix != sys.base_prefix
     conda = (Path(sys.prefix) / "conda-meta").is_dir()
-    where = "a virtual environment" if virtual else "conda" if conda else "no virtual environment"
+    where = "venv" if virtual else "conda" if conda else "no virtual environment"
     version = platform.python_version()
     yield Finding(
         "python",
         OK,
-        f"{platform.python_implementation()} {version}, {sys.executable}, {where}",
+        f"{version}, {sys.executable} ({where})",
         values={
             "version": version,
             "executable": sys.executable,
@@ -100,7 +100,7 @@ def check_libraries(installation: Installation) -> Iterator[Finding]:
 
 def check_extras(installation: Installation) -> Iterator[Finding]:
     """Say which extras are there, and what to type for each of the others."""
-    there, advice, values = [], [], {}
+    there, advice, for_work, values = [], [], [], {}
     wrong: list[Required] = []
     for name in sorted(installation.extras, key=lambda name: (name not in PURPOSES, name)):
         needed = list(required(installation.extras[name], name, installation.extras))
@@ -113,11 +113,16 @@ def check_extras(installation: Installation) -> Iterator[Finding]:
             "outside": {one.name: one.wanted for one in outside},
             "type": command,
         }
-        if missing:
-            advice.append(f"{command}  # {PURPOSES.get(name) or 'for work on Icebox'}")
+        if missing and name in PURPOSES:
+            advice.append(f"{command}  # {PURPOSES[name]}")
+        elif missing:
+            for_work.append(name)
         else:
             there.append(name)
             wrong += [one for one in outside if one not in wrong]
+    if for_work and installation.checkout:
+        command = install_extra(installation, ",".join(for_work))
+        advice.append(f"{command}  # for work on Icebox")
     text = f"there: {', '.join(there)}" if there else "none is there"
     if advice:
         text += "; what the others need, to be typed:"

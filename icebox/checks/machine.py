@@ -87,7 +87,7 @@ def check_disk(places: Mapping[str, Path]) -> Iterator[Finding]:
         yield Finding(
             "disk",
             level,
-            f"{size_words(left)} free for {', '.join(names)}",
+            f"{size_words(left)} free" + (f" for {', '.join(names)}" if len(disks) > 1 else ""),
             () if level == OK else ("icebox cache lists what can be removed",),
             {"free": left, "for": names},
         )

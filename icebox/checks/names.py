@@ -23,7 +23,7 @@ def check_names() -> Iterator[Finding]:
             "names",
             WARNING,
             f"{path.relative_to(Path.cwd())} has the name of a package of Icebox: python -m "
-            "extract and python -m classify do not run in this folder, the command icebox does",
+            "extract and classify do not run in this folder, the command icebox does",
             ("rename it, or run in another folder",),
             {"file": str(path)},
         )

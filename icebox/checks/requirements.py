@@ -63,8 +63,8 @@ def find_installation(folder: Path | None = None) -> Installation:
         found = re.search(r"""\bextra\s*==\s*["']([^"']+)["']""", line)
         if found is None:
             core.append(line)
-        else:
-            named.setdefault(found[1], []).append(line)
+        else:  # wheels write open-clip for open_clip
+            named.setdefault(found[1].replace("-", "_"), []).append(line)
     extras = {name: tuple(needed) for name, needed in named.items()}
     checkout = (folder / "pyproject.toml").is_file()
     return Installation(folder, checkout, checkout, version, tuple(core), extras)
@@ -95,7 +95,7 @@ def required(
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": extra}):
             continue
         if canonicalize_name(wanted.name) == NAME:  # extras of its own
-            for other in sorted(wanted.extras):
+            for other in sorted(one.replace("-", "_") for one in wanted.extras):
                 yield from required((extras or {}).get(other, ()), other, extras)
             continue
         try:

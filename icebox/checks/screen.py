@@ -21,6 +21,7 @@ _INDENT, _ADVICE = 16, 6
 def show(findings: Sequence[Finding], colour: bool) -> str:
     """Write the lines; what is to be typed is never broken."""
     lines, before = [], ""
+    said: set[str] = set()
     for one in findings:
         mark, name = f"{MARKS[one.level]:<5}", "" if one.name == before else one.name
         before = one.name
@@ -34,7 +35,9 @@ def show(findings: Sequence[Finding], colour: bool) -> str:
             mark = f"{_COLOURS[one.level]}{mark}{_RESET}"
         lines.append(f"{mark}{name:<{_INDENT - 5}}{text[0]}")
         lines += [" " * _INDENT + line for line in text[1:]]
-        lines += [" " * _ADVICE + printable(line) for line in one.advice]
+        # What to type is often the same for several.
+        lines += [" " * _ADVICE + printable(line) for line in one.advice if line not in said]
+        said |= set(one.advice)
     return "\n".join([*lines, "", verdict(findings)])
 
 

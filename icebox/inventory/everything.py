@@ -55,17 +55,17 @@ def take_inventory(
     if not features_dir.exists():
         raise UserError(
             f"--features-dir {features_dir} does not exist; give the folder that stores were "
-            "written to"
+            "written to, or write some (icebox features)"
         )
+    problems: list[str] = []
     try:
-        found = read_stores(features_dir, Memo("stores", features_dir), on_file)
+        found = read_stores(features_dir, Memo("stores", features_dir), on_file, problems)
     except OSError as error:
         where = error.filename or features_dir
         raise UserError(
             f"--features-dir {features_dir}: {where} cannot be listed "
             f"({error.strerror or error}); give another folder, or change its permissions"
         ) from error
-    problems = []
     runs: list[RunFolder] = []
     try:
         runs = read_runs(reports_dir, Memo("runs", features_dir), on_file)

@@ -23,10 +23,11 @@ class Memo:
     """Facts by file."""
 
     def __init__(self, kind: str, features_dir: Path | None = None) -> None:
-        self.path = cache_folder(features_dir) / "icebox" / f"{kind}-{VERSION}.json"
+        self.path: Path | None = None
         self._changed = False
         self._known: dict[str, Any] = {}
         try:
+            self.path = cache_folder(features_dir) / "icebox" / f"{kind}-{VERSION}.json"
             content = json.loads(self.path.read_text("utf-8"))
         except (OSError, ValueError, RecursionError):
             return
@@ -48,7 +49,7 @@ class Memo:
 
     def save(self) -> None:
         """Write what is known, the newest last."""
-        if not self._changed:
+        if not self._changed or self.path is None:
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -42,16 +42,20 @@ class StoreFile:
         return sum(self.facts.get("rows", {}).values())
 
 
-def store_files(features_dir: Path) -> Iterator[tuple[Path, tuple[Path, ...]]]:
+def store_files(features_dir: Path, problems: list[str]) -> Iterator[tuple[Path, tuple[Path, ...]]]:
     """Yield what has the name of a store, with the folders of its shards.
 
-    A folder that cannot be listed raises ``OSError``.
+    ``OSError`` if FEATURES_DIR cannot be listed; of a folder in it, that is added to `problems`.
     """
     with os.scandir(features_dir) as found:
         folders = sorted(e.path for e in found if e.name[0] != "." and e.is_dir())
     for folder in folders:
-        with os.scandir(folder) as found:
-            entries = sorted((e.name, e.is_dir()) for e in found if e.name[0] != ".")
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted((e.name, e.is_dir()) for e in found if e.name[0] != ".")
+        except OSError as error:
+            problems.append(f"{folder} cannot be listed: {error.strerror or error}")
+            continue
         shards: dict[str, list[Path]] = {}
         for name, is_folder in entries:
             if is_folder and SHARDS in name:
@@ -64,12 +68,13 @@ def store_files(features_dir: Path) -> Iterator[tuple[Path, tuple[Path, ...]]]:
 def read_stores(
     features_dir: Path,
     memo: Memo,
-    on_file: Callable[[], bool] = lambda: True,
+    on_file: Callable[[], bool],
+    problems: list[str],
 ) -> list[StoreFile]:
     """Read the headers; `on_file` is asked before each new one, and False leaves it out."""
     found = []
     try:
-        for path, shards in store_files(features_dir):
+        for path, shards in store_files(features_dir, problems):
             one = _read_store(features_dir, path, shards, memo, on_file)
             if one is not None:
                 found.append(one)

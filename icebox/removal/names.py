@@ -57,9 +57,15 @@ def _exactly(name: str, inventory: Inventory) -> list[Item]:
     """Find what has this very path, from the current folder or from FEATURES_DIR."""
     if not name.strip() or name in (".", ".."):
         return []
-    wanted = {os.path.abspath(name), os.path.abspath(inventory.features_dir / name)}
+    wanted = {_place(Path(name)), _place(inventory.features_dir / name)}
     paths = [*wanted, *(f"{path}.h5" for path in wanted)]
-    return [one for one in _everything(inventory) if os.path.abspath(one.path) in paths]
+    return [one for one in _everything(inventory) if _place(one.path) in paths]
+
+
+def _place(path: Path) -> str:
+    """Give a path in full; its folder may be spelled by way of a link."""
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def _only(name: str, inventory: Inventory) -> Item:
@@ -90,7 +96,7 @@ def _check_place(name: str, inventory: Inventory) -> None:
     for path in (Path(name), inventory.features_dir / name):
         if os.sep not in name or not os.path.lexists(path):
             continue
-        inside = Path(os.path.abspath(path)).is_relative_to(os.path.abspath(inventory.features_dir))
+        inside = Path(_place(path)).is_relative_to(os.path.realpath(inventory.features_dir))
         if not inside:
             raise UserError(
                 f"{name} lies outside {inventory.features_dir}, the only folder that icebox cache "

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from data.common.files import lock
 from data.format.spec import spec_key
 from data.reading import open_features
 from icebox.__main__ import main
+from icebox.cache import store_names
 
 A, B = spec_of("alpha"), spec_of("beta", size=64, pool="avg")
 KEY_A, KEY_B = spec_key(A), spec_key(B)
@@ -346,6 +348,15 @@ def test_a_lock_that_is_left_does_not_keep_from_removing(place):
     assert not path.exists()
 
 
+def test_names_are_completed(place):
+    names = [write_store("features", spec).stem for spec in (A, B)]
+    options = Namespace(features_dir=Path("features"))
+    assert store_names("", options) == names
+    assert store_names("be", options) == names[1:]
+    assert store_names("toys/al", options) == [f"toys/{names[0]}"]
+    assert store_names("", Namespace(features_dir=Path("none"))) == []
+
+
 def test_names_cannot_steer_the_terminal(place, capsys):
     path = write_store("features", A)
     path.rename(path.with_name("\x1b[31mred.h5"))
@@ -369,6 +380,31 @@ def test_bad_input_is_one_message(place, capsys, words, message):
     Path("file").touch()
     assert run(*words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_listed_hides_no_other(place, capsys, monkeypatch):
+    write_store("features", A)
+    Path("features/secret").mkdir()
+    real = os.scandir
+
+    def scandir(path):
+        if os.fspath(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert run() == 0
+    out = capsys.readouterr().out
+    assert "1 store in features" in out
+    assert "features/secret cannot be listed: Permission denied" in out
+
+
+def test_a_path_by_way_of_a_link_is_the_same_store(place):
+    path = write_store("disk/features", A)
+    Path("short").symlink_to("disk")
+    assert run("remove", f"short/features/toys/{path.name}", "--features-dir", "disk/features",
+               "--yes") == 0  # fmt: skip
+    assert not path.exists()
 
 
 def test_runs_that_cannot_be_read_are_said(place, capsys):

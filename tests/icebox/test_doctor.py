@@ -17,6 +17,7 @@ from data.common import cli
 from icebox.__main__ import main
 from icebox.checks import contents, devices, installation, machine
 from icebox.checks.finding import FAILURE, NOTE, OK, WARNING, Finding
+from icebox.checks.probes import Probe
 from icebox.checks.screen import show, verdict
 
 ROOT = Path(icebox.doctor.__file__).parents[1]
@@ -36,11 +37,8 @@ def place(tmp_path, monkeypatch):
     """A folder, and no library that takes long to import."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "packages" / "torch"
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").write_text("raise ImportError('pretended')")
-    monkeypatch.syspath_prepend(str(folder.parent))
-    monkeypatch.setattr(devices, "start_openvino", lambda: None)
+    for name in ("start_torch", "start_openvino"):
+        monkeypatch.setattr(devices, name, lambda: None)
     return tmp_path
 
 
@@ -48,7 +46,8 @@ def doctor(*words):
     return cli.run(main, ["doctor", "--offline", *words])
 
 
-def test_a_failure_ends_it_with_2_and_says_where(place, capsys):
+def test_a_failure_ends_it_with_2_and_says_where(place, capsys, monkeypatch):
+    monkeypatch.setattr(devices, "start_torch", lambda: Probe("raise ImportError('pretended')"))
     assert doctor() == 2
     found = capsys.readouterr()
     assert re.search(r"^FAIL torch +.*cannot be used: ImportError: pretended", found.out, re.M)
@@ -82,6 +81,24 @@ def test_a_check_that_breaks_is_a_line(place, capsys, monkeypatch, module, name)
     assert "Icebox can run here" in found.out or "Commands will fail" in found.out
 
 
+@pytest.mark.parametrize("executable", ["", None, "/no/such/python"])
+def test_no_process_can_be_started(place, capsys, monkeypatch, executable):
+    monkeypatch.setattr(sys, "executable", executable)
+    monkeypatch.setattr(devices, "start_torch", lambda: Probe("pass"))
+    assert doctor() in (0, 2)
+    assert re.search(r"^! +torch +could not be looked at: ", capsys.readouterr().out, re.M)
+
+
+def test_no_thread_can_be_started(place, capsys, monkeypatch):
+    def full(_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("threading.Thread.start", full)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert cli.run(main, ["doctor"]) == 2
+    assert "can't start new thread" in capsys.readouterr().out
+
+
 def test_a_folder_that_is_gone_is_no_traceback(place, capsys):
     gone = place / "gone"
     gone.mkdir()
@@ -103,6 +120,22 @@ def test_no_home(place, capsys, monkeypatch):
         os.environ.update(before)
     found = capsys.readouterr()
     assert "Traceback" not in found.err and "could not be looked at" not in found.out
+
+
+def test_an_interrupted_one_leaves_no_process(place, monkeypatch):
+    started = []
+
+    def start():
+        started.append(Probe("import time; time.sleep(60)"))
+        return started[0]
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(devices, "start_torch", start)
+    monkeypatch.setattr(devices, "check_torch", interrupted)
+    assert doctor() == 130
+    assert started[0]._process.poll() is not None
 
 
 def test_lines_fit_into_80_columns_and_commands_are_whole():

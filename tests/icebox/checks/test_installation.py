@@ -66,17 +66,18 @@ def test_extras_say_what_is_missing_and_what_to_type(versions):
         "bench": ("snapml; sys_platform == 'none'",),
         "dev": ("icebox[hf,onnx]", "pytest"),
     }
-    first, second = installation.check_extras(with_(extras=extras))
+    first, second = installation.check_extras(with_(extras=extras, checkout=True))
     assert first.text == "there: cpu, hf, bench; what the others need, to be typed:"
     commands = [line.partition("  # ") for line in first.advice]
-    assert [line[0].split(" install ")[1] for line in commands] == [
-        "'icebox[onnx]'",
-        "'icebox[dev]'",
-    ]
+    typed = [line[0].split(" install ")[1] for line in commands]
+    assert typed == ["--editable '/site[onnx]'", "--editable '/site[dev]'"]
     assert [line[2] for line in commands] == ["--to onnx", "for work on Icebox"]
     assert first.values["onnx"]["missing"] == ["onnx", "onnxruntime"]
     assert first.values["dev"]["missing"] == ["onnx", "onnxruntime", "pytest"]
     assert (second.level, second.text) == (WARNING, "openvino 2024.0 is not >=2025.0")
+    # Whoever has a wheel does not work on Icebox.
+    first, _ = installation.check_extras(with_(extras=extras))
+    assert len(first.advice) == 1 and first.advice[0].endswith("'icebox[onnx]'  # --to onnx")
 
 
 def test_every_extra_of_users_has_a_purpose():
@@ -94,12 +95,18 @@ def test_this_checkout_is_known():
 def test_a_wheel_is_known_by_its_metadata(tmp_path, monkeypatch):
     class Metadata:
         version = "3.1"
-        requires = ("numpy", "onnx>=1; extra == 'onnx'", 'x; python_version<"4" and extra == "x"')
+        requires = (
+            "numpy", "onnx>=1; extra == 'onnx'", 'x; python_version<"4" and extra == "open-clip"',
+            'icebox[onnx,open-clip]; extra == "dev"',
+        )  # fmt: skip
 
     monkeypatch.setattr(importlib.metadata, "distribution", lambda _: Metadata)
     found = find_installation(tmp_path)
     assert (found.checkout, found.version, found.requires) == (False, "3.1", ("numpy",))
-    assert list(found.extras) == ["onnx", "x"]
+    assert list(found.extras) == ["onnx", "open_clip", "dev"]
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "1")
+    for name, needed in (("open_clip", ["x"]), ("dev", ["onnx", "x"])):
+        assert [one.name for one in required(found.extras[name], name, found.extras)] == needed
     [one] = installation.check_icebox(found)
     assert one.text == f"3.1, a wheel, in {tmp_path}"
     # Somebody else's project file beside it is not Icebox's.
