@@ -21,6 +21,7 @@ from classify.results.names import backbone_name
 from classify.saved.models import is_model, load_model
 from classify.saved.reading import load_head
 from classify.stage_one import run_stage_one
+from classify.wording import display_name
 from data.common.cli import log
 from data.common.errors import UserError
 from data.common.files import atomic_path, check_writable, sync_folder, temporary_folder
@@ -124,7 +125,7 @@ def _write_program(head: AnyHead, to: str, path: Path, weights: Sequence[str]) -
             precision = "half"
         largest = compare(expected, answers, images, precision)
     return (
-        f"{order.head.name} head on {backbone_name(head.spec)}; run on {len(images)} images, its "
+        f"{display_name(order.head.name)} head on {backbone_name(head.spec)}; run on {len(images)} images, its "
         f"probabilities differ from predict's by {largest:.1g} at most"
     )
 
