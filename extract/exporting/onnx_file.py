@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from data.common.cli import log
 from data.common.errors import UserError
+from data.common.packages import install_extra
 
 if TYPE_CHECKING:
     from onnxscript import ir
@@ -82,7 +83,7 @@ def check_installed() -> None:
     if missing:
         raise UserError(
             f"--to onnx: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not "
-            "installed; pip install 'icebox[onnx]', or in a checkout pip install -e '.[onnx]'"
+            f"installed; {install_extra('onnx')} installs what is missing"
         )
 
 

@@ -92,7 +92,8 @@ def link_distributions(names: Iterable[str], folder: Path) -> None:
         source = Path(str(places[parts].locate_file("/".join(parts))))
         target = folder.joinpath(*parts)
         # A folder that others share, such as that of a namespace, is made anew.
-        if source.is_dir() and not owners[parts] <= wanted:
+        was_shared = target.is_dir() and not target.is_symlink()
+        if source.is_dir() and (was_shared or not owners[parts] <= wanted):
             target.mkdir(exist_ok=True)
             continue
         if source.exists() and not target.exists():
