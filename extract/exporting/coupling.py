@@ -87,7 +87,7 @@ def answer_pairs(
     """Answer rows (n, n_features) by pairs of classes.
 
     Returns probabilities (n, n_classes) and labels (n,). Of many classes that is done in blocks of
-    rows; of fewer at once, which takes about ``40 n_classes^2`` bytes a row.
+    rows; of fewer at once, which takes about ``50 n_classes^2`` bytes a row.
     """
     constants, rules = pairs.constants(), _rules(n_classes, rows)
     if n_classes < MANY_CLASSES:
