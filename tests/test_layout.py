@@ -48,8 +48,19 @@ def test_what_is_imported_is_declared():
     optional = config["project"]["optional-dependencies"]
     # Imported where they are installed.
     extras = {"anndata", "braceexpand", "datasets", "distributed", "openvino", "pyarrow", "ray"}
-    extras |= {"open_clip_torch", "transformers", "webdataset"}
-    named = ("anndata", "cpu", "dask", "hf", "open_clip", "parquet", "ray", "transformers", "wds")
+    extras |= {"onnx", "onnxruntime", "onnxscript", "open_clip_torch", "transformers", "webdataset"}
+    named = (
+        "anndata",
+        "cpu",
+        "dask",
+        "hf",
+        "onnx",
+        "open_clip",
+        "parquet",
+        "ray",
+        "transformers",
+        "wds",
+    )
     listed = {name.split(">")[0] for extra in named for name in optional[extra]}
     assert listed - {"dask"} == extras
     renamed = {"sklearn": "scikit-learn", "PIL": "pillow", "open_clip": "open_clip_torch"}
