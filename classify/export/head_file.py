@@ -37,13 +37,14 @@ class Form:
 
     ending: str  # of the file's name, or of a folder's
     folder: bool
+    squares: bool = True  # whether small square images are resized as `predict` does
 
 
 FORMS = {
     "onnx": Form(".onnx", folder=False),
     "torch": Form("-torch", folder=True),
     "sklearn": Form("-sklearn.skops", folder=False),
-    "timm": Form("-timm", folder=True),
+    "timm": Form("-timm", folder=True, squares=False),
 }
 
 
@@ -116,7 +117,7 @@ def _write_program(head: AnyHead, to: str, path: Path, weights: Sequence[str]) -
     with tempfile.TemporaryDirectory(prefix="icebox-export-") as folder, _at_the_end(path) as part:
         write_order(Path(folder), order)
         run_stage_one(["program", f"--order={folder}", f"--to={to}", f"--out={part}"])
-        images = write_images(Path(folder))
+        images = write_images(Path(folder), squares=FORMS[to].squares)
         X = embed(head, images, Embedding(weights, device="cpu"))
         expected = np.asarray(head.probabilities(X)), head.predict(X)
         answers = _answers(to, part, images, Path(folder))

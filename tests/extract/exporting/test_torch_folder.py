@@ -136,6 +136,7 @@ def test_a_loader_that_needs_icebox_or_answers_otherwise_is_found_out(
 ):
     one, _ = small
     folder = written(saved_head(one.width), one)
+    images = pictures(tmp_path, (20, 21))
     answer = np.array([[0.5, 0.5]]), np.zeros(1, np.int64)
     monkeypatch.setattr(torch_folder, "run_exported", lambda path, images: answer)
     with monkeypatch.context() as patched:
@@ -143,11 +144,11 @@ def test_a_loader_that_needs_icebox_or_answers_otherwise_is_found_out(
         with pytest.raises(
             UserError, match=r"load\.py answers otherwise than program.* by 0\.0002,"
         ):
-            torch_folder.answers(folder, [])
+            torch_folder.answers(folder, images)
     path = folder / "load.py"
     path.write_text("import extract\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(UserError, match=r"load\.py does not run \(ModuleNotFoundError.*extract"):
-        torch_folder.answers(folder, pictures(tmp_path, (20, 20)))
+        torch_folder.answers(folder, images)
 
 
 def test_no_text_of_a_head_gets_into_the_loader(written, small):
@@ -205,7 +206,10 @@ def test_a_linear_layer_gives_the_scores(written, small, coding, k):
 def test_the_configuration_says_what_there_is(written, small):
     one, _ = small
     head = saved_head(one.width, "ovo", 3)
-    config = config_of(written(head, one))
+    folder = written(head, one)
+    config = config_of(folder)
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert len(modes) == 1  # nobody who may read one file may not read another
     assert config["strategy"] == "ovo" and config["temperature"] == head.temperature
     (network,) = config["networks"]
     assert network["weights"] == {"source": "random", "digest": one.digest}
