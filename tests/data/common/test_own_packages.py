@@ -2,10 +2,13 @@
 
 import shutil
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from console_script import ROOT, typed, write_script
 
+from data.common.clusters import start_ray
 from data.common.own_packages import MARK, program
 
 THEIRS = 'print("THEIRS")\nraise SystemExit(9)\n'
@@ -172,3 +175,18 @@ def test_the_check_needs_the_standard_library_alone(tmp_path):
     done = typed(sys.executable, "-c", code, cwd=tmp_path)
     brought = {name.split(".")[0] for name in done.stdout.split()}
     assert "icebox" in brought and brought - {"icebox"} <= sys.stdlib_module_names, done.stderr
+
+
+def test_workers_of_ray_do_not_look_in_the_current_folder(tmp_path, monkeypatch):
+    """Ray gives its workers the folder of this moment as the first to look for modules in."""
+    seen = {}
+
+    def init(**_):
+        seen["folder"] = Path.cwd()
+        raise RuntimeError("stop")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match="stop"):
+        start_ray(1)
+    assert seen["folder"] == ROOT and Path.cwd() == tmp_path
