@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -190,3 +191,20 @@ def test_workers_of_ray_do_not_look_in_the_current_folder(tmp_path, monkeypatch)
     with pytest.raises(RuntimeError, match="stop"):
         start_ray(1)
     assert seen["folder"] == ROOT and Path.cwd() == tmp_path
+
+
+def test_an_editable_install_puts_the_checkout_on_the_path(tmp_path):
+    """By a line in a file, not by a hook, for which a folder of images would be a package."""
+    copy, out = tmp_path / "checkout", tmp_path / "out"
+    for package in PACKAGES:
+        lay(copy, package)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    out.mkdir()
+    code = f"from setuptools.build_meta import build_editable as build; build({str(out)!r})"
+    done = typed(sys.executable, "-c", code, cwd=copy, path=())
+    assert done.returncode == 0, done.stderr
+    [wheel] = out.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if ".dist-info/" not in name]
+        assert name.endswith(".pth") and archive.read(name).decode().strip() == str(copy)
