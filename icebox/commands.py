@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import shutil
 import textwrap
 from argparse import Namespace
@@ -16,7 +15,6 @@ _STORE = "features/digits/pixels-8px-1a2b3c4d.h5"
 # In the order of the help: a command, and the module that has it or the program that does.
 COMMANDS: dict[str, str | PassedOn] = {
     "demo": "icebox.demo",
-    #
     "features": PassedOn(
         "extract", "", "icebox features --dataset my-images --model resnet50.a1_in1k"
     ),
@@ -38,11 +36,8 @@ COMMANDS: dict[str, str | PassedOn] = {
     "import": PassedOn(
         "data", "import", "icebox import train.npz test.npz --name my-set"
     ),
-    #
     "doctor": "icebox.doctor",
-    #
     "cache": "icebox.cache",
-    #
     "completion": "icebox.completion",
 }  # fmt: skip
 
@@ -66,12 +61,8 @@ class Command(Protocol):
 
 
 def names() -> list[str]:
-    """Return the names of the commands that are there."""
-    return [
-        name
-        for name, where in COMMANDS.items()
-        if not isinstance(where, str) or importlib.util.find_spec(where)
-    ]
+    """Return the names of the commands."""
+    return list(COMMANDS)
 
 
 def load(name: str) -> Command:

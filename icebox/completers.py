@@ -29,9 +29,9 @@ _MODELS = ("pixels", "hf-hub:", "local-dir:", "open_clip:", "transformers:")
 
 
 def attach(parser: argparse.ArgumentParser) -> None:
-    """Give each argument and option of a parser its completer, where it takes a value."""
+    """Give each argument and option of a parser that takes a value a completer, if it has none."""
     for action in parser._actions:
-        if action.nargs != 0 and not action.choices:
+        if action.nargs != 0 and not action.choices and not hasattr(action, "completer"):
             action.completer = _completer(action)  # type: ignore[attr-defined]
 
 
@@ -67,13 +67,14 @@ def _starting(prefix: str, known: Iterable[str]) -> list[str]:
 def files(prefix: str, suffixes: tuple[str, ...] | None = None) -> list[str]:
     """List files and folders that a path may become; of files, those with such suffixes.
 
-    Of ``a.h5+b``, what may follow the ``+``. Where one folder is all that there is, what is in it.
+    Of ``a.h5+b``, what may follow the ``+``. Where one folder is all that there is, what is in it,
+    if files are wanted.
     """
     before, plus, path = prefix.rpartition("+")
     if plus and not before.endswith(".h5"):
         before, plus, path = "", "", prefix
     found = _listed(path, suffixes)
-    while len(found) == 1 and found[0].endswith("/"):
+    while suffixes != () and len(found) == 1 and found[0].endswith("/"):
         inside = _listed(found[0], suffixes)
         if not inside:
             break

@@ -11,10 +11,12 @@ import os
 import re
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from data.common.errors import UserError
+from data.common.own_packages import folder_without_others
 from data.common.packages import install_extra
 
 CLUSTERS = ("none", "dask", "ray")
@@ -177,6 +179,17 @@ def connect_ray(address: str) -> None:
     _init_ray(address=address)
 
 
+@contextmanager
+def in_folder(folder: str) -> Iterator[None]:
+    """Have a folder be the current one meanwhile."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
 def _init_ray(**options: Any) -> None:
     import ray
 
@@ -184,7 +197,9 @@ def _init_ray(**options: Any) -> None:
     before = os.environ.get(name)
     os.environ.setdefault(name, "0")
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        # Ray has its workers look for modules in the folder where it is started, before all others.
+        with in_folder(folder_without_others()):
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
     finally:
         if before is None:
             del os.environ[name]

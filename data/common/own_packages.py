@@ -38,6 +38,16 @@ def check(*names: str, command: bool = False) -> None:
         raise SystemExit(2)
 
 
+def folder_without_others() -> str:
+    """Return a folder that may come first on Python's path: no other package has a name of ours."""
+    return sys.prefix if _is_installed() else ROOT
+
+
+def _is_installed() -> bool:
+    """Tell a folder of packages, which is not to come before Python's own, from a checkout."""
+    return os.path.basename(ROOT) in ("site-packages", "dist-packages")
+
+
 def put_current_folder_last() -> None:
     """Have the current folder searched after all others: for modules that a user names.
 
@@ -154,7 +164,7 @@ def _replaced(name: str, ours: str) -> str:
 
 def _start(name: str) -> None:
     """Run a program; Python has put the folder of this file first on its path."""
-    if os.path.basename(ROOT) in ("site-packages", "dist-packages"):  # it has its own place there
+    if _is_installed():  # ROOT has its own place on the path
         del sys.path[0]
     else:
         sys.path[0] = ROOT

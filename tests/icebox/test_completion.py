@@ -1,5 +1,6 @@
 """Completion as a shell asks for it: `_ARGCOMPLETE`, `COMP_LINE` and answers on descriptor 8."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,37 @@ from icebox.commands import names
 HEADS_OF_RUN = "reports/a-8px/run/heads"
 HEADS_THERE = [f"{HEADS_OF_RUN}/{name}" for name in ("forest.skops", "ovr.safetensors")]
 FILES = ["features/", r"my\ photo.jpg", "new.jpg", "reports/", "w.safetensors"]
+
+TABS = [
+    ("icebox ", names()),
+    ("icebox co", ["compare", "completion"]),
+    ("icebox --v", ["--version"]),
+    ("icebox classify --norm", ["--normalize"]),
+    ("icebox classify a.h5 --normalize ", ["none", "l2"]),
+    ("icebox classify a.h5 --head ", list(HEADS)),
+    ("icebox classify a.h5 --strategy=near", ["nearest-mean"]),
+    ("icebox classify a.h5 --c a", ["auto"]),
+    ("icebox classify a.h5 --seed ", []),
+    # a single folder is gone into, and of files only stores are there
+    ("icebox classify f", ["features/toy/a-8px.h5", "features/toy/b-8px.h5"]),
+    ("icebox classify a.h5+features/toy/b", ["a.h5+features/toy/b-8px.h5"]),
+    ("icebox verify features/toy/a", ["features/toy/a-8px.h5"]),
+    ("icebox predict reports/", HEADS_THERE),
+    ("icebox predict w.safetensors n", ["new.jpg"]),
+    ("icebox export features/toy/b", ["features/toy/b-8px.h5"]),
+    ("icebox export w", ["w.safetensors"]),
+    ("icebox export w.safetensors --to s", ["sklearn", "safetensors"]),
+    ("icebox compare r", ["reports/"]),
+    ("icebox report reports/a-8px/r", ["reports/a-8px/run/"]),
+    ("icebox features --weights ", ["hub", "bundled", "random", *FILES]),
+    ("icebox predict w.safetensors m", [r"my\ photo.jpg"]),
+    ("icebox features --engine c", ["channels-last", "compiled"]),
+    ("icebox features --model pix", ["pixels"]),
+    ("icebox features --model mobilenetv1_100.", ["mobilenetv1_100.ra4_e3600_r224_in1k"]),
+    ("icebox features --dataset ci", ["cifar10", "cifar100"]),
+    ("icebox cache re", ["remove"]),
+    ("icebox completion f", ["fish"]),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -44,68 +76,50 @@ def folder(tmp_path_factory):
     return top
 
 
-def complete(script, line, cwd):
-    """Return the answers to a line, and what else the command printed."""
-    answers = cwd / ".answers"
+# One process answers all lines, each in a child of its own, which ends as a command that completes.
+DRIVER = """
+import json, os, sys
+from icebox.complete import complete
+import argcomplete, classify.__main__, extract.__main__, data.__main__
+for number, line in enumerate(json.load(sys.stdin)):
+    child = os.fork()
+    if child == 0:
+        os.environ.update(
+            _ARGCOMPLETE="1", _ARGCOMPLETE_IFS=chr(10), COMP_TYPE="9", COMP_LINE=line,
+            COMP_POINT=str(len(line)), _ARGCOMPLETE_STDOUT_FILENAME=f".answers-{number}",
+            _ARGCOMPLETE_COMP_WORDBREAKS=" \\t\\n'><=;|&(:" + chr(34),
+        )
+        complete()
+        os._exit(3)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(folder):
+    """Return what Tab offers after each of the lines."""
+    lines = [line for line, _ in TABS]
     done = subprocess.run(
-        [str(script)],
-        cwd=cwd,
-        env=os.environ
-        | {
-            "PYTHONPATH": str(ROOT),
-            "_ARGCOMPLETE": "1",
-            "_ARGCOMPLETE_IFS": "\n",
-            "_ARGCOMPLETE_STDOUT_FILENAME": str(answers),
-            "_ARGCOMPLETE_COMP_WORDBREAKS": " \t\n\"'><=;|&(:",
-            "COMP_LINE": line,
-            "COMP_POINT": str(len(line)),
-            "COMP_TYPE": "9",
-        },
+        [sys.executable, "-c", DRIVER],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        input=json.dumps(lines),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
-    found = answers.read_text().split("\n") if answers.exists() else []
-    answers.unlink(missing_ok=True)
-    return [word.strip() for word in found if word], done
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    found = {}
+    for number, line in enumerate(lines):
+        file = folder / f".answers-{number}"
+        found[line] = [word.strip() for word in file.read_text().split("\n") if word]
+        file.unlink()
+    return found
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("icebox ", names()),
-        ("icebox co", ["compare", "completion"]),
-        ("icebox --v", ["--version"]),
-        ("icebox classify --norm", ["--normalize"]),
-        ("icebox classify a.h5 --normalize ", ["none", "l2"]),
-        ("icebox classify a.h5 --head ", list(HEADS)),
-        ("icebox classify a.h5 --strategy=near", ["nearest-mean"]),
-        ("icebox classify a.h5 --c a", ["auto"]),
-        ("icebox classify a.h5 --seed ", []),
-        # a single folder is gone into, and of files only stores are there
-        ("icebox classify f", ["features/toy/a-8px.h5", "features/toy/b-8px.h5"]),
-        ("icebox classify a.h5+features/toy/b", ["a.h5+features/toy/b-8px.h5"]),
-        ("icebox verify features/toy/a", ["features/toy/a-8px.h5"]),
-        ("icebox predict reports/", HEADS_THERE),
-        ("icebox predict w.safetensors n", ["new.jpg"]),
-        ("icebox export features/toy/b", ["features/toy/b-8px.h5"]),
-        ("icebox export w", ["w.safetensors"]),
-        ("icebox export w.safetensors --to s", ["sklearn", "safetensors"]),
-        ("icebox compare r", [f"{HEADS_OF_RUN}/"]),
-        ("icebox compare reports/a-8px/r", [f"{HEADS_OF_RUN}/"]),
-        ("icebox features --weights ", ["hub", "bundled", "random", *FILES]),
-        ("icebox predict w.safetensors m", [r"my\ photo.jpg"]),
-        ("icebox features --engine c", ["channels-last", "compiled"]),
-        ("icebox features --model pix", ["pixels"]),
-        ("icebox features --model mobilenetv1_100.", ["mobilenetv1_100.ra4_e3600_r224_in1k"]),
-        ("icebox features --dataset ci", ["cifar10", "cifar100"]),
-        ("icebox completion f", ["fish"]),
-    ],
-)  # fmt: skip
-def test_what_tab_offers(line, expected, script, folder):
-    found, done = complete(script, line, folder)
-    assert found == expected, done.stderr
-    assert (done.stdout, done.stderr) == ("", "")
+@pytest.mark.parametrize(("line", "expected"), TABS)
+def test_what_tab_offers(line, expected, answers):
+    assert answers[line] == expected
 
 
 def test_the_names_of_models_are_timms():

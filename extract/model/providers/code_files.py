@@ -10,6 +10,7 @@ import ast
 import hashlib
 import importlib.machinery
 import importlib.util
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -131,7 +132,9 @@ def _find(module: str, model: str) -> Path:
 
 
 def _not_found(name: str, model: str) -> UserError:
-    places = [place or "the folder of this process" for place in sys.path[:2]]
+    # The current folder first, wherever the command that was typed has it searched.
+    places = sorted(sys.path, key=lambda place: place not in ("", os.getcwd()))[:2]
+    places = [place or "the folder of this process" for place in places]
     return UserError(
         f"--model {model}: there is no module {name} on Python's path ({', '.join(places)}, ...); "
         "run the command in the folder that holds it, or name that folder in PYTHONPATH. Other "

@@ -2,10 +2,14 @@
 
 import shutil
 import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from console_script import ROOT, typed, write_script
 
+from data.common.clusters import start_ray
 from data.common.own_packages import MARK, program
 
 THEIRS = 'print("THEIRS")\nraise SystemExit(9)\n'
@@ -172,3 +176,35 @@ def test_the_check_needs_the_standard_library_alone(tmp_path):
     done = typed(sys.executable, "-c", code, cwd=tmp_path)
     brought = {name.split(".")[0] for name in done.stdout.split()}
     assert "icebox" in brought and brought - {"icebox"} <= sys.stdlib_module_names, done.stderr
+
+
+def test_workers_of_ray_do_not_look_in_the_current_folder(tmp_path, monkeypatch):
+    """Ray gives its workers the folder of this moment as the first to look for modules in."""
+    seen = {}
+
+    def init(**_):
+        seen["folder"] = Path.cwd()
+        raise RuntimeError("stop")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match="stop"):
+        start_ray(1)
+    assert seen["folder"] == ROOT and Path.cwd() == tmp_path
+
+
+def test_an_editable_install_puts_the_checkout_on_the_path(tmp_path):
+    """By a line in a file, not by a hook, for which a folder of images would be a package."""
+    copy, out = tmp_path / "checkout", tmp_path / "out"
+    for package in PACKAGES:
+        lay(copy, package)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    out.mkdir()
+    code = f"from setuptools.build_meta import build_editable as build; build({str(out)!r})"
+    done = typed(sys.executable, "-c", code, cwd=copy, path=())
+    assert done.returncode == 0, done.stderr
+    [wheel] = out.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if ".dist-info/" not in name]
+        assert name.endswith(".pth") and archive.read(name).decode().strip() == str(copy)
