@@ -193,9 +193,7 @@ def _announcement(items: list[Item], inventory: Inventory) -> Iterator[str]:
 def _more(item: Item) -> str:
     if not isinstance(item, StoreFile):
         return f", {item.kind}" + (f", {item.note}" if item.note else "")
-    if item.problem:
-        return f", {item.problem}"
-    parts = [item.features]
+    parts = [item.problem or item.features]
     if item.shards:
         parts.append(f"with its shards in {', '.join(path.name for path in item.shards)}")
     seconds = item.facts.get("seconds")
