@@ -62,6 +62,8 @@ def add_options(parser: Parser) -> None:
 
 def store_names(prefix: str, parsed_args: Namespace, **_: object) -> list[str]:
     """List the names that what was typed may become: as NAME, or as DATASET/NAME."""
+    if getattr(parsed_args, "action", "") != "remove":
+        return []
     root = getattr(parsed_args, "features_dir", None) or Path("features")
     try:
         found = [path.with_suffix("") for path, _ in store_files(root, [])]

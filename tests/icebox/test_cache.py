@@ -354,11 +354,12 @@ def test_a_lock_that_is_left_does_not_keep_from_removing(place):
 
 def test_names_are_completed(place):
     names = [write_store("features", spec).stem for spec in (A, B)]
-    options = Namespace(features_dir=Path("features"))
+    options = Namespace(action="remove", features_dir=Path("features"))
     assert store_names("", options) == names
     assert store_names("be", options) == names[1:]
     assert store_names("toys/al", options) == [f"toys/{names[0]}"]
-    assert store_names("", Namespace(features_dir=Path("none"))) == []
+    assert store_names("", Namespace(action="remove", features_dir=Path("none"))) == []
+    assert store_names("", Namespace(action="list", features_dir=Path("features"))) == []
 
 
 def test_names_cannot_steer_the_terminal(place, capsys):
