@@ -31,7 +31,7 @@ _MODELS = ("pixels", "hf-hub:", "local-dir:", "open_clip:", "transformers:")
 def attach(parser: argparse.ArgumentParser) -> None:
     """Give each argument and option of a parser its completer, where it takes a value."""
     for action in parser._actions:
-        if action.nargs != 0 and not action.choices:
+        if action.nargs != 0 and not action.choices and not hasattr(action, "completer"):
             action.completer = _completer(action)  # type: ignore[attr-defined]
 
 

@@ -100,6 +100,9 @@ def complete(script, line, cwd):
         ("icebox features --model mobilenetv1_100.", ["mobilenetv1_100.ra4_e3600_r224_in1k"]),
         ("icebox features --dataset ci", ["cifar10", "cifar100"]),
         ("icebox completion f", ["fish"]),
+        ("icebox cache ", ["list", "remove"]),
+        ("icebox cache remove a", ["a-8px"]),
+        ("icebox cache remove toy/", ["toy/a-8px", "toy/b-8px"]),
     ],
 )  # fmt: skip
 def test_what_tab_offers(line, expected, script, folder):
