@@ -62,6 +62,8 @@ def add_options(parser: Parser) -> None:
 
 def store_names(prefix: str, parsed_args: Namespace, **_: object) -> list[str]:
     """List the names that what was typed may become: as NAME, or as DATASET/NAME."""
+    if getattr(parsed_args, "action", "") != "remove":
+        return []
     root = getattr(parsed_args, "features_dir", None) or Path("features")
     try:
         found = [path.with_suffix("") for path, _ in store_files(root, [])]
@@ -193,9 +195,7 @@ def _announcement(items: list[Item], inventory: Inventory) -> Iterator[str]:
 def _more(item: Item) -> str:
     if not isinstance(item, StoreFile):
         return f", {item.kind}" + (f", {item.note}" if item.note else "")
-    if item.problem:
-        return f", {item.problem}"
-    parts = [item.features]
+    parts = [item.problem or item.features]
     if item.shards:
         parts.append(f"with its shards in {', '.join(path.name for path in item.shards)}")
     seconds = item.facts.get("seconds")

@@ -72,8 +72,10 @@ def _beside_stores(features_dir: Path) -> list[Leftover]:
                 path = Path(below.path)
                 if below.name.startswith(TEMPORARY_START):
                     found.append(_temporary(features_dir, path))
-                elif SHARDS in below.name and below.is_dir(follow_symlinks=False):
-                    store = path.with_name(f"{below.name.rpartition(SHARDS)[0]}.h5")
+                    continue
+                named = SHARDS.fullmatch(below.name)
+                if named and below.is_dir(follow_symlinks=False):
+                    store = path.with_name(f"{named['store']}.h5")
                     if not os.path.lexists(store):
                         found.append(_orphans(features_dir, path))
     return found

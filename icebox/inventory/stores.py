@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat as modes
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from typing import Any
 from icebox.inventory.memo import Memo
 from icebox.inventory.sizes import size_of
 
-SHARDS = ".shards-"
+# A folder of shards, as `data.virtual` names it: that of the store, and a digest.
+SHARDS = re.compile(r"(?P<store>.+)\.shards-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ def store_files(features_dir: Path, problems: list[str]) -> Iterator[tuple[Path,
             continue
         shards: dict[str, list[Path]] = {}
         for name, is_folder in entries:
-            if is_folder and SHARDS in name:
-                shards.setdefault(name.rpartition(SHARDS)[0], []).append(Path(folder, name))
+            named = SHARDS.fullmatch(name) if is_folder else None
+            if named:
+                shards.setdefault(named["store"], []).append(Path(folder, name))
         for name, is_folder in entries:
             if name.endswith(".h5") and not is_folder:
                 yield Path(folder, name), tuple(shards.get(name.removesuffix(".h5"), ()))

@@ -103,12 +103,14 @@ def test_unfinished_work_is_listed(place, capsys):
     shard = write_work("features", A)
     Path("features/.tmp-1-000000aaaaaaaaaa.h5").touch()
     os.utime("features/.tmp-1-000000aaaaaaaaaa.h5", (0, 0))
-    Path("features/toys/alpha-32px.shards-0123").mkdir(parents=True)
-    (Path("features/toys/alpha-32px.shards-0123") / shard.name).write_bytes(shard.read_bytes())
+    Path("features/toys/alpha-32px.shards-0123456789abcdef").mkdir(parents=True)
+    (Path("features/toys/alpha-32px.shards-0123456789abcdef") / shard.name).write_bytes(
+        shard.read_bytes()
+    )
     assert run() == 0
     text = " ".join(capsys.readouterr().out.split())
     assert f".work/{KEY_A[:12]} unfinished work: 1 shard" in text
-    assert "toys/alpha-32px.shards-0123 shards without their store" in text
+    assert "toys/alpha-32px.shards-0123456789abcdef shards without their store" in text
     assert ".tmp-1-000000aaaaaaaaaa.h5 temporary, of a process that has ended" in text
 
 
@@ -132,9 +134,11 @@ def test_a_name_removes_that_store_and_nothing_else(place, capsys, name):
 def test_a_virtual_store_goes_with_its_shards(place, capsys):
     path = write_store("features", A, virtual=True)
     other = write_store("features", B, virtual=True)
+    mine = path.with_name(f"{path.stem}.shards-mine")
+    mine.mkdir()
     assert run("remove", path.name, "--yes") == 0
     assert f"with its shards in {path.stem}.shards-" in capsys.readouterr().err
-    assert not list(path.parent.glob(f"{path.stem}*"))
+    assert list(path.parent.glob(f"{path.stem}*")) == [mine]
     assert len(open_features(other).train.labels) == 6
 
 
@@ -350,11 +354,12 @@ def test_a_lock_that_is_left_does_not_keep_from_removing(place):
 
 def test_names_are_completed(place):
     names = [write_store("features", spec).stem for spec in (A, B)]
-    options = Namespace(features_dir=Path("features"))
+    options = Namespace(action="remove", features_dir=Path("features"))
     assert store_names("", options) == names
     assert store_names("be", options) == names[1:]
     assert store_names("toys/al", options) == [f"toys/{names[0]}"]
-    assert store_names("", Namespace(features_dir=Path("none"))) == []
+    assert store_names("", Namespace(action="remove", features_dir=Path("none"))) == []
+    assert store_names("", Namespace(action="list", features_dir=Path("features"))) == []
 
 
 def test_names_cannot_steer_the_terminal(place, capsys):

@@ -47,6 +47,9 @@ TABS = [
     ("icebox features --dataset ci", ["cifar10", "cifar100"]),
     ("icebox cache re", ["remove"]),
     ("icebox completion f", ["fish"]),
+    ("icebox cache ", ["list", "remove"]),
+    ("icebox cache remove a", ["a-8px"]),
+    ("icebox cache remove toy/", ["toy/a-8px", "toy/b-8px"]),
 ]  # fmt: skip
 
 
