@@ -50,7 +50,7 @@ def describe(file: OpenFile) -> Description:
     if version > SCHEMA_VERSION:
         raise StoreError(
             f"{path} is of store schema {version}, and this Icebox reads up to {SCHEMA_VERSION}: "
-            "upgrade Icebox (git pull, then make), or extract the features again with this one"
+            "upgrade Icebox, or extract the features again with this one"
         )
     if int(version) not in READERS:
         raise StoreError(f"{path} is of store schema {version}, which never existed. {AGAIN}")

@@ -17,7 +17,7 @@ PURPOSES = {
     "cpu": "OpenVINO",
     "dask": "--cluster dask",
     "demo": "--weights bundled",
-    "example": "make example",
+    "example": "--dataset elpv",
     "hf": "--dataset hf:...",
     "onnx": "--to onnx",
     "open_clip": "open_clip:NAME",

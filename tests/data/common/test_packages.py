@@ -31,3 +31,17 @@ def test_every_extra_that_a_message_names_exists():
             assert path.name == "packages.py" or not re.search(r"pip install '[^' ]*\[", text), path
     assert len(named) >= 6
     assert {name.replace("_", "-") for name in named} <= {n.replace("_", "-") for n in declared}
+
+
+def test_no_message_is_for_a_checkout_alone():
+    """What ``make`` or git do: a wheel has neither. The demo's words for both are in `demo`."""
+    checkout = re.compile(
+        r"\bmake (demo|features|classify|compare|predict|example)\b(?! of their own)"
+        r"|git (pull|clone)|then make\b|\bdocs/(guide|reference|design)/\S+ says"
+    )
+    for package in ("data", "extract", "classify", "icebox"):
+        for path in sorted((ROOT / package).rglob("*")):
+            if path.suffix not in (".py", ".j2") or path == ROOT / "icebox" / "demo.py":
+                continue
+            found = checkout.search(path.read_text(encoding="utf-8"))
+            assert found is None, (path, found)
