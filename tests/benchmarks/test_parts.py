@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from figures import leave_figures_empty_in_processes
 
 from benchmarks import __main__ as cli
 from benchmarks import (
@@ -34,6 +35,12 @@ from data.common.errors import UserError
 from data.format.records import SplitSource
 from data.reading import read_header
 from data.writing import join
+
+
+@pytest.fixture(autouse=True)
+def _figures(monkeypatch, tmp_path):
+    """Leave the figures of the reports empty that measured commands write."""
+    leave_figures_empty_in_processes(monkeypatch, tmp_path / "site")
 
 
 def content(settings, part):

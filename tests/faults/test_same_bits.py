@@ -81,6 +81,7 @@ def test_a_fit(tmp_path):
     for threads, jobs in ((1, 1), (2, 2)):
         reports = tmp_path / f"{threads}{jobs}"
         words = ["fit", str(store), f"--reports-dir={reports}", f"--jobs={jobs}", "--c-grid=0.01,1"]
+        words += [] if LONG else ["--no-few-shot"]  # draws in processes: classify/analysis
         numbers = {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "OPENBLAS", "MKL")}
         found.append(start("halt", NO_FIGURES, "classify", *words, cold=threads > 1, **numbers))
     one, two = (bits(finish(process)[0].strip()) for process in found)

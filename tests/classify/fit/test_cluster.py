@@ -8,6 +8,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+from figures import leave_figures_empty_in_processes
 
 from classify.__main__ import main
 from classify.fit.cluster import _OneThreads
@@ -28,17 +29,25 @@ def numbers(reports):
     return found
 
 
+@pytest.fixture
+def workers_without_figures(monkeypatch, tmp_path):
+    leave_figures_empty_in_processes(monkeypatch, tmp_path / "site")
+
+
 @pytest.mark.parametrize(("kind", "n_stores"), [("dask", 2), ("ray", 1)])
-def test_stores_and_draws_on_a_cluster(kind, n_stores, make_store, tmp_path, capsys):
+def test_stores_and_draws_on_a_cluster(
+    kind, n_stores, make_store, tmp_path, capsys, workers_without_figures
+):
     pytest.importorskip({"dask": "distributed"}.get(kind, kind))
     stores = [
         make_store(tmp_path / "toys" / f"toynet-8px-{seed:08}.h5", n=120, dataset="toys", seed=seed)
         for seed in range(n_stores)
     ]
-    words = ["fit", *map(str, stores), "--c=0.1", "--jobs=2"]
-    assert run(main, [*words, f"--reports-dir={tmp_path}/alone"]) == 0
+    words = ["fit", *map(str, stores), "--c=0.1"]
+    assert run(main, [*words, f"--reports-dir={tmp_path}/alone", "--jobs=1"]) == 0
     capsys.readouterr()
-    assert run(main, [*words, f"--reports-dir={tmp_path}/shared", f"--cluster={kind}"]) == 0
+    words += [f"--reports-dir={tmp_path}/shared", "--jobs=2", f"--cluster={kind}"]
+    assert run(main, words) == 0
     printed = capsys.readouterr()
     assert len(printed.out.split()) == n_stores
     assert printed.out.rstrip().endswith("report.html")
@@ -46,7 +55,9 @@ def test_stores_and_draws_on_a_cluster(kind, n_stores, make_store, tmp_path, cap
     assert len(numbers(tmp_path / "shared")) == n_stores
 
 
-def test_several_stores_at_once_give_what_each_gives_alone(make_store, tmp_path, capsys):
+def test_several_stores_at_once_give_what_each_gives_alone(
+    make_store, tmp_path, capsys, workers_without_figures
+):
     stores = [
         make_store(tmp_path / "toys" / f"toynet-8px-{seed:08}.h5", n=120, dataset="toys", seed=seed)
         for seed in range(2)
