@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
 from data.format.programs import HeadProgram
 from extract.exporting.plain_timm import PlainTimm
 from extract.model.features.choice import DEFAULT
@@ -57,19 +62,19 @@ def load(folder):
     with open(f"{{folder}}/config.json", encoding="utf-8") as file:
         config = json.load(file)
     backbone = timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
-{pool}    model = Classifier({{"backbone": backbone, "head": torch.nn.Linear{shape}}}).eval()
+{pool}{head}    model = Classifier({{"backbone": backbone, "head": {module}}}).eval()
 {code}    timm.models.load_checkpoint(model, f"{{folder}}/model.safetensors")
     return model, timm.data.create_transform(**config["transform"]), config["class_names"]
 '''
 
 
 def loader_text(head: HeadProgram, plain: PlainTimm) -> str:
-    """Write the loader of a head with weights for each problem, ``coef``.
+    """Write the loader of a head of one layer or more.
 
     No text of the head's file, which somebody else may have made, gets into the program.
     """
     k = head.n_classes
-    n_scores, n_features = head.arrays["coef"].shape
+    layers = layers_of(head)
     coupled = head.coding == "ovo" and k > 2
     couple = ""
     if coupled:
@@ -80,7 +85,8 @@ def loader_text(head: HeadProgram, plain: PlainTimm) -> str:
     code = coded = ""
     if "code" in head.arrays:
         coded = "        scores = scores[:, None] * self.code\n"
-        code = f'    model.register_buffer("code", torch.zeros({k}, {n_scores}))\n'
+        code = f'    model.register_buffer("code", torch.zeros({k}, {len(layers[0].bias)}))\n'
+    several = f"    head = {module_words(layers)}\n" if len(layers) > 1 else ""
     return _TEXT.format(
         couple=couple,
         features=features,
@@ -88,7 +94,8 @@ def loader_text(head: HeadProgram, plain: PlainTimm) -> str:
         logits=_logits(head),
         cooled="" if head.temperature is None else f" / {head.temperature!r}",
         pool="" if plain.pool == DEFAULT else f'    backbone.reset_classifier(0, "{plain.pool}")\n',
-        shape=(n_features, n_scores),
+        head=several,
+        module="head" if several else layers[0].words,
         code=code,
     )
 
@@ -99,7 +106,59 @@ def _logits(head: HeadProgram) -> str:
         return "torch.nn.functional.pad(scores, (1, 0))"
     return {
         "multinomial": "scores",
+        "mlp": "scores",
         "ovr": "torch.nn.functional.logsigmoid(scores)",
         "ovo": f"couple(scores, {head.n_classes}).log()",
         "ecoc": "torch.nn.functional.logsigmoid(scores).sum(2)",
     }[head.coding]
+
+
+class Layer(NamedTuple):
+    """The weights of a `torch.nn.Linear`."""
+
+    weight: torch.Tensor  # (n_out, n_in)
+    bias: torch.Tensor
+
+    @property
+    def words(self) -> str:
+        """Write the layer as Python makes it."""
+        n_out, n_in = self.weight.shape
+        return f"torch.nn.Linear({n_in}, {n_out})"
+
+
+def layers_of(head: HeadProgram) -> list[Layer]:
+    """Give the layers from features to scores, with a ReLU between two; none of other heads."""
+    arrays = head.arrays
+    if "coef" in arrays:
+        return [_layer(arrays["coef"], arrays["intercept"])]
+    if head.coding != "mlp":
+        return []
+    # The first layer takes standardised features, which is a linear map as well.
+    first = arrays["weight_0"].T.astype(np.float64) / arrays["scale"].astype(np.float64)
+    found = [_layer(first, arrays["bias_0"] - first @ arrays["mean"])]
+    while f"weight_{len(found)}" in arrays:
+        number = len(found)
+        found.append(_layer(arrays[f"weight_{number}"].T, arrays[f"bias_{number}"]))
+    return found
+
+
+def _layer(weight: np.ndarray, bias: np.ndarray) -> Layer:
+    tensors = (torch.from_numpy(np.array(array, np.float32, order="C")) for array in (weight, bias))
+    return Layer(*tensors)
+
+
+def state_of(layers: list[Layer]) -> dict[str, torch.Tensor]:
+    """Name the weights as a `torch.nn.Linear` does, or a `torch.nn.Sequential` of several."""
+    if len(layers) == 1:
+        return layers[0]._asdict()
+    return {
+        f"{2 * number}.{name}": tensor
+        for number, layer in enumerate(layers)
+        for name, tensor in layer._asdict().items()
+    }
+
+
+def module_words(layers: list[Layer]) -> str:
+    """Write the module as Python makes it."""
+    words = ", torch.nn.ReLU(), ".join(layer.words for layer in layers)
+    return words if len(layers) == 1 else f"torch.nn.Sequential({words})"

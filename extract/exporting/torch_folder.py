@@ -18,7 +18,7 @@ from data.common.errors import UserError
 from data.common.files import write_bytes, write_json, write_text
 from data.format.programs import HeadProgram
 from extract.exporting.exported import run_exported, write_exported
-from extract.exporting.loader import loader_text
+from extract.exporting.loader import layers_of, loader_text, state_of
 from extract.exporting.plain_timm import (
     NotTimmAloneError,
     PlainTimm,
@@ -109,8 +109,8 @@ def _plain(program: Program) -> tuple[PlainTimm | None, str]:
     """Say how the loader builds the network, or why there is none."""
     if len(program.networks) > 1:
         return None, "the head takes the features of several networks"
-    if "coef" not in program.head.arrays:
-        return None, f"the {program.head.name} head is not one linear layer"
+    if not layers_of(program.head):
+        return None, f"the {program.head.name} head is not made of linear layers"
     try:
         preprocessing_of_timm(program.networks[0])
         return plain_timm(program.networks[0]), ""
@@ -125,34 +125,23 @@ def _state(program: Program, plain: PlainTimm | None) -> dict[str, torch.Tensor]
     for number, backbone in enumerate(program.networks):
         start = f"backbones.{number}." if several else "backbone."
         state |= {start + name: value for name, value in backbone.module.state_dict().items()}
-    linear = layer_of(program.head)
-    if linear is not None:
-        state |= {f"head.{name}": value for name, value in linear.items()}
-    known = () if linear is None else ("coef", "intercept")
-    for name, array in program.head.arrays.items():
-        if name not in known:
-            tensor = torch.from_numpy(np.array(array))
-            # As the loader has it, beside network and head.
-            state[name if plain is not None else f"head.{name}"] = (
-                tensor.float() if plain is not None else tensor
-            )
-    return state
-
-
-def layer_of(head: HeadProgram) -> dict[str, torch.Tensor] | None:
-    """Give the weights of a head as `torch.nn.Linear` names them; None where it has no such."""
-    if "coef" not in head.arrays:
-        return None
-    return {
-        name: torch.from_numpy(np.array(head.arrays[key], dtype=np.float32))
-        for name, key in (("weight", "coef"), ("bias", "intercept"))
-    }
+    layers = layers_of(program.head)
+    arrays = dict(program.head.arrays)
+    if layers:
+        state |= {f"head.{name}": value for name, value in state_of(layers).items()}
+        arrays = {"code": arrays["code"].astype(np.float32)} if "code" in arrays else {}
+    # A code book is beside the layers, as the loader has it.
+    start = "" if layers else "head."
+    return state | {start + name: torch.from_numpy(np.array(arrays[name])) for name in arrays}
 
 
 def _linear(head: HeadProgram) -> dict[str, torch.Tensor] | None:
     """Give the linear layer where it is all there is between features and scores of classes."""
+    layers = layers_of(head)
     fits = head.coding in ("multinomial", "ovr") or head.n_classes == 2
-    return layer_of(head) if fits and head.normalize is None else None
+    if len(layers) != 1 or not fits or head.normalize is not None:
+        return None
+    return state_of(layers)
 
 
 def save(tensors: dict[str, torch.Tensor], path: Path) -> None:

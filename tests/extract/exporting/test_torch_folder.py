@@ -6,6 +6,7 @@ import json
 import re
 import runpy
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ import torch
 from safetensors.torch import load_file
 from small_programs import backbone, inputs, pictures, program, saved_head, vectors
 
+from classify.heads.mlp.course import Layers
+from classify.heads.mlp.head import TrainedMlp
+from classify.saved.models import SavedModel
 from data.common.errors import UserError
 from extract.exporting import torch_folder
 
@@ -118,6 +122,28 @@ def open_rgb(path):
     from PIL import Image
 
     return Image.open(path).convert("RGB")
+
+
+def test_the_loader_has_the_layers_of_a_dense_head(written, small):
+    one, images = small
+    rows = vectors(one, images)
+    draw = np.random.default_rng(0)
+    widths = (one.width, 20, 10, 4)
+    layers = Layers(
+        mean=rows.mean(axis=0),
+        scale=rows.std(axis=0) + np.float32(1e-4),
+        weights=[draw.normal(size=pair, scale=0.4).astype(np.float32) for pair in pairwise(widths)],
+        biases=[draw.normal(size=width).astype(np.float32) for width in widths[1:]],
+    )
+    names, spec = ("a", "b", "c", "d"), {}
+    head = SavedModel("mlp", names, TrainedMlp(layers, {}), spec, "", temperature=1.7)
+    folder = written(head, one)
+    with torch.inference_mode():
+        found = load(folder)[0](images).numpy()
+    np.testing.assert_allclose(found, head.probabilities(rows), atol=1e-5)
+    assert lines_of_code((folder / "load.py").read_text(encoding="utf-8")) <= 30
+    assert "head.4.weight" in load_file(folder / "model.safetensors")
+    assert not (folder / "linear.safetensors").exists()
 
 
 def test_the_loader_runs_where_no_icebox_is(written, tmp_path, small):
