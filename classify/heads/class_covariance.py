@@ -144,6 +144,7 @@ def _large(rows: RowSet, dtype: np.dtype[np.floating]) -> _Part:
     units: Units | None = None
     few = len(rows) * d * dtype.itemsize <= KEPT_BYTES
     kept: list[tuple[slice, Floats]] = []
+    products = np.empty((d, d), dtype)
     for where, block in rows.blocks(_even_rows(rows, dtype)):
         units = units or units_of(block[:SHIFT_ROWS])._replace(factor=None)
         table = units.apply(block, dtype)
@@ -151,7 +152,7 @@ def _large(rows: RowSet, dtype: np.dtype[np.floating]) -> _Part:
         kept += [(where, table)] if few else []
         if rows.weights is not None:
             table = table * np.sqrt(weights[where]).astype(dtype)[:, None]
-        scatter += table.T @ table
+        scatter += np.matmul(table.T, table, out=products)
     assert units is not None
     offset = sums / total
     for low in range(0, d, STRIP):

@@ -88,8 +88,10 @@ class Units(NamedTuple):
     factor: Floats | None  # powers of two; None where all are 1
 
     def apply(self, block: Floats, dtype: npt.DTypeLike) -> Any:
-        """Return a copy of a block, shifted and multiplied."""
-        found = np.subtract(block, self.shift, dtype=dtype)
+        """Return a block shifted and multiplied: in its place, or a copy of one that is a view."""
+        # Fresh pages take as long as what is written to them.
+        own = block if block.flags.owndata and block.dtype == dtype else None
+        found = np.subtract(block, self.shift, out=own, dtype=dtype)
         if self.factor is not None:
             found *= self.factor.astype(dtype)
         return found
