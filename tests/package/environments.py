@@ -21,6 +21,19 @@ from packaging.requirements import Requirement
 LEAKS = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV", "PYTHONSAFEPATH")
 
 
+class Clock:
+    """Seconds since it was made: of the wall, and of processors in the processes that ended."""
+
+    def __init__(self) -> None:
+        self._started = os.times()
+
+    def __str__(self) -> str:
+        now, before = os.times(), self._started
+        used = now.children_user + now.children_system
+        used -= before.children_user + before.children_system
+        return f"{now.elapsed - before.elapsed:7.1f} s {used:6.1f} s"
+
+
 class MissingError(Exception):
     """A distribution that is needed and is not installed here."""
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import stat
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +30,10 @@ for number in range(20):
     pixels = np.rint(digits.images[number] * (255 / 16)).astype(np.uint8)
     Image.fromarray(pixels).save(Path(sys.argv[1], f"{digits.target[number]} ({number}).png"))
 """
+
+
+# Of exports that are one file.
+ENDINGS = {"onnx": ".onnx", "sklearn": ".skops"}
 
 
 class WrongError(Exception):
@@ -62,22 +65,21 @@ class Trial:
     def call(self, program: str, *words: object, cwd: Path | None = None) -> str:
         """Run a program of the environment; return what it printed, `WrongError` if it fails."""
         command = [str(self.bin / program), *map(str, words)]
-        started = time.perf_counter()
+        clock = environments.Clock()
         done = subprocess.run(
             command, cwd=cwd or self.here, env=self.env, capture_output=True, text=True, check=False
         )
-        seconds = time.perf_counter() - started
         # Programs that Python runs from a text are not shown with all of it.
         shown = " ".join(["..." if "\n" in str(word) else str(word) for word in words])
         if done.returncode:
             raise WrongError(
                 f"{program} {shown} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
             )
-        self.log(f"{seconds:7.1f} s  {program} {shown.replace(str(self.results), 'RESULTS')}")
+        self.log(f"{clock}  {program} {shown.replace(str(self.results), 'RESULTS')}")
         return done.stdout
 
-    def run_all(self) -> None:
-        """Do what a first hour with the program does."""
+    def run_all(self, kinds: tuple[str, ...]) -> None:
+        """Do what a first hour with the program does, up to exports of these kinds."""
         self.is_apart()
         if (said := self.call("icebox", "--version").strip()) != f"icebox {self.version}":
             raise WrongError(f"icebox --version printed {said!r}, and this is {self.version}")
@@ -87,7 +89,7 @@ class Trial:
         self.fit()
         self.predict()
         self.read_only_folder()
-        for kind in ("timm", "torch", "sklearn"):
+        for kind in kinds:
             self.export(kind)
         left = sorted(path.name for path in self.here.rglob("*"))
         if left != ["data", "notes.txt", "of mine"]:
@@ -149,7 +151,7 @@ class Trial:
     def export(self, kind: str) -> None:
         """Export the head; the command checks what it has written."""
         head = self.heads / "multinomial.safetensors"
-        out = self.results / ("head.onnx" if kind == "onnx" else f"head as {kind}")
+        out = self.results / f"head as {kind}{ENDINGS.get(kind, '')}"
         self.call("icebox", "export", head, "--to", kind, "--out", out)
         if not out.exists():
             raise WrongError(f"{out} was not written")
