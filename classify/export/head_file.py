@@ -126,8 +126,8 @@ def _write_program(head: AnyHead, to: str, path: Path, weights: Sequence[str]) -
             precision = "half"
         largest = compare(expected, answers, images, precision)
     return (
-        f"{display_name(order.head.name)} head on {backbone_name(head.spec)}; run on {len(images)} images, its "
-        f"probabilities differ from predict's by {largest:.1g} at most"
+        f"{display_name(order.head.name)} head on {backbone_name(head.spec)}; run on "
+        f"{len(images)} images, its probabilities differ from predict's by {largest:.1g} at most"
     )
 
 
