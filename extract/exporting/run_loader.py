@@ -36,5 +36,6 @@ def main(folder: str, images: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    del sys.path[0]  # this folder, whose files have names of other packages
+    # Without this folder, whose files have names of other packages.
+    sys.path[:] = [path for path in sys.path if Path(path) != Path(__file__).parent]
     main(*sys.argv[1:])
