@@ -129,7 +129,10 @@ def _add_images_options(parser: Parser) -> None:
 
 def _images(arguments: Namespace) -> None:
     if not arguments.images and arguments.list is None:
-        raise UserError("there is no image; give images, or --list LIST.json")
+        raise UserError(
+            "there is no image; give images, or --list LIST.json\n"
+            "See: python -m extract images --help"
+        )
     use_cache_folder()
 
     from extract.commands.embed_images import How, embed_files, read_list

@@ -105,7 +105,12 @@ def parse_words(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
 
     ``typed`` is the whole command line, as it can be typed again.
     """
-    options = parser.parse_intermixed_args(list(words))
+    try:
+        options = parser.parse_intermixed_args(list(words))
+    except UserError as error:
+        if "are required: " in str(error):
+            parser.parse_args(list(words))  # whose message names files that are missing as well
+        raise
     options.typed = shlex.join([*parser.prog.split(), *words])
     return options
 

@@ -72,6 +72,7 @@ def test_the_help_lists_every_command_and_its_examples_parse():
         (["classify", "a.h5", "--hea=ovr"], ["icebox classify: unrec", "did you mean --head"]),
         (["classify", "a.h5", "--head=ovx"], ["--head ovx is unknown; did you mean ovr"]),
         (["classify", "a.h5"], ["a.h5 does not exist. Write it with icebox features"]),
+        (["export"], ["required: HEAD|STORE, --to", "See: icebox export --help"]),
         (["import", "a.npz"], ["--name is missing"]),
     ],
 )

@@ -160,6 +160,18 @@ def test_a_program_of_another_copy_is_not_started(tmp_path):
     assert done.returncode == 0 and "THEIRS" not in done.stdout, done.stderr
 
 
+@pytest.mark.parametrize(("name", "on_path"), [("site-packages", True), ("checkout", False)])
+def test_a_program_is_started_where_it_is_installed(tmp_path, name, on_path):
+    place, here = tmp_path / name, lay(tmp_path / "here", "data.py", "extract.py")
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, place / package, ignore=shutil.ignore_patterns("raw"))
+    starter = place / "data" / "common" / "own_packages.py"
+    done = typed(
+        sys.executable, starter, "data", "--help", cwd=here, path=(place,) if on_path else ()
+    )
+    assert done.stdout.startswith("usage: python -m data"), done.stderr
+
+
 def test_nothing_starts_a_program_by_its_name():
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
