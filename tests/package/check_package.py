@@ -62,6 +62,7 @@ def build(dist: Path, *, isolated: bool) -> tuple[Path, Path]:
     )
     (archive,), (wheel,) = dist.glob("icebox-*.tar.gz"), dist.glob("icebox-*.whl")
     archives.repack(archive, date)
+    archives.repack_wheel(wheel)
     return archive, wheel
 
 
