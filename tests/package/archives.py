@@ -125,7 +125,9 @@ def repack_wheel(path: Path) -> None:
     """
     content = io.BytesIO()
     with zipfile.ZipFile(path) as old, zipfile.ZipFile(content, "w") as new:
-        for member in sorted(old.infolist(), key=lambda found: found.filename):
+        # What a wheel says of itself stands at its end.
+        order = sorted(old.namelist(), key=lambda name: (".dist-info/" in name, name))
+        for member in map(old.getinfo, order):
             info = zipfile.ZipInfo(member.filename, member.date_time)
             info.external_attr = (stat.S_IFREG | 0o644) << 16
             new.writestr(info, old.read(member), zipfile.ZIP_DEFLATED)
