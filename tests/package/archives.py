@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import stat
 import subprocess
 import sys
 import tarfile
@@ -115,3 +116,19 @@ def repack(archive: Path, date: int) -> None:
             member.pax_headers = {}
             new.addfile(member, old.extractfile(member) if member.isfile() else None)
     archive.write_bytes(gzip.compress(content.getvalue(), mtime=date))
+
+
+def repack_wheel(path: Path) -> None:
+    """Write a wheel again without the permissions that files had where it was built.
+
+    Its dates are those of SOURCE_DATE_EPOCH already.
+    """
+    content = io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(content, "w") as new:
+        # What a wheel says of itself stands at its end.
+        order = sorted(old.namelist(), key=lambda name: (".dist-info/" in name, name))
+        for member in map(old.getinfo, order):
+            info = zipfile.ZipInfo(member.filename, member.date_time)
+            info.external_attr = (stat.S_IFREG | 0o644) << 16
+            new.writestr(info, old.read(member), zipfile.ZIP_DEFLATED)
+    path.write_bytes(content.getvalue())

@@ -21,8 +21,6 @@ import trials
 ROOT = Path(__file__).parents[2]
 EXTRAS = ("demo",)  # the weights that `icebox demo` takes
 EXPORT_EXTRAS = ("onnx",)  # what `icebox export --to onnx` needs besides
-ALL_KINDS = ("timm", "sklearn", "torch")  # of exports, without an extra
-QUICK_KINDS = ("timm", "sklearn")  # the program of torch takes longer than the others together
 
 
 class FailedError(Exception):
@@ -64,6 +62,7 @@ def build(dist: Path, *, isolated: bool) -> tuple[Path, Path]:
     )
     (archive,), (wheel,) = dist.glob("icebox-*.tar.gz"), dist.glob("icebox-*.whl")
     archives.repack(archive, date)
+    archives.repack_wheel(wheel)
     return archive, wheel
 
 
@@ -115,7 +114,7 @@ def main() -> int:
         with timed(f"pip install {wheel.name}[{','.join(EXTRAS)}], pip check"):
             install(environment, wheel, EXTRAS, fresh=fresh)
         trial = trials.Trial(environment, folder, archives.metadata(wheel)["Version"], log)
-        trial.run_all(ALL_KINDS if fresh else QUICK_KINDS)
+        trial.run_all(quick=not fresh)
         if fresh:
             with timed(f"the same with {','.join(EXPORT_EXTRAS)}"):
                 install(environment, wheel, EXTRAS + EXPORT_EXTRAS, fresh=True)

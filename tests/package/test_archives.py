@@ -5,6 +5,7 @@ import io
 import shutil
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,23 @@ def test_a_source_archive_without_the_dates_of_its_build(built, tmp_path):
     before = archives.in_archive(built[0])
     archives.repack(built[0], archives.EARLIEST)
     assert archives.in_archive(built[0]) == before
+
+
+def test_a_wheel_without_the_permissions_of_its_files(tmp_path):
+    copies = []
+    for number, names in enumerate((("a.py", "b/c.j2"), ("b/c.j2", "a.py"))):
+        copies.append(tmp_path / f"{number}.whl")
+        with zipfile.ZipFile(copies[-1], "w") as wheel:
+            for name in names:
+                info = zipfile.ZipInfo(name, (2026, 1, 2, 3, 4, 6))
+                info.external_attr = (0o600, 0o664)[number] << 16
+                wheel.writestr(info, name * 100)
+        archives.repack_wheel(copies[-1])
+    assert copies[0].read_bytes() == copies[1].read_bytes()
+    with zipfile.ZipFile(copies[0]) as wheel:
+        assert [info.external_attr >> 16 & 0o777 for info in wheel.infolist()] == [0o644] * 2
+        assert {info.date_time for info in wheel.infolist()} == {(2026, 1, 2, 3, 4, 6)}
+        assert wheel.read("b/c.j2") == b"b/c.j2" * 100
 
 
 def test_what_differs_is_named(built, monkeypatch):

@@ -50,6 +50,7 @@ class Trial:
         self.site = environment.resolve()
         self.here = folder / "a folder of mine"
         self.results = folder / "results"
+        self.features, self.reports = self.results / "my features", self.results / "my reports"
         self.version = version
         self.log = log
         # No home with caches, and no hub: what the wheel brings must suffice.
@@ -78,18 +79,21 @@ class Trial:
         self.log(f"{clock}  {program} {shown.replace(str(self.results), 'RESULTS')}")
         return done.stdout
 
-    def run_all(self, kinds: tuple[str, ...]) -> None:
-        """Do what a first hour with the program does, up to exports of these kinds."""
+    def run_all(self, *, quick: bool) -> None:
+        """Do what a first hour with the program does; `quick` leaves out what takes longest."""
         self.is_apart()
         if (said := self.call("icebox", "--version").strip()) != f"icebox {self.version}":
             raise WrongError(f"icebox --version printed {said!r}, and this is {self.version}")
         self.call("icebox", "--help")
         self.call("icebox", "doctor", "--offline")
-        self.demo()
+        if quick:
+            self.embed()
+        else:
+            self.demo()
         self.fit()
         self.predict()
         self.read_only_folder()
-        for kind in kinds:
+        for kind in ("sklearn",) if quick else ("sklearn", "timm", "torch"):
             self.export(kind)
         left = sorted(path.name for path in self.here.rglob("*"))
         if left != ["data", "notes.txt", "of mine"]:
@@ -104,7 +108,6 @@ class Trial:
 
     def demo(self) -> None:
         """Run the demo; its pages are there, and what it says next is not for make."""
-        self.features, self.reports = self.results / "my features", self.results / "my reports"
         said = self.call(
             "icebox", "demo", "--features-dir", self.features, "--reports-dir", self.reports
         )
@@ -114,15 +117,21 @@ class Trial:
         if "make " in said or said.count("report.html") != 4:
             raise WrongError(f"the demo said:\n{said}")
 
+    def embed(self) -> None:
+        """Embed the digits with the bundled weights alone: a part of the demo."""
+        words = ("--dataset", "digits", "--weights", "bundled", "--image-size", "64")
+        self.call("icebox", "features", *words, "--features-dir", self.features)
+
     def fit(self) -> None:
-        """Fit one store of the demo again."""
+        """Fit one store, and put the reports that there are on one page."""
         (store,) = self.features.glob("digits/tf_efficientnet_lite0-*.h5")
         page = Path(
             self.call(
                 "icebox", "classify", store, "--head", "multinomial", "--c", "0.03",
-                "--no-few-shot", "--reports-dir", self.results / "again",
+                "--no-few-shot", "--reports-dir", self.reports,
             ).strip()
         )  # fmt: skip
+        self.call("icebox", "compare", "--reports-dir", self.reports)
         if not page.is_file() or "<svg" not in page.read_text(encoding="utf-8"):
             raise WrongError(f"{page} is no report")
         self.heads = page.parent / "heads"
