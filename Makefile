@@ -20,7 +20,7 @@ endif
 # Every variable is the command-line option of the same name; empty means the option's default.
 FEATURES_DIR ?= features
 REPORTS_DIR ?= reports
-# How many tests run side by side.
+# How many tests, and parts of the check of types, run side by side.
 WORKERS ?= 2
 
 quote = '$(subst ','\'',$(1))'
@@ -193,7 +193,7 @@ audit: $(INSTALLED_DEV)  ## known weaknesses of the dependencies that are instal
 lint: $(INSTALLED_DEV)  ## style, types and the one-way imports
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@MYPY_NUM_WORKERS=$(WORKERS) $(BIN)/mypy
 	@$(BIN)/lint-imports
 
 docs: $(INSTALLED_DEV)  ## the manual as a site under site/, without a network
