@@ -41,7 +41,7 @@ def refused(done, *parts):
 
 
 @pytest.mark.parametrize("name", ["data.py", "data"])
-@pytest.mark.parametrize("words", [("extract", "-h"), ("classify", "compare")])
+@pytest.mark.parametrize("words", [("extract", "-h"), ("classify", "compare"), ("icebox", "-h")])
 def test_a_users_data_is_named_and_not_run(tmp_path, name, words):
     lay(tmp_path, name)
     done = typed(sys.executable, "-m", *words, cwd=tmp_path)
