@@ -200,6 +200,7 @@ docs: $(INSTALLED_DEV)  ## the manual as a site under site/, without a network
 	@$(RUN) docs/tools/write_options.py --check
 	@$(RUN) docs/tools/draw_architecture.py --check
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@touch site/.built
 	@echo site/index.html
 
 format: $(INSTALLED_DEV)

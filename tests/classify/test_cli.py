@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from figures import leave_figures_empty_in_processes
 
 from classify.__main__ import main
 from classify.fit import fit_store as run_module
@@ -345,10 +346,12 @@ def test_help_and_bad_options_import_nothing_heavy():
     assert done.stdout.strip() == "2 []"
 
 
-def test_a_fit_never_imports_torch_or_stage_one(tmp_path, small_store):
+def test_a_fit_never_imports_torch_or_stage_one(tmp_path, small_store, monkeypatch):
+    leave_figures_empty_in_processes(monkeypatch, tmp_path / "site")
     code = (
         "import sys; from classify.__main__ import main\n"
-        f"main(['fit', {str(small_store)!r}, '--c', '1', '--reports-dir', {str(tmp_path)!r}])\n"
+        f"main(['fit', {str(small_store)!r}, '--c', '1', '--reports-dir', {str(tmp_path)!r},"
+        " '--jobs', '1'])\n"
         "print(sorted({'torch', 'timm', 'extract'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
