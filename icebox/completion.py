@@ -25,4 +25,4 @@ def run(options: Namespace) -> None:
     """Print the shell's code on stdout."""
     import argcomplete
 
-    print_result(argcomplete.shellcode(["icebox"], shell=options.shell).strip())
+    print_result(argcomplete.shellcode(["icebox"], True, options.shell).strip())
