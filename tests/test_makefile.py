@@ -109,8 +109,9 @@ def test_variables_of_exports():
     [
         (["import"], "name the files"),
         (["import", "FILES=a.npz"], "name the data set"),
-        (["export"], "name the store"),
-        (["export", "STORE=a.h5"], "name the format"),
+        (["export"], "name the form"),
+        (["export", "STORE=a.h5"], "name the form"),
+        (["export", "TO=onnx", "REPORTS_DIR=nowhere"], "no trained head under nowhere"),
     ],
 )
 def test_what_imports_and_exports_need(words, said):
