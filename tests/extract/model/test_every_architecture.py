@@ -54,8 +54,8 @@ SMALLEST = (
 )  # fmt: skip
 # Their heads have more than the last layer that timm's configuration names.
 WHOLE_HEADS = (
-    "levit_128s", "iformer_t", "repvit_m0_9", "caformer_s18", "convformer_s18", "efficientvit_m0",
-    "shvit_s1",
+    "levit_128s", "iformer_t", "repvit_m0_9", "caformer_s18", "efficientvit_m0", "shvit_s1",
+    *(["convformer_s18"] if LONG else []),  # of caformer_s18's class
 )  # fmt: skip
 # Other shapes of heads: two classifiers, a hidden layer that stays, none by default, more than one.
 OTHER_HEADS = (
