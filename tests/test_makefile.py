@@ -22,7 +22,11 @@ def dry_run(*args: str) -> str:
     """Return what make would run, taking the installation for done."""
     done = ["-o", ".venv/.installed", "-o", ".venv/.installed-dev"]
     completed = subprocess.run(
-        ["make", "-n", *done, *args], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "-n", "--no-print-directory", *done, *args],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return completed.stdout
 

@@ -41,7 +41,8 @@ def write(program: Program, out: Path) -> None:
     from extract.exporting.tracing import INPUT, name_of, traced
 
     log(f"tracing {name_of(program)}, which takes a minute for a large network")
-    graph = traced(program)
+    with _plain_attention(program):
+        graph = traced(program)
     with _refused(name_of(program)):
         written = torch.onnx.export(
             graph,
@@ -108,6 +109,27 @@ def metadata(program: Program) -> dict[str, str]:
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for name, value in content.items()
     }
+
+
+@contextmanager
+def _plain_attention(program: Program) -> Iterator[None]:
+    """Have timm's attention write out its products: the fused one has an ONNX form for four axes.
+
+    Hiera's and Twins' have five.
+    """
+    fused: list[Any] = [
+        module
+        for network in program.networks
+        for module in network.module.modules()
+        if getattr(module, "fused_attn", None) is True
+    ]
+    for module in fused:
+        module.fused_attn = False
+    try:
+        yield
+    finally:
+        for module in fused:
+            module.fused_attn = True
 
 
 def _check_size(program: Program) -> None:

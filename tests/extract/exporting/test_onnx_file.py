@@ -162,6 +162,34 @@ def test_an_operator_without_an_onnx_form_is_named(tmp_path, monkeypatch, capfd)
     assert len(capfd.readouterr().err.splitlines()) == 1  # ours
 
 
+class Windows(torch.nn.Module):
+    """Attention over five axes, as timm's Hiera and Twins have it."""
+
+    fused_attn = True
+
+    def forward(self, images):
+        x = images.unfold(2, 2, 2).transpose(1, 2).contiguous()
+        if self.fused_attn:
+            found = torch.nn.functional.scaled_dot_product_attention(x, x, x)
+        else:
+            found = torch.softmax(x @ x.transpose(-1, -2) / x.shape[-1] ** 0.5, dim=-1) @ x
+        return found.flatten(1)
+
+
+def test_attention_over_five_axes_is_written_out(tmp_path, monkeypatch):
+    made = program({"model": "pixels", "image_size": 4})
+    module = Windows()
+    monkeypatch.setattr(made.networks[0], "module", module)
+    monkeypatch.setattr("extract.exporting.program.InputModule", Resized)
+    onnx_file.write(made, tmp_path / "a.onnx")
+    assert module.fused_attn
+    images = picture(4, 4)[None] // 64
+    vector = module(torch.from_numpy(images).permute(0, 3, 1, 2).float())[0].numpy()
+    scores = made.head.arrays["coef"] @ vector + made.head.arrays["intercept"]
+    exp = np.exp((scores - scores.max()) / 0.5)
+    assert np.abs(run(tmp_path / "a.onnx", images)[0][0] - exp / exp.sum()).max() < 1e-5
+
+
 class Unfit(torch.nn.Module):
     def forward(self, images):
         return images.flatten(1)[:, :7]
@@ -224,6 +252,7 @@ NETWORKS = {
     "ResNet": [{"model": "test_resnet", **SMALL}],
     "ViT": [{"model": "test_vit", "weights": "random"}],
     "EfficientNet": [{"model": "test_efficientnet", **SMALL}],
+    "Twins": [{"model": "twins_svt_small", **SMALL}],
     "token": [{"model": "test_vit", "weights": "random", "pool": "token"}],
     "layer": [{"model": "test_resnet", "pool": "avg", "layer": "-2", **SMALL}],
     "two": [{"model": "test_resnet", **SMALL}, {"model": "pixels", "image_size": 16}],
