@@ -1,0 +1,1 @@
+"""Heads exported in every form: sizes, agreement with ``predict``, and images a second."""
