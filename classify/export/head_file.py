@@ -20,6 +20,7 @@ from classify.predict import AnyHead, Embedding, embed, networks
 from classify.results.names import backbone_name
 from classify.saved.models import is_model, load_model
 from classify.saved.reading import load_head
+from classify.solver.memory import show_bytes
 from classify.stage_one import run_stage_one
 from classify.wording import display_name
 from data.common.cli import log
@@ -82,7 +83,7 @@ def export_head(
             said = write(head, temporary)
     else:
         said = _write_program(head, to, path, weights)
-    log(f"{path}: {_bytes_of(path) / 1e6:,.1f} MB; {said}")
+    log(f"{path}: {show_bytes(_bytes_of(path))}; {said}")
     return path
 
 
