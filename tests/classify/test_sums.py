@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ import pytest
 from specs_for_tests import spec_of
 
 from classify import MultinomialLogistic, OneVsRestLogistic
-from classify import predict as predict_module
 from classify.__main__ import main
 from classify.analysis.few_shot import DrawTask, run_task
 from classify.analysis.gallery import thumbnails
@@ -227,7 +227,7 @@ def stage_one(monkeypatch):
         return Done
 
     fake.calls = calls
-    monkeypatch.setattr(predict_module.subprocess, "run", fake)
+    monkeypatch.setattr(subprocess, "run", fake)
     return fake
 
 
