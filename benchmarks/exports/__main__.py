@@ -45,6 +45,9 @@ def parser() -> Parser:
     top = Parser(prog="python -m benchmarks.exports", description=__doc__)
     top.add_argument("heads", nargs="+", type=Path, metavar="HEAD")
     top.add_argument("--data-dir", type=Path, default=Path("data/raw"), metavar="DIR")
+    top.add_argument(
+        "--form", action="append", choices=tuple(FORMS), help="which; may be repeated (all)"
+    )
     top.add_argument("--count", type=int, default=1000, metavar="N", help="of each kind (1000)")
     top.add_argument("--results-dir", type=Path, default=Path("benchmarks/results"), metavar="DIR")
     return top
@@ -68,7 +71,8 @@ def main(argv: Sequence[str]) -> None:
                 kind: _predict(path, names, table, record, head, kind)
                 for kind, names in kinds.items()
             }
-            for form, (to, name) in FORMS.items():
+            for form in options.form or FORMS:
+                to, name = FORMS[form]
                 _measure(path, head, form, to, folder / name, kinds, expected, table, record)
     record.finish()
 
