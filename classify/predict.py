@@ -131,7 +131,14 @@ def embed(
     A `UserError` says that a weights file is needed and not at hand, or that the features do not
     fit the head; `StageOneRefused`, that stage one has found fault with the input.
     """
-    blocks = [_embed(network, images, how) for network in networks(head, how.weights)]
+    return embed_by(networks(head, how.weights), images, how)
+
+
+def embed_by(
+    found: Sequence[Network], images: Sequence[str], how: Embedding
+) -> npt.NDArray[np.float32]:
+    """Run backbones on image files, and put their features side by side: (n_images, width)."""
+    blocks = [_embed(network, images, how) for network in found]
     return blocks[0] if len(blocks) == 1 else np.hstack(blocks)
 
 

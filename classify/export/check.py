@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from data.common.errors import UserError
 
-# Of probabilities; of programs of stores in half precision, which compute in float32.
-LIMIT, HALF_LIMIT = 1e-4, 2e-2
+LIMIT = 1e-4  # of probabilities
 # Sides of the pieces of photographs, height and width: larger and smaller than network inputs,
 # square and not, and the whole of one.
 SIZES = ((427, 640), (300, 300), (240, 131), (64, 97), (32, 32), (1, 1))
@@ -45,14 +44,12 @@ def compare(
     expected: tuple[Floats, Labels],
     found: tuple[Floats, Labels],
     images: Sequence[str],
-    precision: str,
 ) -> float:
     """Compare probabilities (n, n_classes) and labels (n,) with ``predict``'s.
 
     Returns the largest difference; a `UserError` says that it is too large, or that a label
     differs and the two probabilities at stake do not.
     """
-    limit = LIMIT if precision == "fp32" else HALF_LIMIT
     probabilities, labels = expected
     if found[0].shape != probabilities.shape:
         raise UserError(
@@ -61,15 +58,15 @@ def compare(
         )
     apart = np.abs(found[0] - probabilities)
     largest = float(apart.max())  # NaN stays one
-    if not largest <= limit:
+    if not largest <= LIMIT:
         worst = Path(images[int(np.nanargmax(np.nan_to_num(apart, nan=2.0).max(axis=1)))]).name
         raise UserError(
             f"what was written answers otherwise than predict: a probability of the check image "
-            f"{worst} differs by {largest:.2g}, and {limit:g} is allowed; nothing was kept. "
+            f"{worst} differs by {largest:.2g}, and {LIMIT:g} is allowed; nothing was kept. "
             "Please report this, with the name of the network"
         )
     rows = np.arange(len(labels))
-    close = np.abs(probabilities[rows, labels] - probabilities[rows, found[1]]) <= 2 * limit
+    close = np.abs(probabilities[rows, labels] - probabilities[rows, found[1]]) <= 2 * LIMIT
     if not np.all(close | (labels == found[1])):
         worst = Path(images[int(np.flatnonzero(~close & (labels != found[1]))[0])]).name
         raise UserError(

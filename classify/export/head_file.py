@@ -16,9 +16,10 @@ import numpy as np
 from classify.export.check import Floats, Labels, compare, write_images
 from classify.export.for_timm import check_for_timm
 from classify.export.program_of import head_program
-from classify.predict import AnyHead, Embedding, embed, networks
+from classify.predict import AnyHead, Embedding, embed_by, networks
 from classify.results.names import backbone_name
 from classify.saved.models import is_model, load_model
+from classify.saved.parts import Network
 from classify.saved.reading import load_head
 from classify.solver.memory import show_bytes
 from classify.stage_one import run_stage_one
@@ -29,7 +30,7 @@ from data.common.files import atomic_path, check_writable, sync_folder, temporar
 from data.format.programs import NetworkOrder, Order, write_order
 from data.format.spec import is_imported
 
-SKLEARN = "sklearn"
+SKLEARN, FLOAT32 = "sklearn", "fp32"
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _place(head_path: Path, form: Form, out: Path | None) -> Path:
         if folder.name == "heads":
             folder = folder.parent / "exports"
         return folder / f"{head_path.stem}{form.ending}"
-    suffix = Path(form.ending).suffix
+    suffix = Path(f"head{form.ending}").suffix
     if suffix and out.suffix.lower() != suffix:
         raise UserError(
             f"--out {out}: the name of such a file ends in {suffix}; give {out.with_suffix(suffix)}"
@@ -119,17 +120,30 @@ def _write_program(head: AnyHead, to: str, path: Path, weights: Sequence[str]) -
         write_order(Path(folder), order)
         run_stage_one(["program", f"--order={folder}", f"--to={to}", f"--out={part}"])
         images = write_images(Path(folder), squares=FORMS[to].squares)
-        X = embed(head, images, Embedding(weights, device="cpu"))
-        expected = np.asarray(head.probabilities(X)), head.predict(X)
         answers = _answers(to, part, images, Path(folder))
-        precision = "fp32"
-        if any(one.spec.get("precision") != "fp32" for one in found):
-            precision = "half"
-        largest = compare(expected, answers, images, precision)
+        largest = compare(_expected(head, found, images), answers, images)
+        whose, half = "predict's", ""
+        if any(one.spec.get("precision") != FLOAT32 for one in order.networks):
+            own = head.probabilities(embed_by(found, images, Embedding(device="cpu")))
+            whose = "those of float32 features"
+            half = (
+                "; it computes in float32, and predict in the store's lower precision: they differ "
+                f"by {np.abs(answers[0] - own).max():.1g} at most"
+            )
     return (
         f"{display_name(order.head.name)} head on {backbone_name(head.spec)}; run on "
-        f"{len(images)} images, its probabilities differ from predict's by {largest:.1g} at most"
+        f"{len(images)} images, its probabilities differ from {whose} by {largest:.1g} at most"
+        f"{half}"
     )
+
+
+def _expected(
+    head: AnyHead, found: Sequence[Network], images: Sequence[str]
+) -> tuple[Floats, Labels]:
+    """Answer images as ``predict`` does, from features in float32, in which programs compute."""
+    exact = [one._replace(spec={**one.spec, "precision": FLOAT32}) for one in found]
+    X = embed_by(exact, images, Embedding(device="cpu"))
+    return np.asarray(head.probabilities(X)), head.predict(X)
 
 
 def _answers(to: str, program: Path, images: Sequence[str], folder: Path) -> tuple[Floats, Labels]:
