@@ -13,34 +13,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import nn
 
-from extract.model.preprocess import LONGEST, fill_of, scale_and_shift
+from extract.model.preprocess import fill_of, scale_and_shift
 from extract.model.preprocessing import Preprocessing
-from extract.model.resampling import PILLOW_UNIT, SUPPORT, WEIGHT_UNIT, WHOLE
+from extract.model.resampling import (
+    PILLOW_UNIT,
+    SUPPORT,
+    WEIGHT_UNIT,
+    WHOLE,
+    pillow_shrinks_rows_first,
+)
 
 _BLOCK = 16  # output pixels
-
-
-@lru_cache(maxsize=1)
-def pillow_shrinks_rows_first() -> bool:
-    """Find out whether this Pillow resizes the height first where an image shrinks most in it.
-
-    Older versions always begin with the width. Grey levels are rounded between the two passes.
-    """
-    pixels = np.random.default_rng(0).integers(0, 256, (200, 40, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels)
-    bicubic = Image.Resampling.BICUBIC
-    at_once = np.asarray(image.resize((30, 50), bicubic))
-    return np.array_equal(
-        at_once, np.asarray(image.resize((40, 50), bicubic).resize((30, 50), bicubic))
-    )
 
 
 class _Axis(NamedTuple):
@@ -102,7 +90,7 @@ class InputModule(nn.Module):
         taps = [_taps_of(axis, self.settings.interpolation, small) for axis in (down, across)]
         arguments = (images, *taps[0], *taps[1])
         if self.knows_rows_first:
-            first = _rows_first(self.settings, down, across)
+            first = _rows_first(down, across)
             levels = _either(first, _resize_rows_first, _resize_columns_first, arguments)
         else:
             levels = _resize_columns_first(*arguments)
@@ -164,14 +152,10 @@ def _is_small(settings: Preprocessing, down: _Axis, across: _Axis) -> torch.Tens
     return square & (down.source * across.source <= math.prod(settings.size))
 
 
-def _rows_first(settings: Preprocessing, down: _Axis, across: _Axis) -> torch.Tensor:
-    """Tell whether Pillow resizes the height first: the rule of version 13, as experiments show."""
+def _rows_first(down: _Axis, across: _Axis) -> torch.Tensor:
+    """Tell what `extract.model.resampling.rows_first` does, of a Pillow that ever does so."""
     fewer = down.source - down.resized, across.source - across.resized
-    tall = fewer[0] > 2.0 * fewer[1].clamp(min=0.0)
-    # Of very long ones a window is resized, by us.
-    height, width = settings.size
-    longest = torch.maximum(down.resized / height, across.resized / width)
-    return tall & (longest <= LONGEST)
+    return fewer[0] > 2.0 * fewer[1].clamp(min=0.0)
 
 
 def _counted(length: int | torch.SymInt, like: torch.Tensor) -> torch.Tensor:

@@ -22,14 +22,14 @@ import numpy.typing as npt
 from data.format.spec import EXACT
 from data.images.reduced import Reduction, Wanted
 from extract.model.preprocessing import Preprocessing
-from extract.model.resampling import Axis, axes_of, device_matrix, pillow_matrix
+from extract.model.resampling import Axis, axes_of, device_matrix, pillow_matrix, rows_first
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
 # An axis that is resized to more than so many times the network input is cropped on the way.
-LONGEST = 16
+_LONGEST = 16
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,9 @@ def resize_one(
     longest = max(down.resized / settings.size[0], across.resized / settings.size[1])
     resample = Image.Resampling[settings.interpolation.upper()]
     box = None if reduction is None else reduction.box
-    if longest > LONGEST and box is None:
+    if longest > _LONGEST and box is None:
         kept = _resize_window(settings, np.asarray(image), down, across)
-    elif longest > LONGEST and box is not None:
+    elif longest > _LONGEST and box is not None:
         kept = _resize_part(_as_pillow(image), down, across, resample, box)
     else:
         # In one call: the order of its two passes is Pillow's choice, and varies with its version.
@@ -175,7 +175,10 @@ def _resize_window(
     top, vertical = pillow_matrix(down, settings.interpolation)
     left, horizontal = pillow_matrix(across, settings.interpolation)
     levels = image[top : top + vertical.shape[1], left : left + horizontal.shape[1]]
-    for axis, weights in ((1, horizontal), (0, vertical)):
+    passes = [(1, horizontal), (0, vertical)]
+    if rows_first(down, across):
+        passes.reverse()
+    for axis, weights in passes:
         sums = np.tensordot(weights, levels.astype(np.float64), axes=(1, axis))
         rounded = np.floor(sums + 0.5).clip(0, 255).astype(np.uint8)
         levels = np.moveaxis(rounded, 0, axis)

@@ -39,6 +39,29 @@ class Axis:
     before: int  # padding pixels that stand before the kept ones in the network input
 
 
+@lru_cache(maxsize=1)
+def pillow_shrinks_rows_first() -> bool:
+    """Find out whether this Pillow resizes the height first where an image shrinks most in it.
+
+    Older versions always begin with the width. Grey levels are rounded between the two passes.
+    """
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 40, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    bicubic = Image.Resampling.BICUBIC
+    at_once = np.asarray(image.resize((30, 50), bicubic))
+    return np.array_equal(
+        at_once, np.asarray(image.resize((40, 50), bicubic).resize((30, 50), bicubic))
+    )
+
+
+def rows_first(down: Axis, across: Axis) -> bool:
+    """Tell whether Pillow resizes the height before the width: version 13's rule, by experiment."""
+    fewer = down.source - down.resized, across.source - across.resized
+    return pillow_shrinks_rows_first() and fewer[0] > 2 * max(fewer[1], 0)
+
+
 def axes_of(settings: Preprocessing, height: int, width: int) -> tuple[Axis, Axis]:
     """Plan the resize and the crop of an image, axis by axis, as timm and torchvision round."""
     size = settings.size

@@ -146,6 +146,15 @@ def test_normalised_as_timm_does():
     torch.testing.assert_close(ours, by_timm(chosen, image), rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "lanczos"])
+@pytest.mark.parametrize("shape", [(4000, 16), (3000, 20), (1300, 8), (2000, 5), (20, 3000)])
+def test_very_long_images_are_timms(shape, interpolation):
+    image = picture(*shape)
+    chosen = settings(8, 0.875, interpolation=interpolation)
+    expected = by_timm(chosen, image, normalize=False).numpy().transpose(1, 2, 0)
+    assert np.array_equal(resize_one(chosen, image), expected)
+
+
 def test_very_long_images_cost_little():
     chosen = settings(64, 1.0)
     assert not is_small(chosen, 2, 1000)
