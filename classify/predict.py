@@ -52,6 +52,11 @@ class Embedding:
     max_pixels: int = MAX_PIXELS  # images with more are refused
 
 
+def read_head(path: Path) -> AnyHead:
+    """Read the file of a head, of either kind."""
+    return load_model(path) if is_model(path) else load_head(path)
+
+
 def predict(
     head_path: Path,
     images: Sequence[str],
@@ -67,7 +72,7 @@ def predict(
     the `top` most probable classes; of two classes also ``positive``, the second class and its
     probability, which answers where it is above `threshold` if there is one.
     """
-    head: AnyHead = load_model(head_path) if is_model(head_path) else load_head(head_path)
+    head = read_head(head_path)
     if threshold is not None and len(head.class_names) != 2:
         raise UserError(
             f"--threshold is for heads of two classes, and {head_path} has "

@@ -28,11 +28,11 @@ def write_images(folder: Path, *, squares: bool = True) -> list[str]:
     from PIL import Image
     from sklearn.datasets import load_sample_images
 
-    found = []
+    photographs, found = load_sample_images().images, []
     for number, (height, width) in enumerate(SIZES):
         if height == width and not squares:
             continue
-        photograph = load_sample_images().images[number % 2]
+        photograph = photographs[number % 2]
         top, left = (photograph.shape[0] - height) // 2, (photograph.shape[1] - width) // 2
         path = folder / f"{number}-{height}x{width}.png"
         Image.fromarray(photograph[top : top + height, left : left + width]).save(path)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +14,22 @@ import numpy as np
 from classify.export.check import Floats, Labels, compare, write_images
 from classify.export.for_timm import check_for_timm
 from classify.export.program_of import head_program
-from classify.predict import AnyHead, Embedding, embed_by, networks
+from classify.predict import AnyHead, Embedding, embed_by, networks, read_head
 from classify.results.names import backbone_name
-from classify.saved.models import is_model, load_model
 from classify.saved.parts import Network
-from classify.saved.reading import load_head
 from classify.solver.memory import show_bytes
 from classify.stage_one import run_stage_one
 from classify.wording import display_name
 from data.common.cli import log
 from data.common.errors import UserError
-from data.common.files import atomic_path, check_writable, sync_folder, temporary_folder
+from data.common.files import (
+    atomic_path,
+    check_writable,
+    put_folder,
+    sync_folder,
+    temporary_folder,
+)
+from data.common.packages import package_version
 from data.format.programs import NetworkOrder, Order, write_order
 from data.format.spec import is_imported
 
@@ -63,7 +66,7 @@ def export_head(
     `to` is a key of `FORMS`; `out` the file or folder, by default under ``exports`` of the run;
     `weights` are the backbones' files, if they moved. With `force` what is there is replaced.
     """
-    head: AnyHead = load_model(head_path) if is_model(head_path) else load_head(head_path)
+    head = read_head(head_path)
     if to == "timm":
         check_for_timm(head, head_path)
     path = _place(head_path, FORMS[to], out)
@@ -114,9 +117,10 @@ def _write_program(head: AnyHead, to: str, path: Path, weights: Sequence[str]) -
         head=head_program(head),
         networks=tuple(NetworkOrder(one.spec, one.weights_file, one.n_features) for one in found),
         store_key=head.store_key,
-        versions={"icebox": _version()},
+        versions={"icebox": package_version("icebox") or "unknown"},
     )
-    with tempfile.TemporaryDirectory(prefix="icebox-export-") as folder, _at_the_end(path) as part:
+    in_place = _folder_at_the_end if FORMS[to].folder else atomic_path
+    with tempfile.TemporaryDirectory(prefix="icebox-export-") as folder, in_place(path) as part:
         write_order(Path(folder), order)
         run_stage_one(["program", f"--order={folder}", f"--to={to}", f"--out={part}"])
         images = write_images(Path(folder), squares=FORMS[to].squares)
@@ -158,17 +162,12 @@ def _answers(to: str, program: Path, images: Sequence[str], folder: Path) -> tup
 
 
 @contextmanager
-def _at_the_end(path: Path) -> Iterator[Path]:
-    """Give a hidden name beside the final one, and rename when the block ends well.
-
-    What was under the final name is moved aside before, and removed after.
-    """
+def _folder_at_the_end(path: Path) -> Iterator[Path]:
+    """Give a hidden name for a folder, and put it in place of what is there at a good end."""
     with temporary_folder(path.absolute().parent) as fresh:
-        part = fresh / path.name
-        yield part
-        if path.is_dir():
-            os.rename(path, fresh / "old")
-        os.replace(part, path)
+        new = fresh / "new"
+        yield new
+        put_folder(new, path, fresh / "old")
         sync_folder(path.absolute().parent)
 
 
@@ -176,10 +175,3 @@ def _bytes_of(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-def _version() -> str:
-    try:
-        return version("icebox")
-    except PackageNotFoundError:  # a checkout that is not installed
-        return "unknown"

@@ -41,7 +41,13 @@ from classify.results.names import has_random_weights
 from classify.wording import display_name, procedure, setting_of, setting_words
 from data.common.cli import log
 from data.common.errors import UserError
-from data.common.files import check_writable, temporary_folder, write_json, write_text
+from data.common.files import (
+    check_writable,
+    put_folder,
+    temporary_folder,
+    write_json,
+    write_text,
+)
 
 OUTPUT = "comparison"
 METRICS = (
@@ -237,15 +243,7 @@ def _write(target: Path, comparison: dict[str, Any]) -> None:
             render_markdown("comparison.md.j2", figures, **context),
             figures,
         )
-        old = aside / target.name
-        try:
-            if target.exists():
-                os.rename(target, old)
-            os.rename(fresh, target)
-        except BaseException:  # Ctrl-C between the two, too
-            if old.exists() and not target.exists():
-                os.rename(old, target)
-            raise
+        put_folder(fresh, target, aside / target.name)
 
 
 def _best_tables(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:

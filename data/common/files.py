@@ -109,6 +109,18 @@ def temporary_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         _live.discard(temporary)
 
 
+def put_folder(new: Path, target: Path, old: Path) -> None:
+    """Rename a folder to its final name, and what is there to `old`, or leave all as it was."""
+    try:
+        if target.exists():
+            os.rename(target, old)
+        os.rename(new, target)
+    except BaseException:  # Ctrl-C between the two, too
+        if old.exists() and not target.exists():
+            os.rename(old, target)
+        raise
+
+
 def sync_file(path: str | os.PathLike[str]) -> None:
     """Wait until the content of a closed file is on the disk."""
     descriptor = os.open(path, os.O_RDWR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_without_a_name_it_goes_beside_the_heads_of_the_run(to, name, tmp_path, 
 
 @pytest.mark.parametrize("to", ["onnx", "torch"])
 def test_what_is_there_is_refused_and_replaced_by_force(to, tmp_path, stage_one):
-    head, out = head_at(tmp_path), tmp_path / ("a.onnx" if to == "onnx" else "a")
+    head, out = head_at(tmp_path), tmp_path / ("a.onnx" if to == "onnx" else "old")
     export_head(head, to, out)
     mark = out if to == "onnx" else out / "config.json"
     mark.write_text("mine")
@@ -133,6 +134,26 @@ def test_an_interrupted_export_leaves_nothing(tmp_path, stage_one):
     with pytest.raises(KeyboardInterrupt):
         export_head(head, "torch", tmp_path / "a")
     assert [one.name for one in tmp_path.iterdir()] == ["heads"]
+
+
+def test_what_is_there_stays_where_the_new_folder_cannot_take_its_place(
+    tmp_path, stage_one, monkeypatch
+):
+    head, out = head_at(tmp_path), tmp_path / "a"
+    export_head(head, "torch", out)
+    (out / "config.json").write_text("old")
+    rename = os.rename
+
+    def stopped(source, target):
+        if Path(target) == out and "old" not in str(source):
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export_head(head, "torch", out, force=True)
+    assert (out / "config.json").read_text() == "old"
+    assert {one.name for one in tmp_path.iterdir()} == {"heads", "a"}
 
 
 def test_a_store_in_half_precision_is_compared_in_float32_and_said(tmp_path, stage_one, capsys):
