@@ -336,13 +336,11 @@ class LinearHeads(ClassifierMixin, BaseEstimator):
 
     def _probabilities(self, X: Any) -> npt.NDArray[np.float64]:
         found: npt.NDArray[np.float64] = self._answer(X, probabilities)
-        temperature = vars(self).get("temperature_")
-        return found if temperature is None else temper(found, temperature)
+        return temper(found, vars(self).get("temperature_"))
 
     def _log_probabilities(self, X: Any) -> npt.NDArray[np.float64]:
         found: npt.NDArray[np.float64] = self._answer(X, log_probabilities)
-        temperature = vars(self).get("temperature_")
-        return found if temperature is None else temper_logarithms(found, temperature)
+        return temper_logarithms(found, vars(self).get("temperature_"))
 
     def decision_function(self, X: Any) -> Floats:
         """Return the decision value of each class.

@@ -125,21 +125,25 @@ def log_probabilities(
 
 
 def temper(
-    probabilities: npt.NDArray[np.floating[Any]], temperature: float
+    probabilities: npt.NDArray[np.floating[Any]], temperature: float | None
 ) -> npt.NDArray[np.float64]:
     """Divide the logarithms of probabilities (n_samples, n_classes) by a temperature; normalise.
 
     Of a softmax that is the softmax of the scores divided by the temperature: temperature scaling
     (Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017). The
-    order of the classes stays as it is.
+    order of the classes stays as it is. Without a temperature, so do the probabilities.
     """
+    if temperature is None:
+        return np.asarray(probabilities, dtype=np.float64)
     return _softmax(logarithms(probabilities) / temperature)
 
 
 def temper_logarithms(
-    log_probabilities: npt.NDArray[np.float64], temperature: float
+    log_probabilities: npt.NDArray[np.float64], temperature: float | None
 ) -> npt.NDArray[np.float64]:
     """Return the logarithms of what `temper` makes of probabilities, given theirs."""
+    if temperature is None:
+        return log_probabilities
     logits = log_probabilities / temperature
     logits = logits - logits.max(axis=1, keepdims=True)
     return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))

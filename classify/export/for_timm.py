@@ -17,18 +17,17 @@ def check_for_timm(head: AnyHead, path: Path) -> None:
     program = head_program(head)
     if program.is_softmax:
         return
+    other = path.with_name(f"{_SOFTMAX}{path.suffix}")
+    advice = f"fit a {_SOFTMAX} head"
     if program.normalize is not None:
         reason = "divides features by their norms (--normalize l2), and timm's classifiers do not"
+        advice += " without --normalize"
     else:
         reason = (
             "does not give the softmax of its scores as probabilities, and timm's classifiers do"
         )
-    other = path.with_name(f"{_SOFTMAX}{path.suffix}")
-    advice = f"fit a {_SOFTMAX} head" + (
-        " without --normalize" if program.normalize is not None else ""
-    )
-    if program.normalize is None and other.is_file():
-        advice = f"export {other}"
+        if other.is_file():
+            advice = f"export {other}"
     raise UserError(
         f"--to timm: the {display_name(head.strategy)} head {path} {reason}; {advice}, or give "
         "--to torch or --to onnx, which take this one"

@@ -222,8 +222,7 @@ class HeadEstimator(ClassifierMixin, BaseEstimator):
             Finite, where a probability has underflowed to zero too.
         """
         found = self._answers(X).log_probabilities[:, self._order]
-        temperature = vars(self).get("temperature_")
-        return found if temperature is None else temper_logarithms(found, temperature)
+        return temper_logarithms(found, vars(self).get("temperature_"))
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class.
@@ -239,8 +238,7 @@ class HeadEstimator(ClassifierMixin, BaseEstimator):
             Rows sum to 1; of the head of a file, calibrated by its temperature.
         """
         found = np.exp(self._answers(X).log_probabilities[:, self._order])
-        temperature = vars(self).get("temperature_")
-        return found if temperature is None else temper(found, temperature)
+        return temper(found, vars(self).get("temperature_"))
 
     @property
     def coef_(self) -> Array:

@@ -115,7 +115,7 @@ class SavedHead:
         found = np.concatenate(
             [decisions.probabilities(self._decoded, scores, k) for scores in self._blocks(X)]
         )
-        return found if self.temperature is None else decisions.temper(found, self.temperature)
+        return decisions.temper(found, self.temperature)
 
 
 def save_head(path: Path, head: SavedHead) -> None:

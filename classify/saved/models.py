@@ -97,7 +97,7 @@ class SavedModel:
     def probabilities(self, X: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
         """Return class probabilities (n_samples, n_classes), calibrated by its temperature."""
         found = np.exp(self.answers(X).log_probabilities)
-        return found if self.temperature is None else decisions.temper(found, self.temperature)
+        return decisions.temper(found, self.temperature)
 
 
 def save_model(path: Path, model: SavedModel) -> int:
